@@ -1,0 +1,83 @@
+"""The nouns of this room: what was found, where, and how sure it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gkdplan.shape import ModelShape
+from gkdplan.vocab import Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFacts:
+    """What the safetensors headers of a checkpoint say; no tensor is read."""
+
+    num_files: int
+    num_parameters: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFacts:
+    """A tokenizer's token -> id map with its added tokens.
+
+    `size` is the highest id + 1: the true vocabulary. `fingerprint` is a sha256 of the map.
+    """
+
+    tokens: Mapping[str, int]
+    size: int
+    eos_token: str | None
+    pad_token: str | None
+    chat_template: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One model as the plan names it.
+
+    `origin` says where the shape came from ("Qwen3-8B/config.json", "bundled facts").
+    `weights` and `tokenizer` are None where their files were not seen.
+    """
+
+    name: str
+    shape: ModelShape
+    origin: str
+    weights: WeightFacts | None
+    tokenizer: TokenizerFacts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One row of the device table. Bandwidths are bytes/s in one direction, FLOP/s are dense."""
+
+    key: str
+    backend: str
+    memory_bytes: int
+    host_memory_bytes_per_node: int
+    peak_flops: Mapping[Dtype, float]
+    memory_bandwidth: float
+    device_link_bandwidth: float
+    host_link_bandwidth: float
+    overhead_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One entry of data.train or data.eval: `num_rows` after the `#N` limit."""
+
+    entry: str
+    path: str
+    limit: int | None
+    num_rows: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that the planner may know of the world."""
+
+    student: ModelFacts
+    teacher: ModelFacts
+    device: Device
+    train: tuple[DataFile, ...]
+    eval: tuple[DataFile, ...]

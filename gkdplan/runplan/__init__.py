@@ -1,0 +1,1 @@
+"""What was decided: the only thing that the runtime reads. Frozen dataclasses, canonical JSON, diff."""

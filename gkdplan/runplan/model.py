@@ -1,0 +1,188 @@
+"""The RunPlan: every number that the runtime needs, decided before it starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gkdplan.runplan.steps import Move, Step
+from gkdplan.shape import ModelShape
+from gkdplan.vocab import Dtype, Engine, Payload, Phase, Tier, Verdict
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """One of the two models. `keep_layers` are indices of the checkpoint's layers, in order."""
+
+    model: str
+    revision: str | None
+    family: str
+    num_parameters: int
+    shape: ModelShape
+    dtype: Dtype
+    padded_vocab_size: int
+    init: str
+    keep_layers: tuple[int, ...] | None
+    offload: Tier
+    recompute: str
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    student: ModelPlan
+    teacher: ModelPlan
+    vocab_size: int
+    """The true vocabulary that the loss normalises over: neither padding nor unused rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxisDegrees:
+    """Degrees of a model's mesh; their product is the world size."""
+
+    tensor: int
+    sequence: bool
+    data: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankClass:
+    """Ranks that hold and do the same, as half-open runs of rank numbers."""
+
+    ranks: tuple[tuple[int, int], ...]
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    device: str
+    backend: str
+    num_nodes: int
+    devices_per_node: int
+    world_size: int
+    student: AxisDegrees
+    teacher: AxisDegrees
+    classes: tuple[RankClass, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The loss and the mixture of sources. `lmbda` and `seq_kd` are the effective values."""
+
+    beta: float
+    lmbda: float
+    seq_kd: float
+    loss_temperature: float
+    payload: Payload
+    chunk_tokens: int
+    """Response tokens whose logits exist at one time inside the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    engine: Engine
+    temperature: float
+    top_p: float
+    top_k: int | None
+    max_completion_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    path: str
+    limit: int | None
+    num_rows: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlan:
+    train: tuple[DataSource, ...]
+    eval: tuple[DataSource, ...]
+    max_length: int
+    truncation: str
+    shuffle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """`num_micro_batches` of `micro_rows` on each of the data ranks make `global_rows`."""
+
+    micro_rows: int
+    global_rows: int
+    num_micro_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerPlan:
+    name: str
+    lr: float
+    min_lr: float
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    clip_grad: float
+    distributed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    output: str
+    num_steps: int
+    save_interval: int | None
+    keep: int
+    eval_interval: int
+    seed: int
+    loggers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseMemory:
+    """Bytes on the device of one rank in one phase, a row a buffer, in the order of the report."""
+
+    rows: Mapping[str, int]
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMemory:
+    ranks: tuple[tuple[int, int], ...]
+    stage: int
+    phases: Mapping[Phase, PhaseMemory]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    budget_bytes: int
+    peak_bytes: int
+    peak_phase: Phase
+    verdict: Verdict
+    host_bytes_per_node: int
+    classes: tuple[ClassMemory, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """`fingerprint` is the sha256 of the canonical JSON without `tool` and itself."""
+
+    schema_version: int
+    tool: str
+    fingerprint: str
+    name: str
+    models: Models
+    layout: Layout
+    objective: Objective
+    sampling: Sampling
+    data: DataPlan
+    batch: BatchPlan
+    optimizer: OptimizerPlan
+    training: Training
+    ledger: Ledger
+    schedule: Schedule
+    steps: tuple[Step, ...]

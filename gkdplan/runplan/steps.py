@@ -1,0 +1,81 @@
+"""The typed step list of one global batch: what the outline prints and what the executor runs."""
+
+from dataclasses import dataclass, field
+
+from gkdplan.vocab import Payload, Phase, Role, Source, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Pick the step's source with one uniform number from (seed, step)."""
+
+    seed: int
+    lmbda: float
+    seq_kd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """`role` samples a response to each prompt of the rank's rows, when the draw fell on `source`."""
+
+    source: Source
+    role: Role
+    rows_per_rank: int
+    max_completion_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An object changes tier before the steps of `phase` that follow: one rank's bytes and seconds."""
+
+    phase: Phase
+    object: str
+    from_tier: Tier = field(metadata={"json": "from"})
+    to_tier: Tier = field(metadata={"json": "to"})
+    num_bytes: int = field(metadata={"json": "bytes"})
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherForward:
+    """The teacher's forward over all micro-batches; what the loss needs of it is kept."""
+
+    num_micro_batches: int
+    payload: Payload
+    max_tokens: int
+    """Response tokens of the rank's rows at most."""
+    width: int
+    """Elements a token: the hidden size, or the rank's share of the padded vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudentStep:
+    """The student's forward, the loss and the backward, micro-batch by micro-batch."""
+
+    num_micro_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerStep:
+    name: str
+    schedule: str
+    clip_grad: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Held-out divergence and cross-entropy: before step 1, after the last, and every `interval`."""
+
+    interval: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Save student and training state after the last step and every `interval`; keep the newest."""
+
+    interval: int | None
+    keep: int
+
+
+Step = Draw | Generate | Move | TeacherForward | StudentStep | OptimizerStep | Evaluate | Checkpoint

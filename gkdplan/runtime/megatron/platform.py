@@ -1,0 +1,76 @@
+"""The one place that knows whether this process computes on a CPU or on CUDA devices.
+
+On "nccl" megatron-core runs as it is, with its Transformer Engine spec. On "gloo" the CUDA habits
+of megatron-core are shimmed and the local spec gets a norm and an attention that run on the CPU.
+"""
+
+import contextlib
+import os
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from gkdplan.runtime.megatron import cpu_shims
+from gkdplan.runtime.megatron.cpu_modules import CoreAttention, RMSNorm
+from gkdplan.shape import ModelShape
+
+
+def prepare(backend: str) -> None:
+    """Ready this process for "gloo" or "nccl"; call it before the process group exists."""
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        cpu_shims.install()
+
+
+def device() -> torch.device:
+    """Where this rank computes; needs the process group."""
+    if _on_cuda():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def megatron_calls() -> contextlib.AbstractContextManager[Any]:
+    """To be entered around schedules and optimizers, where megatron-core names "cuda" literally."""
+    return contextlib.nullcontext() if _on_cuda() else cpu_shims.CudaAsCpu()
+
+
+def config_overrides(backend: str) -> dict[str, Any]:
+    """Fields of TransformerConfig that differ from the GPU's: no kernel fusions on the CPU."""
+    if backend == "nccl":
+        return {}
+    return {
+        "use_cpu_initialization": True,
+        "gradient_accumulation_fusion": False,
+        "persist_layer_norm": False,
+        "bias_activation_fusion": False,
+        "bias_dropout_fusion": False,
+        "masked_softmax_fusion": False,
+        "apply_rope_fusion": False,
+    }
+
+
+def layer_spec(
+    shape: ModelShape, config: TransformerConfig
+) -> ModuleSpec | TransformerBlockSubmodules:
+    """The modules of the decoder: Transformer Engine's on CUDA, local ones on the CPU."""
+    if _on_cuda():
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=shape.qk_norm)
+    spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=shape.qk_norm)
+    layer, attention = spec.submodules, spec.submodules.self_attention.submodules
+    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    attention.core_attention = CoreAttention
+    if shape.qk_norm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    return TransformerBlockSubmodules([spec] * config.num_layers, layer_norm=RMSNorm)
+
+
+def _on_cuda() -> bool:
+    return torch.distributed.get_backend() == "nccl"

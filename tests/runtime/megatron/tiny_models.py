@@ -1,0 +1,141 @@
+"""Tiny Hugging Face models with random weights, and the plans that describe them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from gkdplan.runplan.model import AxisDegrees, Layout, ModelPlan, RankClass
+from gkdplan.runtime.megatron import mesh as mesh_module
+from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.shape import ModelShape
+from gkdplan.vocab import Dtype, Tier
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 2.0,
+    "original_max_position_embeddings": 32,
+}
+SIZES: dict[str, Any] = {
+    "vocab_size": 101,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family with the switch that makes it interesting."""
+
+    config: Any
+    model: type[PreTrainedModel]
+    qkv_bias: bool = False
+    qk_norm: bool = False
+
+
+TINY: dict[str, Tiny] = {
+    "llama": Tiny(LlamaConfig(**SIZES, tie_word_embeddings=False), LlamaForCausalLM),
+    "llama-tied": Tiny(LlamaConfig(**SIZES, tie_word_embeddings=True), LlamaForCausalLM),
+    "llama3-rope": Tiny(
+        LlamaConfig(**SIZES, tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE),
+        LlamaForCausalLM,
+    ),
+    "qwen2": Tiny(Qwen2Config(**SIZES, tie_word_embeddings=False), Qwen2ForCausalLM, qkv_bias=True),
+    "qwen3": Tiny(Qwen3Config(**SIZES, tie_word_embeddings=True), Qwen3ForCausalLM, qk_norm=True),
+}
+
+
+def save_tiny(name: str, directory: Path) -> Path:
+    """Write a random model of the family; norms and biases are random too."""
+    torch.manual_seed(sum(map(ord, name)))
+    model = TINY[name].model(TINY[name].config).float()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                centre = 1.0 if "norm" in parameter_name else 0.0
+                parameter.copy_(centre + 0.3 * torch.randn_like(parameter))
+            else:
+                parameter.copy_(0.15 * torch.randn_like(parameter))
+    model.save_pretrained(directory / name)
+    return directory / name
+
+
+def load_hf(name: str, directory: Path, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """The reference model, on the eager attention of transformers."""
+    return TINY[name].model.from_pretrained(directory, dtype=dtype, attn_implementation="eager")
+
+
+def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
+    """A ModelPlan for the family, its vocabulary padded for `tensor` ranks."""
+    tiny, config = TINY[name], TINY[name].config
+    rope = config.rope_parameters
+    scaling = (
+        tuple(LLAMA3_ROPE[key] for key in list(LLAMA3_ROPE)[2:])
+        if rope["rope_type"] == "llama3"
+        else None
+    )
+    shape = ModelShape(
+        family=config.model_type,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        ffn_hidden_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        norm_eps=config.rms_norm_eps,
+        rope_theta=rope["rope_theta"],
+        tied_embeddings=config.tie_word_embeddings,
+        qkv_bias=tiny.qkv_bias,
+        qk_norm=tiny.qk_norm,
+        rope_scaling=scaling,
+    )
+    multiple = 128 * tensor
+    plan = ModelPlan(
+        model=name,
+        revision=None,
+        family=config.model_type,
+        num_parameters=shape.num_parameters,
+        shape=shape,
+        dtype=Dtype.FP32,
+        padded_vocab_size=-(-config.vocab_size // multiple) * multiple,
+        init="pretrained",
+        keep_layers=None,
+        offload=Tier.DEVICE,
+        recompute="none",
+    )
+    return replace(plan, **changes)
+
+
+def start_mesh(degrees: AxisDegrees, seed: int = 7) -> Mesh:
+    """The mesh of a CPU layout over the running gloo group; replaces an earlier one."""
+    platform.prepare("gloo")
+    mesh_module.close_mesh()
+    world_size = torch.distributed.get_world_size()
+    everyone = RankClass(ranks=((0, world_size),), stage=0)
+    layout = Layout("cpu", "gloo", 1, world_size, world_size, degrees, degrees, (everyone,))
+    return mesh_module.init_mesh(layout, seed)

@@ -43,4 +43,34 @@ CODES: dict[str, Code] = {
         "Two keys that ask for different things leave it open which one runs.",
         "Keep one of them.",
     ),
+    "GK501": Code(
+        "a stale lock",
+        "`--locked` promises that exactly the reviewed decisions run, and the plan now decides others.",
+        "Read the differences; undo them, or accept them with `gkdplan plan PLAN -o LOCK`.",
+    ),
+    "GK502": Code(
+        "a file that is not a lock of gkdplan",
+        "A lock is read strictly and never guessed at, and a file of another kind is not overwritten.",
+        "Name a file that `gkdplan plan PLAN -o LOCK` wrote, or one that does not exist yet.",
+    ),
+    "GK503": Code(
+        "a lock that was edited",
+        "Its numbers were decided together; changing one by hand leaves the others wrong.",
+        "Change the plan and write the lock again with `gkdplan plan PLAN -o LOCK`.",
+    ),
+    "GK504": Code(
+        "a lock of another format",
+        "A field that this version does not know could change what runs.",
+        "Write the lock again with this version of gkdplan, or use the version that wrote it.",
+    ),
+    "GK505": Code(
+        "a file that cannot be read or written",
+        "The command would have no input, or its result would be lost.",
+        "Name a path that exists and that you may read; a directory to write into must exist.",
+    ),
+    "GK506": Code(
+        "a directory that holds no run",
+        "A report shows what a run left behind: its lock and its metrics.",
+        "Name the directory that `gkdplan run` printed as it ended.",
+    ),
 }

@@ -1,1 +1,1 @@
-"""What was decided: the only thing that the runtime reads. Frozen dataclasses, canonical JSON, diff."""
+"""What was decided: the only thing that the runtime reads."""

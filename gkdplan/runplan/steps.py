@@ -16,7 +16,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """`role` samples a response to each prompt of the rank's rows, when the draw fell on `source`."""
+    """Where the draw fell on `source`, `role` samples a response to each of the rank's prompts."""
 
     source: Source
     role: Role
@@ -26,7 +26,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An object changes tier before the steps of `phase` that follow: one rank's bytes and seconds."""
+    """An object changes tier before the steps of `phase`; bytes and seconds are one rank's."""
 
     phase: Phase
     object: str
@@ -64,7 +64,7 @@ class OptimizerStep:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Held-out divergence and cross-entropy: before step 1, after the last, and every `interval`."""
+    """Held-out divergence and cross-entropy: before the first step, each `interval`, at the end."""
 
     interval: int
     num_rows: int

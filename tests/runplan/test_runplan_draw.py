@@ -8,14 +8,14 @@ from gkdplan.vocab import Source
 
 
 def test_uniform_is_the_first_53_bits_of_the_digest():
-    # echo -n 42:1 | sha256sum starts with these 14 hex digits: 56 bits, of which the first 53 count
+    # echo -n 42:1 | sha256sum : its first 14 hex digits are 56 bits; drop 3
     digest = sha256(b"42:1").hexdigest()
     assert uniform(42, 1) == (int(digest[:14], 16) >> 3) / 2**53
 
 
 def test_uniform_is_pinned_so_that_old_runs_resume():
-    # echo -n 42:1 | sha256sum -> HEX16..., and 0xHEX16 / 2**64 = U to ten digits
-    assert uniform(42, 1) == pytest.approx(PINNED, abs=1e-10)
+    # echo -n 42:1 | sha256sum -> 03ddf851127d6cfe..., as a fraction of 2**64: 0.0151057432...
+    assert uniform(42, 1) == pytest.approx(0.0151057432, abs=1e-10)
 
 
 def test_uniform_fills_the_interval_evenly():

@@ -45,12 +45,12 @@ CODES: dict[str, Code] = {
     ),
     "GK501": Code(
         "a stale lock",
-        "`--locked` promises that exactly the reviewed decisions run, and the plan now decides others.",
+        "`--locked` promises that the reviewed decisions run, and the plan now decides others.",
         "Read the differences; undo them, or accept them with `gkdplan plan PLAN -o LOCK`.",
     ),
     "GK502": Code(
         "a file that is not a lock of gkdplan",
-        "A lock is read strictly and never guessed at, and a file of another kind is not overwritten.",
+        "A lock is read strictly, never guessed at, and no file of another kind is overwritten.",
         "Name a file that `gkdplan plan PLAN -o LOCK` wrote, or one that does not exist yet.",
     ),
     "GK503": Code(

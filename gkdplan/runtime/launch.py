@@ -104,7 +104,7 @@ def _stopped(directory: RunDirectory, failure: ChildFailedError, failures: Path)
     if reports:
         first = min(reports, key=lambda report: report["time"])
         found = error(
-            "GK520",
+            "GK530",
             f"rank {first['rank']} raised in the {first['phase']} phase of step {first['step']}",
             notes=tuple(first["traceback"].rstrip().splitlines()),
             help=_how_to_go_on(directory),
@@ -112,7 +112,7 @@ def _stopped(directory: RunDirectory, failure: ChildFailedError, failures: Path)
     else:
         rank, first_failure = failure.get_first_failure()
         found = error(
-            "GK521",
+            "GK531",
             f"rank {rank} ended with {_ending(first_failure.exitcode)}",
             notes=("a killed process leaves no traceback: look for the out-of-memory killer",),
             help=_how_to_go_on(directory),

@@ -1,4 +1,4 @@
-"""The run directory: who owns it, what lies in it and where a run goes on. Nothing is overwritten."""
+"""The run directory: who owns it, what lies in it, where a run goes on; nothing is overwritten."""
 
 import json
 from dataclasses import dataclass

@@ -15,8 +15,10 @@ import torch.distributed as dist
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode
 from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import Position, open_session
+from gkdplan.runtime.session import open_session
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -31,6 +33,7 @@ def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str,
     rank = int(os.environ["RANK"])
     position = Position(step=start_step, phase="start")
     try:
+        platform.prepare(run_plan.layout.backend)
         dist.init_process_group(run_plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
         with Progress(run_plan, start_step, shown=rank == 0, terminal=terminal) as progress:
             session = open_session(run_plan, start_step, position, progress)

@@ -1,0 +1,107 @@
+"""Checkpoints: the student as Hugging Face safetensors, and the exact training state of each rank.
+
+A checkpoint is written under a hidden name and renamed when it is whole, so that a directory
+named step_N always holds all of step N.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.trainer import Trainer
+from gkdplan.runtime.megatron.weights import save_student
+
+if TYPE_CHECKING:
+    from gkdplan.runtime.session import Session
+
+
+def save(session: "Session", step: int, *, keep: int) -> None:
+    """Save step `step` and remove all but the newest `keep` checkpoints; every rank takes part."""
+    final = session.directory.checkpoint(step)
+    partial = final.with_name(f".{final.name}.partial")
+    state = partial / "state"
+    if session.is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+        state.mkdir(parents=True)
+    dist.barrier()
+    save_student(
+        session.student,
+        session.plan.models.student,
+        session.mesh,
+        session.student_source,
+        partial / "student",
+    )
+    tensors = _state_tensors(session.student, session.trainer)
+    save_file(tensors, state / f"rank_{session.mesh.rank}.safetensors")
+    dist.barrier()
+    if session.is_main:
+        _write_json(
+            state / "state.json",
+            {
+                "step": step,
+                "fingerprint": session.plan.fingerprint,
+                "world_size": session.mesh.world_size,
+            },
+        )
+        partial.rename(final)
+        for old in session.directory.saved_steps()[:-keep]:
+            shutil.rmtree(session.directory.checkpoint(old))
+    dist.barrier()
+
+
+def restore(path: Path, plan: RunPlan, student: Any, trainer: Trainer, mesh: Mesh) -> None:
+    """Put this rank's parameters and training state back as `save` found them.
+
+    Raises UserError where the checkpoint is of another plan or its state is not whole.
+    """
+    described = json.loads((path / "state" / "state.json").read_text(encoding="utf-8"))
+    if described["fingerprint"] != plan.fingerprint:
+        raise UserError(
+            error(
+                "GK510",
+                f"the checkpoint `{path}` was saved by another plan",
+                "run.output",
+                notes=(
+                    f"its fingerprint is {described['fingerprint'][:12]}, "
+                    f"this plan's is {plan.fingerprint[:12]}",
+                ),
+                help=("resume it with the plan that it was saved by",),
+            )
+        )
+    file = path / "state" / f"rank_{mesh.rank}.safetensors"
+    try:
+        saved = load_file(file)
+    except Exception as failure:
+        raise UserError(
+            error(
+                "GK517",
+                f"the training state `{file}` cannot be read",
+                "run.output",
+                notes=(str(failure),),
+                help=("resume from an older checkpoint: `--resume` takes its directory",),
+            )
+        ) from failure
+    parameters = dict(student.named_parameters())
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved.pop(f"model.{name}"))
+    trainer.load_state_tensors({n.removeprefix("trainer."): t for n, t in saved.items()})
+
+
+def _state_tensors(student: Any, trainer: Trainer) -> dict[str, Tensor]:
+    model = {f"model.{name}": p.detach() for name, p in student.named_parameters()}
+    training = {f"trainer.{name}": t for name, t in trainer.state_tensors().items()}
+    return {name: t.cpu().clone() for name, t in {**model, **training}.items()}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")

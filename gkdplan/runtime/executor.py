@@ -1,0 +1,194 @@
+"""Walks the run plan's steps, once for every global batch."""
+
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import torch
+import torch.distributed as dist
+
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runplan.draw import source_of_step
+from gkdplan.runplan.steps import (
+    Checkpoint,
+    Draw,
+    Evaluate,
+    Generate,
+    Move,
+    OptimizerStep,
+    Step,
+    StudentStep,
+    TeacherForward,
+)
+from gkdplan.runtime import checkpoint
+from gkdplan.runtime.batch import MicroBatch, collate
+from gkdplan.runtime.data import Example, rows_of_rank, rows_of_step
+from gkdplan.runtime.evaluation import evaluate
+from gkdplan.runtime.responses import log_completions, sample_responses
+from gkdplan.runtime.session import Session
+from gkdplan.runtime.student import student_loss
+from gkdplan.runtime.summary import summarise
+from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payload
+from gkdplan.vocab import Phase, Source
+
+
+@dataclass(slots=True)
+class StepState:
+    """What the actions of one step hand to each other on one rank.
+
+    `examples` and `responses` are this rank's rows in order, micro-batch after micro-batch.
+    """
+
+    step: int
+    examples: list[Example]
+    source: Source = Source.DATASET
+    responses: list[tuple[int, ...]] = field(default_factory=list)
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+    payloads: list[TeacherPayload] = field(default_factory=list)
+    num_tokens: int = 0
+    loss: float = 0.0
+    lr: float = 0.0
+    grad_norm: float = 0.0
+
+
+class Executor:
+    """Runs every step of the plan; the list that the outline prints is the list walked here."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.plan = session.plan
+
+    def run(self, start_step: int) -> dict[str, Any]:
+        """Run the steps after `start_step` to the end and return the summary of the run."""
+        if start_step == 0:
+            self._evaluate_before_training()
+        for step in range(start_step + 1, self.plan.training.num_steps + 1):
+            self._run_step(step)
+        self.session.metrics.close()
+        return summarise(self.session)
+
+    def _run_step(self, step: int) -> None:
+        state = StepState(step, self._examples_of(step))
+        with self.session.phases.step(step):
+            for action in self.plan.steps:
+                self._walk(action, state)
+        self.session.progress.finish_step(step, state.source, state.loss, state.num_tokens)
+
+    def _walk(self, action: Step, state: StepState) -> None:
+        phases = self.session.phases
+        match action:
+            case Draw():
+                state.source = source_of_step(action, state.step)
+                state.responses = [example.response or () for example in state.examples]
+            case Generate():
+                if action.source is state.source:
+                    with phases.phase(Phase.GENERATE):
+                        self._generate(action, state)
+            case Move():
+                with phases.phase(action.phase):
+                    self.session.residency.apply(action)
+            case TeacherForward():
+                with phases.phase(Phase.TEACHER):
+                    self._teacher_forward(state)
+            case StudentStep():
+                with phases.phase(Phase.STUDENT):
+                    self._student_step(state)
+            case OptimizerStep():
+                with phases.phase(Phase.OPTIMIZER):
+                    self._optimizer_step(state)
+                self._log(state)
+            case Evaluate():
+                if self._is_due(action.interval, state.step):
+                    evaluate(self.session, state.step)
+            case Checkpoint():
+                if self._is_due(action.interval, state.step):
+                    with phases.phase(Phase.CHECKPOINT):
+                        checkpoint.save(self.session, state.step, keep=action.keep)
+            case _:
+                assert_never(action)
+
+    def _generate(self, action: Generate, state: StepState) -> None:
+        state.responses = sample_responses(
+            self.session, action.role, state.examples, self.plan.sampling, state.step
+        )
+        log_completions(self.session, state.step, state.source, state.examples, state.responses)
+
+    def _teacher_forward(self, state: StepState) -> None:
+        rows = [(e.prompt, r) for e, r in zip(state.examples, state.responses, strict=True)]
+        size = self.plan.batch.micro_rows
+        state.micro_batches = [
+            collate(rows[i : i + size], self.session.chat.pad_id).to(self.session.mesh.device)
+            for i in range(0, len(rows), size)
+        ]
+        state.num_tokens = self._count_tokens(state.micro_batches)
+        state.payloads = [teacher_payload(self.session, batch) for batch in state.micro_batches]
+
+    def _count_tokens(self, micro_batches: list[MicroBatch]) -> int:
+        """Response tokens of the global batch: the one denominator of its loss."""
+        count = torch.tensor(
+            sum(batch.num_response_tokens for batch in micro_batches),
+            device=self.session.mesh.device,
+        )
+        dist.all_reduce(count, group=self.session.mesh.data_group)
+        return int(count)
+
+    def _student_step(self, state: StepState) -> None:
+        pairs = list(zip(state.micro_batches, state.payloads, strict=True))
+        loss = self.session.trainer.forward_backward(
+            pairs, lambda model, pair: student_loss(self.session, model, *pair, state.num_tokens)
+        )
+        dist.all_reduce(loss, group=self.session.mesh.data_group)
+        state.loss = float(loss)
+        state.payloads.clear()
+
+    def _optimizer_step(self, state: StepState) -> None:
+        trainer = self.session.trainer
+        state.lr = trainer.lr
+        state.grad_norm = trainer.step()
+        if not torch.isfinite(torch.tensor([state.loss, state.grad_norm])).all():
+            raise UserError(
+                error(
+                    "GK532",
+                    f"step {state.step} has a loss of {state.loss} "
+                    f"and a gradient norm of {state.grad_norm}",
+                    "optimizer.lr",
+                    label="training diverged, so it stops before it saves",
+                    help=(
+                        "lower `optimizer.lr`, raise `optimizer.warmup_fraction`, "
+                        "or set `optimizer.clip_grad`",
+                    ),
+                )
+            )
+
+    def _log(self, state: StepState) -> None:
+        phases = self.session.phases
+        planned = self.plan.ledger.classes[0].phases
+        self.session.metrics.log_step(
+            step=state.step,
+            loss=state.loss,
+            lr=state.lr,
+            grad_norm=state.grad_norm,
+            source=state.source,
+            num_tokens=state.num_tokens,
+            completion_tokens_mean=state.num_tokens / self.plan.batch.global_rows,
+            time_s=dict(phases.seconds),
+            peak_bytes=dict(phases.peak_bytes),
+            planned_peak_bytes={
+                p: planned[p].peak_bytes for p in phases.peak_bytes if p in planned
+            },
+        )
+
+    def _examples_of(self, step: int) -> list[Example]:
+        plan, mesh = self.plan, self.session.mesh
+        examples = self.session.train.examples
+        indices = rows_of_step(
+            len(examples), plan.batch.global_rows, step, plan.training.seed, plan.data.shuffle
+        )
+        micro_batches = rows_of_rank(indices, mesh.data_rank, mesh.data_size, plan.batch.micro_rows)
+        return [examples[i] for rows in micro_batches for i in rows]
+
+    def _is_due(self, interval: int | None, step: int) -> bool:
+        return step == self.plan.training.num_steps or bool(interval and step % interval == 0)
+
+    def _evaluate_before_training(self) -> None:
+        if any(isinstance(action, Evaluate) for action in self.plan.steps):
+            evaluate(self.session, 0)

@@ -1,0 +1,67 @@
+"""The clock and the meter of a step's phases."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.progress import Progress
+from gkdplan.vocab import Phase
+
+MEASURED_FIRST_STEPS = 2
+MEASURED_EVERY_STEPS = 100
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a rank is, for the message of a failure."""
+
+    step: int
+    phase: str
+
+
+@dataclass(slots=True)
+class Phases:
+    """Seconds and peak live bytes of each phase of the current step.
+
+    Bytes are measured in the first two steps of a process and in every 100th, because counting
+    them slows a step; `peak_bytes` is empty in the others.
+    """
+
+    position: Position
+    progress: Progress
+    meter: LiveBytes
+    first_step: int
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        self.position.step = step
+        self.seconds.clear()
+        self.peak_bytes.clear()
+        with ExitStack() as stack:
+            if self._is_measured(step):
+                stack.enter_context(self.meter)
+            yield
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        self.position.phase = phase
+        self.progress.enter_phase(phase)
+        self.meter.mark_phase()
+        started_s = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[phase] += time.perf_counter() - started_s
+        if self._is_measured(self.position.step):
+            self.peak_bytes[phase] = max(self.peak_bytes.get(phase, 0), self.meter.peak_bytes)
+
+    def _is_measured(self, step: int) -> bool:
+        since_start = step - self.first_step
+        return since_start < MEASURED_FIRST_STEPS or step % MEASURED_EVERY_STEPS == 0

@@ -1,0 +1,64 @@
+"""Carries out the plan's moves: which parameters lie on the device, and which only on the host."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from gkdplan.runplan.steps import Move
+from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.vocab import Tier
+
+
+class Residency:
+    """Frozen parameters that live on the host and visit the device.
+
+    The host copy never changes, so leaving the device frees the device's bytes and writes
+    nothing back. On a CPU the two tiers are both RAM, but they are accounted apart.
+    """
+
+    def __init__(self, device: torch.device, meter: LiveBytes) -> None:
+        self._device = device
+        self._meter = meter
+        self._objects: dict[str, list[tuple[Parameter, Tensor]]] = {}
+
+    def keep_on_host(self, name: str, parameters: Sequence[Parameter]) -> None:
+        """Make the parameters' present CPU tensors the host copy of object `name`."""
+        pinned = self._device.type == "cuda"
+        pairs = [(p, p.data.pin_memory() if pinned else p.data) for p in parameters]
+        for parameter, host in pairs:
+            self._meter.exclude(host)
+            parameter.data = _nothing_like(parameter)
+        self._objects[name] = pairs
+
+    def apply(self, move: Move) -> None:
+        """Do one move of the plan."""
+        if move.to_tier is Tier.DEVICE:
+            self._fetch(move.object)
+        else:
+            self._release(move.object)
+
+    @contextmanager
+    def everything_on_device(self) -> Iterator[None]:
+        """Every object visits the device, as evaluation and sampling between steps need it."""
+        for name in self._objects:
+            self._fetch(name)
+        try:
+            yield
+        finally:
+            for name in self._objects:
+                self._release(name)
+
+    def _fetch(self, name: str) -> None:
+        for parameter, host in self._objects[name]:
+            parameter.data = torch.empty_like(host, device=self._device).copy_(host)
+
+    def _release(self, name: str) -> None:
+        for parameter, _ in self._objects[name]:
+            parameter.data = _nothing_like(parameter)
+
+
+def _nothing_like(parameter: Parameter) -> Tensor:
+    return torch.empty(0, dtype=parameter.dtype, device=parameter.device)

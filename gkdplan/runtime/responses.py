@@ -1,0 +1,68 @@
+"""Responses that a model samples for a step, the same in every layout."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+import torch.distributed as dist
+
+from gkdplan.runplan.model import Sampling
+from gkdplan.runtime.data import Example
+from gkdplan.runtime.megatron.generate import generate
+from gkdplan.runtime.session import Session
+from gkdplan.vocab import Role, Source
+
+
+def sample_responses(
+    session: Session, role: Role, examples: Sequence[Example], sampling: Sampling, step: int
+) -> list[tuple[int, ...]]:
+    """One response to each example's prompt, by `role`'s model.
+
+    The seed of a row comes from (run seed, step, row), so a row's response does not depend on the
+    rank or the batch that it is sampled in.
+    """
+    seeds = [row_seed(session.plan.training.seed, step, example.row) for example in examples]
+    responses = generate(
+        session.model(role),
+        [example.prompt for example in examples],
+        seeds,
+        sampling,
+        stop_ids=session.chat.stop_ids,
+        vocab_size=session.plan.models.vocab_size,
+        pad_id=session.chat.pad_id,
+        mesh=session.mesh,
+    )
+    return [tuple(response) for response in responses]
+
+
+def row_seed(seed: int, step: int, row: int) -> int:
+    """63 bits of sha256("SEED:STEP:ROW")."""
+    digest = sha256(f"{seed}:{step}:{row}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def log_completions(
+    session: Session,
+    step: int,
+    source: Source,
+    examples: Sequence[Example],
+    responses: Sequence[Sequence[int]],
+) -> None:
+    """Write every row of the global batch to completions.jsonl, from rank 0."""
+    mesh = session.mesh
+    mine = [
+        (example.row, list(response)) for example, response in zip(examples, responses, strict=True)
+    ]
+    gathered: list[list[tuple[int, list[int]]]] = [[] for _ in range(mesh.data_size)]
+    dist.all_gather_object(gathered, mine, group=mesh.data_group)
+    if not session.is_main:
+        return
+    by_row = {example.row: example for example in session.train.examples}
+    for row, response in (pair for rank in gathered for pair in rank):
+        session.metrics.log_completion(
+            step=step,
+            source=source,
+            row=row,
+            prompt=by_row[row].prompt_text,
+            completion=session.chat.decode(response),
+            num_tokens=len(response),
+        )

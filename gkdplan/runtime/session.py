@@ -1,0 +1,118 @@
+"""Everything that a rank opens once and uses in every step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runtime.chat import Chat, load_chat
+from gkdplan.runtime.checkpoint import restore
+from gkdplan.runtime.data import Examples, load_examples
+from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.megatron.forward import output_head
+from gkdplan.runtime.megatron.mesh import Mesh, init_mesh
+from gkdplan.runtime.megatron.model import build_model
+from gkdplan.runtime.megatron.trainer import Trainer
+from gkdplan.runtime.megatron.weights import draw_weights, load_weights
+from gkdplan.runtime.metrics import MetricsLog
+from gkdplan.runtime.model_files import model_directory
+from gkdplan.runtime.phases import Phases, Position
+from gkdplan.runtime.progress import Progress
+from gkdplan.runtime.residency import Residency
+from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.vocab import Role, Tier
+
+TEACHER_BODY = "teacher body"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A rank's open run. Models are Megatron's GPTModel, without any wrapper."""
+
+    plan: RunPlan
+    directory: RunDirectory
+    mesh: Mesh
+    chat: Chat
+    train: Examples
+    eval: Examples
+    student: Any
+    teacher: Any
+    student_source: Path
+    trainer: Trainer
+    residency: Residency
+    phases: Phases
+    metrics: MetricsLog
+    progress: Progress
+
+    @property
+    def is_main(self) -> bool:
+        return self.mesh.rank == 0
+
+    def model(self, role: Role) -> Any:
+        return self.student if role is Role.STUDENT else self.teacher
+
+
+def open_session(plan: RunPlan, start_step: int, position: Position, progress: Progress) -> Session:
+    """Build both models, load their weights or the checkpoint of `start_step`, read the data.
+
+    Needs `platform.prepare` and an initialised default process group. Raises UserError for what
+    the user can mend.
+    """
+    mesh = init_mesh(plan.layout, plan.training.seed)
+    directory = RunDirectory(Path(plan.training.output))
+    student_source = _directory_of(Role.STUDENT, plan.models.student)
+    chat = load_chat(student_source)
+    meter = LiveBytes(mesh.device)
+
+    progress.enter_phase("load")
+    student = build_model(plan.models.student, plan.layout.student, mesh, trainable=True)
+    if plan.models.student.init == "random":
+        draw_weights(student, plan.models.student, mesh, plan.training.seed)
+    else:
+        load_weights(student, student_source, plan.models.student, mesh)
+    teacher = build_model(plan.models.teacher, plan.layout.teacher, mesh, trainable=False)
+    load_weights(
+        teacher, _directory_of(Role.TEACHER, plan.models.teacher), plan.models.teacher, mesh
+    )
+    residency = Residency(mesh.device, meter)
+    if plan.models.teacher.offload is Tier.HOST:
+        residency.keep_on_host(TEACHER_BODY, _body(teacher))
+    trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
+    if start_step:
+        restore(directory.checkpoint(start_step), plan, student, trainer, mesh)
+    meter.adopt(_resident_tensors(student, teacher, trainer))
+
+    data = plan.data
+    return Session(
+        plan=plan,
+        directory=directory,
+        mesh=mesh,
+        chat=chat,
+        train=load_examples(data.train, chat, data, plan.sampling.max_completion_length),
+        eval=load_examples(data.eval, chat, data, plan.sampling.max_completion_length),
+        student=student,
+        teacher=teacher,
+        student_source=student_source,
+        trainer=trainer,
+        residency=residency,
+        phases=Phases(position, progress, meter, first_step=start_step + 1),
+        metrics=MetricsLog(
+            directory.path, plan.training.loggers, start_step, enabled=mesh.rank == 0
+        ),
+        progress=progress,
+    )
+
+
+def _directory_of(role: Role, model: ModelPlan) -> Path:
+    return model_directory(role, model.model, model.revision)
+
+
+def _body(teacher: Any) -> list[Any]:
+    """The teacher's parameters but its output head, which the student phase needs too."""
+    head = output_head(teacher)
+    return [parameter for parameter in teacher.parameters() if parameter is not head]
+
+
+def _resident_tensors(student: Any, teacher: Any, trainer: Trainer) -> Sequence[Any]:
+    return [*student.parameters(), *teacher.parameters(), *trainer.resident_tensors()]

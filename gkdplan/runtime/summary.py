@@ -1,0 +1,40 @@
+"""How a finished run did: held-out figures before and after, and a sample of each model."""
+
+from dataclasses import replace
+from typing import Any
+
+from gkdplan.runtime.responses import sample_responses
+from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.session import Session
+from gkdplan.vocab import Engine, Role
+
+
+def summarise(session: Session) -> dict[str, Any]:
+    """`held_out_before`, `held_out_after` and `samples`; the same on every rank but the first two.
+
+    Held-out figures are read back from metrics.jsonl, so that a resumed run still knows how it
+    began.
+    """
+    evaluations = [
+        line["eval"] for line in read_metrics(session.directory.metrics) if "eval" in line
+    ]
+    return {
+        "held_out_before": evaluations[0] if evaluations else None,
+        "held_out_after": evaluations[-1] if evaluations else None,
+        "samples": _samples(session) if session.plan.sampling.engine is not Engine.NONE else {},
+    }
+
+
+def _samples(session: Session) -> dict[str, dict[str, str]]:
+    """A greedy response of each model to the first held-out prompt, or the first prompt."""
+    example = (session.eval.examples or session.train.examples)[0]
+    greedy = replace(session.plan.sampling, temperature=0.0)
+    with session.residency.everything_on_device():
+        responses = {
+            role: sample_responses(session, role, [example], greedy, step=0)[0]
+            for role in (Role.TEACHER, Role.STUDENT)
+        }
+    return {
+        str(role): {"prompt": example.prompt_text, "completion": session.chat.decode(response)}
+        for role, response in responses.items()
+    }

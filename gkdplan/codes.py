@@ -43,6 +43,71 @@ CODES: dict[str, Code] = {
         "Two keys that ask for different things leave it open which one runs.",
         "Keep one of them.",
     ),
+    "GK470": Code(
+        "a data file changed after the plan was compiled",
+        "The run plan counts its rows and its steps; another file is another run.",
+        "Compile the plan again, or put the file back as it was.",
+    ),
+    "GK471": Code(
+        "a data file cannot be read when the run starts",
+        "The run plan was compiled from it.",
+        "Put the file back where the plan names it, readable on every node.",
+    ),
+    "GK472": Code(
+        "a row of no known form",
+        "A row that is skipped in silence would be a smaller data set than the plan says.",
+        'Write {"messages": [...]}, {"prompt", "completion"} or {"prompt"}.',
+    ),
+    "GK473": Code(
+        "the chat template refuses a row",
+        "Some templates allow no system turn, or ask for turns that alternate.",
+        "Change the turns of the row to what the template of the student's tokenizer allows.",
+    ),
+    "GK474": Code(
+        "a rendered conversation does not begin with its rendered prompt",
+        "It is then undefined which tokens answer the prompt.",
+        "Change the chat template so that a later turn does not alter how earlier ones are written.",
+    ),
+    "GK475": Code(
+        "the chat template closes an answer with no token",
+        "A student that never learns to end its turn never stops.",
+        "Use a chat template that ends an assistant turn with a special token.",
+    ),
+    "GK476": Code(
+        "a prompt is longer than data.max_length",
+        'With data.truncation = "error" every prompt has to fit.',
+        "Raise data.max_length, shorten the row, or choose another data.truncation.",
+    ),
+    "GK477": Code(
+        "a row with an empty prompt",
+        "The first token of a response is predicted from the token before it.",
+        "Give the row a prompt of at least one token.",
+    ),
+    "GK478": Code(
+        "a row without a response where responses are learned from",
+        "A step on the dataset's responses, and every evaluation, needs them.",
+        "Add the response, or let every step learn from sampled responses.",
+    ),
+    "GK479": Code(
+        "too few rows for one global batch",
+        "No step would run.",
+        "Lower batch.global, or add rows; rows with too long a prompt may have been left out.",
+    ),
+    "GK480": Code(
+        "the student's tokenizer cannot be loaded",
+        "Without it no row has tokens.",
+        "Put tokenizer.json and tokenizer_config.json beside the student's config.json.",
+    ),
+    "GK481": Code(
+        "conversations, but no chat template",
+        "Which tokens belong to which turn is what the template decides.",
+        "Use a student whose tokenizer has a chat template, or rows of prompt and completion.",
+    ),
+    "GK482": Code(
+        "completions, but no EOS token",
+        "A completion ends with one EOS, or the student never learns to stop.",
+        "Name the eos_token in the student's tokenizer_config.json.",
+    ),
     "GK501": Code(
         "a stale lock",
         "`--locked` promises that the reviewed decisions run, and the plan now decides others.",

@@ -1,0 +1,94 @@
+"""The student's tokenizer and chat template: what is a prompt, what is a response, what ends it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer
+
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runtime.rows import Turn
+
+PROBE = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A tokenizer and the ids that matter to training and sampling.
+
+    `eos_id` is the tokenizer's own end of text; `end_of_turn_id` is the token with which the chat
+    template closes an assistant turn (None without a template, or where it closes with plain
+    text). `pad_id` is the tokenizer's pad token, else its EOS, else 0: padding stands to the right
+    of causal attention, or is masked in sampling, so its id reaches no loss.
+    """
+
+    tokenizer: Any
+    eos_id: int | None
+    end_of_turn_id: int | None
+    pad_id: int
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a sampled response."""
+        return frozenset(i for i in (self.end_of_turn_id, self.eos_id) if i is not None)
+
+    def render(self, turns: Sequence[Turn], *, generation_prompt: bool) -> str:
+        """The chat template's text. Raises jinja2.TemplateError where the template refuses."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                list(turns), tokenize=False, add_generation_prompt=generation_prompt
+            )
+        )
+
+    def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
+        """Token ids; `special` adds what the tokenizer puts around a text, such as BOS."""
+        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text; special tokens such as the end of turn are shown only where `special` is set."""
+        return str(
+            self.tokenizer.decode(
+                list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False
+            )
+        )
+
+
+def load_chat(directory: Path) -> Chat:
+    """The chat of the model in `directory`: no network, no code of the model's.
+
+    Raises UserError (GK480) where no tokenizer can be loaded.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as failure:
+        raise UserError(
+            error(
+                "GK480",
+                f"the tokenizer in `{directory}` cannot be loaded",
+                "student.model",
+                notes=(str(failure).splitlines()[0],),
+                help=("put tokenizer.json and tokenizer_config.json beside config.json",),
+            )
+        ) from failure
+    eos_id = tokenizer.eos_token_id
+    pad_id = next(i for i in (tokenizer.pad_token_id, eos_id, 0) if i is not None)
+    chat = Chat(tokenizer, eos_id, None, pad_id)
+    return Chat(tokenizer, eos_id, _end_of_turn_id(chat), pad_id)
+
+
+def _end_of_turn_id(chat: Chat) -> int | None:
+    """The first special token that the template writes after an assistant's words."""
+    if not chat.tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": PROBE}]
+    try:
+        closing = chat.render(turns, generation_prompt=False).rpartition(PROBE)[2]
+    except TemplateError:
+        return None
+    added = chat.tokenizer.added_tokens_decoder
+    special = {i for i, token in added.items() if token.special} | {chat.eos_id}
+    return next((i for i in chat.encode(closing) if i in special), None)

@@ -1,0 +1,182 @@
+"""The rows of a run as tokens, and which of them each step, rank and micro-batch learns from."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runplan.model import DataPlan, DataSource
+from gkdplan.runtime.chat import Chat
+from gkdplan.runtime.rows import Row, read_rows
+from gkdplan.runtime.tokenise import Tokens, tokenise
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, ready to learn from.
+
+    `row` counts the rows of all files of the split from 0, those that are left out included.
+    `response` is the dataset's, None where the row gives none. `prompt_text` is the prompt as the
+    model sees it, `question` what the user said last.
+    """
+
+    row: int
+    prompt: Tokens
+    response: Tokens | None
+    prompt_text: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """The examples of a split, and what its limits cost."""
+
+    examples: tuple[Example, ...]
+    num_deleted: int
+    num_truncated: int
+    num_cut: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each kind of loss, so that none is silent."""
+        losses = (
+            (self.num_deleted, "rows left out: their prompts are longer than `data.max_length`"),
+            (self.num_truncated, "prompts cut to `data.max_length`"),
+            (self.num_cut, "responses cut to `generation.max_completion_length`"),
+        )
+        return tuple(f"{count:,} {what}" for count, what in losses if count)
+
+
+def load_examples(
+    sources: Sequence[DataSource],
+    chat: Chat,
+    data: DataPlan,
+    max_completion_length: int,
+    *,
+    key: str = "data.train",
+    needs_responses: bool = False,
+) -> Examples:
+    """Read and tokenise every row of `sources`, the files that the plan's `key` names.
+
+    A prompt longer than `data.max_length` tokens is dealt with as `data.truncation` says: "delete"
+    leaves the row out, "left" and "right" drop tokens on that side, "error" refuses the run. A
+    response longer than `max_completion_length` tokens loses its end, the end of turn included.
+
+    Raises UserError: GK470 to GK482 as `read_rows` and `tokenise` say, GK476 for a prompt that is
+    too long, GK478 for a row without a response where `needs_responses`.
+    """
+    located = [
+        (row, f"{key}[{i}]")
+        for i, source in enumerate(sources)
+        for row in read_rows(source, f"{key}[{i}]")
+    ]
+    examples: list[Example] = []
+    num_truncated = num_cut = 0
+    for index, (row, row_key) in enumerate(located):
+        whole = tokenise(row, chat, row_key)
+        if needs_responses and whole.response is None:
+            raise _no_response(row, row_key)
+        prompt = _fit_prompt(whole.prompt, row, data)
+        if prompt is None:
+            continue
+        response = whole.response and whole.response[:max_completion_length]
+        num_truncated += prompt != whole.prompt
+        num_cut += response != whole.response
+        prompt_text = chat.decode(prompt, special=True)
+        examples.append(Example(index, prompt, response, prompt_text, whole.question))
+    return Examples(tuple(examples), len(located) - len(examples), num_truncated, num_cut)
+
+
+def _fit_prompt(prompt: Tokens, row: Row, data: DataPlan) -> Tokens | None:
+    """The prompt within `data.max_length`, or None where its row is left out."""
+    if len(prompt) <= data.max_length:
+        return prompt
+    match data.truncation:
+        case "left":
+            return prompt[-data.max_length :]
+        case "right":
+            return prompt[: data.max_length]
+        case "delete":
+            return None
+        case "error":
+            raise _too_long(prompt, row, data)
+        case _:
+            raise AssertionError(f"unknown truncation {data.truncation}")
+
+
+def _too_long(prompt: Tokens, row: Row, data: DataPlan) -> UserError:
+    return UserError(
+        error(
+            "GK476",
+            f"the row at `{row.location}` has a prompt of {len(prompt):,} tokens, "
+            f"longer than `data.max_length` = {data.max_length:,}",
+            "data.max_length",
+            label='`data.truncation = "error"` refuses it',
+            help=(
+                f"raise `data.max_length` to {len(prompt)}, or set `data.truncation` "
+                'to "delete", "left" or "right"',
+            ),
+        )
+    )
+
+
+def _no_response(row: Row, key: str) -> UserError:
+    return UserError(
+        error(
+            "GK478",
+            f"the row at `{row.location}` holds no response",
+            key,
+            label="some steps learn from the dataset's responses",
+            help=(
+                "give every row a response, or set `distill.lmbda` or `distill.seq_kd` to 1 "
+                "with a generation engine",
+            ),
+        )
+    )
+
+
+def rows_of_step(
+    num_rows: int, global_rows: int, step: int, seed: int, shuffle: bool
+) -> tuple[int, ...]:
+    """The rows of step `step` (counted from 1): a pure function, so resuming needs no state.
+
+    An epoch is num_rows // global_rows steps over a permutation of (seed, epoch); the rows that
+    make no whole global batch sit that epoch out. Without `shuffle` the permutation is the file's
+    order.
+
+    Raises UserError (GK479) where the rows do not make one global batch.
+    """
+    if num_rows < global_rows:
+        raise UserError(
+            error(
+                "GK479",
+                f"{num_rows:,} usable rows do not make one global batch of {global_rows:,}",
+                "batch.global",
+                help=("lower `batch.global`, raise `data.max_length`, or add rows",),
+            )
+        )
+    epoch, position = divmod(step - 1, num_rows // global_rows)
+    order = _permutation(num_rows, seed, epoch) if shuffle else range(num_rows)
+    return tuple(order[position * global_rows : (position + 1) * global_rows])
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """Python's shuffle under the seed "SEED:EPOCH": the same on every rank and machine."""
+    order = list(range(num_rows))
+    random.Random(f"{seed}:{epoch}").shuffle(order)
+    return tuple(order)
+
+
+def rows_of_rank(
+    indices: Sequence[int], data_rank: int, data_size: int, micro_rows: int
+) -> list[tuple[int, ...]]:
+    """The micro-batches of one data rank, in order.
+
+    The global batch is cut into micro-batches before they are dealt out in turn to the data ranks,
+    so a micro-batch holds the same rows whatever the data degree.
+    """
+    assert len(indices) % (data_size * micro_rows) == 0, "the compiler checks this"
+    starts = range(data_rank * micro_rows, len(indices), data_size * micro_rows)
+    return [tuple(indices[start : start + micro_rows]) for start in starts]

@@ -1,0 +1,123 @@
+"""The log of a run: metrics.jsonl, completions.jsonl and TensorBoard, written by one rank."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from gkdplan.vocab import Phase, Source
+
+
+class MetricsLog:
+    """Appends a line a record and flushes it, so that a killed run keeps every finished step.
+
+    Opened after `start_step`, it first drops what an earlier attempt logged behind that step (all
+    of it for step 0), so that no step is logged twice. Where `enabled` is false nothing is opened
+    or written: a run has one log, whatever the number of its ranks.
+    """
+
+    def __init__(
+        self, run_dir: Path, loggers: Sequence[str], start_step: int, *, enabled: bool
+    ) -> None:
+        self._metrics: TextIO | None = None
+        self._completions: TextIO | None = None
+        self._board: Any = None
+        if not enabled:
+            return
+        self._metrics = _reopen(run_dir / "metrics.jsonl", start_step)
+        self._completions = _reopen(run_dir / "completions.jsonl", start_step)
+        if "tensorboard" in loggers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            first_step = start_step + 1 if start_step else 0
+            self._board = SummaryWriter(run_dir / "tensorboard", purge_step=first_step)
+
+    def log_step(
+        self,
+        *,
+        step: int,
+        loss: float,
+        lr: float,
+        grad_norm: float,
+        source: Source,
+        num_tokens: int,
+        completion_tokens_mean: float,
+        time_s: Mapping[Phase, float],
+        peak_bytes: Mapping[Phase, int],
+        planned_peak_bytes: Mapping[Phase, int],
+    ) -> None:
+        """One training step; `loss` is the mean over its `num_tokens` response tokens."""
+        _write(
+            self._metrics,
+            {
+                "step": step,
+                "loss": loss,
+                "lr": lr,
+                "grad_norm": grad_norm,
+                "source": source,
+                "num_tokens": num_tokens,
+                "completion_tokens_mean": completion_tokens_mean,
+                "time_s": dict(time_s),
+                "peak_bytes": dict(peak_bytes),
+                "planned_peak_bytes": dict(planned_peak_bytes),
+            },
+        )
+        self._plot(step, "train", {"loss": loss, "lr": lr, "grad_norm": grad_norm})
+        self._plot(step, "train/loss_from", {source: loss})
+        self._plot(step, "train", {"completion_tokens_mean": completion_tokens_mean})
+        self._plot(step, "time_s", time_s)
+        self._plot(step, "peak_bytes", peak_bytes)
+
+    def log_eval(self, *, step: int, jsd: float, cross_entropy: float, num_tokens: int) -> None:
+        """Held-out means, in nats a token, of the model as it is after `step`."""
+        means = {"jsd": jsd, "cross_entropy": cross_entropy}
+        _write(self._metrics, {"step": step, "eval": {**means, "num_tokens": num_tokens}})
+        self._plot(step, "eval", means)
+
+    def log_completion(
+        self, *, step: int, source: Source, row: int, prompt: str, completion: str, num_tokens: int
+    ) -> None:
+        """One sampled response, `num_tokens` long."""
+        _write(
+            self._completions,
+            {
+                "step": step,
+                "source": source,
+                "row": row,
+                "prompt": prompt,
+                "completion": completion,
+                "num_tokens": num_tokens,
+            },
+        )
+
+    def close(self) -> None:
+        for sink in (self._metrics, self._completions, self._board):
+            if sink is not None:
+                sink.close()
+
+    def _plot(self, step: int, group: str, scalars: Mapping[Any, float]) -> None:
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(f"{group}/{name}", value, step)
+
+
+def _write(file: TextIO | None, record: Mapping[str, Any]) -> None:
+    if file is not None:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+
+
+def _reopen(path: Path, start_step: int) -> TextIO:
+    """Open for appending, without the lines behind `start_step` and a line that was cut short."""
+    if path.exists():
+        with path.open(encoding="utf-8", newline="\n") as old:
+            kept = [line for line in old if start_step and _is_kept(line, start_step)]
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text("".join(kept), encoding="utf-8", newline="\n")
+        os.replace(partial, path)
+    return path.open("a", encoding="utf-8", newline="\n")
+
+
+def _is_kept(line: str, start_step: int) -> bool:
+    return line.endswith("\n") and json.loads(line)["step"] <= start_step

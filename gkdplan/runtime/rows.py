@@ -1,0 +1,134 @@
+"""The rows of a data file: what each line says, and where it stands."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runplan.model import DataSource
+
+Turn = dict[str, str]
+FORMS = 'a row is {"messages": [...]}, {"prompt", "completion"} or {"prompt"}'
+
+
+@dataclass(frozen=True, slots=True)
+class TurnsRow:
+    """A conversation: the turns before the answer, and the answer (None where none is given)."""
+
+    location: str
+    turns: tuple[Turn, ...]
+    answer: Turn | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """Plain text: a prompt, and what follows it (None where nothing is given)."""
+
+    location: str
+    prompt: str
+    completion: str | None
+
+
+Row = TurnsRow | TextRow
+
+
+def read_rows(source: DataSource, key: str) -> list[Row]:
+    """The rows that the plan takes of one file, in the file's order.
+
+    A `.json` file holds one list of rows, any other one row a line; blank lines do not count.
+    `key` is the key path of the plan that names the file ("data.train[0]").
+
+    Raises UserError where the file is not the one that the plan was compiled from (GK470, GK471)
+    or a row is not one of the three forms (GK472).
+    """
+    items = _items(_read_unchanged(source, key), source.path, key)
+    return [_row(item, location, key) for location, item in islice(items, source.limit)]
+
+
+def _items(content: bytes, path: str, key: str) -> Iterator[tuple[str, Any]]:
+    """(where it stands, what it holds) of each row."""
+    if path.endswith(".json"):
+        items = _parse(content, path, key)
+        if not isinstance(items, list):
+            raise _malformed(path, key, "the file does not hold one list")
+        for number, item in enumerate(items, start=1):
+            yield f"{path}, row {number}", item
+        return
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if line.strip():
+            location = f"{path}:{number}"
+            yield location, _parse(line, location, key)
+
+
+def _read_unchanged(source: DataSource, key: str) -> bytes:
+    try:
+        content = Path(source.path).read_bytes()
+    except OSError as failure:
+        raise UserError(
+            error(
+                "GK471",
+                f"the data file `{source.path}` cannot be read: {failure.strerror}",
+                key,
+                help=(f"put the file back, or name another in `{key}`",),
+            )
+        ) from failure
+    digest = sha256(content).hexdigest()
+    if digest != source.fingerprint:
+        raise UserError(
+            error(
+                "GK470",
+                f"the data file `{source.path}` changed after the plan was compiled",
+                key,
+                notes=(
+                    f"its sha256 is {digest[:12]}, the run plan was compiled from "
+                    f"{source.fingerprint[:12]}",
+                ),
+                help=("compile the plan again, or put the old file back",),
+            )
+        )
+    return content
+
+
+def _parse(text: bytes, location: str, key: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as failure:
+        raise _malformed(location, key, f"it is not JSON ({failure})") from failure
+
+
+def _row(item: Any, location: str, key: str) -> Row:
+    match item:
+        case {"messages": [*turns]} if turns and all(_is_turn(turn) for turn in turns):
+            *before, last = ({"role": t["role"], "content": t["content"]} for t in turns)
+            if last["role"] != "assistant":
+                return TurnsRow(location, (*before, last), None)
+            if before:
+                return TurnsRow(location, tuple(before), last)
+            raise _malformed(location, key, "no turn comes before the assistant's")
+        case {"messages": _}:
+            raise _malformed(location, key, "`messages` is not a list of {role, content} of text")
+        case {"prompt": str(prompt)}:
+            completion = item.get("completion")
+            if completion is None or isinstance(completion, str):
+                return TextRow(location, prompt, completion)
+            raise _malformed(location, key, "its `completion` is not text")
+        case _:
+            raise _malformed(location, key, "it has neither `messages` nor a `prompt` of text")
+
+
+def _is_turn(turn: Any) -> bool:
+    return (
+        isinstance(turn, dict)
+        and isinstance(turn.get("role"), str)
+        and isinstance(turn.get("content"), str)
+    )
+
+
+def _malformed(location: str, key: str, reason: str) -> UserError:
+    return UserError(
+        error("GK472", f"the row at `{location}` cannot be used: {reason}", key, help=(FORMS,))
+    )

@@ -1,0 +1,94 @@
+"""A row as tokens: the prompt, and the response that the loss is taken on."""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from jinja2 import TemplateError
+
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runtime.chat import Chat
+from gkdplan.runtime.rows import Row, TextRow, TurnsRow
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedRow:
+    """`response` is None where the row gives none; `question` is what the user said last."""
+
+    prompt: Tokens
+    response: Tokens | None
+    question: str
+
+
+def tokenise(row: Row, chat: Chat, key: str) -> TokenisedRow:
+    """The tokens of one row.
+
+    A conversation: the prompt is the rendering of all turns before the last assistant turn with
+    the template's generation prompt; the response is what the template puts after it, up to and
+    with the end of turn. A text: the prompt with the special tokens that the tokenizer adds to it
+    (BOS or none), then the completion, tokenised on its own, and one EOS.
+
+    Raises UserError naming the row's file and line (GK473 to GK475, GK477, GK481, GK482).
+    """
+    match row:
+        case TurnsRow():
+            tokenised = _tokenise_turns(row, chat, key)
+        case TextRow():
+            tokenised = _tokenise_text(row, chat, key)
+        case _:
+            assert_never(row)
+    if not tokenised.prompt:
+        raise _fault("GK477", row, key, "has an empty prompt, so nothing predicts its first token")
+    return tokenised
+
+
+def _tokenise_turns(row: TurnsRow, chat: Chat, key: str) -> TokenisedRow:
+    if not chat.tokenizer.chat_template:
+        raise _fault("GK481", row, key, "holds `messages`, but the tokenizer has no chat template")
+    try:
+        prompt_text = chat.render(row.turns, generation_prompt=True)
+        full_text = (
+            chat.render((*row.turns, row.answer), generation_prompt=False) if row.answer else None
+        )
+    except TemplateError as failure:
+        raise _fault("GK473", row, key, f"is refused by the chat template: {failure}") from failure
+    prompt = chat.encode(prompt_text)
+    response = None if full_text is None else _response(row, chat, key, prompt_text, full_text)
+    return TokenisedRow(prompt, response, row.turns[-1]["content"])
+
+
+def _response(row: TurnsRow, chat: Chat, key: str, prompt_text: str, full_text: str) -> Tokens:
+    """The tokens that the template puts after the prompt, cut behind the end of turn.
+
+    They are the tail of the full rendering's tokens. Where a token of it runs over the end of the
+    prompt, they are the tail of the text, tokenised on its own, as a sampled response is.
+    """
+    if not full_text.startswith(prompt_text):
+        raise _fault(
+            "GK474",
+            row,
+            key,
+            "is rendered with its answer to a text that its prompt does not begin",
+        )
+    prompt, full = chat.encode(prompt_text), chat.encode(full_text)
+    if full[: len(prompt)] == prompt:
+        tail = full[len(prompt) :]
+    else:
+        tail = chat.encode(full_text.removeprefix(prompt_text))
+    if chat.end_of_turn_id not in tail:
+        raise _fault("GK475", row, key, "has an answer that the chat template closes with no token")
+    return tail[: len(tail) - tail[::-1].index(chat.end_of_turn_id)]
+
+
+def _tokenise_text(row: TextRow, chat: Chat, key: str) -> TokenisedRow:
+    prompt = chat.encode(row.prompt, special=True)
+    if row.completion is None:
+        return TokenisedRow(prompt, None, row.prompt)
+    if chat.eos_id is None:
+        raise _fault("GK482", row, key, "has a completion, but the tokenizer names no EOS token")
+    return TokenisedRow(prompt, (*chat.encode(row.completion), chat.eos_id), row.prompt)
+
+
+def _fault(code: str, row: Row, key: str, reason: str) -> UserError:
+    return UserError(error(code, f"the row at `{row.location}` {reason}", key))

@@ -44,7 +44,8 @@ class CoreAttention(torch.nn.Module):
         attention_bias: Tensor | None = None,
         packed_seq_params: object = None,
     ) -> Tensor:
-        assert attention_bias is None and packed_seq_params is None
+        assert attention_bias is None
+        assert packed_seq_params is None
         num_queries, num_keys = query.size(0), key.size(0)
         visible = None if attention_mask is None else ~attention_mask
         if visible is None and 1 < num_queries < num_keys:

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
 from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard, tensor_shapes
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import num_model_layers
+from gkdplan.runtime.megatron.student_files import write_student
 
 INIT_STD = 0.02
 
@@ -85,6 +86,30 @@ def full_tensors(model: GPTModel, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple
             full = torch.cat([parts[start] for start in sorted(parts)], layout[0].dim)
             in_vocabulary = tensor in ("model.embed_tokens.weight", "lm_head.weight")
             yield tensor, full[: plan.shape.vocab_size] if in_vocabulary else full
+
+
+def save_student(
+    model: GPTModel,
+    plan: ModelPlan,
+    mesh: Mesh,
+    source_dir: Path,
+    out_dir: Path,
+    *,
+    shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Write `out_dir` as a Hugging Face directory that transformers loads; every rank takes part.
+
+    Rank 0 writes safetensors of at most `shard_bytes` (with an index where there are several),
+    the source's config.json with the model's depth and dtype, and the source's tokenizer files.
+    The directory appears whole: it is written beside `out_dir` and renamed.
+    """
+    if mesh.data_rank == 0:
+        tensors = full_tensors(model, plan, mesh)
+        if mesh.rank == 0:
+            write_student(tensors, plan, num_model_layers(plan), source_dir, out_dir, shard_bytes)
+        else:
+            deque(tensors, maxlen=0)
+    torch.distributed.barrier()
 
 
 def _fill(model: GPTModel, plan: ModelPlan, mesh: Mesh, read: Callable[[Slice], Tensor]) -> None:

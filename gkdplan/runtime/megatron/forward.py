@@ -1,0 +1,63 @@
+"""The two halves of a model that the loss joins: final hidden states and the output head.
+
+Legend: S tokens of a row, B rows, H hidden size, N chosen tokens, V this rank's share of the padded
+vocabulary.
+"""
+
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def hidden_states(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+    """The final hidden states [B, S, H] after the last norm, whole on every tensor rank.
+
+    Every rank may multiply them with its own vocabulary shard: the gradients that come back are
+    partial and are summed over the tensor axis. Attention is causal without a mask, so rows are
+    padded on the right. Under sequence parallelism the sequence is padded to a multiple of the
+    tensor degree and cut again.
+    """
+    return _hidden_SBH(model, tokens_BS).transpose(0, 1)
+
+
+def response_hidden(model: GPTModel, tokens_BS: Tensor, predict_N: Tensor) -> Tensor:
+    """The hidden states [N, H] at the places `predict_N` of the flattened [B * S] tokens.
+
+    The same states and gradients as `hidden_states(...).flatten(0, 1)[predict_N]`.
+    """
+    num_tokens = tokens_BS.size(1)
+    return _hidden_SBH(model, tokens_BS)[predict_N % num_tokens, predict_N // num_tokens]
+
+
+def output_head(model: GPTModel) -> Tensor:
+    """This rank's rows [V, H] of the output head: the tied embedding, or the output layer's weight.
+
+    It is the parameter itself, so a gradient that reaches it is added to Megatron's `main_grad`.
+    """
+    if model.share_embeddings_and_output_weights:
+        return model.shared_embedding_or_output_weight()
+    return model.output_layer.weight
+
+
+def _hidden_SBH(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+    config, num_tokens = model.config, tokens_BS.size(1)
+    if not config.sequence_parallel:
+        return copy_to_tensor_model_parallel_region(_decode(model, tokens_BS))
+    padded_BS = pad(tokens_BS, (0, -num_tokens % config.tensor_model_parallel_size))
+    share_SBH = _decode(model, padded_BS)
+    return gather_from_sequence_parallel_region(share_SBH, tensor_parallel_output_grad=True)[
+        :num_tokens
+    ]
+
+
+def _decode(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+    """The model's forward without the head; this rank's S / t tokens under sequence parallelism."""
+    model.post_process = False
+    try:
+        return model(tokens_BS, None, None)
+    finally:
+        model.post_process = True

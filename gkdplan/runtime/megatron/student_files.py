@@ -1,0 +1,116 @@
+"""A student as a Hugging Face directory: safetensors in shards, config, tokenizer."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gkdplan.runplan.model import ModelPlan
+from gkdplan.runtime.megatron.hf_layout import tensor_shapes
+from gkdplan.vocab import Dtype
+
+COPIED_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+)
+_DTYPE_NAMES = {Dtype.FP32: "float32", Dtype.BF16: "bfloat16"}
+
+
+def write_student(
+    tensors: Iterable[tuple[str, Tensor]],
+    plan: ModelPlan,
+    num_layers: int,
+    source_dir: Path,
+    out_dir: Path,
+    shard_bytes: int,
+) -> None:
+    """Consume `tensors`, in any order, and write `out_dir`, which must not exist yet."""
+    partial = out_dir.with_name(f".{out_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_shards(tensors, plan, num_layers, partial, shard_bytes)
+    config = json.loads((source_dir / "config.json").read_text(encoding="utf-8"))
+    _write_json(partial / "config.json", _student_config(config, plan, num_layers))
+    for name in COPIED_FILES:
+        if (source_dir / name).exists():
+            shutil.copyfile(source_dir / name, partial / name)
+    partial.rename(out_dir)
+
+
+def _write_shards(
+    tensors: Iterable[tuple[str, Tensor]],
+    plan: ModelPlan,
+    num_layers: int,
+    directory: Path,
+    shard_bytes: int,
+) -> None:
+    """One file, or several and the index that tells which tensor lies where.
+
+    A shard is written when it is full, so that at most one is held on the host; the number of
+    files, which is part of their names, is put in afterwards.
+    """
+    weight_map: dict[str, str] = {}
+    total_bytes = 0
+    shards = list[Path]()
+    for shard in _shards(tensors, shard_bytes):
+        path = directory / f"shard_{len(shards)}"
+        save_file(shard, path, metadata={"format": "pt"})
+        shards.append(path)
+        weight_map |= dict.fromkeys(shard, path.name)
+        total_bytes += sum(tensor.nbytes for tensor in shard.values())
+    assert weight_map.keys() == tensor_shapes(plan.shape, num_layers).keys()
+    if len(shards) == 1:
+        shards[0].rename(directory / "model.safetensors")
+        return
+    names = {
+        path.name: f"model-{index:05d}-of-{len(shards):05d}.safetensors"
+        for index, path in enumerate(shards, start=1)
+    }
+    for path in shards:
+        path.rename(directory / names[path.name])
+    _write_json(
+        directory / "model.safetensors.index.json",
+        {
+            "metadata": {"total_size": total_bytes},
+            "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()},
+        },
+    )
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    """Host copies of the tensors in groups of at most `shard_bytes`, or of one larger tensor."""
+    shard: dict[str, Tensor] = {}
+    num_bytes = 0
+    for name, tensor in tensors:
+        if shard and num_bytes + tensor.nbytes > shard_bytes:
+            yield shard
+            shard, num_bytes = {}, 0
+        shard[name] = tensor.cpu().contiguous()
+        num_bytes += tensor.nbytes
+    yield shard
+
+
+def _student_config(
+    config: dict[str, object], plan: ModelPlan, num_layers: int
+) -> dict[str, object]:
+    """The source's config with the student's depth, its layers' types and its dtype."""
+    student = {key: value for key, value in config.items() if key != "torch_dtype"}
+    student |= {"num_hidden_layers": num_layers, "dtype": _DTYPE_NAMES[plan.dtype]}
+    if plan.keep_layers is not None and isinstance(config.get("layer_types"), list):
+        student["layer_types"] = [config["layer_types"][index] for index in plan.keep_layers]
+    return student
+
+
+def _write_json(path: Path, content: dict[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

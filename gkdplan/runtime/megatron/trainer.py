@@ -1,0 +1,211 @@
+"""Training steps with Megatron's data-parallel wrapper, optimizer and schedules."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from gkdplan.runplan.model import OptimizerPlan
+from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.mesh import Mesh
+
+T = TypeVar("T")
+
+
+class Trainer:
+    """Sums gradients over micro-batches and data ranks, and updates with AdamW.
+
+    Gradients are accumulated and reduced in float32; with bf16 parameters the optimizer keeps
+    float32 main parameters. `plan.distributed` splits main parameters and Adam's moments over the
+    data axis. Weight decay is decoupled and, as in Megatron, skips every 1-dimensional parameter:
+    norms and biases. Update k of `num_steps` uses the schedule's rate at k, so the first warmup
+    rate is lr / warmup_steps and the last update uses `min_lr`.
+    """
+
+    def __init__(self, model: GPTModel, plan: OptimizerPlan, mesh: Mesh, num_steps: int) -> None:
+        self.model = model
+        self._device = mesh.device
+        config = model.config
+        with platform.megatron_calls():
+            self._ddp = DistributedDataParallel(
+                config,
+                DistributedDataParallelConfig(
+                    grad_reduce_in_fp32=True, use_distributed_optimizer=plan.distributed
+                ),
+                model,
+            )
+            self._optimizer = get_megatron_optimizer(
+                OptimizerConfig(
+                    optimizer="adam",
+                    lr=plan.lr,
+                    min_lr=plan.min_lr,
+                    weight_decay=plan.weight_decay,
+                    adam_beta1=plan.betas[0],
+                    adam_beta2=plan.betas[1],
+                    adam_eps=plan.eps,
+                    clip_grad=plan.clip_grad,
+                    bf16=config.bf16,
+                    params_dtype=config.params_dtype,
+                    use_distributed_optimizer=plan.distributed,
+                ),
+                [self._ddp],
+                use_gloo_process_groups=False,
+            )
+        self._scheduler = OptimizerParamScheduler(
+            self._optimizer,
+            init_lr=0.0,
+            max_lr=plan.lr,
+            min_lr=plan.min_lr,
+            lr_warmup_steps=plan.warmup_steps,
+            lr_decay_steps=max(num_steps, plan.warmup_steps + 1),
+            lr_decay_style=plan.schedule,
+            start_wd=plan.weight_decay,
+            end_wd=plan.weight_decay,
+            wd_incr_steps=num_steps,
+            wd_incr_style="constant",
+        )
+        config.finalize_model_grads_func = _finalize_sums
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the latest update."""
+        return self._optimizer.param_groups[0]["lr"]
+
+    def forward_backward(
+        self, micro_batches: Sequence[T], forward_loss: Callable[[GPTModel, T], Tensor]
+    ) -> Tensor:
+        """Add the gradients of all micro-batches and reduce them; returns the sum of the losses.
+
+        `forward_loss` returns a scalar that already holds the normaliser of the global batch;
+        nothing divides it again. The returned sum is this rank's share, detached, float32: the
+        loss of the global batch is its sum over the data axis.
+        """
+
+        def forward_step(batches: Iterator[T], _: object) -> tuple[Tensor, Callable[..., Any]]:
+            return forward_loss(self.model, next(batches)), self._report
+
+        with platform.megatron_calls():
+            losses = get_forward_backward_func()(
+                forward_step_func=forward_step,
+                data_iterator=iter(micro_batches),
+                model=[self._ddp],
+                num_microbatches=len(micro_batches),
+                seq_length=None,
+                micro_batch_size=None,
+                forward_only=False,
+            )
+        return torch.stack(losses).sum()
+
+    def step(self) -> float:
+        """Clip, update, advance the schedule, clear the gradients; returns the norm before clipping.
+
+        The norm is that of the whole model's gradient, the same on every rank. When it is not
+        finite the update has spoilt the parameters: the caller must stop.
+        """
+        self._scheduler.step(1)
+        with platform.megatron_calls():
+            _, grad_norm, _ = self._optimizer.step()
+            self._optimizer.zero_grad()
+            self._ddp.zero_grad_buffer()
+        return float(grad_norm)
+
+    def resident_tensors(self) -> list[Tensor]:
+        """What training keeps on the device: gradients, main parameters, Adam's moments so far.
+
+        With float32 parameters the main ones share storage with the model's. Adam makes its
+        moments in the first update.
+        """
+        gradients = [buffer.grad_data for buffer in self._ddp.buffers]
+        mains = [parameter for _, parameter in self._main_parameters()]
+        states = [value for state in self._adam.state.values() for value in state.values()]
+        return gradients + mains + states
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """This rank's exact state at a step boundary: main parameters, Adam's state, schedule.
+
+        Before the first update Adam has no state yet. The tensors share no storage with each
+        other, so safetensors takes them.
+        """
+        tensors = {"scheduler.num_steps": torch.tensor(self._scheduler.num_steps)}
+        for index, group in enumerate(self._adam.param_groups):
+            if "step" in group:
+                tensors[f"group{index}.step"] = torch.as_tensor(group["step"])
+        for name, parameter in self._main_parameters():
+            tensors[f"{name}.main"] = _own_storage(parameter)
+            state = self._adam.state.get(parameter, {})
+            tensors |= {f"{name}.{field}": value for field, value in state.items()}
+        return tensors
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue exactly where `state_tensors` was taken, by the same rank of the same layout.
+
+        Restores the model's parameters too: from the main parameters, gathered over the data axis
+        where they are split. Each parameter gets back a step counter of its own: torch's AdamW
+        advances one a parameter, TE's keeps one a group.
+        """
+        self._scheduler.num_steps = int(tensors["scheduler.num_steps"])
+        self._scheduler.step(0)
+        for index, group in enumerate(self._adam.param_groups):
+            if f"group{index}.step" in tensors:
+                group["step"] = int(tensors[f"group{index}.step"])
+        with torch.no_grad(), platform.megatron_calls():
+            for name, parameter in self._main_parameters():
+                parameter.copy_(tensors[f"{name}.main"])
+                self._adam.state[parameter] = {
+                    key.removeprefix(f"{name}."): value.clone().to(self._home_of(value))
+                    for key, value in tensors.items()
+                    if key.startswith(f"{name}.") and key != f"{name}.main"
+                }
+            self._publish_main_parameters()
+
+    @property
+    def _megatron_optimizer(self) -> Any:
+        """The one link of Megatron's chain: every parameter of a dense model is in it."""
+        (link,) = self._optimizer.chained_optimizers
+        return link
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        return self._megatron_optimizer.optimizer
+
+    def _main_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """What Adam updates on this rank, named: parameters, float32 copies, or shards of them."""
+        for group_index, group in enumerate(self._adam.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                yield f"group{group_index}.{index}", parameter
+
+    def _publish_main_parameters(self) -> None:
+        """Bring the model's parameters in line with the main ones, over the data axis too."""
+        if hasattr(self._megatron_optimizer, "_copy_main_params_to_model_params"):
+            self._megatron_optimizer._copy_main_params_to_model_params()
+        if self._ddp.ddp_config.use_distributed_optimizer:
+            self._ddp.start_param_sync(force_sync=True)
+
+    def _home_of(self, value: Tensor) -> torch.device | str:
+        """Adam keeps moments on the device and step counters on the host."""
+        return self._device if value.dim() else "cpu"
+
+    def _report(self, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Megatron's loss triple; the token count goes unused, as losses are sums already."""
+        unused = torch.zeros((), dtype=torch.int, device=self._device)
+        return loss, unused, loss.detach().clone()
+
+
+def _finalize_sums(model: list[Any], _: Tensor, **groups: Any) -> None:
+    """Reduce gradients as sums, without Megatron's division by a token count."""
+    finalize_model_grads(model, None, **groups)
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -66,7 +66,7 @@ CODES: dict[str, Code] = {
     "GK474": Code(
         "a rendered conversation does not begin with its rendered prompt",
         "It is then undefined which tokens answer the prompt.",
-        "Change the chat template so that a later turn does not alter how earlier ones are written.",
+        "Change the chat template so that a later turn leaves the earlier ones as they are.",
     ),
     "GK475": Code(
         "the chat template closes an answer with no token",

@@ -41,11 +41,11 @@ class Examples:
     def notes(self) -> tuple[str, ...]:
         """A line for each kind of loss, so that none is silent."""
         losses = (
-            (self.num_deleted, "rows left out: their prompts are longer than `data.max_length`"),
+            (self.num_deleted, "rows left out, their prompts being longer than `data.max_length`"),
             (self.num_truncated, "prompts cut to `data.max_length`"),
             (self.num_cut, "responses cut to `generation.max_completion_length`"),
         )
-        return tuple(f"{count:,} {what}" for count, what in losses if count)
+        return tuple(f"{what}: {count:,}" for count, what in losses if count)
 
 
 def load_examples(

@@ -71,7 +71,7 @@ def _read_unchanged(source: DataSource, key: str) -> bytes:
         raise UserError(
             error(
                 "GK471",
-                f"the data file `{source.path}` cannot be read: {failure.strerror}",
+                f"the data file `{source.path}` cannot be read: {_lower(failure)}",
                 key,
                 help=(f"put the file back, or name another in `{key}`",),
             )
@@ -91,6 +91,10 @@ def _read_unchanged(source: DataSource, key: str) -> bytes:
             )
         )
     return content
+
+
+def _lower(failure: OSError) -> str:
+    return (failure.strerror or type(failure).__name__).lower()
 
 
 def _parse(text: bytes, location: str, key: str) -> Any:

@@ -1,0 +1,95 @@
+"""The examples of a split: what its limits keep, cut and leave out, and that nothing is silent."""
+
+from dataclasses import replace
+
+import pytest
+
+from gkdplan.diagnostics import UserError
+from gkdplan.runplan.model import DataPlan
+from gkdplan.runtime.data import load_examples
+
+PLAN = DataPlan(train=(), eval=(), max_length=8, truncation="delete", shuffle=True)
+SHORT = {"prompt": "abc", "completion": "de"}
+LONG = {"prompt": "0123456789", "completion": "fff"}
+
+
+@pytest.fixture
+def letters(tiny_chat):
+    """A tokenizer without merges for these texts: every character is one token."""
+    chat = tiny_chat(None)
+    assert [len(chat.encode(row["prompt"])) for row in (SHORT, LONG)] == [3, 10]
+    return chat
+
+
+def load(data_file, chat, *rows, truncation="delete", max_completion_length=8, **options):
+    data = replace(PLAN, truncation=truncation)
+    return load_examples([data_file(*rows)], chat, data, max_completion_length, **options)
+
+
+def test_an_example_holds_the_row_s_tokens_and_words(data_file, letters):
+    (example,) = load(data_file, letters, SHORT).examples
+    assert example.prompt == letters.encode("abc")
+    assert example.response == (*letters.encode("de"), letters.eos_id)
+    assert (example.row, example.prompt_text, example.question) == (0, "abc", "abc")
+
+
+def test_delete_leaves_out_the_rows_whose_prompts_are_too_long_and_says_so(data_file, letters):
+    loaded = load(data_file, letters, SHORT, LONG, SHORT)
+    assert [example.row for example in loaded.examples] == [0, 2]
+    assert loaded.num_deleted == 1
+    assert loaded.notes == ("rows left out, their prompts being longer than `data.max_length`: 1",)
+
+
+@pytest.mark.parametrize(("truncation", "kept"), [("left", "23456789"), ("right", "01234567")])
+def test_a_side_that_is_truncated_loses_its_tokens_and_the_response_stays(
+    data_file, letters, truncation, kept
+):
+    loaded = load(data_file, letters, SHORT, LONG, truncation=truncation)
+    example = loaded.examples[1]
+    assert example.prompt_text == kept
+    assert example.response == (*letters.encode("fff"), letters.eos_id)
+    assert (loaded.num_truncated, loaded.num_deleted) == (1, 0)
+    assert loaded.notes == ("prompts cut to `data.max_length`: 1",)
+
+
+def test_a_prompt_of_exactly_the_limit_is_whole(data_file, letters):
+    row = {"prompt": "01234567", "completion": "x"}
+    loaded = load(data_file, letters, row, truncation="error")
+    assert loaded.examples[0].prompt == letters.encode("01234567")
+    assert loaded.notes == ()
+
+
+def test_error_names_the_row_s_line_and_length(data_file, letters):
+    with pytest.raises(UserError) as caught:
+        load(data_file, letters, SHORT, LONG, truncation="error")
+    (finding,) = caught.value.diagnostics
+    assert (finding.code, finding.path) == ("GK476", "data.max_length")
+    assert "rows.jsonl:2` has a prompt of 10 tokens" in finding.message
+    assert "raise `data.max_length` to 10" in finding.help[0]
+
+
+def test_a_long_response_is_cut_and_counted(data_file, letters):
+    loaded = load(data_file, letters, SHORT, LONG, truncation="left", max_completion_length=3)
+    short, long = loaded.examples
+    assert short.response == (*letters.encode("de"), letters.eos_id)
+    assert long.response == letters.encode("fff")
+    assert loaded.num_cut == 1
+    assert "responses cut to `generation.max_completion_length`: 1" in loaded.notes
+
+
+def test_rows_are_numbered_across_files(data_file, letters):
+    sources = [data_file(SHORT, LONG, name="a.jsonl"), data_file(SHORT, SHORT, name="b.jsonl")]
+    loaded = load_examples(sources, letters, PLAN, 8)
+    assert [example.row for example in loaded.examples] == [0, 2, 3]
+
+
+def test_a_row_without_a_response_is_refused_only_where_responses_are_learned_from(
+    data_file, letters
+):
+    rows = (SHORT, {"prompt": "abc"})
+    assert load(data_file, letters, *rows).examples[1].response is None
+    with pytest.raises(UserError) as caught:
+        load(data_file, letters, *rows, key="data.eval", needs_responses=True)
+    (finding,) = caught.value.diagnostics
+    assert (finding.code, finding.path) == ("GK478", "data.eval[0]")
+    assert "rows.jsonl:2" in finding.message

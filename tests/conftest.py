@@ -29,12 +29,12 @@ STUDENT_SHAPE = TEACHER_SHAPE.with_layers(12)
 ROWS = {
     "student params": dict.fromkeys(Phase, 280 * MiB),
     "student grads": dict.fromkeys(Phase, 280 * MiB),
-    "student optimizer": dict.fromkeys(Phase, 560 * MiB),
+    "student main + Adam": dict.fromkeys(Phase, 560 * MiB),
     "teacher head": dict.fromkeys(Phase, 108 * MiB),
     "teacher body": {Phase.TEACHER: 405 * MiB, Phase.GENERATE: 405 * MiB},
     "kv cache": {Phase.GENERATE: 12 * MiB},
     "activations": {Phase.TEACHER: 21 * MiB, Phase.STUDENT: 333 * MiB + 512 * 2**10},
-    "payload": {Phase.TEACHER: 2 * MiB, Phase.STUDENT: 2 * MiB},
+    "payload (hidden)": {Phase.TEACHER: 2 * MiB, Phase.STUDENT: 2 * MiB},
     "loss tiles": {Phase.STUDENT: 450 * MiB},
 }
 PHASES = (Phase.GENERATE, Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER, Phase.CHECKPOINT)

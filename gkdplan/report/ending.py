@@ -1,0 +1,58 @@
+"""How a run ended: what it learned, what both models write now, and where everything lies."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gkdplan.report.wrapping import wrap
+from gkdplan.vocab import Role
+
+_LABEL_WIDTH = 10
+_LONGEST_SAMPLE = 600
+
+
+def ending(
+    summary: Mapping[str, Any],
+    places: Mapping[str, Path],
+    width: int = 80,
+) -> str:
+    """The last words of a run.
+
+    `summary` has held_out_before and held_out_after ({"jsd", "cross_entropy"} or None) and samples
+    ({"teacher" | "student": {"prompt", "completion"}}); `places` are labelled paths.
+    """
+    parts = [_held_out(summary), _samples(summary.get("samples", {}), width)]
+    lies = "\n".join(f"{label:<{_LABEL_WIDTH}}{path}" for label, path in places.items())
+    return "\n\n".join(part for part in (*parts, lies) if part)
+
+
+def _held_out(summary: Mapping[str, Any]) -> str:
+    before, after = summary.get("held_out_before"), summary.get("held_out_after")
+    if not before or not after:
+        return ""
+    lines = [f"{'held-out, nats a token':<24}{'before':>8}  {'after':>8}"]
+    for name, key in (("JSD", "jsd"), ("cross-entropy", "cross_entropy")):
+        change = f"  {after[key] / before[key] - 1:+.0%}" if before[key] else ""
+        lines.append(f"{name:<24}{before[key]:>8.4f}  {after[key]:>8.4f}{change}")
+    return "\n".join(lines)
+
+
+def _samples(samples: Mapping[str, Mapping[str, str]], width: int) -> str:
+    """One prompt, and what each model answers."""
+    if not samples:
+        return ""
+    prompt = next(iter(samples.values()))["prompt"]
+    texts = {"prompt": prompt} | {
+        str(role): samples[role]["completion"] for role in Role if role in samples
+    }
+    return "\n".join(
+        wrap(f"{label:<{_LABEL_WIDTH}}", _printable(text)[:_LONGEST_SAMPLE], width)
+        for label, text in texts.items()
+    )
+
+
+def _printable(text: str) -> str:
+    """What a model wrote, without what would steer the terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
+    ).strip()

@@ -1,0 +1,75 @@
+"""The outline of a run plan: every decision, the memory table and the steps, in plain text."""
+
+from collections.abc import Iterator
+
+from gkdplan.report import words
+from gkdplan.report.memory import memory_tables, unit_of
+from gkdplan.report.step_words import sentence, verb
+from gkdplan.report.wrapping import wrap
+from gkdplan.runplan.model import RunPlan
+from gkdplan.units import format_count
+
+_LABEL_WIDTH = 12
+
+
+def outline(run_plan: RunPlan, width: int = 80) -> str:
+    """What a person reviews before a run; no line is wider than `width`, whatever the names."""
+    parts = (header(run_plan, width), *decisions(run_plan, width))
+    return "\n".join(
+        ["\n".join(parts), "", memory_tables(run_plan, width), "", step_list(run_plan, width)]
+    )
+
+
+def header(run_plan: RunPlan, width: int = 80) -> str:
+    """Name, devices and verdict: `fits: peak 61.3 of 80.0 GiB in student`."""
+    ledger, unit = run_plan.ledger, unit_of(run_plan)
+    peak, budget = unit.format(ledger.peak_bytes), unit.format(ledger.budget_bytes)
+    verdict = f"{ledger.verdict}: peak {peak} of {budget} {unit.name} in {ledger.peak_phase}"
+    parts = [run_plan.name, words.devices(run_plan.layout), verdict]
+    line = "    ".join(parts)
+    return line if len(line) <= width else "\n".join(wrap("", part, width) for part in parts)
+
+
+def decisions(run_plan: RunPlan, width: int) -> Iterator[str]:
+    """One labelled line or more a decision."""
+    for label, text in labelled(run_plan):
+        yield wrap(label.ljust(_LABEL_WIDTH), text, width)
+
+
+def labelled(run_plan: RunPlan) -> list[tuple[str, str]]:
+    """(label, sentence) of every decision but memory and steps."""
+    models, layout = run_plan.models, run_plan.layout
+    student, teacher = models.student, models.teacher
+    names = [words.short_name(student), words.short_name(teacher)]
+    counts = [format_count(student.num_parameters), format_count(teacher.num_parameters)]
+    name_width, count_width = max(map(len, names)), max(map(len, counts))
+    about = [words.origin_of_student(student), words.residence_of_teacher(teacher)]
+    model_lines = [
+        f"{name:<{name_width}}  {count:>{count_width}}  {model.dtype}  {text}"
+        for name, count, model, text in zip(names, counts, (student, teacher), about, strict=True)
+    ]
+    return [
+        ("student", model_lines[0]),
+        ("teacher", model_lines[1]),
+        ("layout", words.layout(layout)),
+        ("vocabulary", words.vocabulary(run_plan)),
+        (
+            "loss",
+            f"{words.loss_formula(run_plan.objective)}; {words.normaliser(run_plan.objective)}",
+        ),
+        ("payload", words.payload(run_plan.objective)),
+        ("source", words.sources(run_plan)),
+        ("sampling", words.sampling(run_plan)),
+        ("data", words.data(run_plan)),
+        ("batch", words.batch(run_plan)),
+        ("optimizer", words.optimizer(run_plan)),
+        ("run", words.training(run_plan)),
+    ]
+
+
+def step_list(run_plan: RunPlan, width: int = 80) -> str:
+    """The numbered steps of one global batch."""
+    lines = [wrap("steps of a global batch: ", words.batch(run_plan), width)]
+    for number, step in enumerate(run_plan.steps, start=1):
+        lines.append(wrap(f"{number:2d} {verb(step):<10}  ", sentence(step), width))
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""What a run left behind in its directory, read for the report."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runplan.codec import decode
+from gkdplan.runplan.model import RunPlan
+from gkdplan.vocab import Phase, Source
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step's line of metrics.jsonl; `loss` in nats a token, `seconds` by phase."""
+
+    step: int
+    loss: float
+    source: Source
+    seconds: Mapping[str, float]
+    peak_bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Held-out figures after `step` steps, in nats a token."""
+
+    step: int
+    jsd: float
+    cross_entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled response and the prompt it answers."""
+
+    step: int
+    source: Source
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as far as it came."""
+
+    run_plan: RunPlan
+    steps: tuple[StepRecord, ...]
+    evaluations: tuple[Evaluation, ...]
+    completions: tuple[Completion, ...]
+
+    @property
+    def measured_peak_bytes(self) -> dict[Phase, int]:
+        """The largest measured peak of each phase; only some steps are measured."""
+        peaks: dict[Phase, int] = {}
+        for step in self.steps:
+            for name, num_bytes in step.peak_bytes.items():
+                peaks[Phase(name)] = max(num_bytes, peaks.get(Phase(name), 0))
+        return peaks
+
+    @property
+    def seconds_by_phase(self) -> dict[str, float]:
+        """Seconds of the whole run in each phase."""
+        seconds: dict[str, float] = defaultdict(float)
+        for step in self.steps:
+            for phase, elapsed in step.seconds.items():
+                seconds[phase] += elapsed
+        return dict(seconds)
+
+
+def read_run(directory: Path) -> RunRecord:
+    """The record of a run directory.
+
+    Raises UserError: GK506 where it holds no run, and what `codec.decode` raises for its lock.
+    """
+    lock = directory / "plan.lock.json"
+    if not lock.is_file():
+        help = "name the directory that `gkdplan run` printed, or compile a plan for its report"
+        message = f"`{directory}` holds no run: it has no {lock.name}"
+        raise UserError(error("GK506", message, help=(help,)))
+    metrics = _lines(directory / "metrics.jsonl")
+    return RunRecord(
+        run_plan=decode(lock.read_text(encoding="utf-8"), str(lock)),
+        steps=tuple(_step(line) for line in metrics if "loss" in line),
+        evaluations=tuple(_evaluation(line) for line in metrics if "eval" in line),
+        completions=tuple(_completion(line) for line in _lines(directory / "completions.jsonl")),
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Every whole line; the last one of a run that was stopped may be cut off."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def _step(line: dict[str, Any]) -> StepRecord:
+    return StepRecord(
+        step=line["step"],
+        loss=line["loss"],
+        source=Source(line["source"]),
+        seconds=line["time_s"],
+        peak_bytes=line["peak_bytes"],
+    )
+
+
+def _evaluation(line: dict[str, Any]) -> Evaluation:
+    return Evaluation(line["step"], line["eval"]["jsd"], line["eval"]["cross_entropy"])
+
+
+def _completion(line: dict[str, Any]) -> Completion:
+    return Completion(line["step"], Source(line["source"]), line["prompt"], line["completion"])

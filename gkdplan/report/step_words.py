@@ -1,0 +1,95 @@
+"""Each step as a verb and a sentence: the outline prints what the executor runs."""
+
+from typing import assert_never
+
+from gkdplan.report.words import SOURCE_NAMES, plural
+from gkdplan.runplan.draw import share_of_sources
+from gkdplan.runplan.steps import (
+    Checkpoint,
+    Draw,
+    Evaluate,
+    Generate,
+    Move,
+    OptimizerStep,
+    Step,
+    StudentStep,
+    TeacherForward,
+)
+from gkdplan.units import format_bytes, format_seconds
+from gkdplan.vocab import Tier
+
+_MOVE_VERBS = {
+    (Tier.HOST, Tier.DEVICE): "fetch",
+    (Tier.DROPPED, Tier.DEVICE): "build",
+    (Tier.DEVICE, Tier.HOST): "return",
+    (Tier.DROPPED, Tier.HOST): "build",
+    (Tier.DEVICE, Tier.DROPPED): "drop",
+    (Tier.HOST, Tier.DROPPED): "drop",
+}
+
+
+def verb(step: Step) -> str:
+    """The one word that names a step."""
+    match step:
+        case Draw():
+            return "draw"
+        case Generate():
+            return "generate"
+        case Move():
+            return _MOVE_VERBS[step.from_tier, step.to_tier]
+        case TeacherForward():
+            return "teacher"
+        case StudentStep():
+            return "student"
+        case OptimizerStep():
+            return "optimizer"
+        case Evaluate():
+            return "evaluate"
+        case Checkpoint():
+            return "checkpoint"
+        case _:
+            assert_never(step)
+
+
+def sentence(step: Step) -> str:
+    """What a step does."""
+    match step:
+        case Draw():
+            return draw_rule(step)
+        case Generate():
+            prompts = plural(step.rows_per_rank, "prompt")
+            length = plural(step.max_completion_length, "token")
+            return f"the {step.role} samples {prompts} a rank, at most {length}, if drawn"
+        case Move():
+            cost = f"{format_bytes(step.num_bytes)}, {format_seconds(step.seconds)}"
+            return f"{step.object}, {step.from_tier} -> {step.to_tier}: {cost}"
+        case TeacherForward():
+            kept = f"{step.payload} [{step.max_tokens:,}, {step.width:,}]"
+            return f"{step.num_micro_batches} x forward -> {kept}"
+        case StudentStep():
+            return f"{step.num_micro_batches} x forward, loss, backward"
+        case OptimizerStep():
+            clip = f"gradients clipped at {step.clip_grad:g}" if step.clip_grad else "no clipping"
+            return f"{step.name}, lr {step.schedule}, {clip}"
+        case Evaluate():
+            each = f", each {plural(step.interval, 'step')}" if step.interval else ""
+            rows = plural(step.num_rows, "held-out row")
+            return f"JSD and cross-entropy on {rows}: before step 1{each}, at the end"
+        case Checkpoint():
+            each = f"each {plural(step.interval, 'step')}, " if step.interval else ""
+            return f"student and training state: {each}at the end; {step.keep} newest stay"
+        case _:
+            assert_never(step)
+
+
+def draw_rule(draw: Draw) -> str:
+    """How a number u in [0, 1) picks the source of a step."""
+    present = [(source, share) for source, share in share_of_sources(draw).items() if share > 0]
+    *rest, (last, _) = present
+    if not rest:
+        return f"every step learns from {SOURCE_NAMES[last]}"
+    limit, clauses = 0.0, []
+    for source, share in rest:
+        limit += share
+        clauses.append(f"{SOURCE_NAMES[source]} if u < {limit:g}")
+    return f"u from (seed, step): {', '.join(clauses)}, else {SOURCE_NAMES[last]}"

@@ -1,0 +1,172 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gkdplan.report.memory import memory_report, unit_of
+from gkdplan.report.outline import decisions, header, outline, step_list
+from gkdplan.report.residency import tiers
+from gkdplan.report.words import loss_formula, mixture, sources
+from gkdplan.runplan.draw import source_of_step
+from gkdplan.runplan.model import AxisDegrees, ClassMemory
+from gkdplan.runplan.steps import Draw
+from gkdplan.vocab import Engine, Phase, Source, Tier, Verdict
+
+GOLDEN = Path(__file__).parent / "golden"
+GiB = 2**30
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_outline_is_as_it_was_reviewed(run_plan, width):
+    assert outline(run_plan, width) + "\n" == (GOLDEN / f"outline_{width}.txt").read_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_is_wider_than_the_terminal(run_plan, width):
+    long = replace(
+        run_plan,
+        name="a-plan-whose-name-goes-on-" * 4,
+        training=replace(run_plan.training, output="runs/" + "deep/" * 40),
+        layout=replace(run_plan.layout, student=AxisDegrees(1024, True, 16384)),
+    )
+    lines = [*outline(long, width).splitlines(), *memory_report(long, width).splitlines()]
+    assert max(map(len, lines)) <= width
+    assert all(line == line.rstrip() for line in lines)
+
+
+def text_of(run_plan, width=400) -> dict[str, str]:
+    """Label -> sentence of the outline's decisions, on one line each."""
+    lines = "\n".join(decisions(run_plan, width)).splitlines()
+    return {line[:12].strip(): line[12:] for line in lines}
+
+
+def test_every_derived_value_is_shown(run_plan):
+    derived = replace(
+        run_plan,
+        models=replace(
+            run_plan.models,
+            vocab_size=49150,
+            student=replace(run_plan.models.student, padded_vocab_size=49408),
+        ),
+    )
+    shown = text_of(derived)
+    assert "49,150 ids" in shown["vocabulary"]
+    assert "padded to 49,408, 24,704 a rank" in shown["vocabulary"]  # 49408 / tensor 2
+    assert "data 1" in shown["layout"]
+    assert "effective lmbda 0.4, seq_kd 0.5" in shown["source"]
+    assert shown["batch"] == "8 rows = 2 micro-batches x 4 rows x data 1"
+    assert "2 warmup steps" in shown["optimizer"]
+    assert shown["run"].startswith("24 steps")
+
+
+@pytest.mark.parametrize(
+    ("beta", "formula"),
+    [
+        (0.0, "KL(t||s), forward KL"),
+        (1.0, "KL(s||t), reverse KL"),
+        (0.1, "0.1 KL(t||m) + 0.9 KL(s||m), m = 0.1 t + 0.9 s"),
+    ],
+)
+def test_the_loss_is_spelled_out_for_each_beta(run_plan, beta, formula):
+    assert loss_formula(replace(run_plan.objective, beta=beta)) == formula
+
+
+def test_sources_are_counted_as_the_executor_draws_them(run_plan):
+    drawn = [source_of_step(Draw(42, 0.4, 0.5), step) for step in range(1, 25)]
+    assert mixture(run_plan) == [
+        (Source.STUDENT, 0.4, drawn.count(Source.STUDENT)),
+        (Source.TEACHER, 0.3, drawn.count(Source.TEACHER)),
+        (Source.DATASET, 0.3, drawn.count(Source.DATASET)),
+    ]
+
+
+def test_a_source_that_cannot_occur_is_not_listed(run_plan):
+    off_policy = replace(run_plan.objective, lmbda=0.0, seq_kd=0.0)
+    assert sources(replace(run_plan, objective=off_policy)) == (
+        "dataset responses 100% (24 steps); effective lmbda 0, seq_kd 0"
+    )
+
+
+def test_without_an_engine_nothing_is_said_to_be_sampled(run_plan):
+    silent = replace(run_plan, sampling=replace(run_plan.sampling, engine=Engine.NONE))
+    assert text_of(silent)["sampling"] == "none: no engine"
+
+
+def test_different_layouts_of_the_models_are_both_named(run_plan):
+    apart = replace(run_plan.layout, teacher=AxisDegrees(1, False, 2))
+    assert text_of(replace(run_plan, layout=apart))["layout"] == (
+        "2 ranks: student tensor 2 + sequence, data 1; teacher tensor 1, data 2"
+    )
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_the_verdict_stands_in_the_first_line(run_plan, verdict):
+    judged = replace(run_plan, ledger=replace(run_plan.ledger, verdict=verdict))
+    assert f"{verdict}: peak 2,013.5 of 4,096.0 MiB in student" in header(judged)
+
+
+def table_of(run_plan) -> dict[str, list[str]]:
+    """Row name -> cells of the memory table."""
+    table = memory_report(run_plan, 80).split("\n\n")[0].splitlines()
+    width = len("MiB a rank (ranks 0-1)")
+    return {line[:width].strip(): line[width:].split() for line in table}
+
+
+def test_a_cell_is_bytes_or_host_or_nothing(run_plan):
+    table = table_of(run_plan)
+    assert table["MiB a rank (ranks 0-1)"] == [
+        "generate", "teacher", "student", "optimizer", "checkpoint",
+    ]  # fmt: skip
+    assert table["teacher body"] == ["405.0", "405.0", "host", "host", "host"]
+    assert table["activations"] == ["-", "21.0", "333.5", "-", "-"]  # 333.5 MiB = 333 MiB + 512 KiB
+    # headroom of the student phase: 4096 - (280 + 280 + 560 + 108 + 333.5 + 2 + 450) = 2082.5
+    assert table["peak"][2] == "2,013.5"
+    assert table["headroom"][2] == "2,082.5"
+
+
+def test_a_buffer_too_small_for_a_decimal_is_not_shown_as_nothing(run_plan):
+    (memory,) = run_plan.ledger.classes
+    phase = memory.phases[Phase.TEACHER]
+    tiny = replace(phase, rows={**phase.rows, "payload (hidden)": 100})
+    phases = {**memory.phases, Phase.TEACHER: tiny}
+    ledger = replace(run_plan.ledger, classes=(replace(memory, phases=phases),))
+    assert table_of(replace(run_plan, ledger=ledger))["payload (hidden)"][1] == "<0.1"
+
+
+def test_big_plans_are_told_in_gib(run_plan):
+    assert unit_of(run_plan).name == "MiB"
+    big = replace(run_plan.ledger, peak_bytes=61 * GiB, budget_bytes=80 * GiB)
+    assert "peak 61.0 of 80.0 GiB" in header(replace(run_plan, ledger=big))
+
+
+def test_each_class_of_ranks_has_its_table(run_plan):
+    (memory,) = run_plan.ledger.classes
+    classes = (
+        ClassMemory(((0, 1),), 0, memory.phases),
+        ClassMemory(((1, 2), (4, 8)), 1, memory.phases),
+    )
+    report = memory_report(replace(run_plan, ledger=replace(run_plan.ledger, classes=classes)), 80)
+    assert "MiB a rank (rank 0)" in report
+    assert "MiB a rank (ranks 1, 4-7)" in report
+
+
+def test_an_object_stays_where_its_last_move_left_it(run_plan):
+    assert tiers(run_plan)["teacher body"] == {
+        Phase.GENERATE: Tier.DEVICE,
+        Phase.TEACHER: Tier.DEVICE,
+        Phase.STUDENT: Tier.HOST,
+        Phase.OPTIMIZER: Tier.HOST,
+        Phase.CHECKPOINT: Tier.HOST,
+    }
+
+
+def test_every_step_of_the_plan_is_numbered_in_order(run_plan):
+    lines = step_list(run_plan, 200).splitlines()[1:]
+    assert [line.split()[:2] for line in lines] == [
+        ["1", "draw"], ["2", "fetch"], ["3", "generate"], ["4", "generate"], ["5", "teacher"],
+        ["6", "return"], ["7", "student"], ["8", "optimizer"], ["9", "evaluate"],
+        ["10", "checkpoint"],
+    ]  # fmt: skip
+    # 0.7 = 0.4 + (1 - 0.4) * 0.5
+    assert "student's samples if u < 0.4, teacher's samples if u < 0.7, else dataset" in lines[0]
+    assert "[384, 576]" in lines[4]  # 8 rows of at most 48 response tokens, hidden size 576

@@ -4,12 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gkdplan.shape import ModelShape
-from gkdplan.vocab import Dtype
+from gkdplan.vocab import Dtype, Role
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model as a plan names it: `model` is a directory or a hub id."""
+
+    role: Role
+    model: str
+    revision: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFacts:
-    """What the safetensors headers of a checkpoint say; no tensor is read."""
+    """What the safetensors headers of a checkpoint say; no tensor is read.
+
+    `num_parameters` and `num_bytes` cover the tensors that the shape asks for: neither a second
+    copy of a tied head nor buffers count.
+    """
 
     num_files: int
     num_parameters: int
@@ -48,7 +61,10 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One row of the device table. Bandwidths are bytes/s in one direction, FLOP/s are dense."""
+    """One row of the device table. Bandwidths are bytes/s in one direction, FLOP/s are dense.
+
+    `backend` is torch.distributed's ("gloo", "nccl"). `overhead_bytes` lie outside the allocator.
+    """
 
     key: str
     backend: str
@@ -63,12 +79,18 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One entry of data.train or data.eval: `num_rows` after the `#N` limit."""
+    """One entry of data.train or data.eval; the counts are taken after the `#N` limit.
+
+    Rows without a response are prompts: steps that learn from the dataset cannot use them. Rows
+    with `messages` need a chat template.
+    """
 
     entry: str
     path: str
     limit: int | None
     num_rows: int
+    num_rows_with_response: int
+    num_rows_with_messages: int
     fingerprint: str
 
 

@@ -1,0 +1,149 @@
+"""The entries of data.train and data.eval: "data/alpaca.jsonl", "data/alpaca.jsonl#1000"."""
+
+import os
+from difflib import get_close_matches
+
+from gkdplan.diagnostics import Diagnostic, error, note, warning
+from gkdplan.facts.json_file import UnreadableError
+from gkdplan.facts.model import DataFile
+from gkdplan.facts.survey import Survey, survey_lines, survey_list
+from gkdplan.facts.text import printable
+
+MAX_LIMIT_DIGITS = 15
+MAX_MESSAGE_LENGTH = 240
+FORMS = 'a row is {"messages": [...]}, {"prompt", "completion"} or {"prompt"}'
+
+Findings = tuple[Diagnostic, ...]
+
+
+def read_data_file(entry: str) -> tuple[DataFile | None, Findings]:
+    """One entry's file; None where there is an error. The findings have no path yet.
+
+    .jsonl holds one row a line (blank lines do not count), .json one list. The fingerprint is the
+    sha256 of the whole file. GK460: the file cannot be read; GK461: a bad `#N`; GK462: no rows;
+    GK463: a row cannot be used; GK464: another format; GK465, a warning: fewer rows than `#N`;
+    GK466, a note: only the first rows were checked; GK590: a format of a later version.
+    """
+    path, suffix = _split(entry)
+    limit = _limit(suffix)
+    if suffix is not None and limit is None:
+        return None, (_bad_limit(path, suffix),)
+    extension = os.path.splitext(path)[1].lower()
+    if extension not in (".jsonl", ".json"):
+        return None, (_other_format(path, extension),)
+    try:
+        survey = (survey_lines if extension == ".jsonl" else survey_list)(path, limit)
+    except UnreadableError as failure:
+        return None, (_unreadable(path, failure),)
+    if survey.faults:
+        return None, (_unusable_rows(survey),)
+    if survey.num_rows == 0:
+        return None, (error("GK462", f"{printable(path)} holds no rows"),)
+    return _conclude(survey, entry, path, limit)
+
+
+def _conclude(
+    survey: Survey, entry: str, path: str, limit: int | None
+) -> tuple[DataFile, Findings]:
+    """What all checked rows have, the unchecked ones are taken to have too."""
+    num_taken = min(limit or survey.num_rows, survey.num_rows)
+    num_unchecked = num_taken - survey.num_checked
+
+    def of_all(num_found: int) -> int:
+        return num_taken if num_found == survey.num_checked else num_found
+
+    findings: list[Diagnostic] = []
+    if limit is not None and limit > survey.num_rows:
+        findings.append(_fewer_rows(path, limit, survey.num_rows))
+    if num_unchecked:
+        findings.append(_partly_checked(path, survey, num_unchecked))
+    file = DataFile(
+        entry=entry,
+        path=path,
+        limit=limit,
+        num_rows=num_taken,
+        num_rows_with_response=of_all(survey.num_responses),
+        num_rows_with_messages=of_all(survey.num_conversations),
+        fingerprint=survey.fingerprint,
+    )
+    return file, tuple(findings)
+
+
+def _split(entry: str) -> tuple[str, str | None]:
+    """The path and what follows the last `#`; a `#` inside a directory's name is part of it."""
+    path, mark, suffix = entry.rpartition("#")
+    return (path, suffix) if mark and "/" not in suffix else (entry, None)
+
+
+def _limit(suffix: str | None) -> int | None:
+    """The number of rows to take, or None where the suffix is no number from 1."""
+    is_number = suffix is not None and suffix.isascii() and suffix.isdigit()
+    if suffix is None or not is_number or len(suffix) > MAX_LIMIT_DIGITS:
+        return None
+    return int(suffix) or None
+
+
+def _bad_limit(path: str, suffix: str) -> Diagnostic:
+    return error(
+        "GK461",
+        f"`#{printable(suffix)}` is not a number of rows from 1",
+        help=(
+            f'write "{printable(path)}#1000" for the first 1,000 rows, or leave `#` out for all',
+        ),
+    )
+
+
+def _other_format(path: str, extension: str) -> Diagnostic:
+    if extension == ".parquet":
+        return error(
+            "GK590",
+            f"{printable(path)}: Parquet is not yet available in gkdplan 0.1.0",
+            help=("convert the file to .jsonl, one row a line",),
+        )
+    return error(
+        "GK464",
+        f"{printable(path)} is in no known format of rows",
+        notes=("known extensions: .jsonl (one row a line) and .json (one list)",),
+    )
+
+
+def _unreadable(path: str, failure: UnreadableError) -> Diagnostic:
+    help: tuple[str, ...] = ()
+    if not os.path.lexists(path):
+        help = tuple(f'did you mean "{printable(near)}"?' for near in _nearest_files(path))
+    elif path.lower().endswith(".json"):
+        help = ("a file with one row a line is named .jsonl",)
+    return error("GK460", f"the data file {printable(path)} {failure}", help=help)
+
+
+def _nearest_files(path: str) -> list[str]:
+    directory, name = os.path.split(path)
+    try:
+        siblings = os.listdir(directory or ".")
+    except (OSError, ValueError):
+        return []
+    return [os.path.join(directory, near) for near in get_close_matches(name, siblings, n=1)]
+
+
+def _fewer_rows(path: str, limit: int, num_rows: int) -> Diagnostic:
+    return warning(
+        "GK465",
+        f"{printable(path)} holds {num_rows:,} rows, and {limit:,} are asked for",
+        help=(f"write `#{num_rows}`, or leave it out",),
+    )
+
+
+def _partly_checked(path: str, survey: Survey, num_others: int) -> Diagnostic:
+    are_alike = survey.num_responses in (0, survey.num_checked)
+    taken = "are taken to be like them" if are_alike else "are taken to have no response"
+    return note(
+        "GK466",
+        f"only the first {survey.num_checked:,} rows of {printable(path)} were checked: the other "
+        f"{num_others:,} {taken}",
+    )
+
+
+def _unusable_rows(survey: Survey) -> Diagnostic:
+    count = f"{len(survey.faults):,} of {survey.num_checked:,} checked rows cannot be used"
+    first = printable(survey.faults[0], MAX_MESSAGE_LENGTH)
+    return error("GK463", first, notes=(count,), help=(FORMS,))

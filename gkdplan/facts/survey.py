@@ -1,0 +1,117 @@
+"""What a file of rows holds: how many rows, how many with a response, which cannot be used.
+
+A row is an object with `messages` (a list of {"role", "content"}), or with `prompt` and perhaps
+`completion`; where it has both, `messages` is the row. A row whose messages do not end with the
+assistant's turn, or that has no completion, is a prompt, for a model to answer.
+"""
+
+import os
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from itertools import islice
+
+from gkdplan.facts.json_file import UnreadableError, opened, parse, read_bytes
+from gkdplan.facts.text import shown
+
+FULL_CHECK_BYTES = 8 * 2**20
+"""Up to this size every row of a .jsonl file is checked, beyond it the first NUM_CHECKED_ROWS."""
+NUM_CHECKED_ROWS = 1000
+MAX_LINE_BYTES = 64 * 2**20
+MAX_LIST_BYTES = 512 * 2**20
+
+
+@dataclass(slots=True)
+class Survey:
+    """`num_rows` of the whole file, its sha256, and what its checked rows are.
+
+    A fault is a sentence that starts with the row's place.
+    """
+
+    fingerprint: str = ""
+    num_rows: int = 0
+    num_checked: int = 0
+    num_responses: int = 0
+    num_conversations: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def check(self, place: str, row: object) -> None:
+        """Count a row as one with a response, a prompt, or one that cannot be used."""
+        self.num_checked += 1
+        try:
+            self.num_responses += _has_response(row)
+            self.num_conversations += isinstance(row, dict) and "messages" in row
+        except UnreadableError as failure:
+            self.faults.append(f"{place} holds a row that {failure}")
+
+    def check_line(self, path: str, number: int, line: bytes) -> None:
+        """The same for the row on one line of a file."""
+        try:
+            row = parse(line, first_line=number)
+        except UnreadableError as failure:
+            self.num_checked += 1
+            self.faults.append(f"{path}:{number} {failure}")
+        else:
+            self.check(f"{path}:{number}", row)
+
+
+def survey_lines(path: str, limit: int | None) -> Survey:
+    """A .jsonl file: one row a line, blank lines do not count; rows past `limit` are not checked.
+
+    Raises UnreadableError.
+    """
+    survey, digest = Survey(), sha256()
+    with opened(path) as file:
+        is_small = os.fstat(file.fileno()).st_size <= FULL_CHECK_BYTES
+        num_to_check = min(limit or sys.maxsize, sys.maxsize if is_small else NUM_CHECKED_ROWS)
+        for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                raise UnreadableError(f"has more than {MAX_LINE_BYTES:,} bytes on line {number}")
+            digest.update(line)
+            if not line.strip():
+                continue
+            survey.num_rows += 1
+            if survey.num_rows <= num_to_check:
+                survey.check_line(path, number, line)
+    survey.fingerprint = digest.hexdigest()
+    return survey
+
+
+def survey_list(path: str, limit: int | None) -> Survey:
+    """A .json file: one list of rows. Raises UnreadableError."""
+    text = read_bytes(path, MAX_LIST_BYTES)
+    rows = parse(text)
+    if not isinstance(rows, list):
+        raise UnreadableError("does not hold one list of rows")
+    survey = Survey(fingerprint=sha256(text).hexdigest(), num_rows=len(rows))
+    for number, row in enumerate(islice(rows, limit), start=1):
+        survey.check(f"{path}, row {number},", row)
+    return survey
+
+
+def _has_response(row: object) -> bool:
+    """Raises UnreadableError where the row is none of the forms."""
+    if not isinstance(row, dict):
+        raise UnreadableError("is not an object")
+    if "messages" in row:
+        return _ends_with_answer(row["messages"])
+    if not isinstance(row.get("prompt"), str):
+        raise UnreadableError("has neither `messages` nor a `prompt` of text")
+    completion = row.get("completion")
+    if completion is not None and not isinstance(completion, str):
+        raise UnreadableError(f"has {shown(completion)} as its `completion`, not text")
+    return completion is not None
+
+
+def _ends_with_answer(messages: object) -> bool:
+    if not isinstance(messages, list) or not messages:
+        raise UnreadableError("has no list of turns as its `messages`")
+    for turn in messages:
+        texts = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None,)
+        if not all(isinstance(text, str) for text in texts):
+            raise UnreadableError("has a turn without `role` and `content` of text")
+    is_answer: bool = messages[-1]["role"] == "assistant"
+    if is_answer and len(messages) == 1:
+        raise UnreadableError("has no turn before the assistant's")
+    return is_answer

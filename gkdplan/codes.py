@@ -123,6 +123,151 @@ CODES: dict[str, Code] = {
         "Without its memory nothing can be said to fit.",
         "Use a device of the table; `cluster.memory_limit` narrows its budget.",
     ),
+    "GK201": Code(
+        "ranks that do not divide into tensor groups",
+        "Every rank belongs to exactly one tensor group, so the degree divides their number.",
+        "Set `parallel.tensor` to a divisor of num_nodes x devices_per_node.",
+    ),
+    "GK202": Code(
+        "attention heads that a tensor degree does not divide",
+        "Megatron gives every rank of a tensor group the same number of whole heads.",
+        "Set `parallel.tensor` to one of the degrees shown.",
+    ),
+    "GK203": Code(
+        "kv heads that a tensor degree does not divide",
+        "A rank owns whole kv heads; ranks may share one only if each head has as many ranks.",
+        "Set `parallel.tensor` to one of the degrees shown.",
+    ),
+    "GK204": Code(
+        "an ffn width that a tensor degree does not divide",
+        "Megatron cuts the gated MLP into equal shares.",
+        "Set `parallel.tensor` to one of the degrees shown.",
+    ),
+    "GK205": Code(
+        "sequence parallelism without a tensor axis",
+        "It divides tokens over the tensor axis; with one rank there is nothing to divide.",
+        "Remove `sequence`, or raise `tensor`; left out, it follows the tensor axis.",
+    ),
+    "GK206": Code(
+        "kept layers that a student cannot be made of",
+        "The student is built from the named layers of a checkpoint, in its order.",
+        "Name layers from 0 to the depth less one, rising, each once.",
+    ),
+    "GK207": Code(
+        "a tensor group that spans nodes",
+        "Its ranks exchange data in every layer, and the network between nodes is far slower.",
+        "Choose a tensor degree that divides the devices of a node.",
+    ),
+    "GK301": Code(
+        "a plan that does not fit",
+        "The run would end in an out-of-memory error, perhaps after hours.",
+        "Take one of the edits shown; each was priced before it was named.",
+    ),
+    "GK302": Code(
+        "a plan that fits only just",
+        "Above 80% of the memory, fragmentation decides whether a run survives.",
+        "Lower `batch.micro`, shorten rows, or offload the teacher, for some headroom.",
+    ),
+    "GK303": Code(
+        "host memory too small for what is offloaded",
+        "Offloaded weights stay in the host's pinned memory for the whole run.",
+        "Keep the teacher on the device, or use fewer ranks on a node.",
+    ),
+    "GK304": Code(
+        "a memory limit that is no budget",
+        "The verdict compares the peak with it.",
+        'Write a size with a binary unit, such as "2 GiB", within the device\'s memory.',
+    ),
+    "GK401": Code(
+        "a teacher with other token ids",
+        "The loss compares the two distributions id by id: an id must be one token on both sides.",
+        "Take a teacher and a student with the same tokenizer.",
+    ),
+    "GK402": Code(
+        "different end-of-text tokens",
+        "Responses end with the student's, to which the teacher may give little probability.",
+        "Align the `eos_token` of the two tokenizers, or accept the student's.",
+    ),
+    "GK403": Code(
+        "different chat templates",
+        "Both models read prompts rendered by the student's template; the teacher may not know it.",
+        "Give the student the teacher's template, or accept the student's.",
+    ),
+    "GK404": Code(
+        "rows of messages without a chat template",
+        "The student's template decides how turns become text; there is no honest default.",
+        "Write the rows as `prompt` and `completion`, or use a student with a chat template.",
+    ),
+    "GK405": Code(
+        "a vocabulary that is not known",
+        "The true number of tokens is the tokenizer's; without one the embedding's rows are taken.",
+        "Place tokenizer.json beside config.json to have it checked.",
+    ),
+    "GK410": Code(
+        "a beta close to an end but not at it",
+        "The divergence vanishes towards 0 and 1, and so does the gradient; the ends are KL terms.",
+        "Set beta to exactly 0 or 1, or away from them.",
+    ),
+    "GK411": Code(
+        "sampling asked for without an engine",
+        "Steps that should learn from samples would learn from the dataset instead.",
+        'Set `generation.engine` to "megatron", or `lmbda` and `seq_kd` to 0.',
+    ),
+    "GK412": Code(
+        "dataset steps on rows without a response",
+        "Such a step has no tokens to learn from.",
+        "Give the rows responses, or let every step learn from samples.",
+    ),
+    "GK413": Code(
+        "evaluation rows without a response",
+        "Held-out loss is measured on the dataset's responses.",
+        "Give the rows responses, or leave the file out of `data.eval`.",
+    ),
+    "GK420": Code(
+        "a global batch that does not divide",
+        "It is made of whole micro-batches on every data rank.",
+        "Set `batch.global` to a multiple of micro x data ranks, as shown.",
+    ),
+    "GK421": Code(
+        "fewer rows than one global batch",
+        "An epoch is made of whole global batches, so it would have no step.",
+        "Lower `batch.global` or add rows.",
+    ),
+    "GK422": Code(
+        "rows left out of every epoch",
+        "Only whole global batches are used; which rows are left changes with the shuffle.",
+        "Nothing, or choose a `batch.global` that divides the rows.",
+    ),
+    "GK423": Code(
+        "steps and epochs both given",
+        "Both say how long the run is, and they may disagree.",
+        "Remove one of them.",
+    ),
+    "GK424": Code(
+        "a final learning rate above the top",
+        "The schedule falls from `lr` to `min_lr`.",
+        "Set `min_lr` to at most `lr`.",
+    ),
+    "GK425": Code(
+        "a warm-up as long as the run",
+        "The rate would only rise, and reach its top when the run ends.",
+        "Lower `warmup_fraction`.",
+    ),
+    "GK426": Code(
+        "rows longer than a model's positions",
+        "A model has not learnt positions past `max_position_embeddings`.",
+        "Lower `data.max_length` or `generation.max_completion_length`.",
+    ),
+    "GK427": Code(
+        "bf16 on a cpu",
+        "Without bf16 instructions it is computed by way of fp32: slower, and less exact.",
+        'Set `student.dtype` to "fp32" on a cpu.',
+    ),
+    "GK430": Code(
+        "a key without effect",
+        "Something was asked for that nothing in this plan reads.",
+        "Remove the key, or set what would make it count.",
+    ),
     "GK460": Code(
         "a data file that cannot be read",
         "There is nothing to learn from.",
@@ -252,5 +397,10 @@ CODES: dict[str, Code] = {
         "a directory that holds no run",
         "A report shows what a run left behind: its lock and its metrics.",
         "Name the directory that `gkdplan run` printed as it ended.",
+    ),
+    "GK590": Code(
+        "a feature that is not yet available",
+        "The vocabulary knows it, this version cannot run it, and ignoring it would be a lie.",
+        "Use one of the values shown, or a later version of gkdplan.",
     ),
 }

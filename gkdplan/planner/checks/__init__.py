@@ -1,0 +1,1 @@
+"""Rules that a plan keeps: pure generators of findings, none of which raises or mutates."""

@@ -1,0 +1,125 @@
+"""What the vocabulary can say and this version cannot do yet: refused by name, never ignored."""
+
+from collections.abc import Callable, Iterator
+
+from gkdplan import __version__
+from gkdplan.diagnostics import Severity
+from gkdplan.facts.model import Facts
+from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.planner.layout import axis_degrees, teacher_parallel, world_size_of
+from gkdplan.spec.plan import Parallel, Plan
+from gkdplan.vocab import Engine
+
+Value = Callable[[Plan], object]
+
+_AXES = (
+    "pipeline",
+    "virtual_pipeline",
+    "first_stage_layers",
+    "last_stage_layers",
+    "context",
+    "expert",
+    "expert_tensor",
+)
+_AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
+    "student.tuning": (lambda plan: plan.student.tuning, ("full",)),
+    "student.lora": (lambda plan: plan.student.lora, (None,)),
+    "student.recompute.granularity": (lambda plan: plan.student.recompute.granularity, ("none",)),
+    "teacher.server": (lambda plan: plan.teacher.server, (None,)),
+    "distill.payload": (lambda plan: plan.distill.payload, ("auto", "hidden", "logits")),
+    "distill.top_k": (lambda plan: plan.distill.top_k, (None,)),
+    "distill.sft_alpha": (lambda plan: plan.distill.sft_alpha, (0.0,)),
+    "generation.engine": (lambda plan: plan.generation.engine, (Engine.MEGATRON, Engine.NONE)),
+    "generation.mode": (lambda plan: plan.generation.mode, ("colocate",)),
+    "generation.server_url": (lambda plan: plan.generation.server_url, (None,)),
+    "generation.tensor": (lambda plan: plan.generation.tensor, (None,)),
+    "generation.sleep_level": (lambda plan: plan.generation.sleep_level, (0,)),
+    "optimizer.offload": (lambda plan: plan.optimizer.offload, ("none",)),
+}
+"""Key -> its value in a plan, and the values that this version can run."""
+
+
+@rule("GK590")
+def feature_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Every value that this version would have to ignore."""
+    yield from _unavailable_axes("student.parallel", plan.student.parallel)
+    if plan.teacher.parallel is not None:
+        yield from _unavailable_axes("teacher.parallel", plan.teacher.parallel)
+        yield from _other_teacher_layout(plan)
+    for path, (value_of, available) in _AVAILABLE.items():
+        value = value_of(plan)
+        if value not in available:
+            yield _not_yet(path, value)
+    for index, logger in enumerate(plan.run.loggers):
+        if logger != "tensorboard":
+            yield _not_yet(f"run.loggers[{index}]", logger)
+
+
+@rule("GK430", Severity.WARNING)
+def keys_have_an_effect(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A key that was written and that nothing reads."""
+    recompute, generation = plan.student.recompute, plan.generation
+    if recompute.granularity == "none":
+        for key in sorted(recompute.model_fields_set - {"granularity"}):
+            yield _without_effect(f"student.recompute.{key}", '`granularity` is "none"')
+    is_written = "gpu_memory_utilization" in generation.model_fields_set
+    if is_written and generation.engine is not Engine.VLLM:
+        yield _without_effect("generation.gpu_memory_utilization", "it is a share for vllm")
+    if plan.run.eval_interval and not facts.eval:
+        yield _without_effect("run.eval_interval", "`data.eval` names no rows")
+
+
+RULES = (feature_is_available, keys_have_an_effect)
+
+
+def _unavailable_axes(table: str, parallel: Parallel) -> Iterator[Finding]:
+    for axis in _AXES:
+        value = getattr(parallel, axis)
+        if value not in (1, None):
+            yield _not_yet(f"{table}.{axis}", value)
+
+
+def _other_teacher_layout(plan: Plan) -> Iterator[Finding]:
+    world_size = world_size_of(plan.cluster)
+    student = axis_degrees(plan.student.parallel, world_size)
+    teacher = axis_degrees(teacher_parallel(plan), world_size)
+    if student != teacher:
+        yield Finding(
+            f"a teacher with a layout of its own is not yet available in gkdplan {__version__}",
+            "teacher.parallel",
+            label=f"the student has tensor degree {student.tensor}"
+            + (" and sequence parallelism" if student.sequence else ""),
+            help=("remove `teacher.parallel`: left out, it is the student's",),
+        )
+
+
+def _not_yet(path: str, value: object) -> Finding:
+    return Finding(
+        f"`{path} = {_toml(value)}` is not yet available in gkdplan {__version__}",
+        path,
+        label="not yet available",
+        help=_instead(path),
+    )
+
+
+def _without_effect(path: str, why: str) -> Finding:
+    return Finding(
+        f"`{path}` has no effect: {why}", path, label="nothing reads it", help=("remove it",)
+    )
+
+
+def _instead(path: str) -> tuple[str, ...]:
+    """The values of the key that can run, or its removal."""
+    _, available = _AVAILABLE.get(path, (None, (None,)))
+    values = [_toml(value) for value in available if value is not None]
+    return (f"set it to {' or '.join(values)}",) if values else ("remove it",)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str):
+        return f'"{value}"'
+    return "..."

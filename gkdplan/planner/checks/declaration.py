@@ -1,0 +1,20 @@
+"""All rules over the plan and the facts, before anything is computed from them."""
+
+from gkdplan.diagnostics import Diagnostic
+from gkdplan.facts.model import Facts
+from gkdplan.planner.checks import availability, distillation, fit, layout, schedule, tokens
+from gkdplan.spec.plan import Plan
+
+RULES = (
+    *layout.RULES,
+    *fit.RULES,
+    *tokens.RULES,
+    *distillation.RULES,
+    *schedule.RULES,
+    *availability.RULES,
+)
+
+
+def check_declaration(plan: Plan, facts: Facts) -> tuple[Diagnostic, ...]:
+    """The findings of every rule, all at once."""
+    return tuple(finding for rule in RULES for finding in rule(plan, facts))

@@ -1,0 +1,92 @@
+"""Rules of the objective and of where responses come from."""
+
+from collections.abc import Iterator
+
+from gkdplan.diagnostics import Severity
+from gkdplan.facts.model import DataFile, Facts
+from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.planner.draft import effective_mix
+from gkdplan.runplan.draw import share_of_sources
+from gkdplan.runplan.steps import Draw
+from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Engine, Source
+
+NEAR_END = 0.01
+
+
+@rule("GK410", Severity.WARNING)
+def beta_is_not_near_an_end(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The divergence vanishes towards both ends; the KL divergences at them are other cases."""
+    beta = plan.distill.beta
+    for end, name in ((0.0, "forward KL"), (1.0, "reverse KL")):
+        if 0 < abs(beta - end) < NEAR_END:
+            yield Finding(
+                f"`distill.beta` {beta:g} is near {end:g} but not at it",
+                "distill.beta",
+                label="the divergence and its gradient are almost zero here",
+                notes=(f"{end:g} itself is the {name}, which is not the limit of what lies near",),
+                help=(f"set `distill.beta` to {end:g} for the {name}, or away from the end",),
+            )
+
+
+@rule("GK411", Severity.WARNING)
+def samples_have_an_engine(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Without an engine nothing is sampled, so every step learns from the dataset."""
+    if plan.generation.engine is not Engine.NONE:
+        return
+    for key, value in (("lmbda", plan.distill.lmbda), ("seq_kd", float(plan.distill.seq_kd))):
+        if value > 0:
+            yield Finding(
+                f"`distill.{key}` {value:g} has no engine to sample with: every step learns from "
+                "the dataset",
+                f"distill.{key}",
+                label="its effective value is 0",
+                help=(f'set `generation.engine` to "megatron", or `distill.{key}` to 0',),
+            )
+
+
+@rule("GK412")
+def dataset_steps_have_responses(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A step that learns from the dataset needs the response of every one of its rows."""
+    lmbda, seq_kd = effective_mix(plan)
+    share = share_of_sources(Draw(plan.run.seed, lmbda, seq_kd))[Source.DATASET]
+    if share <= 0:
+        return
+    for index, file in enumerate(facts.train):
+        if file.num_rows_with_response < file.num_rows:
+            yield Finding(
+                f"{_num_prompts(file)} of {file.path} have no response, and {share:.0%} of the "
+                "steps learn from the dataset",
+                f"data.train[{index}]",
+                label="such a step has nothing to learn from these rows",
+                notes=(f"effective lmbda = {lmbda:g}, seq_kd = {seq_kd:g}",),
+                help=(
+                    "set `distill.lmbda` or `distill.seq_kd` to 1, with `generation.engine` "
+                    '"megatron", or give the rows responses',
+                ),
+            )
+
+
+@rule("GK413")
+def eval_rows_have_responses(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Held-out loss is measured on the dataset's own responses."""
+    for index, file in enumerate(facts.eval):
+        if file.num_rows_with_response < file.num_rows:
+            yield Finding(
+                f"{_num_prompts(file)} of {file.path} have no response",
+                f"data.eval[{index}]",
+                label="evaluation measures the loss on responses",
+                help=("give the rows responses, or leave the file out",),
+            )
+
+
+RULES = (
+    beta_is_not_near_an_end,
+    samples_have_an_engine,
+    dataset_steps_have_responses,
+    eval_rows_have_responses,
+)
+
+
+def _num_prompts(file: DataFile) -> str:
+    return f"{file.num_rows - file.num_rows_with_response:,} of {file.num_rows:,} rows"

@@ -1,0 +1,156 @@
+"""Rules of the schedule: batches, rows, steps, learning rates and lengths."""
+
+from collections.abc import Iterator
+from math import ceil
+
+from gkdplan.diagnostics import Severity
+from gkdplan.facts.model import Facts
+from gkdplan.planner.checks.rule import Finding, one_of, rule
+from gkdplan.planner.draft import num_steps, num_train_rows
+from gkdplan.planner.layout import world_size_of
+from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Dtype
+
+LARGEST_MICRO = 4096
+"""Rows; no device works on more at one time."""
+
+
+@rule("GK420")
+def global_batch_divides(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """global % (micro x data) (megatron/core/num_microbatches_calculator.py)."""
+    data = max(1, world_size_of(plan.cluster) // plan.student.parallel.tensor)
+    micro, rows = plan.batch.micro, plan.batch.global_
+    if rows % (micro * data):
+        whole = rows // (micro * data)
+        globals_ = (n * micro * data for n in (whole, whole + 1) if n)
+        yield Finding(
+            f"a global batch of {rows:,} rows is not divisible by {micro * data:,}",
+            "batch.global",
+            label=f"micro-batches of {micro:,} x {data:,} data ranks",
+            help=(
+                f"set `batch.global` to {one_of(globals_)}",
+                *(f"set `batch.micro` to {m}" for m in _nearest_micro(micro, rows, data)),
+            ),
+        )
+
+
+@rule("GK421")
+def rows_fill_a_global_batch(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """An epoch is made of whole global batches, so it needs the rows of one at least."""
+    rows = num_train_rows(facts)
+    if rows < plan.batch.global_:
+        yield Finding(
+            f"{rows:,} rows do not fill a global batch of {plan.batch.global_:,}",
+            "batch.global",
+            label="no step could run",
+            notes=tuple(f"{file.num_rows:,} rows in {file.path}" for file in facts.train),
+            help=(f"set `batch.global` to {rows:,} or less, or add rows",),
+        )
+
+
+@rule("GK422", Severity.NOTE)
+def rows_are_left_over(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The rows after the last whole global batch of an epoch are not used in that epoch."""
+    rows, size = num_train_rows(facts), plan.batch.global_
+    if rows >= size and rows % size:
+        yield Finding(
+            f"{rows % size:,} of {rows:,} rows are left out of every epoch: they fill no global "
+            f"batch of {size:,}",
+            "batch.global",
+        )
+
+
+@rule("GK423")
+def steps_and_epochs_are_alternatives(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Both say how long a run is."""
+    if plan.run.steps is not None and plan.run.epochs is not None:
+        yield Finding(
+            "`run.steps` and `run.epochs` both say how long the run is",
+            "run.epochs",
+            label=f"`run.steps` says {plan.run.steps:,} already",
+            help=("remove one of them",),
+        )
+
+
+@rule("GK424")
+def rate_does_not_end_above_its_top(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The rate falls from lr to min_lr."""
+    optimizer = plan.optimizer
+    if optimizer.min_lr > optimizer.lr:
+        yield Finding(
+            f"`optimizer.min_lr` {optimizer.min_lr:g} is above `optimizer.lr` {optimizer.lr:g}",
+            "optimizer.min_lr",
+            label="the rate would end above its top",
+            help=(f"set `optimizer.min_lr` to at most {optimizer.lr:g}",),
+        )
+
+
+@rule("GK425", Severity.WARNING)
+def warmup_ends_before_the_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A warm-up as long as the run never reaches the schedule's fall."""
+    total = num_steps(plan, facts)
+    warmup = ceil(plan.optimizer.warmup_fraction * total)
+    if total and warmup >= total:
+        yield Finding(
+            f"the warm-up takes all {total:,} steps",
+            "optimizer.warmup_fraction",
+            label=f"the rate reaches {plan.optimizer.lr:g} only at the last step",
+        )
+
+
+@rule("GK426")
+def rows_fit_positions(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Neither model has seen positions past max_position_embeddings."""
+    prompt, response = plan.data.max_length, plan.generation.max_completion_length
+    for model in (facts.student, facts.teacher):
+        positions = model.shape.max_position_embeddings
+        if prompt + response > positions:
+            help = [
+                f"set `{key}` to at most {positions - other:,}"
+                for key, other in (
+                    ("data.max_length", response),
+                    ("generation.max_completion_length", prompt),
+                )
+                if positions > other
+            ]
+            yield Finding(
+                f"rows of {prompt + response:,} tokens exceed the {positions:,} positions of "
+                f"{model.name}",
+                "data.max_length",
+                label=f"{prompt:,} of the prompt and {response:,} of the response",
+                notes=(f"max_position_embeddings = {positions:,}, from {model.origin}",),
+                help=tuple(help),
+            )
+
+
+@rule("GK427", Severity.WARNING)
+def bf16_is_slow_on_a_cpu(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """CPUs compute bf16 by way of fp32, unless they have instructions for it."""
+    if facts.device.backend == "gloo" and plan.student.dtype is Dtype.BF16:
+        yield Finding(
+            "bf16 on a cpu is slower than fp32 and less exact",
+            "student.dtype",
+            label="left out, it is bf16",
+            help=('set `student.dtype` to "fp32"',),
+        )
+
+
+RULES = (
+    global_batch_divides,
+    rows_fill_a_global_batch,
+    rows_are_left_over,
+    steps_and_epochs_are_alternatives,
+    rate_does_not_end_above_its_top,
+    warmup_ends_before_the_run,
+    rows_fit_positions,
+    bf16_is_slow_on_a_cpu,
+)
+
+
+def _nearest_micro(micro: int, rows: int, data: int) -> tuple[int, ...]:
+    """The largest micro-batch of at most `micro` rows that divides a rank's rows, if any."""
+    rows_per_rank = rows // data
+    if rows % data:
+        return ()
+    largest = min(micro, rows_per_rank, LARGEST_MICRO)
+    return (next(m for m in range(largest, 0, -1) if rows_per_rank % m == 0),)

@@ -1,0 +1,251 @@
+"""What plan and facts decide before memory is priced: the nouns of a run plan but its ledger."""
+
+import math
+from dataclasses import dataclass
+
+from gkdplan.facts.model import DataFile, Facts, ModelFacts
+from gkdplan.planner.layout import assign_ranks
+from gkdplan.runplan.model import (
+    BatchPlan,
+    DataPlan,
+    DataSource,
+    Inputs,
+    Layout,
+    ModelInput,
+    ModelPlan,
+    Models,
+    Objective,
+    OptimizerPlan,
+    Sampling,
+    Training,
+)
+from gkdplan.shape import ModelShape
+from gkdplan.spec.plan import Data, Plan
+from gkdplan.vocab import Dtype, Engine, Payload, Tier
+
+VOCAB_DIVISOR = 128
+"""Megatron's make_vocab_size_divisible_by: the padded vocabulary is a multiple of it per rank."""
+CHUNK_TOKENS = {"gloo": 256, "nccl": 1024}
+"""Response tokens whose logits exist at one time: small enough for a cache, large enough to fill
+matrix units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Fields as in `runplan.model.RunPlan`."""
+
+    name: str
+    inputs: Inputs
+    models: Models
+    layout: Layout
+    objective: Objective
+    sampling: Sampling
+    data: DataPlan
+    batch: BatchPlan
+    optimizer: OptimizerPlan
+    training: Training
+
+    @property
+    def rows_per_rank(self) -> int:
+        """Rows of one global batch that one data rank works on."""
+        return self.batch.num_micro_batches * self.batch.micro_rows
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Tokens of the longest row, padded so that sequence parallelism can split it."""
+        longest = self.data.max_length + self.sampling.max_completion_length
+        degrees = self.layout.student
+        return round_up(longest, degrees.tensor) if degrees.sequence else longest
+
+
+def draft(plan: Plan, facts: Facts) -> Draft:
+    """Every value that the plan leaves open, decided; the checks have found the layout possible."""
+    layout = assign_ranks(plan, facts.device)
+    batch = _batch(plan, layout)
+    return Draft(
+        name=plan.name,
+        inputs=Inputs(student=_input(facts.student), teacher=_input(facts.teacher)),
+        models=_models(plan, facts, layout),
+        layout=layout,
+        objective=_objective(plan, layout, batch),
+        sampling=_sampling(plan),
+        data=_data(plan.data, facts),
+        batch=batch,
+        optimizer=_optimizer(plan, facts),
+        training=_training(plan, facts),
+    )
+
+
+def student_shape(plan: Plan, facts: Facts) -> ModelShape:
+    """The student as it is trained: the checkpoint's shape, with the kept layers only."""
+    if plan.student.init == "layers" and plan.student.keep is not None:
+        return facts.student.shape.with_layers(len(plan.student.keep.layers))
+    return facts.student.shape
+
+
+def true_vocab_size(facts: Facts) -> int:
+    """V*, the ids that both models can mean: the tokenizer's size where one was seen."""
+    rows = min(facts.student.shape.vocab_size, facts.teacher.shape.vocab_size)
+    tokenizer = facts.student.tokenizer or facts.teacher.tokenizer
+    return rows if tokenizer is None else min(rows, tokenizer.size)
+
+
+def padded_vocab_size(facts: Facts, tensor: int) -> int:
+    """One padded size for both models, so that a rank holds the same ids of both."""
+    rows = max(facts.student.shape.vocab_size, facts.teacher.shape.vocab_size)
+    return round_up(rows, VOCAB_DIVISOR * tensor)
+
+
+def effective_mix(plan: Plan) -> tuple[float, float]:
+    """lmbda and seq_kd as they will act: without an engine nothing can be sampled."""
+    if plan.generation.engine is Engine.NONE:
+        return 0.0, 0.0
+    return plan.distill.lmbda, float(plan.distill.seq_kd)
+
+
+def num_train_rows(facts: Facts) -> int:
+    return sum(file.num_rows for file in facts.train)
+
+
+def num_steps(plan: Plan, facts: Facts) -> int:
+    """`run.steps`, or the whole global batches of `run.epochs` passes (one, if left out)."""
+    if plan.run.steps is not None:
+        return plan.run.steps
+    return (plan.run.epochs or 1) * (num_train_rows(facts) // plan.batch.global_)
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _input(model: ModelFacts) -> ModelInput:
+    fingerprint = None if model.tokenizer is None else model.tokenizer.fingerprint
+    return ModelInput(origin=model.origin, tokenizer=fingerprint)
+
+
+def _models(plan: Plan, facts: Facts, layout: Layout) -> Models:
+    padded = padded_vocab_size(facts, layout.student.tensor)
+    keep = plan.student.keep if plan.student.init == "layers" else None
+    return Models(
+        student=_model(
+            plan.student.model,
+            plan.student.revision,
+            student_shape(plan, facts),
+            plan.student.dtype,
+            padded,
+            init=plan.student.init,
+            keep_layers=None if keep is None else keep.layers,
+        ),
+        teacher=_model(
+            plan.teacher.model,
+            plan.teacher.revision,
+            facts.teacher.shape,
+            plan.teacher.dtype or plan.student.dtype,
+            padded,
+            offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
+        ),
+        vocab_size=true_vocab_size(facts),
+    )
+
+
+def _model(
+    model: str,
+    revision: str | None,
+    shape: ModelShape,
+    dtype: Dtype,
+    padded_vocab_size: int,
+    *,
+    init: str = "pretrained",
+    keep_layers: tuple[int, ...] | None = None,
+    offload: Tier = Tier.DEVICE,
+) -> ModelPlan:
+    return ModelPlan(
+        model=model,
+        revision=revision,
+        family=shape.family,
+        num_parameters=shape.num_parameters,
+        shape=shape,
+        dtype=dtype,
+        padded_vocab_size=padded_vocab_size,
+        init=init,
+        keep_layers=keep_layers,
+        offload=offload,
+        recompute="none",
+    )
+
+
+def _batch(plan: Plan, layout: Layout) -> BatchPlan:
+    micro, rows = plan.batch.micro, plan.batch.global_
+    return BatchPlan(
+        micro_rows=micro,
+        global_rows=rows,
+        num_micro_batches=max(1, rows // (micro * layout.student.data)),
+    )
+
+
+def _objective(plan: Plan, layout: Layout, batch: BatchPlan) -> Objective:
+    distill = plan.distill
+    lmbda, seq_kd = effective_mix(plan)
+    response_tokens = batch.micro_rows * plan.generation.max_completion_length
+    return Objective(
+        beta=distill.beta,
+        lmbda=lmbda,
+        seq_kd=seq_kd,
+        loss_temperature=distill.loss_temperature or distill.temperature,
+        payload=Payload.LOGITS if distill.payload == "logits" else Payload.HIDDEN,
+        chunk_tokens=min(CHUNK_TOKENS[layout.backend], response_tokens),
+    )
+
+
+def _sampling(plan: Plan) -> Sampling:
+    override = plan.distill.sampling_temperature
+    return Sampling(
+        engine=plan.generation.engine,
+        temperature=plan.distill.temperature if override is None else override,
+        top_p=plan.generation.top_p,
+        top_k=plan.generation.top_k,
+        max_completion_length=plan.generation.max_completion_length,
+    )
+
+
+def _data(data: Data, facts: Facts) -> DataPlan:
+    return DataPlan(
+        train=tuple(map(_source, facts.train)),
+        eval=tuple(map(_source, facts.eval)),
+        max_length=data.max_length,
+        truncation=data.truncation,
+        shuffle=data.shuffle,
+    )
+
+
+def _source(file: DataFile) -> DataSource:
+    return DataSource(file.path, file.limit, file.num_rows, file.fingerprint)
+
+
+def _optimizer(plan: Plan, facts: Facts) -> OptimizerPlan:
+    optimizer = plan.optimizer
+    return OptimizerPlan(
+        name=optimizer.name,
+        lr=optimizer.lr,
+        min_lr=optimizer.min_lr,
+        schedule=optimizer.schedule,
+        warmup_steps=math.ceil(optimizer.warmup_fraction * num_steps(plan, facts)),
+        weight_decay=optimizer.weight_decay,
+        betas=optimizer.betas,
+        eps=optimizer.eps,
+        clip_grad=optimizer.clip_grad,
+        distributed=optimizer.distributed,
+    )
+
+
+def _training(plan: Plan, facts: Facts) -> Training:
+    run = plan.run
+    return Training(
+        output=run.output or f"runs/{plan.name}",
+        num_steps=num_steps(plan, facts),
+        save_interval=run.save_interval,
+        keep=run.keep,
+        eval_interval=run.eval_interval,
+        seed=run.seed,
+        loggers=run.loggers,
+    )

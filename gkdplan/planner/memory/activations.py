@@ -1,0 +1,134 @@
+"""Bytes of activations: what the backward keeps of a layer, and what passes through memory.
+
+N tokens = rows x tokens, w bytes of an element, h hidden, F ffn, q and k the query and kv sizes of
+a rank, t tensor degree, s = t under sequence parallelism, else 1.
+"""
+
+from dataclasses import dataclass
+
+from gkdplan.planner.memory.model import RankModel
+
+FP32_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that go through a model at one time, all of `tokens` tokens."""
+
+    rows: int
+    tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.rows * self.tokens
+
+
+def saved_bytes(model: RankModel, batch: Batch) -> int:
+    """What one micro-batch's forward keeps for its backward: all layers, final norm, rotary angles.
+
+    Without recompute. The final norm's output is the loss's input, so it is counted here too.
+    """
+    layers = model.shape.num_layers * layer_bytes(model, batch)
+    return layers + _norm_bytes(model, batch) + _angle_bytes(model, batch)
+
+
+def layer_bytes(model: RankModel, batch: Batch) -> int:
+    """What one layer keeps: two norms, attention, gated MLP.
+
+    bf16, all fused: N/t (8h + 2(q+2k) + 2q + 2k + 2q + 6F) + 4Na/t + 8N/t, with whole sizes: the
+    published formula for Megatron with flash attention and sequence parallelism.
+    """
+    return 2 * _norm_bytes(model, batch) + _attention_bytes(model, batch) + _mlp_bytes(model, batch)
+
+
+def forward_bytes(model: RankModel, batch: Batch) -> int:
+    """The largest sum of tensors alive at one time in a layer whose backward never comes.
+
+    That is at the end of the gated MLP: the residual, the norm's input and output, and every
+    intermediate of the MLP.
+    """
+    residual = 4 * _hidden_bytes(model, batch)
+    return residual + _mlp_bytes(model, batch) + _angle_bytes(model, batch)
+
+
+def backward_bytes(model: RankModel, batch: Batch) -> int:
+    """What the backward of the last layer adds to `saved_bytes` at most.
+
+    The final norm is released and the gradient of its input is there; the most is reached either
+    at the down projection (gradients of its input and of its weight) or inside the gated unit (two
+    more of the MLP's width).
+    """
+    width = model.dtype.num_bytes * model.ffn_size
+    down_projection = width * (batch.num_tokens + model.shape.hidden_size)
+    gated_unit = 2 * width * batch.num_tokens
+    released = _norm_bytes(model, batch) - _hidden_bytes(model, batch)
+    return max(0, max(down_projection, gated_unit) - released)
+
+
+def hidden_bytes(model: RankModel, batch: Batch, num_response_tokens: int) -> int:
+    """The final hidden states as the loss takes them: those of response tokens, and under sequence
+    parallelism those of all tokens, gathered."""
+    num_tokens = num_response_tokens + (batch.num_tokens if model.sequence else 0)
+    return num_tokens * model.shape.hidden_size * model.dtype.num_bytes
+
+
+def gather_bytes(model: RankModel, batch: Batch) -> int:
+    """Megatron's buffer for the gathered input of a layer under sequence parallelism: N h w.
+
+    It is allocated once and stays (megatron/core/utils.py, GlobalMemoryBuffer).
+    """
+    if not model.sequence:
+        return 0
+    return batch.num_tokens * model.shape.hidden_size * model.dtype.num_bytes
+
+
+def _hidden_bytes(model: RankModel, batch: Batch) -> int:
+    tokens = batch.num_tokens // model.sequence_shards
+    return tokens * model.shape.hidden_size * model.dtype.num_bytes
+
+
+def _norm_bytes(model: RankModel, batch: Batch) -> int:
+    """Input, reciprocal deviation and output; torch's own norm works in float32 and keeps the
+    normalised input too."""
+    hidden, width = model.shape.hidden_size, model.dtype.num_bytes
+    fused = 2 * width * hidden + FP32_BYTES
+    unfused = (2 * FP32_BYTES + width) * hidden + FP32_BYTES
+    tokens = batch.num_tokens // model.sequence_shards
+    return tokens * (fused if model.kernels.norm else unfused)
+
+
+def _attention_bytes(model: RankModel, batch: Batch) -> int:
+    """Fused projection (the values stay part of it), rotated queries and keys, context, and the
+    attention kernel's float32 log-sum-exp a head."""
+    heads = model.shape.num_attention_heads // model.tensor
+    elements = model.qkv_size + 2 * model.query_size + model.kv_size
+    per_token = model.dtype.num_bytes * elements + FP32_BYTES * heads
+    if model.shape.qk_norm:
+        per_token += _head_norm_bytes(model)
+    angles = 0 if model.kernels.rope else 4 * batch.tokens * model.shape.head_dim
+    return batch.num_tokens * per_token + angles * model.dtype.num_bytes
+
+
+def _head_norm_bytes(model: RankModel) -> int:
+    """A token's share of the q and k norms. Queries of several kv heads are copied out of the
+    fused projection before the norm."""
+    num_deviations = model.shape.num_attention_heads // model.tensor + model.num_kv_heads
+    width = model.dtype.num_bytes
+    copied = model.query_size if model.num_kv_heads > 1 else 0
+    if model.kernels.norm:
+        return width * copied + FP32_BYTES * num_deviations
+    normalised = model.query_size + model.kv_size
+    inputs = copied if width == FP32_BYTES else normalised
+    return FP32_BYTES * (inputs + normalised + num_deviations)
+
+
+def _mlp_bytes(model: RankModel, batch: Batch) -> int:
+    """Gate and up in one tensor, and their product; unfused also the activated gate and the up
+    half, which Megatron copies by adding an offset of zero (megatron/core/transformer/mlp.py)."""
+    num_widths = 3 if model.kernels.swiglu else 5
+    return batch.num_tokens * num_widths * model.ffn_size * model.dtype.num_bytes
+
+
+def _angle_bytes(model: RankModel, batch: Batch) -> int:
+    """Megatron's cache of float32 rotary angles for this sequence length."""
+    return batch.tokens * model.shape.head_dim * FP32_BYTES

@@ -1,0 +1,27 @@
+"""Bytes of sampling: the cache of keys and values, the prompts' forward, and the sampler."""
+
+from gkdplan.planner.memory.activations import Batch, forward_bytes
+from gkdplan.planner.memory.model import RankModel
+
+PREFILL_TOKENS = 8192
+"""Prompt tokens of one forward at most, one prompt at least: as in runtime/megatron/generate.py."""
+SAMPLER_BYTES = 20
+"""A row and an id of the vocabulary while a token is drawn: float32 scores and probabilities, a
+float64 or int64 running sum, and masks."""
+
+
+def cache_bytes(model: RankModel, rows: int, tokens: int) -> int:
+    """Keys and values of every layer, [rows, kv heads of the rank, tokens, head dim] each."""
+    elements = 2 * model.shape.num_layers * rows * model.kv_size * tokens
+    return elements * model.dtype.num_bytes
+
+
+def sampling_bytes(model: RankModel, rows: int, prompt_tokens: int) -> int:
+    """The larger of the prompts' forward and the drawing of one token a row.
+
+    Neither uses sequence parallelism. Logits are gathered over the tensor axis.
+    """
+    prompts = Batch(min(rows, max(1, PREFILL_TOKENS // prompt_tokens)), prompt_tokens)
+    logits = rows * model.padded_vocab_size * model.dtype.num_bytes
+    draw = rows * model.padded_vocab_size * SAMPLER_BYTES
+    return logits + max(forward_bytes(model.without_sequence(), prompts), draw)

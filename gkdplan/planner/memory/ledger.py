@@ -1,0 +1,88 @@
+"""The ledger: which bytes are on the device in which phase, their peak, and whether that fits."""
+
+from collections.abc import Mapping, Sequence
+
+from gkdplan.planner.memory.buffers import OVERHEAD, Buffer
+from gkdplan.runplan.model import ClassMemory, Layout, Ledger, PhaseMemory
+from gkdplan.runplan.steps import Move
+from gkdplan.vocab import Phase, Tier, Verdict
+
+SAFE_SHARE = 0.8
+"""Of the budget: published runs below it never ran out of memory."""
+USABLE_SHARE = 0.94
+"""Of what the overhead leaves: an allocator loses the rest to fragmentation."""
+
+
+def tally(
+    layout: Layout,
+    phases: Sequence[Phase],
+    buffers: Sequence[Buffer],
+    moves: Sequence[Move],
+    budget_bytes: int,
+    host_bytes_per_node: int,
+) -> Ledger:
+    """Sum the buffers phase by phase, those left out that a move has taken off the device."""
+    away = _away(phases, moves)
+    by_phase = {phase: _phase_memory(phase, buffers, away[phase]) for phase in phases}
+    peak_phase = max(phases, key=lambda phase: by_phase[phase].peak_bytes)
+    peak = by_phase[peak_phase]
+    return Ledger(
+        budget_bytes=budget_bytes,
+        peak_bytes=peak.peak_bytes,
+        peak_phase=peak_phase,
+        verdict=_verdict(peak, budget_bytes),
+        host_bytes_per_node=host_bytes_per_node,
+        classes=tuple(
+            ClassMemory(ranks=rank_class.ranks, stage=rank_class.stage, phases=by_phase)
+            for rank_class in layout.classes
+        ),
+    )
+
+
+def _away(phases: Sequence[Phase], moves: Sequence[Move]) -> dict[Phase, set[str]]:
+    """The objects that are not on the device in each phase; a move acts from its phase on."""
+    first_moves = {move.object: move for move in reversed(moves)}
+    away = {name for name, move in first_moves.items() if move.from_tier is not Tier.DEVICE}
+    by_phase = {}
+    for phase in phases:
+        for move in moves:
+            if move.phase is phase and move.to_tier is Tier.DEVICE:
+                away = away - {move.object}
+            elif move.phase is phase:
+                away = away | {move.object}
+        by_phase[phase] = away
+    return by_phase
+
+
+def _phase_memory(phase: Phase, buffers: Sequence[Buffer], away: set[str]) -> PhaseMemory:
+    """The rows of the phase at its largest moment."""
+    order = list(Phase)
+    alive = [
+        buffer
+        for buffer in buffers
+        if order.index(buffer.first) <= order.index(phase) <= order.index(buffer.last)
+        and buffer.name not in away
+    ]
+    moments = {buffer.moment for buffer in alive} or {None}
+    rows_of_moments = [
+        _rows([buffer for buffer in alive if buffer.moment in (None, moment)])
+        for moment in sorted(moments, key=str)
+    ]
+    rows = max(rows_of_moments, key=lambda rows: sum(rows.values()))
+    return PhaseMemory(rows=rows, peak_bytes=sum(rows.values()))
+
+
+def _rows(buffers: Sequence[Buffer]) -> Mapping[str, int]:
+    rows: dict[str, int] = {}
+    for buffer in buffers:
+        rows[buffer.name] = rows.get(buffer.name, 0) + buffer.num_bytes
+    return rows
+
+
+def _verdict(peak: PhaseMemory, budget_bytes: int) -> Verdict:
+    overhead = peak.rows.get(OVERHEAD, 0)
+    if peak.peak_bytes <= SAFE_SHARE * budget_bytes:
+        return Verdict.FITS
+    if peak.peak_bytes - overhead <= USABLE_SHARE * (budget_bytes - overhead):
+        return Verdict.TIGHT
+    return Verdict.OVER

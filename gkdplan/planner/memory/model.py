@@ -1,0 +1,93 @@
+"""One rank's share of a model: what every byte count of this room starts from."""
+
+from dataclasses import dataclass, replace
+
+from gkdplan.planner.memory.parameters import Parameter, parameters_of_rank
+from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.shape import ModelShape
+from gkdplan.vocab import Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Which operations of a layer run fused; a fused one keeps less for the backward."""
+
+    norm: bool
+    rope: bool
+    swiglu: bool
+
+
+KERNELS = {
+    "gloo": Kernels(norm=False, rope=False, swiglu=False),
+    "nccl": Kernels(norm=True, rope=False, swiglu=False),
+}
+"""By backend: torch's own operations on a CPU; Transformer Engine's norms, with Megatron's default
+(unfused) rotary embedding and gated MLP, on CUDA."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankModel:
+    """Sizes of one tensor rank's shard."""
+
+    shape: ModelShape
+    dtype: Dtype
+    padded_vocab_size: int
+    tensor: int
+    sequence: bool
+    kernels: Kernels
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return parameters_of_rank(self.shape, self.padded_vocab_size, self.tensor)
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the embedding and of the output head on this rank."""
+        return self.padded_vocab_size // self.tensor
+
+    @property
+    def head_elements(self) -> int:
+        return self.vocab_rows * self.shape.hidden_size
+
+    @property
+    def query_size(self) -> int:
+        return self.shape.query_size // self.tensor
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Kv heads that a rank computes with; fewer heads than ranks are shared by ranks."""
+        return max(1, self.shape.num_kv_heads // self.tensor)
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.shape.head_dim
+
+    @property
+    def qkv_size(self) -> int:
+        """Width of the fused projection that a rank holds: all of it where ranks share kv heads
+        (megatron/core/transformer/attention.py gathers it)."""
+        whole = self.shape.query_size + 2 * self.shape.kv_size
+        return whole if self.shape.num_kv_heads < self.tensor else whole // self.tensor
+
+    @property
+    def ffn_size(self) -> int:
+        return self.shape.ffn_hidden_size // self.tensor
+
+    @property
+    def sequence_shards(self) -> int:
+        """Over how many ranks the tokens between the tensor-parallel regions are divided."""
+        return self.tensor if self.sequence else 1
+
+    def without_sequence(self) -> "RankModel":
+        return replace(self, sequence=False)
+
+
+def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str) -> RankModel:
+    return RankModel(
+        shape=model.shape,
+        dtype=model.dtype,
+        padded_vocab_size=model.padded_vocab_size,
+        tensor=degrees.tensor,
+        sequence=degrees.sequence,
+        kernels=KERNELS[backend],
+    )

@@ -1,0 +1,47 @@
+"""From a possible plan to its ledger: draft, price, schedule, tally."""
+
+from dataclasses import dataclass
+
+from gkdplan.facts.model import Device, Facts
+from gkdplan.planner.draft import Draft, draft
+from gkdplan.planner.memory.buffers import Buffer, phases_of, price_buffers
+from gkdplan.planner.memory.ledger import tally
+from gkdplan.planner.offload import host_bytes_per_node, schedule_offload
+from gkdplan.runplan.model import Ledger
+from gkdplan.runplan.steps import Move
+from gkdplan.spec.plan import Plan
+from gkdplan.units import parse_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A draft with its memory."""
+
+    draft: Draft
+    buffers: tuple[Buffer, ...]
+    moves: tuple[Move, ...]
+    ledger: Ledger
+
+
+def price(plan: Plan, facts: Facts) -> Priced:
+    """Price first, schedule then, sum last: the buffers know nothing of where they lie."""
+    decided = draft(plan, facts)
+    buffers = price_buffers(decided, facts.device)
+    moves = schedule_offload(decided, buffers, facts.device)
+    ledger = tally(
+        decided.layout,
+        phases_of(decided),
+        buffers,
+        moves,
+        budget_bytes(plan, facts.device),
+        host_bytes_per_node(decided, buffers),
+    )
+    return Priced(decided, buffers, moves, ledger)
+
+
+def budget_bytes(plan: Plan, device: Device) -> int:
+    """`cluster.memory_limit`, or the device's memory where the plan gives none or nonsense."""
+    try:
+        return parse_bytes(plan.cluster.memory_limit or "")
+    except ValueError:
+        return device.memory_bytes

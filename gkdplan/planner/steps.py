@@ -1,0 +1,66 @@
+"""The plan as one list of typed steps, walked by the outline and by the executor."""
+
+from collections.abc import Iterator, Sequence
+
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.memory.buffers import sampling_roles
+from gkdplan.planner.memory.model import rank_model
+from gkdplan.planner.memory.payload import payload_width
+from gkdplan.runplan.steps import (
+    Checkpoint,
+    Draw,
+    Evaluate,
+    Generate,
+    Move,
+    OptimizerStep,
+    Step,
+    StudentStep,
+    TeacherForward,
+)
+from gkdplan.vocab import Phase
+
+
+def lower_steps(draft: Draft, moves: Sequence[Move]) -> tuple[Step, ...]:
+    """The steps of one global batch, in order; moves come before the steps of their phase."""
+    return tuple(_steps(draft, moves))
+
+
+def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
+    objective, training = draft.objective, draft.training
+    yield Draw(seed=training.seed, lmbda=objective.lmbda, seq_kd=objective.seq_kd)
+    yield from _moves_of(moves, Phase.GENERATE)
+    for source, role in sampling_roles(draft):
+        yield Generate(
+            source=source,
+            role=role,
+            rows_per_rank=draft.rows_per_rank,
+            max_completion_length=draft.sampling.max_completion_length,
+        )
+    yield from _moves_of(moves, Phase.TEACHER)
+    yield _teacher_forward(draft)
+    yield from _moves_of(moves, Phase.STUDENT)
+    yield StudentStep(num_micro_batches=draft.batch.num_micro_batches)
+    yield from _moves_of(moves, Phase.OPTIMIZER)
+    yield OptimizerStep(
+        name=draft.optimizer.name,
+        schedule=draft.optimizer.schedule,
+        clip_grad=draft.optimizer.clip_grad,
+    )
+    if draft.data.eval:
+        num_rows = sum(source.num_rows for source in draft.data.eval)
+        yield Evaluate(interval=training.eval_interval, num_rows=num_rows)
+    yield Checkpoint(interval=training.save_interval, keep=training.keep)
+
+
+def _teacher_forward(draft: Draft) -> TeacherForward:
+    teacher = rank_model(draft.models.teacher, draft.layout.teacher, draft.layout.backend)
+    return TeacherForward(
+        num_micro_batches=draft.batch.num_micro_batches,
+        payload=draft.objective.payload,
+        max_tokens=draft.rows_per_rank * draft.sampling.max_completion_length,
+        width=payload_width(teacher, draft.objective.payload),
+    )
+
+
+def _moves_of(moves: Sequence[Move], phase: Phase) -> Iterator[Move]:
+    return (move for move in moves if move.phase is phase)

@@ -345,7 +345,7 @@ CODES: dict[str, Code] = {
     ),
     "GK478": Code(
         "a row without a response where responses are learned from",
-        "A step on the dataset's responses, and every evaluation, needs them.",
+        "A step on the dataset's responses has nothing to learn from without one.",
         "Add the response, or let every step learn from sampled responses.",
     ),
     "GK479": Code(

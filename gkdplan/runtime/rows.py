@@ -51,7 +51,7 @@ def read_rows(source: DataSource, key: str) -> list[Row]:
 
 def _items(content: bytes, path: str, key: str) -> Iterator[tuple[str, Any]]:
     """(where it stands, what it holds) of each row."""
-    if path.endswith(".json"):
+    if path.lower().endswith(".json"):
         items = _parse(content, path, key)
         if not isinstance(items, list):
             raise _malformed(path, key, "the file does not hold one list")

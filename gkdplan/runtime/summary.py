@@ -35,6 +35,6 @@ def _samples(session: Session) -> dict[str, dict[str, str]]:
             for role in (Role.TEACHER, Role.STUDENT)
         }
     return {
-        str(role): {"prompt": example.prompt_text, "completion": session.chat.decode(response)}
+        str(role): {"prompt": example.question, "completion": session.chat.decode(response)}
         for role, response in responses.items()
     }

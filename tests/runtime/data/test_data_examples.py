@@ -89,7 +89,7 @@ def test_a_row_without_a_response_is_refused_only_where_responses_are_learned_fr
     rows = (SHORT, {"prompt": "abc"})
     assert load(data_file, letters, *rows).examples[1].response is None
     with pytest.raises(UserError) as caught:
-        load(data_file, letters, *rows, key="data.eval", needs_responses=True)
+        load(data_file, letters, *rows, needs_responses=True)
     (finding,) = caught.value.diagnostics
-    assert (finding.code, finding.path) == ("GK478", "data.eval[0]")
+    assert (finding.code, finding.path) == ("GK478", "data.train[0]")
     assert "rows.jsonl:2" in finding.message

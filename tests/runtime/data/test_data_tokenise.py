@@ -61,12 +61,15 @@ def test_the_response_is_what_stands_between_the_generation_prompt_and_the_end_o
 
 
 def test_an_answer_that_merges_with_the_prompt_starts_after_it_as_a_sample_would(smollm2_chat):
-    row = turns_row("Poem, please.", "\nRoses.")
+    row = turns_row("Poem, please.", "\n\nRoses.")
+    newline, two_newlines = smollm2_chat.encode("\n"), smollm2_chat.encode("\n\n")
+    assert len(two_newlines) == 1  # written together they are one token, over the boundary
+    assert two_newlines[0] in smollm2_chat.encode(rendered_by_hand(row))
+
     tokenised = tokenise(row, smollm2_chat, KEY)
-    newline, end = smollm2_chat.encode("\n"), smollm2_chat.encode("<|im_end|>")
+
     assert tokenised.prompt[-1:] == newline
-    assert tokenised.response == (*smollm2_chat.encode("\nRoses."), *end)
-    assert smollm2_chat.encode("\n\n")[0] not in (*tokenised.prompt, *tokenised.response)
+    assert tokenised.response == (*newline, *newline, *smollm2_chat.encode("Roses.<|im_end|>"))
 
 
 def test_a_system_turn_replaces_the_default_one(smollm2_chat):

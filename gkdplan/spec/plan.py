@@ -1,4 +1,4 @@
-"""The vocabulary of a plan on one page: every key that a user may write, its type and its default."""
+"""The vocabulary of a plan on one page: every key, its type, its default and its meaning."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,9 @@ Positive = Annotated[float, Field(gt=0.0)]
 class Section(BaseModel):
     """A table of the plan: unknown keys are errors, types are not coerced, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
+    )
 
 
 class Cluster(Section):
@@ -68,8 +70,8 @@ class Student(Section):
     init: Literal["pretrained", "random", "layers"] = "pretrained"
     keep: Keep | None = None
     lora: Lora | None = None
-    parallel: Parallel = Parallel()
-    recompute: Recompute = Recompute()
+    parallel: Parallel = Field(default_factory=Parallel)
+    recompute: Recompute = Field(default_factory=Recompute)
 
 
 class Server(Section):
@@ -167,12 +169,12 @@ class Run(Section):
 
 class Plan(Section):
     name: str
-    cluster: Cluster = Cluster()
+    cluster: Cluster = Field(default_factory=Cluster)
     student: Student
     teacher: Teacher
-    distill: Distill = Distill()
-    generation: Generation = Generation()
+    distill: Distill = Field(default_factory=Distill)
+    generation: Generation = Field(default_factory=Generation)
     data: Data
-    batch: Batch = Batch()
-    optimizer: Optimizer = Optimizer()
-    run: Run = Run()
+    batch: Batch = Field(default_factory=Batch)
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    run: Run = Field(default_factory=Run)

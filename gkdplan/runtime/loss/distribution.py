@@ -1,0 +1,99 @@
+"""The softmax of one block of rows over the vocabulary entries of one rank, kept accurate.
+
+Legend: B rows of the block, V vocabulary entries of this rank. Row statistics are float64, so that
+a large logit costs no digits; the [B, V] tensors are float32 (float64 for float64 logits).
+"""
+
+import torch
+from torch import Tensor
+
+LOG_PROB_FLOOR = -1e4
+"""The log-probability of an entry whose logit is -inf."""
+
+BLOCK_ROWS = {"cpu": 8, "cuda": 64}
+"""Rows worked on at one time by device: few enough for a CPU's cache, enough to fill a GPU."""
+
+
+def blocks_of(num_rows: int, device: torch.device) -> list[slice]:
+    """The rows in blocks of BLOCK_ROWS, the last one shorter."""
+    block_rows = BLOCK_ROWS[device.type]
+    return [slice(i, min(i + block_rows, num_rows)) for i in range(0, num_rows, block_rows)]
+
+
+def buffers_for(num_buffers: int, *logits_NV: Tensor) -> Tensor:
+    """[num_buffers, B, V] in the working dtype of the logits, which have equal shapes."""
+    num_rows, num_entries = logits_NV[0].shape
+    block_rows = min(BLOCK_ROWS[logits_NV[0].device.type], num_rows)
+    shape = (num_buffers, block_rows, num_entries)
+    return logits_NV[0].new_empty(shape, dtype=working_dtype(*logits_NV))
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 where any of the tensors is."""
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if wide else torch.float32
+
+
+class Distribution:
+    """softmax(logits_BV / temperature), in two buffers [2, B, V] that are given.
+
+    `shifted_BV` is the scaled logits less their row's maximum, `probs_BV` the probabilities,
+    `top_log_prob_B` the log-probability of the maximum (so log prob = shifted + top_log_prob) and
+    `log_mass_B` the log of the sum of exp(logits / temperature).
+    """
+
+    def __init__(self, logits_BV: Tensor, temperature: float, buffers: Tensor) -> None:
+        self.shifted_BV, self.probs_BV = buffers.unbind()
+        self.shifted_BV.copy_(logits_BV)
+        if temperature != 1.0:
+            self.shifted_BV.div_(temperature)
+        top_B = _row_max(self.shifted_BV)
+        self._masked_B = top_B == -torch.inf
+        self.shifted_BV.sub_(top_B.masked_fill(self._masked_B, 0.0)[:, None])
+        torch.softmax(self.shifted_BV, dim=1, out=self.probs_BV)
+        # The sum inside softmax is off by 5e-6 at 150,000 float32 entries; torch.sum is not.
+        self.probs_BV.div_(self.probs_BV.sum(dim=1, keepdim=True))
+        self.top_log_prob_B = _row_max(self.probs_BV).double().log()
+        self.log_mass_B = top_B.double() - self.top_log_prob_B
+
+    def allow_masked_rows(self) -> None:
+        """Give a row whose entries are all -inf no mass: another rank may hold all of it."""
+        self.probs_BV.masked_fill_(self._masked_B[:, None], 0.0)
+        self.top_log_prob_B.masked_fill_(self._masked_B, 0.0)
+        self.log_mass_B.masked_fill_(self._masked_B, -torch.inf)
+
+    def rescale(self, log_total_B: Tensor) -> None:
+        """Normalise over all ranks, whose log mass is `log_total_B`."""
+        log_share_B = self.log_mass_B - log_total_B
+        self.probs_BV.mul_(log_share_B.exp().to(self.probs_BV.dtype)[:, None])
+        self.top_log_prob_B = self.top_log_prob_B + log_share_B.clamp(min=LOG_PROB_FLOOR)
+
+
+class Pair:
+    """Student and teacher of one block of rows, in four buffers [4, B, V] that are given."""
+
+    def __init__(
+        self, student_BV: Tensor, teacher_BV: Tensor, temperature: float, buffers: Tensor
+    ) -> None:
+        self.student = Distribution(student_BV, temperature, buffers[:2])
+        self.teacher = Distribution(teacher_BV, temperature, buffers[2:])
+
+    def log_masses(self) -> Tensor:
+        """[2, B]: the student's, the teacher's."""
+        return torch.stack([self.student.log_mass_B, self.teacher.log_mass_B])
+
+    def allow_masked_rows(self) -> None:
+        self.student.allow_masked_rows()
+        self.teacher.allow_masked_rows()
+
+    def rescale(self, log_totals: Tensor) -> None:
+        """Normalise both over all ranks; `log_totals` is [2, B]."""
+        self.student.rescale(log_totals[0])
+        self.teacher.rescale(log_totals[1])
+
+
+def _row_max(tensor_BV: Tensor) -> Tensor:
+    """[B], -inf where a rank holds only padding and V is 0."""
+    if tensor_BV.shape[1] == 0:
+        return tensor_BV.new_full((len(tensor_BV),), -torch.inf)
+    return tensor_BV.amax(dim=1)

@@ -1,0 +1,132 @@
+"""The distillation loss from hidden states: output heads and loss chunk by chunk, no stored logits.
+
+Legend: N tokens, C tokens of one chunk, H hidden size of the student, V vocabulary entries.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gkdplan.runtime.loss.divergence import weighted_divergence
+from gkdplan.runtime.loss.gradient import hand_over
+from gkdplan.runtime.loss.heads import Heads, cut_heads
+from gkdplan.runtime.loss.logits import check_objective
+from gkdplan.runtime.loss.products import add_head_gradient_, hidden_gradient
+from gkdplan.runtime.loss.vocabulary import VocabularyShard
+
+
+def jsd_linear(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    weights: Tensor,
+    *,
+    beta: float,
+    temperature: float = 1.0,
+    group: dist.ProcessGroup | None = None,
+    chunk_tokens: int | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    """`jsd_logits` of hidden states [N, H] times heads [V/t, H]; the teacher has its own H.
+
+    Tokens of weight 0 are left out before the products, so that their rows may hold anything.
+    `weights` must be equal on all ranks of the tensor group: they decide which tokens are sent.
+
+    Only `chunk_tokens` tokens have logits at one time, in float32 (float64 for float64 hidden
+    states) also where hidden states and heads are bf16; both gradients are computed here and
+    accumulated in float32, the head's returned in the head's dtype. Under a tensor group the
+    gradient of the hidden states is this rank's share: the op that brought the hidden states to
+    all ranks (copy, or gather from the sequence-parallel region) sums it over the group in its
+    backward, as it does for any column-parallel layer.
+
+    Raises ValueError as `jsd_logits`.
+    """
+    check_objective(beta, temperature)
+    if weights.shape != student_hidden.shape[:1]:
+        raise ValueError(f"{len(student_hidden)} tokens, but weights {tuple(weights.shape)}")
+    heads, shard = cut_heads(
+        student_hidden,
+        student_head,
+        teacher_hidden,
+        teacher_head,
+        chunk_tokens,
+        vocab_size,
+        group,
+    )
+    loss: Tensor = _JsdLinear.apply(
+        student_hidden,
+        student_head,
+        heads,
+        weights,
+        beta,
+        temperature,
+        shard,
+        torch.is_grad_enabled(),
+    )
+    return loss
+
+
+class _JsdLinear(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student_hidden_NH: Tensor,
+        student_head_VH: Tensor,
+        heads: Heads,
+        weights_N: Tensor,
+        beta: float,
+        temperature: float,
+        shard: VocabularyShard,
+        with_gradient: bool,
+    ) -> Tensor:
+        hidden_gradient_NH, head_gradient_VH = None, None
+        if with_gradient and student_hidden_NH.requires_grad:
+            hidden_gradient_NH = torch.zeros_like(student_hidden_NH)
+        if with_gradient and student_head_VH.requires_grad:
+            head_gradient_VH = torch.zeros_like(student_head_VH, dtype=heads.dtype)
+        loss = _loss_and_gradients(
+            heads, weights_N, hidden_gradient_NH, head_gradient_VH, beta, temperature, shard
+        )
+        if head_gradient_VH is not None:
+            head_gradient_VH = head_gradient_VH.to(student_head_VH.dtype)
+        ctx.gradients = (hidden_gradient_NH, head_gradient_VH)
+        return loss.to(heads.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        return (*hand_over(ctx, grad_output), *(None,) * 6)
+
+
+def _loss_and_gradients(
+    heads: Heads,
+    weights_N: Tensor,
+    hidden_gradient_NH: Tensor | None,
+    head_gradient_VH: Tensor | None,
+    beta: float,
+    temperature: float,
+    shard: VocabularyShard,
+) -> Tensor:
+    """The loss; the gradients that are wanted, zeros before, are written."""
+    with_gradient = hidden_gradient_NH is not None or head_gradient_VH is not None
+    loss = weights_N.new_zeros((), dtype=torch.float64)
+    for tokens, hidden_CH, student_CV, teacher_CV in heads.chunks(weights_N.nonzero()[:, 0]):
+        loss += weighted_divergence(
+            student_CV,
+            teacher_CV,
+            weights_N[tokens],
+            student_CV if with_gradient else None,
+            beta=beta,
+            temperature=temperature,
+            shard=shard,
+        )
+        gradient_CV = student_CV
+        if hidden_gradient_NH is not None:
+            gradient_CH = hidden_gradient(gradient_CV, heads.student_head_VH)
+            hidden_gradient_NH.index_copy_(0, tokens, gradient_CH.to(hidden_gradient_NH.dtype))
+            del gradient_CH
+        if head_gradient_VH is not None:
+            add_head_gradient_(head_gradient_VH[: shard.num_entries], gradient_CV, hidden_CH)
+    return loss

@@ -1,0 +1,157 @@
+"""The generalized Jensen-Shannon divergence of two rows and its gradient, in closed form.
+
+q is the student's distribution, p the teacher's, m = (1 - beta) q + beta p, T the temperature
+(Agarwal et al., On-Policy Distillation of Language Models, arXiv 2306.13649, for the divergence;
+the gradients wrt the student's logits follow from T dq_i/dz_j = q_i (1[i = j] - q_j)):
+
+    beta 0     KL(p||q)                              (q - p) / T
+    beta 1     KL(q||p)                              q (log q - log p - KL(q||p)) / T
+    between    beta KL(p||m) + (1 - beta) KL(q||m)   (1 - beta) q (log q - log m - KL(q||m)) / T
+
+The ends are cases of their own: what lies between tends to 0 at both. Logarithms are taken of
+ratios, so that equal distributions give exactly 0 and close ones lose no digits.
+
+Legend: N rows, B rows of one block, V vocabulary entries of this rank, t ranks, k sums over V.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gkdplan.runtime.loss.distribution import LOG_PROB_FLOOR, Distribution, Pair
+from gkdplan.runtime.loss.vocabulary import VocabularyShard
+
+OverRows = Callable[[Callable[[slice, Pair], Tensor]], Tensor]
+"""Applies a function (rows, their pair made anew) -> [k, B] to every block: [k, N]."""
+
+
+class Rule(Protocol):
+    """One divergence. What works on a pair works in the buffers of that pair."""
+
+    def measure(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        """The terms of each entry [B, V] and their sums over V [k, B], in float64."""
+        ...
+
+    def loss(self, sums: Tensor) -> Tensor:
+        """The divergence [B] of sums over the whole vocabulary."""
+        ...
+
+    def gradient(self, pair: Pair, terms_BV: Tensor, sums: Tensor) -> Tensor:
+        """T times the gradient of `loss` [B, V], of sums over the whole vocabulary."""
+        ...
+
+    def collect(self, over_rows: OverRows, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
+        """Log masses [2, N] (student, teacher) and sums [k, N] over the vocabulary of all ranks."""
+        ...
+
+
+def rule_for(beta: float) -> Rule:
+    """The rule of a beta: exactly 0 and exactly 1 are the KL divergences."""
+    return KL(reverse=beta == 1.0) if beta in (0.0, 1.0) else JensenShannon(beta)
+
+
+@dataclass(frozen=True, slots=True)
+class KL:
+    """KL(p||q), or KL(q||p) where `reverse`."""
+
+    reverse: bool
+
+    def measure(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        a, b = self._ordered(pair)
+        terms_BV = _log_ratio_(a, b).mul_(a.probs_BV)
+        return terms_BV, _row_sums(terms_BV)[None]
+
+    def loss(self, sums: Tensor) -> Tensor:
+        return sums[0]
+
+    def gradient(self, pair: Pair, terms_BV: Tensor, sums: Tensor) -> Tensor:
+        if self.reverse:
+            return _add_rows_times_(terms_BV, -sums[0], pair.student.probs_BV)
+        return pair.student.probs_BV.sub_(pair.teacher.probs_BV)
+
+    def collect(self, over_rows: OverRows, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
+        """One gather. With A, B the log shares of a shard in the mass of a, b and KL its own:
+
+        KL(a||b) = sum over shards of exp(A) (A + KL - B (1 - share of a at b's floor)).
+        """
+        gathered = shard.gather(over_rows(self._statistics))
+        log_masses, own_kl_tN, floored_tN = gathered[:, :2], gathered[:, 2], gathered[:, 3]
+        log_totals = log_masses.logsumexp(dim=0)
+        student_tN, teacher_tN = (log_masses - log_totals).clamp(min=LOG_PROB_FLOOR).unbind(dim=1)
+        a_tN, b_tN = (student_tN, teacher_tN) if self.reverse else (teacher_tN, student_tN)
+        kl_tN = a_tN.exp() * (a_tN + own_kl_tN - b_tN * (1.0 - floored_tN))
+        return log_totals, kl_tN.sum(dim=0)[None]
+
+    def _statistics(self, rows: slice, pair: Pair) -> Tensor:
+        """[4, B]: log masses of student and teacher, the shard's own KL, a's mass at b's floor."""
+        _, own_kl = self.measure(pair)
+        return torch.cat([pair.log_masses(), own_kl, _mass_at_floor_(*self._ordered(pair))[None]])
+
+    def _ordered(self, pair: Pair) -> tuple[Distribution, Distribution]:
+        return (pair.student, pair.teacher) if self.reverse else (pair.teacher, pair.student)
+
+
+@dataclass(frozen=True, slots=True)
+class JensenShannon:
+    """beta KL(p||m) + (1 - beta) KL(q||m) for 0 < beta < 1; its two sums are -KL(q||m), -KL(p||m).
+
+    log(m/q) = log1p(beta (p - q)/q) and log(m/p) = log1p((1 - beta) (q - p)/p).
+    """
+
+    beta: float
+
+    def measure(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        tiny = torch.finfo(pair.student.probs_BV.dtype).tiny
+        q_BV = pair.student.probs_BV.clamp_(min=tiny)
+        p_BV = pair.teacher.probs_BV.clamp_(min=tiny)
+        gap_BV = torch.sub(p_BV, q_BV, out=pair.teacher.shifted_BV)
+        terms_BV = torch.div(gap_BV, q_BV, out=pair.student.shifted_BV)
+        terms_BV.mul_(self.beta).log1p_().mul_(q_BV)
+        teacher_terms_BV = gap_BV.div_(p_BV).mul_(self.beta - 1.0).log1p_().mul_(p_BV)
+        return terms_BV, torch.stack([_row_sums(terms_BV), _row_sums(teacher_terms_BV)])
+
+    def loss(self, sums: Tensor) -> Tensor:
+        return -(1.0 - self.beta) * sums[0] - self.beta * sums[1]
+
+    def gradient(self, pair: Pair, terms_BV: Tensor, sums: Tensor) -> Tensor:
+        gradient_BV = _add_rows_times_(terms_BV, -sums[0], pair.student.probs_BV)
+        return gradient_BV.mul_(self.beta - 1.0)
+
+    def collect(self, over_rows: OverRows, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
+        """A gather of the log masses, then a sum of the two sums."""
+        log_totals = shard.gather(over_rows(lambda _, pair: pair.log_masses())).logsumexp(dim=0)
+
+        def share_of_sums(rows: slice, pair: Pair) -> Tensor:
+            pair.rescale(log_totals[:, rows])
+            return self.measure(pair)[1]
+
+        return log_totals, shard.sum(over_rows(share_of_sums))
+
+
+def _log_ratio_(a: Distribution, b: Distribution) -> Tensor:
+    """log a - log b [B, V] in `a.shifted_BV`, with log b floored; finite where a is 0."""
+    torch.maximum(b.shifted_BV, _floor(b), out=b.shifted_BV)
+    offset_B = (a.top_log_prob_B - b.top_log_prob_B).to(a.shifted_BV.dtype)
+    ratio_BV = a.shifted_BV.sub_(b.shifted_BV).clamp_(min=LOG_PROB_FLOOR)
+    return ratio_BV.add_(offset_B[:, None])
+
+
+def _mass_at_floor_(a: Distribution, b: Distribution) -> Tensor:
+    """The mass of a [B] on entries where `_log_ratio_` floored log b, in `b.shifted_BV`."""
+    return _row_sums(b.shifted_BV.le_(_floor(b)).mul_(a.probs_BV))
+
+
+def _floor(b: Distribution) -> Tensor:
+    """[B, 1]: what `shifted_BV` is where log b is LOG_PROB_FLOOR."""
+    return (LOG_PROB_FLOOR - b.top_log_prob_B).to(b.shifted_BV.dtype)[:, None]
+
+
+def _add_rows_times_(terms_BV: Tensor, factor_B: Tensor, probs_BV: Tensor) -> Tensor:
+    return terms_BV.addcmul_(probs_BV, factor_B.to(terms_BV.dtype)[:, None])
+
+
+def _row_sums(tensor_BV: Tensor) -> Tensor:
+    return tensor_BV.sum(dim=1).double()

@@ -1,15 +1,30 @@
-"""Run a function on several processes that form a gloo group over the loopback."""
+"""Run a function on several processes that form a gloo group over the loopback.
+
+The processes stay alive for the next call, since importing torch and megatron takes seconds.
+"""
 
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.multiprocessing as mp
+
+CHILD_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 def run_on_ranks(
@@ -17,27 +32,59 @@ def run_on_ranks(
 ) -> None:
     """Call `function(*args)` on each rank; a child's failure raises here with its traceback.
 
-    `function` must be importable: a plain function of a test module.
+    `function` must be importable: a plain function of a test module. After a failure the
+    processes are replaced, as the others may wait in a collective.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        store = Path(directory) / "rendezvous"
-        context = mp.start_processes(
-            _child, (num_ranks, str(store), function, args), num_ranks, join=False
-        )
-        deadline = time.monotonic() + timeout_s
-        while not context.join(timeout=1):
-            if time.monotonic() > deadline:
-                for process in context.processes:
-                    process.kill()
-                raise TimeoutError(
-                    f"{function.__name__} ran past {timeout_s} s on {num_ranks} ranks"
+    try:
+        _ranks(num_ranks).run(function, args, timeout_s)
+    except BaseException:
+        _ranks(num_ranks).kill()
+        _ranks.cache_clear()
+        raise
+
+
+class Ranks:
+    """Processes with a pipe each, waiting for calls."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self._directory = tempfile.TemporaryDirectory()
+        store = Path(self._directory.name) / "rendezvous"
+        context = mp.get_context("spawn")
+        self._pipes, self._processes = [], []
+        with patch.dict(os.environ, CHILD_ENVIRONMENT):
+            for rank in range(num_ranks):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_serve, args=(rank, num_ranks, str(store), theirs), daemon=True
                 )
+                process.start()
+                self._pipes.append(ours)
+                self._processes.append(process)
+
+    def run(self, function: Callable[..., None], args: tuple[Any, ...], timeout_s: float) -> None:
+        for pipe in self._pipes:
+            pipe.send((function, args))
+        deadline = time.monotonic() + timeout_s
+        waiting = dict(enumerate(self._pipes))
+        while waiting:
+            for rank, pipe in list(waiting.items()):
+                if pipe.poll(0.02):
+                    failure = pipe.recv()
+                    del waiting[rank]
+                    if failure:
+                        raise AssertionError(f"rank {rank} of {function.__name__}:\n{failure}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{function.__name__} ran past {timeout_s} s")
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
 
 
-def _child(
-    rank: int, num_ranks: int, store: str, function: Callable[..., None], args: tuple[Any, ...]
-) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+_ranks = cache(Ranks)
+
+
+def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo",
@@ -46,6 +93,14 @@ def _child(
         world_size=num_ranks,
         timeout=timedelta(seconds=120),
     )
-    function(*args)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    while True:
+        try:
+            function, args = pipe.recv()
+            function(*args)
+            torch.distributed.barrier()
+        except EOFError:
+            return
+        except BaseException:
+            pipe.send(traceback.format_exc())
+        else:
+            pipe.send(None)

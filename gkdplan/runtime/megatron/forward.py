@@ -21,7 +21,7 @@ def hidden_states(model: GPTModel, tokens_BS: Tensor) -> Tensor:
     padded on the right. Under sequence parallelism the sequence is padded to a multiple of the
     tensor degree and cut again.
     """
-    return _hidden_SBH(model, tokens_BS).transpose(0, 1)
+    return _sequence_first(model, tokens_BS).transpose(0, 1)
 
 
 def response_hidden(model: GPTModel, tokens_BS: Tensor, predict_N: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def response_hidden(model: GPTModel, tokens_BS: Tensor, predict_N: Tensor) -> Te
     The same states and gradients as `hidden_states(...).flatten(0, 1)[predict_N]`.
     """
     num_tokens = tokens_BS.size(1)
-    return _hidden_SBH(model, tokens_BS)[predict_N % num_tokens, predict_N // num_tokens]
+    return _sequence_first(model, tokens_BS)[predict_N % num_tokens, predict_N // num_tokens]
 
 
 def output_head(model: GPTModel) -> Tensor:
@@ -43,7 +43,8 @@ def output_head(model: GPTModel) -> Tensor:
     return model.output_layer.weight
 
 
-def _hidden_SBH(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+def _sequence_first(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+    """The hidden states as Megatron lays them out, [S, B, H]."""
     config, num_tokens = model.config, tokens_BS.size(1)
     if not config.sequence_parallel:
         return copy_to_tensor_model_parallel_region(_decode(model, tokens_BS))

@@ -107,10 +107,10 @@ class Trainer:
         return torch.stack(losses).sum()
 
     def step(self) -> float:
-        """Clip, update, advance the schedule, clear the gradients; returns the norm before clipping.
+        """Advance the schedule, clip, update, clear the gradients; returns the gradient's norm.
 
-        The norm is that of the whole model's gradient, the same on every rank. When it is not
-        finite the update has spoilt the parameters: the caller must stop.
+        The norm is taken before clipping, over the whole model, the same on every rank. When it is
+        not finite the update has spoilt the parameters: the caller must stop.
         """
         self._scheduler.step(1)
         with platform.megatron_calls():

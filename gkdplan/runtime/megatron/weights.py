@@ -60,9 +60,8 @@ def draw_weights(model: GPTModel, plan: ModelPlan, mesh: Mesh, seed: int) -> Non
         return torch.randn(shapes[name], generator=generator) * std
 
     def read(piece: Slice) -> Tensor:
-        tensor = draw(piece.tensor)
-        stop = min(piece.stop, tensor.size(piece.dim))
-        return tensor.narrow(piece.dim, piece.start, max(0, stop - piece.start))
+        tensor, stretch = draw(piece.tensor), slice(piece.start, piece.stop)
+        return tensor[stretch] if piece.dim == 0 else tensor[:, stretch]
 
     _fill(model, plan, mesh, read)
 

@@ -35,7 +35,7 @@ SIZES: dict[str, Any] = {
     "hidden_size": 48,
     "intermediate_size": 80,
     "num_hidden_layers": 3,
-    "num_attention_heads": 6,
+    "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "head_dim": 8,
     "max_position_embeddings": 128,
@@ -59,6 +59,10 @@ class Tiny:
 TINY: dict[str, Tiny] = {
     "llama": Tiny(LlamaConfig(**SIZES, tie_word_embeddings=False), LlamaForCausalLM),
     "llama-tied": Tiny(LlamaConfig(**SIZES, tie_word_embeddings=True), LlamaForCausalLM),
+    "llama-one-kv-head": Tiny(
+        LlamaConfig(**SIZES | {"num_key_value_heads": 1}, tie_word_embeddings=True),
+        LlamaForCausalLM,
+    ),
     "llama3-rope": Tiny(
         LlamaConfig(**SIZES, tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE),
         LlamaForCausalLM,
@@ -85,7 +89,9 @@ def save_tiny(name: str, directory: Path) -> Path:
 
 def load_hf(name: str, directory: Path, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     """The reference model, on the eager attention of transformers."""
-    return TINY[name].model.from_pretrained(directory, dtype=dtype, attn_implementation="eager")
+    return TINY[name].model.from_pretrained(
+        directory / name, dtype=dtype, attn_implementation="eager"
+    )
 
 
 def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:

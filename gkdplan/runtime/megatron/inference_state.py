@@ -1,0 +1,36 @@
+"""A training model made ready to run one token at a time, and back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from megatron.core.models.gpt.gpt_model import GPTModel
+
+FLAGS = ("sequence_parallel", "scatter_to_sequence_parallel", "reduce_scatter_embeddings")
+
+
+@contextmanager
+def inference_state(model: GPTModel) -> Iterator[None]:
+    """Eval mode without sequence parallelism, whose shards one token cannot be cut into.
+
+    Megatron's `set_model_to_sequence_parallel` (megatron/core/transformer/utils.py) keeps modules
+    by the model's id() for ever and restores every flag to one value: here each owner, module or
+    config, gets its own value back, also after an exception.
+    """
+    modules = list(model.modules())
+    configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}
+    raised = [
+        (owner, flag)
+        for owner in (*modules, *configs.values())
+        for flag in FLAGS
+        if getattr(owner, flag, False) is True
+    ]
+    was_training = model.training
+    model.eval()
+    for owner, flag in raised:
+        setattr(owner, flag, False)
+    try:
+        yield
+    finally:
+        for owner, flag in raised:
+            setattr(owner, flag, True)
+        model.train(was_training)

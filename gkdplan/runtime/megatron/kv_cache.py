@@ -1,0 +1,99 @@
+"""The keys and values of a batch that is being generated, and attention over them.
+
+Megatron's own static context keeps keys before their rotation and turns the whole cache again for
+every token (megatron/core/transformer/attention.py, `_adjust_key_value_for_inference`), and
+Transformer Engine's attention ignores a padding mask under a causal layer. Here keys are kept
+rotated, and torch's fused attention reads them in place on every device.
+
+Legend: T tokens one after the other, S those of one prompt, B rows, K columns of the cache, N query
+heads and G kv heads of this rank, R query heads a kv head, D head size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class KeyValueCache:
+    """Two tensors a layer, [B, G, K, D] in the model's dtype: 2 * layers * B * G * K * D elements.
+
+    K is the longest prompt plus `max_new_tokens`. Prompts end in the same column, so that all rows
+    grow together; the columns before a shorter prompt stay zero and hidden.
+    """
+
+    def __init__(self, model: GPTModel, prompt_lengths: Sequence[int], max_new_tokens: int) -> None:
+        attention = model.decoder.layers[0].self_attention
+        device = model.embedding.word_embeddings.weight.device
+        self.prompt_lengths = tuple(prompt_lengths)
+        self.num_columns = max(prompt_lengths)
+        self.starts_B = self.num_columns - torch.tensor(prompt_lengths, device=device)
+        capacity = self.num_columns + max_new_tokens
+        visible_BK = torch.arange(capacity, device=device) >= self.starts_B[:, None]
+        self.visible_B11K = None if visible_BK.all() else visible_BK[:, None, None]
+        size = (
+            len(prompt_lengths),
+            attention.num_query_groups_per_partition,
+            capacity,
+            attention.hidden_size_per_attention_head,
+        )
+        dtype = model.config.params_dtype
+        num_layers = len(model.decoder.layers)
+        self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(num_layers)]
+
+    def attend_prompts(
+        self, rows: Sequence[int], layer: int, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        """Causal attention within each whole prompt of `rows`, whose keys and values are kept.
+
+        The prompts lie one after the other: query [T, 1, N, D], key and value [T, 1, G, D]; returns
+        [T, 1, N * D].
+        """
+        lengths = [self.prompt_lengths[row] for row in rows]
+        contexts = []
+        parts = (x.permute(1, 2, 0, 3).split(lengths, dim=2) for x in (query, key, value))
+        for row, length, q_1NSD, k_1GSD, v_1GSD in zip(rows, lengths, *parts, strict=True):
+            columns = slice(self.num_columns - length, self.num_columns)
+            self.keys[layer][row, :, columns] = k_1GSD[0]
+            self.values[layer][row, :, columns] = v_1GSD[0]
+            context_1NSD = scaled_dot_product_attention(
+                q_1NSD, k_1GSD, v_1GSD, is_causal=True, enable_gqa=True
+            )
+            contexts.append(context_1NSD.permute(2, 0, 1, 3).flatten(2))
+        return torch.cat(contexts)
+
+    def attend_tokens(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of each row's token in the last column to all that its row holds.
+
+        query [B, 1, N, D], key and value [B, 1, G, D]; returns [B, 1, N * D]. The query heads that
+        share a kv head take the place of query positions, so that no key is repeated.
+        """
+        num_rows, _, num_kv_heads, head_dim = key.shape
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, :, self.num_columns - 1] = key[:, 0]
+        values[:, :, self.num_columns - 1] = value[:, 0]
+        visible = self.visible_B11K
+        context_BGRD = scaled_dot_product_attention(
+            query.view(num_rows, num_kv_heads, -1, head_dim),
+            keys[:, :, : self.num_columns],
+            values[:, :, : self.num_columns],
+            attn_mask=None if visible is None else visible[..., : self.num_columns],
+        )
+        return context_BGRD.reshape(num_rows, 1, -1)
+
+    def add_column(self) -> Tensor:
+        """Make room for one token a row; returns its position in its own row, int64 [B]."""
+        self.num_columns += 1
+        return self.num_columns - 1 - self.starts_B
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these, one layer at a time."""
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                tensors[layer] = tensor[rows]
+        self.starts_B = self.starts_B[rows]
+        if self.visible_B11K is not None:
+            self.visible_B11K = self.visible_B11K[rows]

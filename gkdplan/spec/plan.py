@@ -6,6 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gkdplan.vocab import Dtype, Engine
 
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["qwen3-8b"])]
+Size = Annotated[str, Field(pattern=r"^\d+(\.\d+)? *(B|KiB|MiB|GiB|TiB)$", examples=["2 GiB"])]
+Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -16,58 +20,97 @@ class Section(BaseModel):
     """A table of the plan: unknown keys are errors, types are not coerced, values do not change."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, populate_by_name=True, defer_build=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        populate_by_name=True,
+        defer_build=True,
     )
 
 
 class Cluster(Section):
-    device: str = "cpu"
+    """The machines."""
+
+    device: Text = "cpu"
     """A key of the device table, such as "h100-80gb", or "cpu"."""
     num_nodes: Count = 1
+    """Machines."""
     devices_per_node: Count = 1
-    memory_limit: str | None = None
-    """A budget a device smaller than the device table's, such as "2 GiB"."""
+    """Devices of each machine; a process runs on each."""
+    memory_limit: Size | None = None
+    """A budget a device, smaller than the device table's."""
 
 
 class Parallel(Section):
+    """How a model is spread over the ranks; data parallelism takes the ranks that are left."""
+
     tensor: Count = 1
+    """Ranks that share each matrix."""
     sequence: bool | None = None
     """Sequence parallelism; left out, it is on where tensor > 1."""
     pipeline: Count = 1
+    """Stages of consecutive layers."""
     virtual_pipeline: Count = 1
+    """Runs of layers of each pipeline stage."""
     first_stage_layers: Count | None = None
+    """Layers of the first pipeline stage, where it is not an equal share."""
     last_stage_layers: Count | None = None
+    """Layers of the last pipeline stage, where it is not an equal share."""
     context: Count = 1
+    """Ranks that share each sequence."""
     expert: Count = 1
+    """Ranks over which the experts of a layer are spread."""
     expert_tensor: Count = 1
+    """Ranks that share each expert's matrices."""
 
 
 class Recompute(Section):
+    """Activations that are computed again in the backward pass."""
+
     granularity: Literal["none", "selective", "full"] = "none"
+    """What is computed again: nothing, the modules named, or whole layers."""
     method: Literal["uniform", "block"] | None = None
+    """Which layers, for "full"."""
     num_layers: Count | None = None
-    modules: tuple[str, ...] = ()
+    """Layers of each recomputed unit, for "full"."""
+    modules: tuple[Text, ...] = ()
+    """Modules, for "selective"."""
 
 
 class Lora(Section):
+    """Low-rank adapters, for tuning = "lora"."""
+
     rank: Count = 8
+    """Rank of each adapter."""
     alpha: Positive = 32.0
+    """The adapter's output is scaled by alpha / rank."""
     dropout: Fraction = 0.0
-    targets: tuple[str, ...] = ("all-linear",)
+    """Probability of dropping an adapter's input."""
+    targets: tuple[Text, ...] = ("all-linear",)
+    """Modules that get an adapter."""
 
 
 class Keep(Section):
-    layers: tuple[Annotated[int, Field(ge=0)], ...]
-    """Indices, rising, of the model's layers that the student is made of."""
+    """The layers of the model that the student is made of, for init = "layers"."""
+
+    layers: Annotated[tuple[Index, ...], Field(min_length=1)]
+    """Indices, rising, of the model's layers."""
 
 
 class Student(Section):
-    model: str
+    """The model that learns."""
+
+    model: Text
     """A directory in Hugging Face's format, or a hub id."""
-    revision: str | None = None
+    revision: Text | None = None
+    """A hub revision."""
     dtype: Annotated[Dtype, Field(strict=False)] = Dtype.BF16
+    """Of the weights; fp32 on cpu."""
     tuning: Literal["full", "lora"] = "full"
+    """Every parameter, or adapters only."""
     init: Literal["pretrained", "random", "layers"] = "pretrained"
+    """Where the weights start: the model's, random ones, or some of the model's layers."""
     keep: Keep | None = None
     lora: Lora | None = None
     parallel: Parallel = Field(default_factory=Parallel)
@@ -75,22 +118,33 @@ class Student(Section):
 
 
 class Server(Section):
-    url: str
+    """A teacher that answers over HTTP instead of running on the ranks."""
+
+    url: Text
+    """Of an OpenAI-compatible server."""
     top_k: Count = 64
+    """Log-probabilities asked for each token."""
 
 
 class Teacher(Section):
-    model: str
-    revision: str | None = None
+    """The model that is learnt from."""
+
+    model: Text
+    """A directory in Hugging Face's format, or a hub id."""
+    revision: Text | None = None
+    """A hub revision."""
     dtype: Annotated[Dtype, Field(strict=False)] | None = None
-    """Left out, the student's."""
+    """Of the weights; left out, the student's."""
     offload: Literal["none", "cpu"] = "none"
+    """Where its weights wait between uses: on the device, or in the host's memory."""
     parallel: Parallel | None = None
-    """Left out, the student's."""
+    """Its own layout on the same ranks; left out, the student's."""
     server: Server | None = None
 
 
 class Distill(Section):
+    """What is learnt, and from whose responses."""
+
     beta: Fraction = 0.5
     """0 forward KL, 1 reverse KL, between them the generalized Jensen-Shannon divergence."""
     lmbda: Fraction = 0.5
@@ -98,77 +152,119 @@ class Distill(Section):
     seq_kd: bool | Fraction = False
     """The share of the remaining steps that learn from the teacher's samples; true is 1."""
     temperature: Positive = 0.9
-    """Of sampling and of the loss; the two keys below override one of them."""
+    """Of sampling and of the loss; loss_temperature and sampling_temperature override one."""
     loss_temperature: Positive | None = None
+    """Left out, `temperature`."""
     sampling_temperature: NonNegative | None = None
+    """Left out, `temperature`; 0 takes the likeliest token."""
     sft_alpha: NonNegative = 0.0
+    """Weight of an added cross-entropy on dataset responses."""
     payload: Literal["auto", "hidden", "logits", "top_k"] = "auto"
+    """What travels from the teacher to the loss: final hidden states, logits, or the top k."""
     top_k: Count | None = None
+    """Logits kept of each token, for payload = "top_k"."""
 
 
 class Generation(Section):
+    """How responses are sampled."""
+
     engine: Annotated[Engine, Field(strict=False)] = Engine.MEGATRON
+    """What samples; with "none" every step learns from dataset responses."""
     mode: Literal["colocate", "server"] = "colocate"
-    server_url: str | None = None
+    """On the ranks that train, or on a server."""
+    server_url: Text | None = None
+    """The server, for mode = "server"."""
     tensor: Count | None = None
+    """Ranks that share each matrix while sampling; left out, the student's tensor degree."""
     gpu_memory_utilization: Fraction = 0.5
-    sleep_level: Literal[0, 1, 2] = 0
+    """Share of the device's memory that vllm takes."""
+    sleep_level: Annotated[int, Field(ge=0, le=2)] = 0
+    """What vllm frees between uses: 0 nothing, 1 the kv cache, 2 its weights too."""
     max_completion_length: Count = 512
-    """Tokens."""
+    """Tokens of a response."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Sample from the likeliest tokens that hold this much probability."""
     top_k: Count | None = None
-    """Left out, every token may be sampled."""
+    """Sample from this many of the likeliest tokens; left out, from all."""
 
 
 class Data(Section):
-    train: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The rows: messages, or prompt and completion."""
+
+    train: Annotated[tuple[Text, ...], Field(min_length=1)]
     """Files of rows: "data/alpaca.jsonl", or "data/alpaca.jsonl#1000" for the first 1,000."""
-    eval: tuple[str, ...] = ()
+    eval: tuple[Text, ...] = ()
+    """Files of held-out rows."""
     max_length: Count = 2048
     """Tokens of the prompt; a dataset's response is cut at generation.max_completion_length."""
     truncation: Literal["delete", "left", "right", "error"] = "delete"
     """What happens to a row whose prompt is longer."""
     shuffle: bool = True
+    """A new order of the rows in each epoch."""
 
 
 class Batch(Section):
+    """Rows of a step."""
+
     micro: Count = 1
+    """Rows that a rank runs at once."""
     global_: Count = Field(default=16, alias="global")
+    """Rows of all ranks that make one optimizer step."""
 
 
 class Optimizer(Section):
+    """How the weights move."""
+
     name: Literal["adamw"] = "adamw"
+    """The update rule."""
     lr: Positive = 1e-5
+    """The learning rate after warm-up."""
     min_lr: NonNegative = 0.0
+    """The learning rate at the end, for schedule = "linear" and "cosine"."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """The way from lr to min_lr."""
     warmup_fraction: Fraction = 0.0
+    """Share of the steps in which the learning rate rises from 0."""
     weight_decay: NonNegative = 0.1
+    """Decoupled weight decay."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Decay of the running mean of the gradient and of its square."""
     eps: Positive = 1e-8
+    """Added to the root of the running square."""
     clip_grad: NonNegative = 1.0
+    """The largest norm of the gradient; 0 leaves it as it is."""
     distributed: bool = True
     """Spread the optimizer's state over the data axis."""
     offload: Literal["none", "cpu"] = "none"
+    """Where the optimizer's state lies: on the device, or in the host's memory."""
 
 
 class Run(Section):
-    output: str | None = None
+    """How long, and what is kept."""
+
+    output: Text | None = None
     """The run directory; left out, runs/NAME."""
     epochs: Count | None = None
     """Passes over the rows; left out together with steps, one."""
     steps: Count | None = None
+    """Optimizer steps, in place of epochs."""
     save_interval: Count | None = None
     """Steps between checkpoints; left out, only the last step is saved."""
     keep: Count = 2
     """How many checkpoints stay."""
-    eval_interval: Annotated[int, Field(ge=0)] = 0
+    eval_interval: Index = 0
     """Steps between evaluations; 0 evaluates before the first step and after the last."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Index = 42
+    """Of the order of rows, the draw of each step and sampling."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go, besides metrics.jsonl."""
 
 
 class Plan(Section):
-    name: str
+    """One distillation."""
+
+    name: Name
+    """Names the run; letters, digits, dots, dashes and underscores."""
     cluster: Cluster = Field(default_factory=Cluster)
     student: Student
     teacher: Teacher

@@ -56,14 +56,23 @@ class Source:
         text = text.replace("\r\n", "\n")
         return cls(file, text, tomllib.loads(text), _Scanner(text).scan())
 
+    def at(self, path: Path) -> Any:
+        """What stands at a path, or None: TOML has no null of its own."""
+        node: Any = self.values
+        for part in path:
+            try:
+                node = node[part]
+            except (LookupError, TypeError):
+                return None
+        return node
+
     def value(self, path: str) -> Any:
         """What stands under a dotted path of tables, or None."""
-        node: Any = self.values
-        for name in path.split("."):
-            if not isinstance(node, dict) or name not in node:
-                return None
-            node = node[name]
-        return node
+        return self.at(tuple(path.split(".")))
+
+    def has(self, path: str) -> bool:
+        """Whether a dotted path of tables is written."""
+        return self.value(path) is not None
 
     def locate(self, path: str) -> Span:
         """The value at `path`, else its nearest existing ancestor, else the first line."""

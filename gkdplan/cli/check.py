@@ -1,0 +1,28 @@
+"""`gkdplan check`: every finding, then the verdict and the peak in one line."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gkdplan.cli.compiling import compile_file
+from gkdplan.cli.findings import show_findings, show_findings_json
+from gkdplan.cli.terminal import width
+
+
+def check(
+    path: Annotated[str | None, typer.Argument(metavar="[PLAN]")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is wrong with a plan, whether it fits, and its peak of memory."""
+    compiled = compile_file(path)
+    if json:
+        ledger = compiled.run_plan.ledger if compiled.run_plan else None
+        show_findings_json(compiled.diagnostics, ledger)
+    else:
+        show_findings(compiled.diagnostics, sys.stdout)
+        if compiled.run_plan:
+            from gkdplan.report.outline import header
+
+            print(header(compiled.run_plan, width()))
+    raise typer.Exit(0 if compiled.ok else 1)

@@ -1,0 +1,122 @@
+"""A plan file -> what the commands show: findings with their places, and the run plan."""
+
+import glob
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gkdplan import __version__
+from gkdplan.diagnostics import Diagnostic, Severity, Span, UserError, error
+from gkdplan.runplan.model import RunPlan
+from gkdplan.spec.load import load_plan
+from gkdplan.spec.plan import Plan
+
+DEFAULT_PLAN = "plan.toml"
+TOOL = f"gkdplan {__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What became of a plan file; `run_plan` may be there although there are errors."""
+
+    plan: Plan | None
+    run_plan: RunPlan | None
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not any(finding.severity is Severity.ERROR for finding in self.diagnostics)
+
+    def require(self) -> RunPlan:
+        """The run plan of a plan without errors; raises UserError with all findings otherwise."""
+        if self.run_plan is None or not self.ok:
+            raise UserError(*self.diagnostics)
+        return self.run_plan
+
+
+def compile_file(path: str | None) -> Compiled:
+    """Read, load, look up and compile; without a path, plan.toml of the working directory."""
+    path = path or DEFAULT_PLAN
+    text = _read(path)
+    if isinstance(text, Diagnostic):
+        return Compiled(None, None, (text,))
+    loaded = load_plan(path, text)
+    plan = loaded.plan
+    if plan is None:
+        return Compiled(None, None, loaded.diagnostics)
+    run_plan, findings = _compile(plan)
+    placed = (
+        finding.at(loaded.source.locate(finding.path)) if finding.path else finding
+        for finding in findings
+    )
+    return Compiled(plan, run_plan, tuple(sorted(placed, key=_position)))
+
+
+@contextmanager
+def blamed(run_plan: RunPlan) -> Iterator[None]:
+    """A bug that comes out of this block names the plan's fingerprint."""
+    try:
+        yield
+    except Exception as bug:
+        bug.add_note(f"the plan's fingerprint is {run_plan.fingerprint}")
+        raise
+
+
+def _compile(plan: Plan) -> tuple[RunPlan | None, tuple[Diagnostic, ...]]:
+    from gkdplan.facts.lookup import look_up
+    from gkdplan.facts.model import ModelRef
+    from gkdplan.planner.compiler import compile_plan
+    from gkdplan.vocab import Role
+
+    facts, seen = look_up(
+        student=ModelRef(Role.STUDENT, plan.student.model, plan.student.revision),
+        teacher=ModelRef(Role.TEACHER, plan.teacher.model, plan.teacher.revision),
+        device=plan.cluster.device,
+        train=plan.data.train,
+        eval=plan.data.eval,
+    )
+    if facts is None:
+        return None, seen
+    compilation = compile_plan(plan, facts, TOOL)
+    return compilation.run_plan, seen + compilation.diagnostics
+
+
+def _position(finding: Diagnostic) -> tuple[int, int]:
+    return (finding.span.line, finding.span.column) if finding.span else (0, 0)
+
+
+def _read(path: str) -> str | Diagnostic:
+    """The text of a plan, or GK005."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as failure:
+        reason = (failure.strerror or str(failure)).lower()
+        return error("GK005", f"`{path}` cannot be read: {reason}", help=tuple(_nearby(path)))
+    except ValueError:
+        return error("GK005", f"{path!r} is not a file name")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        before = data[: failure.start]
+        line = before.count(b"\n") + 1
+        column = len(before.rpartition(b"\n")[2].decode(errors="replace")) + 1
+        return error(
+            "GK005",
+            f"`{path}` is not UTF-8",
+            label=f"byte {data[failure.start]:#04x} begins no character",
+            help=("save the file as UTF-8",),
+        ).at(Span(path, line, column, 1))
+
+
+def _nearby(path: str) -> Iterator[str]:
+    """Plans that could be meant."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    found = sorted(glob.glob(os.path.join(glob.escape(folder), "*.toml")))
+    found += sorted(glob.glob(os.path.join("plans", "*.toml"))) if not folder else []
+    plans = [name for name in found if os.path.basename(name) != "pyproject.toml"]
+    if plans:
+        yield f"plans nearby: {', '.join(f'`{name}`' for name in plans[:5])}"
+    elif path == DEFAULT_PLAN:
+        yield "name a plan: `gkdplan check PLAN`"

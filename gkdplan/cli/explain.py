@@ -1,0 +1,56 @@
+"""`gkdplan explain`: what a code means, why it is refused and what mends it."""
+
+import difflib
+import json as json_text
+from dataclasses import asdict
+from importlib import resources
+from typing import Annotated
+
+import typer
+
+from gkdplan.cli.terminal import width
+from gkdplan.codes import CODES, Code
+from gkdplan.report.wrapping import wrap
+from gkdplan.runplan.model import SCHEMA_VERSION
+
+
+def explain(
+    code: Annotated[str | None, typer.Argument(metavar="[CODE]")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Explain a diagnostic's code, with an example; without a code, list them all."""
+    names = list(CODES) if code is None else [_known(code)]
+    if json:
+        rows = [_row(name, CODES[name]) for name in names]
+        answer = {"schema_version": SCHEMA_VERSION, **(rows[0] if code else {"codes": rows})}
+        print(json_text.dumps(answer, indent=2, ensure_ascii=False))
+    elif code is None:
+        print("\n".join(wrap(f"{name}  ", CODES[name].title, width()) for name in names))
+    else:
+        print(_page(names[0], CODES[names[0]]))
+
+
+def _known(code: str) -> str:
+    name = code.upper()
+    if name in CODES:
+        return name
+    near = ", ".join(difflib.get_close_matches(name, CODES, n=3))
+    raise typer.BadParameter(f"there is no code {code}" + (f"; nearest: {near}" if near else ""))
+
+
+def _row(name: str, code: Code) -> dict[str, str | None]:
+    return {"code": name, **asdict(code), "example": example_of(name)}
+
+
+def _page(name: str, code: Code) -> str:
+    parts = [wrap(f"{name}: ", code.title, width())]
+    parts += [wrap("why   ", code.why, width()), wrap("mend  ", code.mend, width())]
+    if example := example_of(name):
+        parts.append(example)
+    return "\n\n".join(parts)
+
+
+def example_of(name: str) -> str | None:
+    """A finding of this code as it is printed for a plan of the tests."""
+    file = resources.files("gkdplan.cli") / "examples" / f"{name}.txt"
+    return file.read_text(encoding="utf-8").rstrip("\n") if file.is_file() else None

@@ -1,0 +1,29 @@
+"""Diagnostics on a stream, with the lines of the plan that they are about."""
+
+import json
+from collections.abc import Sequence
+from typing import TextIO
+
+from gkdplan.cli.terminal import width
+from gkdplan.diagnostics import Diagnostic
+from gkdplan.report.diagnostics import check_json, write_diagnostics
+from gkdplan.runplan.model import Ledger
+
+
+def show_findings(diagnostics: Sequence[Diagnostic], file: TextIO) -> None:
+    """Print every finding and their count; nothing where there is none."""
+    write_diagnostics(diagnostics, _text_of(diagnostics), file, width())
+
+
+def show_findings_json(diagnostics: Sequence[Diagnostic], ledger: Ledger | None = None) -> None:
+    """Print the findings on stdout as `check --json` does."""
+    print(json.dumps(check_json(diagnostics, ledger), indent=2, ensure_ascii=False))
+
+
+def _text_of(diagnostics: Sequence[Diagnostic]) -> str:
+    """The plan that the findings have their places in."""
+    plan = next((finding.span.file for finding in diagnostics if finding.span), None)
+    if plan is None:
+        return ""
+    with open(plan, encoding="utf-8-sig", errors="replace", newline="") as file:
+        return file.read()

@@ -1,0 +1,114 @@
+"""The entry point: one command's module is imported, and every way to fail has its exit code."""
+
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import typer
+
+from gkdplan import __version__
+from gkdplan.diagnostics import UserError
+
+COMMANDS = {
+    "check": "gkdplan.cli.check",
+    "plan": "gkdplan.cli.plan",
+    "memory": "gkdplan.cli.memory",
+    "run": "gkdplan.cli.run",
+    "explain": "gkdplan.cli.explain",
+    "schema": "gkdplan.cli.schema",
+}
+"""Each command is the function of its name in the module named."""
+
+FIRST_RUN = f"""\
+gkdplan {__version__}: plan a distillation, prove that it fits, run exactly that plan
+
+  gkdplan check plans/quickstart.toml    what is wrong with it, and whether it fits
+  gkdplan plan plans/quickstart.toml     layout, memory, schedule and steps
+  gkdplan run plans/quickstart.toml      run it
+
+Without a path, each takes plan.toml of the working directory.
+`gkdplan --help` lists all commands; `gkdplan schema` prints the vocabulary of a plan."""
+
+OK, FAILED, BROKEN, INTERRUPTED = 0, 1, 2, 130
+
+
+def main() -> None:
+    """Run the command line and exit: 0 good, 1 errors found, 2 usage or a bug, 130 interrupted."""
+    gc.set_threshold(200_000)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    status = run(sys.argv[1:])
+    gc.freeze()
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of a command line; prints, never raises."""
+    try:
+        app = _app(arguments)
+        typer.main.get_command(app)(args=list(arguments), prog_name="gkdplan")
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else BROKEN
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except UserError as refusal:
+        _show_refusal(refusal, as_json="--json" in arguments)
+        return FAILED
+    except Exception as bug:
+        _show_bug(bug)
+        return BROKEN
+    return OK
+
+
+def _app(arguments: Sequence[str]) -> typer.Typer:
+    """The command that is asked for, or all of them to list."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Plan a distillation, prove that it fits, and run exactly that plan.",
+    )
+    app.callback(invoke_without_command=True)(_without_command)
+    wants_none = not arguments or arguments[0] == "--version"
+    asked = COMMANDS.keys() & arguments[:1]
+    for name in () if wants_none else asked or COMMANDS:
+        app.command(name)(getattr(import_module(COMMANDS[name]), name))
+    return app
+
+
+def _without_command(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True),
+) -> None:
+    if version:
+        print(f"gkdplan {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(FIRST_RUN)
+
+
+def _show_refusal(refusal: UserError, as_json: bool) -> None:
+    """The findings: text on stderr, JSON on stdout."""
+    from gkdplan.cli.findings import show_findings, show_findings_json
+
+    if as_json:
+        show_findings_json(refusal.diagnostics)
+    else:
+        show_findings(refusal.diagnostics, sys.stderr)
+
+
+def _show_bug(bug: Exception) -> None:
+    lines = [
+        f"internal error: {type(bug).__name__}: {bug}",
+        *getattr(bug, "__notes__", ()),
+        f"this is a bug in gkdplan {__version__}, not in your plan",
+    ]
+    if os.environ.get("GKDPLAN_TRACEBACK") == "1":
+        import traceback
+
+        traceback.print_exception(bug)
+    else:
+        lines.append("GKDPLAN_TRACEBACK=1 shows where it happened")
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,161 @@
+"""GK006: keys that ask for different things, found in the text's values.
+
+These checks read the raw values, so that a plan with another fault still shows them. Each is a
+generator of findings, named as its rule; what has the wrong type is left to the schema.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from gkdplan.diagnostics import Diagnostic, error
+from gkdplan.spec.source import Source
+
+
+def contradictions(source: Source) -> Iterator[Diagnostic]:
+    """Every contradiction of a plan, each at its place."""
+    for check in CHECKS:
+        for finding in check(source):
+            yield finding.at(source.locate(finding.path or ""))
+
+
+def _contradiction(path: str, message: str, help: str, label: str = "") -> Diagnostic:
+    return error("GK006", message, path, label=label, help=(help,))
+
+
+def epochs_or_steps(source: Source) -> Iterator[Diagnostic]:
+    if source.has("run.epochs") and source.has("run.steps"):
+        yield _contradiction(
+            "run.epochs",
+            "`run.epochs` and `run.steps` both say how long the run is",
+            "keep one of them",
+            f"`steps` is written on line {source.locate('run.steps').line}",
+        )
+
+
+def kept_layers_need_init_layers(source: Source) -> Iterator[Diagnostic]:
+    init = source.value("student.init")
+    if init == "layers" and not source.has("student.keep"):
+        yield _contradiction(
+            "student.init",
+            '`student.init = "layers"` does not say which layers',
+            "add `[student.keep]` with `layers = [0, 3, ...]`: indices of the model's layers",
+        )
+    if source.has("student.keep") and init != "layers":
+        yield _contradiction(
+            "student.keep",
+            '`student.keep` is read only with `student.init = "layers"`',
+            'set `student.init = "layers"`, or remove `[student.keep]`',
+        )
+
+
+def kept_layers_rise(source: Source) -> Iterator[Diagnostic]:
+    layers = source.value("student.keep.layers")
+    if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
+        return
+    for index, (before, layer) in enumerate(pairwise(layers), 1):
+        if layer <= before:
+            yield _contradiction(
+                f"student.keep.layers[{index}]",
+                "`student.keep.layers` must rise: layers keep their order and come once",
+                f"write `layers = {sorted(set(layers))}`",
+                f"{layer} comes after {before}",
+            )
+            return
+
+
+def lora_needs_its_tuning(source: Source) -> Iterator[Diagnostic]:
+    if source.has("student.lora") and source.value("student.tuning") != "lora":
+        yield _contradiction(
+            "student.lora",
+            '`student.lora` is read only with `student.tuning = "lora"`',
+            'set `student.tuning = "lora"`, or remove `[student.lora]`',
+        )
+
+
+def recompute_keys_need_their_granularity(source: Source) -> Iterator[Diagnostic]:
+    granularity = source.value("student.recompute.granularity") or "none"
+    readers = {"method": "full", "num_layers": "full", "modules": "selective"}
+    for key, reader in readers.items():
+        path = f"student.recompute.{key}"
+        if source.has(path) and granularity != reader:
+            yield _contradiction(
+                path,
+                f'`{path}` is read only with `granularity = "{reader}"`',
+                f'set `student.recompute.granularity = "{reader}"`, or remove `{key}`',
+                f"the granularity is {granularity}",
+            )
+
+
+def a_server_teacher_holds_no_weights_here(source: Source) -> Iterator[Diagnostic]:
+    if not source.has("teacher.server"):
+        return
+    for key in ("parallel", "offload"):
+        if source.has(f"teacher.{key}"):
+            yield _contradiction(
+                f"teacher.{key}",
+                f"`teacher.{key}` places weights that `teacher.server` keeps elsewhere",
+                f"remove `teacher.{key}` or `[teacher.server]`",
+            )
+
+
+def top_k_is_a_payload(source: Source) -> Iterator[Diagnostic]:
+    payload = source.value("distill.payload") or "auto"
+    if source.has("distill.top_k") and payload != "top_k":
+        yield _contradiction(
+            "distill.top_k",
+            '`distill.top_k` is read only with `distill.payload = "top_k"`',
+            'set `distill.payload = "top_k"`, or remove `top_k`',
+            f"the payload is {payload}",
+        )
+    if payload == "top_k" and not source.has("distill.top_k"):
+        yield _contradiction(
+            "distill.payload",
+            '`distill.payload = "top_k"` does not say how many',
+            "add `top_k = 64` to `[distill]`",
+        )
+
+
+def server_mode_needs_a_url(source: Source) -> Iterator[Diagnostic]:
+    is_server = source.value("generation.mode") == "server"
+    if is_server and not source.has("generation.server_url"):
+        yield _contradiction(
+            "generation.mode",
+            '`generation.mode = "server"` does not say where the server is',
+            'add `server_url = "http://HOST:PORT"` to `[generation]`',
+        )
+    if not is_server and source.has("generation.server_url"):
+        yield _contradiction(
+            "generation.server_url",
+            '`generation.server_url` is read only with `generation.mode = "server"`',
+            'set `generation.mode = "server"`, or remove `server_url`',
+        )
+
+
+def the_learning_rate_falls(source: Source) -> Iterator[Diagnostic]:
+    lr, min_lr = source.value("optimizer.lr"), source.value("optimizer.min_lr")
+    if min_lr is not None and source.value("optimizer.schedule") == "constant":
+        yield _contradiction(
+            "optimizer.min_lr",
+            '`optimizer.min_lr` is not read with `optimizer.schedule = "constant"`',
+            'remove `min_lr`, or set `optimizer.schedule` to "linear" or "cosine"',
+        )
+    elif type(lr) in (int, float) and type(min_lr) in (int, float) and min_lr > lr:
+        yield _contradiction(
+            "optimizer.min_lr",
+            "`optimizer.min_lr` is larger than `optimizer.lr`",
+            f"set `optimizer.min_lr` to at most {lr}",
+            f"the learning rate falls from {lr}",
+        )
+
+
+CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
+    epochs_or_steps,
+    kept_layers_need_init_layers,
+    kept_layers_rise,
+    lora_needs_its_tuning,
+    recompute_keys_need_their_granularity,
+    a_server_teacher_holds_no_weights_here,
+    top_k_is_a_payload,
+    server_mode_needs_a_url,
+    the_learning_rate_falls,
+)

@@ -142,8 +142,8 @@ class Executor:
 
     def _optimizer_step(self, state: StepState) -> None:
         trainer = self.session.trainer
-        state.lr = trainer.lr
         state.grad_norm = trainer.step()
+        state.lr = trainer.lr
         if not torch.isfinite(torch.tensor([state.loss, state.grad_norm])).all():
             raise UserError(
                 error(

@@ -1,6 +1,7 @@
 """One process a rank, through torch's own launcher."""
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -41,9 +42,7 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
 
 def _launch(run_plan: RunPlan, start_step: int, failures: Path) -> dict[int, Any]:
     num_ranks = run_plan.layout.devices_per_node
-    cores = os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_ranks)))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _set_environment(num_ranks)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -58,6 +57,19 @@ def _launch(run_plan: RunPlan, start_step: int, failures: Path) -> dict[int, Any
     arguments = (encode(run_plan), start_step, str(failures), sys.stderr.isatty())
     results: dict[int, Any] = elastic_launch(config, worker.main)(*arguments)
     return results
+
+
+def _set_environment(num_ranks: int) -> None:
+    """What the ranks inherit, where the user has not set it: threads, and no libraries' chatter."""
+    threads = max(1, (os.cpu_count() or 1) // num_ranks)
+    for name, value in {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        "PYTHONWARNINGS": "ignore::UserWarning,ignore::FutureWarning,ignore::DeprecationWarning",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
 
 
 def _check_machine(run_plan: RunPlan) -> None:

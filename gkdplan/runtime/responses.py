@@ -1,13 +1,13 @@
 """Responses that a model samples for a step, the same in every layout."""
 
 from collections.abc import Sequence
-from hashlib import sha256
 
 import torch.distributed as dist
 
 from gkdplan.runplan.model import Sampling
 from gkdplan.runtime.data import Example
 from gkdplan.runtime.megatron.generate import generate
+from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.runtime.session import Session
 from gkdplan.vocab import Role, Source
 
@@ -28,16 +28,9 @@ def sample_responses(
         sampling,
         stop_ids=session.chat.stop_ids,
         vocab_size=session.plan.models.vocab_size,
-        pad_id=session.chat.pad_id,
         mesh=session.mesh,
     )
     return [tuple(response) for response in responses]
-
-
-def row_seed(seed: int, step: int, row: int) -> int:
-    """63 bits of sha256("SEED:STEP:ROW")."""
-    digest = sha256(f"{seed}:{step}:{row}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def log_completions(

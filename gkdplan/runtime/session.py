@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.steps import Draw
 from gkdplan.runtime.chat import Chat, load_chat
 from gkdplan.runtime.checkpoint import restore
 from gkdplan.runtime.data import Examples, load_examples
@@ -21,7 +23,7 @@ from gkdplan.runtime.phases import Phases, Position
 from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.residency import Residency
 from gkdplan.runtime.run_directory import RunDirectory
-from gkdplan.vocab import Role, Tier
+from gkdplan.vocab import Role, Source, Tier
 
 TEACHER_BODY = "teacher body"
 
@@ -83,14 +85,19 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         restore(directory.checkpoint(start_step), plan, student, trainer, mesh)
     meter.adopt(_resident_tensors(student, teacher, trainer))
 
-    data = plan.data
+    data, max_completion = plan.data, plan.sampling.max_completion_length
+    train = load_examples(
+        data.train, chat, data, max_completion, needs_responses=_learns_from_dataset(plan)
+    )
+    for line in train.notes:
+        progress.tell(line)
     return Session(
         plan=plan,
         directory=directory,
         mesh=mesh,
         chat=chat,
-        train=load_examples(data.train, chat, data, plan.sampling.max_completion_length),
-        eval=load_examples(data.eval, chat, data, plan.sampling.max_completion_length),
+        train=train,
+        eval=load_examples(data.eval, chat, data, max_completion, key="data.eval"),
         student=student,
         teacher=teacher,
         student_source=student_source,
@@ -106,6 +113,11 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
 
 def _directory_of(role: Role, model: ModelPlan) -> Path:
     return model_directory(role, model.model, model.revision)
+
+
+def _learns_from_dataset(plan: RunPlan) -> bool:
+    draw = Draw(plan.training.seed, plan.objective.lmbda, plan.objective.seq_kd)
+    return share_of_sources(draw)[Source.DATASET] > 0
 
 
 def _body(teacher: Any) -> list[Any]:

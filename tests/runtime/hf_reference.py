@@ -48,7 +48,7 @@ def step(
 
 
 def generalized_jsd(p: Tensor, q: Tensor, beta: float) -> Tensor:
-    """Agarwal et al. 2024, eq. 1, with KL(p || q) at beta 0 and KL(q || p) at beta 1; [N, V] -> [N]."""
+    """Agarwal et al. 2024, eq. 1, but KL(p || q) at beta 0 and KL(q || p) at 1; [N, V] -> [N]."""
     if beta == 0:
         return kl(p, q)
     if beta == 1:

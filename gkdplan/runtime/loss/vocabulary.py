@@ -29,9 +29,9 @@ class VocabularyShard:
         """[t, *shape]: the statistics of every rank."""
         if self.size == 1:
             return statistics[None]
-        gathered = statistics.new_empty((self.size, *statistics.shape))
+        gathered = statistics.new_empty((self.size * len(statistics), *statistics.shape[1:]))
         dist.all_gather_into_tensor(gathered, statistics, group=self._group)
-        return gathered
+        return gathered.view(self.size, *statistics.shape)
 
     def sum(self, statistics: Tensor) -> Tensor:
         """The elementwise sum over the ranks, in place."""

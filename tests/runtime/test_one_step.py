@@ -1,0 +1,118 @@
+"""The loss and every gradient of one step, against the textbook in float64 on one process."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import hf_reference
+import pytest
+import torch
+from gloo_ranks import run_on_ranks
+from tiny_plans import compile_tiny, make_home
+
+from gkdplan.runplan.codec import decode, encode
+from gkdplan.runtime.executor import Executor, StepState
+from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.mesh import close_mesh
+from gkdplan.runtime.megatron.weights import full_tensors
+from gkdplan.runtime.phases import Position
+from gkdplan.runtime.progress import Progress
+from gkdplan.runtime.session import Session, open_session
+
+LAYOUTS = {
+    "one process": {"devices": 1, "tensor": 1},
+    "tensor 2 with sequence": {"devices": 2, "tensor": 2},
+    "data 2": {"devices": 2, "tensor": 1},
+}
+GRID = list(product((0.0, 0.1, 0.5, 1.0), (1.0, 2.0)))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return make_home(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("payload", ["hidden", "logits"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_and_gradients_equal_float64_on_one_process(layout, payload, home, tmp_path):
+    run_plan = compile_tiny(
+        home, tmp_path / "run", distributed="false", payload=payload, **LAYOUTS[layout]
+    )
+    run_on_ranks(_check_grid, run_plan.layout.world_size, encode(run_plan))
+
+
+def test_a_teacher_that_is_the_student_gives_no_loss(tmp_path):
+    home = make_home(tmp_path / "tiny")
+    (home / "teacher").rename(home / "unused")
+    (home / "teacher").symlink_to(home / "student")
+    run_plan = compile_tiny(home, tmp_path / "run", devices=2, tensor=2)
+    run_on_ranks(_check_zero, 2, encode(run_plan))
+
+
+def _check_grid(lock: str) -> None:
+    session = _open(lock)
+    student = hf_reference.load(Path(session.plan.models.student.model))
+    teacher = hf_reference.load(Path(session.plan.models.teacher.model))
+    for beta, temperature in GRID:
+        state = _one_step(session, beta, temperature)
+        rows = [(e.prompt, e.response) for e in session.train.examples]
+        assert len(rows) == session.plan.batch.global_rows
+        loss = hf_reference.step(
+            student,
+            teacher,
+            rows,
+            beta=beta,
+            temperature=temperature,
+            vocab_size=session.plan.models.vocab_size,
+        )
+        where = f"beta {beta}, temperature {temperature}"
+        assert abs(state.loss - loss) <= 1e-5 * loss, where
+        gradients = _gradients(session)
+        expected = dict(student.named_parameters())
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
+            reference = expected[name].grad
+            error = (gradient - reference).norm() / reference.norm()
+            assert error <= 1e-5, f"{where}: {name} is off by {error:.2e}"
+
+
+def _check_zero(lock: str) -> None:
+    session = _open(lock)
+    for beta, temperature in GRID:
+        assert abs(_one_step(session, beta, temperature).loss) < 1e-7, (beta, temperature)
+
+
+def _open(lock: str) -> Session:
+    run_plan = decode(lock)
+    platform.prepare("gloo")
+    close_mesh()
+    Path(run_plan.training.output).mkdir(exist_ok=True)
+    silent = Progress(run_plan, 0, shown=False, terminal=False)
+    return open_session(run_plan, 0, Position(0, "start"), silent)
+
+
+def _one_step(session: Session, beta: float, temperature: float) -> StepState:
+    """Teacher and student of step 1 under another objective, without the update."""
+    objective = replace(session.plan.objective, beta=beta, loss_temperature=temperature)
+    executor = Executor(replace(session, plan=replace(session.plan, objective=objective)))
+    state = StepState(1, executor._examples_of(1))
+    session.trainer._ddp.zero_grad_buffer()
+    for action in executor.plan.steps[: _index(executor, "OptimizerStep")]:
+        executor._walk(action, state)
+    return state
+
+
+def _index(executor: Executor, kind: str) -> int:
+    return [type(action).__name__ for action in executor.plan.steps].index(kind)
+
+
+def _gradients(session: Session) -> dict[str, torch.Tensor]:
+    """The student's gradients under their Hugging Face names, whole, float64."""
+    values = [(p, p.data) for p in session.student.parameters()]
+    for parameter, _ in values:
+        parameter.data = parameter.main_grad
+    whole = full_tensors(session.student, session.plan.models.student, session.mesh)
+    gradients = {name: tensor.double() for name, tensor in whole}
+    for parameter, value in values:
+        parameter.data = value
+    return gradients

@@ -1,0 +1,99 @@
+"""Plans over tiny models, compiled the way the command line compiles them."""
+
+from pathlib import Path
+
+import tiny
+
+from gkdplan.facts.lookup import look_up
+from gkdplan.facts.model import ModelRef
+from gkdplan.planner.compiler import compile_plan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.spec.load import load_plan
+from gkdplan.vocab import Role
+
+PLAN = """
+name = "tiny"
+[cluster]
+devices_per_node = {devices}
+[student]
+model = "{home}/student"
+dtype = "fp32"
+[student.parallel]
+tensor = {tensor}
+[teacher]
+model = "{home}/teacher"
+offload = "{offload}"
+[distill]
+beta = {beta}
+lmbda = {lmbda}
+seq_kd = {seq_kd}
+temperature = {temperature}
+payload = "{payload}"
+[generation]
+max_completion_length = {completion}
+[data]
+train = ["{home}/rows.jsonl"]
+eval = ["{home}/rows.jsonl"]
+max_length = {prompt}
+truncation = "{truncation}"
+[batch]
+micro = {micro}
+global = {rows}
+[optimizer]
+lr = 1e-2
+weight_decay = 0.1
+distributed = {distributed}
+[run]
+output = "{output}"
+steps = {steps}
+save_interval = {save_interval}
+keep = 4
+"""
+DEFAULTS = {
+    "devices": 1,
+    "tensor": 1,
+    "offload": "none",
+    "beta": 0.5,
+    "lmbda": 0.0,
+    "seq_kd": 0.0,
+    "temperature": 1.0,
+    "payload": "hidden",
+    "completion": 12,
+    "prompt": 64,
+    "truncation": "error",
+    "micro": 2,
+    "rows": 8,
+    "distributed": "true",
+    "steps": 6,
+    "save_interval": 2,
+}
+
+
+def make_home(home: Path) -> Path:
+    """A Qwen3 teacher, a Llama student of other sizes with the same tokenizer, and rows."""
+    home.mkdir(exist_ok=True)
+    tiny.save_qwen3(home / "teacher", num_layers=3, hidden=48, seed=1)
+    tiny.save_llama(home / "student", num_layers=2, hidden=32, seed=2)
+    tiny.save_rows(home / "rows.jsonl")
+    return home
+
+
+def compile_tiny(home: Path, output: Path, **changes: object) -> RunPlan:
+    """The run plan of PLAN with `changes` to its defaults; it must compile without an error."""
+    text = PLAN.format(home=home, output=output, **{**DEFAULTS, **changes})
+    loaded = load_plan("tiny.toml", text)
+    assert loaded.plan is not None, loaded.diagnostics
+    plan = loaded.plan
+    facts, found = look_up(
+        ModelRef(Role.STUDENT, plan.student.model, None),
+        ModelRef(Role.TEACHER, plan.teacher.model, None),
+        plan.cluster.device,
+        plan.data.train,
+        plan.data.eval,
+    )
+    assert facts is not None, found
+    compilation = compile_plan(plan, facts, tool="gkdplan test")
+    errors = [d for d in compilation.diagnostics if d.severity == "error"]
+    assert not errors, errors
+    assert compilation.run_plan is not None
+    return compilation.run_plan

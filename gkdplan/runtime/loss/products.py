@@ -54,8 +54,9 @@ def _multiplies_mixed(operand: Tensor, result_dtype: torch.dtype) -> bool:
 
 def _widened(head_VH: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """The head, whole where it has the dtype, else widened part by part."""
-    num_rows = len(head_VH)
-    part_rows = num_rows if head_VH.dtype == dtype else WIDENED_ROWS
-    for start in range(0, num_rows, part_rows):
-        rows = slice(start, min(start + part_rows, num_rows))
+    if head_VH.dtype == dtype:
+        yield slice(None), head_VH
+        return
+    for start in range(0, len(head_VH), WIDENED_ROWS):
+        rows = slice(start, start + WIDENED_ROWS)
         yield rows, head_VH[rows].to(dtype)

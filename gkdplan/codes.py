@@ -239,26 +239,16 @@ CODES: dict[str, Code] = {
         "Nothing, or choose a `batch.global` that divides the rows.",
     ),
     "GK423": Code(
-        "steps and epochs both given",
-        "Both say how long the run is, and they may disagree.",
-        "Remove one of them.",
-    ),
-    "GK424": Code(
-        "a final learning rate above the top",
-        "The schedule falls from `lr` to `min_lr`.",
-        "Set `min_lr` to at most `lr`.",
-    ),
-    "GK425": Code(
         "a warm-up as long as the run",
         "The rate would only rise, and reach its top when the run ends.",
         "Lower `warmup_fraction`.",
     ),
-    "GK426": Code(
+    "GK424": Code(
         "rows longer than a model's positions",
         "A model has not learnt positions past `max_position_embeddings`.",
         "Lower `data.max_length` or `generation.max_completion_length`.",
     ),
-    "GK427": Code(
+    "GK425": Code(
         "bf16 on a cpu",
         "Without bf16 instructions it is computed by way of fp32: slower, and less exact.",
         'Set `student.dtype` to "fp32" on a cpu.',
@@ -397,6 +387,26 @@ CODES: dict[str, Code] = {
         "a directory that holds no run",
         "A report shows what a run left behind: its lock and its metrics.",
         "Name the directory that `gkdplan run` printed as it ended.",
+    ),
+    "GK521": Code(
+        "weights that cannot be read",
+        "A file is missing or cut short, so the model would hold other numbers than you named.",
+        "Fetch the file again; a download that broke off is the usual cause.",
+    ),
+    "GK522": Code(
+        "a checkpoint that lacks a tensor",
+        "The parameter would start from arbitrary numbers.",
+        "Name a complete checkpoint of the architecture that config.json describes.",
+    ),
+    "GK523": Code(
+        "a tensor of another shape than the plan's",
+        "config.json and the weights describe different models.",
+        "Put the config.json beside the weights that belongs to them, and compile the plan again.",
+    ),
+    "GK524": Code(
+        "a tensor that the model has no place for",
+        "Leaving it out would compute another function than the checkpoint's.",
+        "Name a model of a family that gkdplan knows; adapters must be merged first.",
     ),
     "GK590": Code(
         "a feature that is not yet available",

@@ -388,6 +388,11 @@ CODES: dict[str, Code] = {
         "A report shows what a run left behind: its lock and its metrics.",
         "Name the directory that `gkdplan run` printed as it ended.",
     ),
+    "GK507": Code(
+        "what running needs is not installed",
+        "Checking and planning need three small packages; training needs torch and megatron-core.",
+        "Install the extra: `pip install 'gkdplan[run]'`.",
+    ),
     "GK521": Code(
         "weights that cannot be read",
         "A file is missing or cut short, so the model would hold other numbers than you named.",

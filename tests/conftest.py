@@ -10,10 +10,10 @@ MiB = 2**20
 
 TEACHER_SHAPE = ModelShape(
     family="llama",
-    hidden_size=576,
+    hidden_size=512,
     num_layers=30,
-    num_attention_heads=9,
-    num_kv_heads=3,
+    num_attention_heads=8,
+    num_kv_heads=4,
     head_dim=64,
     ffn_hidden_size=1536,
     vocab_size=49152,
@@ -85,11 +85,11 @@ def moves() -> tuple[steps.Move, steps.Move]:
 
 @pytest.fixture
 def run_plan() -> model.RunPlan:
-    """SmolLM2-135M into 12 of its layers on two CPU processes, tensor 2, all three sources."""
+    """A small model into 12 of its layers on two CPU processes, tensor 2, all three sources."""
     fetch, give_back = moves()
     source = model.DataSource("plans/data/train.jsonl", None, 192, "5f" * 32)
     held_out = model.DataSource("plans/data/train.jsonl", 16, 16, "5f" * 32)
-    looked_up = model.ModelInput("SmolLM2-135M-Instruct/config.json", "ab" * 32)
+    looked_up = model.ModelInput("Little-Instruct/config.json", "ab" * 32)
     return codec.seal(
         model.RunPlan(
             schema_version=model.SCHEMA_VERSION,
@@ -98,8 +98,8 @@ def run_plan() -> model.RunPlan:
             name="quickstart",
             inputs=model.Inputs(student=looked_up, teacher=looked_up),
             models=model.Models(
-                student=model_plan("models/SmolLM2-135M-Instruct", STUDENT_SHAPE, Tier.DEVICE),
-                teacher=model_plan("models/SmolLM2-135M-Instruct", TEACHER_SHAPE, Tier.HOST),
+                student=model_plan("models/Little-Instruct", STUDENT_SHAPE, Tier.DEVICE),
+                teacher=model_plan("models/Little-Instruct", TEACHER_SHAPE, Tier.HOST),
                 vocab_size=49152,
             ),
             layout=model.Layout(
@@ -127,7 +127,7 @@ def run_plan() -> model.RunPlan:
                 fetch,
                 steps.Generate(Source.STUDENT, Role.STUDENT, 8, 48),
                 steps.Generate(Source.TEACHER, Role.TEACHER, 8, 48),
-                steps.TeacherForward(2, Payload.HIDDEN, 384, 576),
+                steps.TeacherForward(2, Payload.HIDDEN, 384, 512),
                 give_back,
                 steps.StudentStep(2),
                 steps.OptimizerStep("adamw", "cosine", 1.0),

@@ -16,6 +16,9 @@ COMMANDS = {
     "plan": "gkdplan.cli.plan",
     "memory": "gkdplan.cli.memory",
     "run": "gkdplan.cli.run",
+    "show": "gkdplan.cli.show",
+    "diff": "gkdplan.cli.diff",
+    "report": "gkdplan.cli.report",
     "explain": "gkdplan.cli.explain",
     "schema": "gkdplan.cli.schema",
 }

@@ -19,11 +19,19 @@ def change_list(changes: Sequence[Change], width: int = 80) -> str:
     """`restart  objective.beta  0.5 -> 0.0`, the gravest first, and what the labels mean."""
     if not changes:
         return "no differences"
-    gravest_first = sorted(changes, key=lambda change: -list(Label).index(change.label))
-    lines = [wrap(f"{c.label:<9}", f"{c.path}  {_values(c)}", width) for c in gravest_first]
+    lines = [wrap(f"{c.label:<9}", described(c), width) for c in gravest_first(changes)]
     present = [label for label in Label if any(c.label is label for c in changes)]
     legend = "; ".join(f"{label} {_MEANINGS[label]}" for label in reversed(present))
     return "\n".join([*lines, wrap("", f"{plural(len(changes), 'difference')}: {legend}", width)])
+
+
+def gravest_first(changes: Sequence[Change]) -> list[Change]:
+    return sorted(changes, key=lambda change: -list(Label).index(change.label))
+
+
+def described(change: Change) -> str:
+    """The path with the old and the new value."""
+    return f"{change.path}  {_values(change)}"
 
 
 def _values(change: Change) -> str:

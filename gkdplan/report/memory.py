@@ -97,7 +97,7 @@ def budget(run_plan: RunPlan) -> str:
     return (
         f"budget {unit.format(ledger.budget_bytes)} {unit.name} a rank,"
         f" headroom {unit.format(headroom)} {unit.name} ({headroom / ledger.budget_bytes:.0%});"
-        f" host memory {format_bytes(ledger.host_bytes_per_node)} a node"
+        f" host {format_bytes(ledger.host_bytes_per_node)} a node"
     )
 
 

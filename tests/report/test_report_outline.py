@@ -169,4 +169,4 @@ def test_every_step_of_the_plan_is_numbered_in_order(run_plan):
     ]  # fmt: skip
     # 0.7 = 0.4 + (1 - 0.4) * 0.5
     assert "student's samples if u < 0.4, teacher's samples if u < 0.7, else dataset" in lines[0]
-    assert "[384, 576]" in lines[4]  # 8 rows of at most 48 response tokens, hidden size 576
+    assert "[384, 512]" in lines[4]  # 8 rows of at most 48 response tokens, hidden size 512

@@ -1,0 +1,41 @@
+"""`gkdplan memory`: the dry-run memory report of a plan or a lock."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gkdplan.cli.files import compile_or_read, write_whole
+from gkdplan.cli.findings import show_findings
+from gkdplan.cli.terminal import show, show_json, width
+from gkdplan.report.diagnostics import check_json
+from gkdplan.report.memory import memory_report
+from gkdplan.report.outline import header
+from gkdplan.runplan.codec import to_record
+
+
+def memory(
+    path: Annotated[str | None, typer.Argument(metavar="PLAN|LOCK")] = None,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Write a page as well.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the memory of every phase: buffers, peak, budget, headroom and moves."""
+    compiled = compile_or_read(path)
+    run_plan = compiled.run_plan
+    if json:
+        answer = check_json(compiled.diagnostics, run_plan.ledger if run_plan else None)
+        record = to_record(run_plan) if run_plan else {}
+        show_json({**answer, "ledger": record.get("ledger"), "schedule": record.get("schedule")})
+    else:
+        show_findings(compiled.diagnostics, sys.stderr)
+        if run_plan:
+            show(f"{header(run_plan, width())}\n\n{memory_report(run_plan, width())}")
+    if html and run_plan:
+        from gkdplan.report.page import lock_page
+
+        write_whole(Path(html), lock_page(run_plan))
+        print(f"wrote {html}", file=sys.stderr)
+    raise typer.Exit(0 if compiled.ok else 1)

@@ -1,0 +1,32 @@
+"""`gkdplan report`: the page of a run directory, or of a lock."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gkdplan.cli.files import read_lock, write_whole
+from gkdplan.cli.terminal import show_json
+from gkdplan.report.page import lock_page, run_page
+from gkdplan.report.run_record import read_run
+from gkdplan.runplan.model import SCHEMA_VERSION
+
+
+def report(
+    path: Annotated[str, typer.Argument(metavar="RUN_DIR|LOCK")],
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write one HTML page, planned beside measured; it needs no network."""
+    if path.endswith(".json"):
+        page, default = lock_page(read_lock(Path(path))), Path(path).with_suffix(".html")
+    else:
+        page, default = run_page(read_run(Path(path))), Path(path) / "report.html"
+    target = Path(output) if output else default
+    write_whole(target, page)
+    if json:
+        show_json({"schema_version": SCHEMA_VERSION, "ok": True, "report": str(target)})
+    else:
+        print(target)

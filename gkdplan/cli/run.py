@@ -1,0 +1,115 @@
+"""`gkdplan run`: the outline first, then exactly what it says."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gkdplan.cli.compiling import Compiled, blamed, compile_file
+from gkdplan.cli.files import read_lock, write_whole
+from gkdplan.cli.findings import show_findings
+from gkdplan.cli.terminal import show, show_json, width
+from gkdplan.diagnostics import UserError, error
+from gkdplan.report.changes import described, gravest_first
+from gkdplan.report.diagnostics import check_json
+from gkdplan.report.ending import ending
+from gkdplan.report.outline import outline
+from gkdplan.report.page import run_page
+from gkdplan.report.run_record import read_run
+from gkdplan.runplan.codec import to_record
+from gkdplan.runplan.diff import compare
+from gkdplan.runplan.model import RunPlan
+
+if TYPE_CHECKING:
+    from gkdplan.runtime.result import RunResult
+
+
+def run(
+    path: Annotated[str | None, typer.Argument(metavar="PLAN")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, and stop.")
+    ] = False,
+    locked: Annotated[
+        str | None, typer.Option(metavar="LOCK", help="Refuse to run anything but this lock.")
+    ] = None,
+    resume: Annotated[
+        str, typer.Option(metavar="auto|never|DIR", help="Where the run goes on.")
+    ] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compile a plan, show its outline and its memory, and run it."""
+    compiled = compile_file(path)
+    run_plan = compiled.require()
+    if locked:
+        _refuse_if_stale(locked, run_plan)
+    if not json:
+        show_findings(compiled.diagnostics, sys.stderr)
+        show(outline(run_plan, width()))
+        sys.stdout.flush()
+    if dry_run:
+        if json:
+            show_json(_answer(compiled, None))
+        return
+    with blamed(run_plan):
+        result = _launch(run_plan, resume)
+    _show_result(compiled, result, json)
+    raise typer.Exit(result.exit_code)
+
+
+def _refuse_if_stale(locked: str, run_plan: RunPlan) -> None:
+    lock = read_lock(Path(locked))
+    if lock.fingerprint != run_plan.fingerprint:
+        changes = gravest_first(compare(lock, run_plan))
+        raise UserError(
+            error(
+                "GK501",
+                f"`{locked}` is stale: the plan decides otherwise now",
+                notes=tuple(f"{change.label}: {described(change)}" for change in changes),
+                help=(f"accept the changes with `gkdplan plan PLAN -o {locked}`",),
+            )
+        )
+
+
+def _launch(run_plan: RunPlan, resume: str) -> "RunResult":
+    try:
+        from gkdplan.runtime import launch
+    except ModuleNotFoundError as missing:
+        raise UserError(
+            error(
+                "GK507",
+                f"running needs `{missing.name}`, which is not installed",
+                help=("install it with `pip install 'gkdplan[run]'`",),
+            )
+        ) from missing
+    return launch.run(run_plan, resume)
+
+
+def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:
+    """The ending, then the page; a run that stopped has a page of as far as it came."""
+    page = result.run_dir / "report.html"
+    places = {"metrics": result.run_dir / "metrics.jsonl", "report": page}
+    if result.student_dir:
+        places = {"student": result.student_dir, **places}
+    if json:
+        show_json(_answer(compiled, result))
+    else:
+        show_findings(result.diagnostics, sys.stderr)
+        show(f"\n{ending(result.summary, places, width())}")
+    write_whole(page, run_page(read_run(result.run_dir)))
+
+
+def _answer(compiled: Compiled, result: "RunResult | None") -> dict[str, Any]:
+    run_plan = compiled.require()
+    findings = (*compiled.diagnostics, *(result.diagnostics if result else ()))
+    return {
+        **check_json(findings, run_plan.ledger),
+        "run_plan": to_record(run_plan),
+        "result": result
+        and {
+            "exit_code": result.exit_code,
+            "run_dir": str(result.run_dir),
+            "student_dir": str(result.student_dir) if result.student_dir else None,
+            **result.summary,
+        },
+    }

@@ -50,7 +50,7 @@ def parse(text: bytes, first_line: int = 1) -> object:
     except UnicodeDecodeError as failure:
         raise UnreadableError("is not UTF-8 text") from failure
     except ValueError as failure:
-        raise UnreadableError(f"is not JSON: {_lower_first(str(failure))}") from failure
+        raise UnreadableError("holds a number with too many digits") from failure
 
 
 def read_object(path: str, max_bytes: int) -> dict[str, object]:
@@ -67,7 +67,7 @@ def reason(failure: OSError) -> str:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+    raise UnreadableError(f"is not JSON: {name} is no number that JSON has")
 
 
 def _lower_first(text: str) -> str:

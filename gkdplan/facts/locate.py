@@ -5,6 +5,7 @@ snapshots/COMMIT the files. It is only read; nothing is downloaded.
 """
 
 import os
+from difflib import get_close_matches
 
 from gkdplan.facts.known import known_ids
 
@@ -17,26 +18,26 @@ def find_snapshot(hub_id: str, revision: str | None) -> str | None:
 
     A revision is a branch, a tag or a full commit.
     """
-    repository = os.path.join(_hub_cache(), f"models--{hub_id.replace('/', '--')}")
+    repository = f"{_hub_cache()}/models--{hub_id.replace('/', '--')}"
     wanted = revision or DEFAULT_REVISION
-    if ".." in wanted.split("/") or not os.path.isdir(repository):
+    if ".." in wanted.split("/"):
         return None
-    commit = _commit_of(os.path.join(repository, "refs", wanted)) or wanted
-    snapshot = os.path.join(repository, "snapshots", commit)
-    return snapshot if os.path.isfile(os.path.join(snapshot, "config.json")) else None
+    commit = _commit_of(f"{repository}/refs/{wanted}") or wanted
+    snapshot = f"{repository}/snapshots/{commit}"
+    return snapshot if os.path.isfile(f"{snapshot}/config.json") else None
 
 
 def nearest_model(model: str) -> str | None:
     """What the user may have meant: a model's directory beside the path, or a bundled hub id."""
-    from difflib import get_close_matches
-
-    lowered = {name.lower(): name for name in (*_models_beside(model), *known_ids())}
-    short = {name.split("/")[-1]: full for name, full in lowered.items()}
-    for names, cutoff in ((lowered, 0.8), (short, 0.7)):
-        wanted = model.lower() if names is lowered else model.lower().rstrip("/").split("/")[-1]
-        for match in get_close_matches(wanted, names, n=1, cutoff=cutoff):
-            return names[match]
+    for names in (_models_beside(model), known_ids()):
+        by_last_part = {_last_part(name): name for name in names}
+        for match in get_close_matches(_last_part(model), by_last_part, n=1, cutoff=0.7):
+            return by_last_part[match]
     return None
+
+
+def _last_part(name: str) -> str:
+    return name.lower().rstrip("/").split("/")[-1]
 
 
 def _models_beside(path: str) -> list[str]:

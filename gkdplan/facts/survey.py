@@ -48,7 +48,7 @@ class Survey:
     def check_line(self, path: str, number: int, line: bytes) -> None:
         """The same for the row on one line of a file."""
         try:
-            row = parse(line, first_line=number)
+            row = parse(line.rstrip(), first_line=number)
         except UnreadableError as failure:
             self.num_checked += 1
             self.faults.append(f"{path}:{number} {failure}")

@@ -1,0 +1,72 @@
+import pytest
+
+from gkdplan.facts.config import read_shape
+from gkdplan.facts.known import find_known, known_ids
+
+# Published totals; for models that ship a copy of a tied head, the total without the copy. They
+# can be derived: Qwen2.5-0.5B has h 896, 14 heads of 64, 2 kv heads, ffn 4864, 24 layers, tied, so
+# 151936*896 + 24*(2*896*896 + 2*896*128 + 896 + 2*128 + 3*896*4864 + 2*896) + 896 = 494032768.
+PUBLISHED = {
+    "HuggingFaceTB/SmolLM2-135M": 134_515_008,
+    "HuggingFaceTB/SmolLM2-360M": 361_821_120,
+    "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384,
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 1_100_048_384,
+    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
+    "meta-llama/Llama-2-13b-hf": 13_015_864_320,
+    "meta-llama/Meta-Llama-3-8B": 8_030_261_248,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
+    "meta-llama/Llama-3.1-70B": 70_553_706_496,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "Qwen/Qwen2-0.5B": 494_032_768,
+    "Qwen/Qwen2-1.5B": 1_543_714_304,
+    "Qwen/Qwen2-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-14B": 14_770_033_664,
+    "Qwen/Qwen2.5-32B": 32_763_876_352,
+    "Qwen/Qwen2.5-72B": 72_706_203_648,
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-1.7B": 1_720_574_976,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "Qwen/Qwen3-14B": 14_768_307_200,
+    "Qwen/Qwen3-32B": 32_762_123_264,
+}
+
+
+@pytest.mark.parametrize("hub_id", PUBLISHED)
+def test_the_shape_of_a_known_model_has_its_published_number_of_parameters(hub_id: str) -> None:
+    known = find_known(hub_id)
+    assert known is not None
+    shape, _ = read_shape(known.config, "bundled facts")
+    assert shape is not None
+    assert shape.num_parameters == PUBLISHED[hub_id]
+
+
+@pytest.mark.parametrize("hub_id", known_ids())
+def test_every_known_model_is_a_valid_shape_of_the_stated_size(hub_id: str) -> None:
+    known = find_known(hub_id)
+    assert known is not None
+    shape, findings = read_shape(known.config, "bundled facts")
+    assert findings == ()
+    assert shape is not None
+    assert shape.num_parameters == known.num_parameters
+
+
+def test_variants_differ_from_their_base_only_where_their_config_does() -> None:
+    base, instruct = find_known("Qwen/Qwen2.5-14B"), find_known("Qwen/Qwen2.5-14B-Instruct")
+    assert base is not None
+    assert instruct is not None
+    changed = {key for key in base.config if base.config[key] != instruct.config[key]}
+    assert changed == {"max_position_embeddings", "rms_norm_eps"}
+
+
+def test_there_are_variants_beside_the_published_bases() -> None:
+    assert set(PUBLISHED) < set(known_ids())
+
+
+def test_an_id_that_is_spelt_otherwise_is_not_known() -> None:
+    assert find_known("qwen/qwen2.5-7b") is None

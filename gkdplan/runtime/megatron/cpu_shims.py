@@ -51,7 +51,9 @@ class CudaAsCpu(TorchFunctionMode):
 
 
 def install() -> None:
-    """Patch this process; it then computes on the CPU until it ends."""
+    """Patch this process, once; it then computes on the CPU until it ends."""
+    if isinstance(megatron_random._CUDA_RNG_STATE_TRACKER, CpuRngStates):
+        return
     torch.cuda.current_device = lambda: torch.device("cpu")
     torch.cuda.synchronize = lambda device=None: None
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()

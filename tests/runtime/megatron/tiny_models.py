@@ -73,7 +73,7 @@ TINY: dict[str, Tiny] = {
 
 
 def save_tiny(name: str, directory: Path) -> Path:
-    """Write a random model of the family; norms and biases are random too."""
+    """Write a random model of the family, norms and biases too, and a stand-in for a tokenizer."""
     torch.manual_seed(sum(map(ord, name)))
     model = TINY[name].model(TINY[name].config).float()
     with torch.no_grad():
@@ -84,6 +84,7 @@ def save_tiny(name: str, directory: Path) -> Path:
             else:
                 parameter.copy_(0.15 * torch.randn_like(parameter))
     model.save_pretrained(directory / name)
+    (directory / name / "tokenizer.json").write_text("{}")
     return directory / name
 
 

@@ -1,0 +1,138 @@
+"""`gkdplan run` up to the launch and from its end on; the launch itself is the runtime's."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import gkdplan.runtime
+from gkdplan.cli.main import run
+from gkdplan.diagnostics import error
+from gkdplan.runplan.codec import encode
+from gkdplan.runtime.result import RunResult
+
+SAMPLE = {"prompt": "Say hello.", "completion": "Hello."}
+SUMMARY = {
+    "held_out_before": {"jsd": 0.5, "cross_entropy": 4.0, "num_tokens": 9},
+    "held_out_after": {"jsd": 0.25, "cross_entropy": 3.0, "num_tokens": 9},
+    "samples": {"teacher": SAMPLE, "student": SAMPLE},
+}
+STOPPED = error("GK520", "rank 1 raised in the student phase of step 2")
+
+
+@dataclass
+class Launcher:
+    """Stands in for the runtime: leaves a run directory and says how the run ended."""
+
+    capsys: pytest.CaptureFixture
+    stops: bool = False
+    plans: list = field(default_factory=list)
+    resumed: list = field(default_factory=list)
+    printed_before: str = ""
+
+    def run(self, run_plan, resume):
+        self.plans.append(run_plan)
+        self.resumed.append(resume)
+        self.printed_before = self.capsys.readouterr().out
+        directory = Path(run_plan.training.output)
+        directory.mkdir(parents=True)
+        (directory / "plan.lock.json").write_text(encode(run_plan))
+        if self.stops:
+            return RunResult(4, directory, None, {}, (STOPPED,))
+        return RunResult(0, directory, directory / "checkpoints/step_3/student", SUMMARY)
+
+
+@pytest.fixture
+def launcher(monkeypatch, capsys) -> Launcher:
+    made = Launcher(capsys)
+    module = ModuleType("gkdplan.runtime.launch")
+    module.run = made.run
+    monkeypatch.setitem(sys.modules, "gkdplan.runtime.launch", module)
+    monkeypatch.setattr(gkdplan.runtime, "launch", module, raising=False)
+    return made
+
+
+def test_the_outline_with_its_memory_comes_before_the_launch(workplace, launcher, capsys):
+    assert run(["run"]) == 0
+    assert "MiB a rank (ranks 0-1)" in launcher.printed_before
+    assert "steps of a global batch" in launcher.printed_before
+    assert launcher.resumed == ["auto"]
+
+
+def test_a_run_ends_with_what_it_learned_and_where_it_lies(workplace, launcher, capsys):
+    run(["run", "--resume", "never"])
+    out = capsys.readouterr().out
+    assert "JSD                       0.5000    0.2500  -50%" in out
+    assert "student   Hello." in out
+    assert "student   runs/little/checkpoints/step_3/student" in out
+    assert "report    runs/little/report.html" in out
+    assert Path("runs/little/report.html").read_text().startswith("<!doctype html>")
+    assert launcher.resumed == ["never"]
+
+
+def test_a_stopped_run_says_why_and_still_has_its_report(workplace, launcher, capsys):
+    launcher.stops = True
+    assert run(["run"]) == 4
+    err = capsys.readouterr().err
+    assert "error[GK520]: rank 1 raised in the student phase of step 2" in err
+    assert Path("runs/little/report.html").exists()
+
+
+def test_a_dry_run_launches_nothing(workplace, launcher, capsys):
+    assert run(["run", "--dry-run"]) == 0
+    assert launcher.plans == []
+    assert "MiB a rank (ranks 0-1)" in capsys.readouterr().out
+
+
+def test_a_plan_with_errors_is_never_launched(workplace, launcher, capsys):
+    workplace.write_plan(limit="1 GiB")
+    assert run(["run"]) == 1
+    assert launcher.plans == []
+    assert "error[GK3" in capsys.readouterr().err
+
+
+def test_a_lock_of_the_same_decisions_is_run(workplace, launcher):
+    run(["plan", "-o", "plan.lock.json"])
+    assert run(["run", "--locked", "plan.lock.json"]) == 0
+    assert len(launcher.plans) == 1
+
+
+def test_a_stale_lock_is_refused_with_what_differs(workplace, launcher, capsys):
+    run(["plan", "-o", "plan.lock.json"])
+    workplace.write_plan(beta=1.0)
+    assert run(["run", "--locked", "plan.lock.json"]) == 1
+    err = capsys.readouterr().err
+    assert "error[GK501]: `plan.lock.json` is stale" in err
+    assert "note: restart: objective.beta  0.5 -> 1.0" in err
+    assert launcher.plans == []
+
+
+def test_an_edited_lock_is_refused(workplace, launcher, capsys):
+    run(["plan", "-o", "plan.lock.json"])
+    text = Path("plan.lock.json").read_text()
+    Path("plan.lock.json").write_text(text.replace('"num_steps": 3', '"num_steps": 4'))
+    assert run(["run", "--locked", "plan.lock.json"]) == 1
+    assert "GK503" in capsys.readouterr().err
+    assert launcher.plans == []
+
+
+def test_run_as_json_is_one_document(workplace, launcher, capsys):
+    assert run(["run", "--json"]) == 0
+    assert launcher.printed_before == ""
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is True
+    assert answer["result"]["held_out_after"]["jsd"] == 0.25
+    assert answer["result"]["student_dir"] == "runs/little/checkpoints/step_3/student"
+
+
+def test_a_missing_extra_is_named(workplace, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "gkdplan.runtime.launch", raising=False)
+    monkeypatch.delattr(gkdplan.runtime, "launch", raising=False)
+    monkeypatch.setitem(sys.modules, "torch.distributed.launcher.api", None)
+    assert run(["run"]) == 1
+    err = capsys.readouterr().err
+    assert "error[GK507]: running needs `torch" in err
+    assert "gkdplan[run]" in err

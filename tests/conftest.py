@@ -1,10 +1,14 @@
 """A run plan built by hand, for the rooms that read one without compiling it."""
 
 import pytest
+from hypothesis import settings
 
 from gkdplan.runplan import codec, model, steps
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Engine, Payload, Phase, Role, Source, Tier, Verdict
+
+settings.register_profile("loaded machine", deadline=None)
+settings.load_profile("loaded machine")
 
 MiB = 2**20
 

@@ -11,7 +11,7 @@ from gkdplan.cli.terminal import width
 
 
 def check(
-    path: Annotated[str | None, typer.Argument(metavar="[PLAN]")] = None,
+    path: Annotated[str | None, typer.Argument(metavar="PLAN")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what is wrong with a plan, whether it fits, and its peak of memory."""

@@ -1,29 +1,27 @@
 """`gkdplan explain`: what a code means, why it is refused and what mends it."""
 
 import difflib
-import json as json_text
 from dataclasses import asdict
 from importlib import resources
 from typing import Annotated
 
 import typer
 
-from gkdplan.cli.terminal import width
+from gkdplan.cli.terminal import show_json, width
 from gkdplan.codes import CODES, Code
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import SCHEMA_VERSION
 
 
 def explain(
-    code: Annotated[str | None, typer.Argument(metavar="[CODE]")] = None,
+    code: Annotated[str | None, typer.Argument(metavar="CODE")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Explain a diagnostic's code, with an example; without a code, list them all."""
     names = list(CODES) if code is None else [_known(code)]
     if json:
         rows = [_row(name, CODES[name]) for name in names]
-        answer = {"schema_version": SCHEMA_VERSION, **(rows[0] if code else {"codes": rows})}
-        print(json_text.dumps(answer, indent=2, ensure_ascii=False))
+        show_json({"schema_version": SCHEMA_VERSION, **(rows[0] if code else {"codes": rows})})
     elif code is None:
         print("\n".join(wrap(f"{name}  ", CODES[name].title, width()) for name in names))
     else:
@@ -34,8 +32,10 @@ def _known(code: str) -> str:
     name = code.upper()
     if name in CODES:
         return name
-    near = ", ".join(difflib.get_close_matches(name, CODES, n=3))
-    raise typer.BadParameter(f"there is no code {code}" + (f"; nearest: {near}" if near else ""))
+    near = [known for known in CODES if known.startswith(name)]
+    near = near or difflib.get_close_matches(name, CODES, n=3)
+    listed = f"; near it are {', '.join(near)}" if near else ""
+    raise typer.BadParameter(f"there is no code {code}{listed}")
 
 
 def _row(name: str, code: Code) -> dict[str, str | None]:

@@ -1,9 +1,10 @@
 """`gkdplan schema`: the vocabulary of a plan as a JSON schema."""
 
-import json as json_text
 from typing import Annotated
 
 import typer
+
+from gkdplan.cli.terminal import show_json
 
 
 def schema(
@@ -12,4 +13,4 @@ def schema(
     """Print the JSON schema of a plan, for editors that complete and check TOML."""
     from gkdplan.spec.vocabulary import plan_schema
 
-    print(json_text.dumps(plan_schema(), indent=2, ensure_ascii=False))
+    show_json(plan_schema())

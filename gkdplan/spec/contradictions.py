@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.spec.source import Source
+from gkdplan.spec.source import Source, format_value
 
 
 def contradictions(source: Source) -> Iterator[Diagnostic]:
@@ -143,8 +143,8 @@ def the_learning_rate_falls(source: Source) -> Iterator[Diagnostic]:
         yield _contradiction(
             "optimizer.min_lr",
             "`optimizer.min_lr` is larger than `optimizer.lr`",
-            f"set `optimizer.min_lr` to at most {lr}",
-            f"the learning rate falls from {lr}",
+            f"set `optimizer.min_lr` to at most {format_value(lr)}",
+            f"the learning rate falls from {format_value(lr)}",
         )
 
 

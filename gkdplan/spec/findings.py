@@ -1,7 +1,6 @@
 """What pydantic refused, said in the plan's own words: unknown, wrong and missing keys."""
 
 import difflib
-import json
 import re
 from collections.abc import Iterator
 from math import isfinite
@@ -12,13 +11,12 @@ from pydantic import ValidationError
 
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.spec.repair import repair
-from gkdplan.spec.source import Path, Source, format_path
+from gkdplan.spec.source import Path, Source, format_path, format_value
 from gkdplan.spec.vocabulary import Node, describe, every_key, keys_of, node_at
 
 OTHER_NAMES = {
     "learning_rate": "optimizer.lr",
     "lambda": "distill.lmbda",
-    "alpha": "distill.beta",
     "batch_size": "batch.micro",
     "max_new_tokens": "generation.max_completion_length",
     "max_steps": "run.steps",
@@ -74,15 +72,16 @@ def _unknown(path: Path, source: Source) -> Diagnostic:
 
 def _instead(table: Path, key: str) -> Iterator[str]:
     """The nearest known keys: of this table, then of the others."""
+    if key in OTHER_NAMES:
+        yield f"it is called `{OTHER_NAMES[key]}` here"
+        return
     elsewhere = every_key().get(key, [])
     near = difflib.get_close_matches(key, keys_of(table), n=1)
     if near:
         yield f"did you mean `{near[0]}`?"
     if elsewhere:
         yield f"`{key}` exists as {_listed(elsewhere, 'or')}"
-    elif key in OTHER_NAMES:
-        yield f"it is called `{OTHER_NAMES[key]}` here"
-    elif not near:
+    if not near and not elsewhere:
         for other in difflib.get_close_matches(key, every_key(), n=1):
             yield f"did you mean {_listed(every_key()[other], 'or')}?"
 
@@ -121,7 +120,7 @@ def _fault(node: Node, value: Any) -> str:
         case bool():
             return "this is a boolean"
         case str():
-            return "this is a string"
+            return "not of this form" if "pattern" in node else "this is a string"
         case float() if node.get("type") == "integer":
             return "this is a float"
         case int() | float() if node.get("type") in ("string", "array", "object"):
@@ -143,7 +142,7 @@ def _mend(path: Path, node: Node, value: Any) -> Iterator[str]:
     elif "properties" in node:
         yield f"write its keys below a header, `[{format_path(path)}]`"
     elif "default" in node:
-        yield f"leave `{key}` out for the default, `{json.dumps(node['default'])}`"
+        yield f"leave `{key}` out for the default, `{format_value(node['default'])}`"
 
 
 def _missing(path: Path, source: Source) -> Diagnostic:

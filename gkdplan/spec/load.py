@@ -9,7 +9,7 @@ from gkdplan.diagnostics import Diagnostic
 from gkdplan.spec.contradictions import contradictions
 from gkdplan.spec.plan import Plan
 from gkdplan.spec.source import Source
-from gkdplan.spec.syntax import syntax_error, too_deep
+from gkdplan.spec.syntax import oversized_integers, syntax_error, too_deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ def load_plan(file: str, text: str) -> Loaded:
         return Loaded(None, (too_deep(file),), Source(file, text))
     except ValueError as failure:
         return Loaded(None, (syntax_error(file, text, failure),), Source(file, text))
+    if oversized := oversized_integers(source):
+        return Loaded(None, oversized, source)
     plan, findings = None, list(contradictions(source))
     try:
         plan = Plan.model_validate(_frozen(source.values), by_alias=True, by_name=False)

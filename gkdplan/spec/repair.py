@@ -1,10 +1,10 @@
 """What to write in place of a value that its key does not take, computed from both."""
 
 import difflib
-import json
 import re
 from typing import Any
 
+from gkdplan.spec.source import format_value
 from gkdplan.spec.vocabulary import Node
 
 _DECIMAL_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B?", re.IGNORECASE)
@@ -19,20 +19,21 @@ def repair(node: Node, value: Any) -> str | None:
         case {"enum": choices}:
             return _choice(choices, value)
         case {"const": choice}:
-            return json.dumps(choice)
+            return format_value(choice)
         case {"type": "boolean"}:
             word = str(value).lower()
             return "true" if word in _YES else "false" if word in _NO else None
         case {"type": "integer" | "number" as kind}:
             return _number(node, kind, value)
         case {"type": "array", "items": item} if not isinstance(value, (list, dict)):
-            entry = json.dumps(value) if type(value) is str else repair(item, value)
+            entry = repair(item, value)
             return f"[{entry}]" if entry else None
-        case {"type": "string", "pattern": _}:
+        case {"type": "string", "pattern": pattern} if "GiB" in pattern:
             size = _DECIMAL_UNIT.fullmatch(str(value))
-            return f'"{size[1]} {size[2].upper()}iB"' if size and "GiB" in node["pattern"] else None
-        case {"type": "string"} if isinstance(value, (int, float)):
-            return json.dumps(str(value))
+            return f'"{size[1]} {size[2].upper()}iB"' if size else None
+        case {"type": "string"} if type(value) in (str, int, float):
+            is_taken = re.search(node.get("pattern", "."), str(value))
+            return format_value(str(value)) if is_taken else None
         case _:
             return None
 
@@ -40,7 +41,7 @@ def repair(node: Node, value: Any) -> str | None:
 def _choice(choices: list[Any], value: Any) -> str | None:
     by_word = {str(choice): choice for choice in choices}
     near = difflib.get_close_matches(str(value).lower(), by_word, n=1, cutoff=0.5)
-    return json.dumps(by_word[near[0]]) if near else None
+    return format_value(by_word[near[0]]) if near else None
 
 
 def _number(node: Node, kind: str, value: Any) -> str | None:
@@ -52,16 +53,11 @@ def _number(node: Node, kind: str, value: Any) -> str | None:
         return None
     lowest, highest = node.get("minimum", float("-inf")), node.get("maximum", float("inf"))
     if highest == 1 and 5 <= number <= 100:
-        return _written(number / 100)
+        return format_value(number / 100)
     is_inside = lowest <= number <= highest and number > node.get("exclusiveMinimum", float("-inf"))
     if is_inside and abs(number) < float("inf"):
-        return _written(number)
-    return _written(type(number)(lowest)) if number < lowest else None
-
-
-def _written(number: float) -> str:
-    """As people write it: 1e-5, not 1e-05."""
-    return re.sub(r"e([+-])0", r"e\1", repr(number))
+        return format_value(number)
+    return format_value(type(number)(lowest)) if number < lowest else None
 
 
 def _whole(value: float | str) -> int:

@@ -110,9 +110,18 @@ def format_path(path: Path) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            name = part if _BARE_KEY.fullmatch(part) else json.dumps(part, ensure_ascii=False)
+            name = part if _BARE_KEY.fullmatch(part) else format_value(part)
             text += f".{name}" if text else name
     return text
+
+
+def format_value(value: Any) -> str:
+    """A string, number, flag or array as people write it in TOML: 1e-5, not 1e-05."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(format_value, value)) + "]"
+    if isinstance(value, float):
+        return re.sub(r"e([+-])0", r"e\1", repr(value))
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _nearest(path: str, names: Mapping[str, Path]) -> str:

@@ -3,6 +3,7 @@
 import re
 
 from gkdplan.diagnostics import Diagnostic, Span, error
+from gkdplan.spec.source import Source, format_path
 
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _REPEATED = {
@@ -45,6 +46,17 @@ def too_deep(file: str) -> Diagnostic:
     """GK001 for a text that nests beyond what a parser can follow."""
     finding = error("GK001", "the plan is not valid TOML", label="its values nest too deeply")
     return finding.at(Span(file, 1, 1, 1))
+
+
+def oversized_integers(source: Source) -> tuple[Diagnostic, ...]:
+    """GK001 for each integer that TOML has no room for."""
+    return tuple(
+        error("GK001", "the plan is not valid TOML", format_path(path), label="beyond 64 bits").at(
+            source.locate_value(path)
+        )
+        for path in source.places
+        if type(value := source.at(path)) is int and not -(2**63) <= value < 2**63
+    )
 
 
 def _first(wordings: dict[str, str], reason: str) -> str:

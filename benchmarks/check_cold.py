@@ -1,0 +1,45 @@
+"""How long `gkdplan check` takes from a cold start: the median of ten processes.
+
+    python benchmarks/check_cold.py [PLAN]
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+NUM_RUNS = 10
+
+
+def measure(command: list[str]) -> tuple[float, float]:
+    """Median wall and processor seconds of a command."""
+    wall, processor = [], []
+    for _ in range(NUM_RUNS):
+        before, start = _processor_s(), time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        wall.append(time.perf_counter() - start)
+        processor.append(_processor_s() - before)
+    return statistics.median(wall), statistics.median(processor)
+
+
+def _processor_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    plan = sys.argv[1] if len(sys.argv) > 1 else "plans/quickstart.toml"
+    check = "import sys; from gkdplan.cli.main import main; sys.argv[1:] = ['check', {!r}]; main()"
+    programs = {
+        "python alone": "pass",
+        "the vocabulary": "from gkdplan.spec.load import load_plan; load_plan('plan.toml', '')",
+        f"gkdplan check {plan}": check.format(plan),
+    }
+    for name, program in programs.items():
+        wall, processor = measure([sys.executable, "-c", program])
+        print(f"{wall:.3f} s, of which {processor:.3f} s of processor  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Bad plans and what `gkdplan check` prints for them.
+
+`tests/bad_plans/GKnnn_reason.toml` is a plan, and the text file beside it is the exact outcome in
+a working directory with the models and data of `build_world`. `python tests/bad_plan_world.py`
+writes every outcome anew, with the examples of `gkdplan explain`: read the difference before you
+keep it.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from bad_models import write_bad_data, write_bad_models
+
+from gkdplan.cli.main import run
+
+BAD_PLANS = Path(__file__).parent / "bad_plans"
+EXAMPLES = Path(__file__).parents[1] / "gkdplan" / "cli" / "examples"
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
+TOKENS = [chr(ord("!") + i) for i in range(90)] + ["<|end|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}>{% endif %}"
+)
+
+
+def build_world(root: Path) -> Path:
+    """A working directory: models/tiny, the broken ones beside it, and data/rows.jsonl."""
+    _write_model(root / "models" / "tiny", TOKENS)
+    _write_model(root / "models" / "foreign", TOKENS[::-1])
+    truncated = _write_model(root / "models" / "truncated", TOKENS) / "model.safetensors"
+    truncated.write_bytes(truncated.read_bytes()[:4096])
+    (root / "data").mkdir()
+    rows = [{"prompt": f"say {number}", "completion": str(number)} for number in range(32)]
+    (root / "data" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_bad_models(root / "models")
+    write_bad_data(root / "data")
+    return root
+
+
+def outcome(plan: Path, world: Path) -> str:
+    """Exit code, stdout and stderr of `gkdplan check PLAN` in a world, at 80 columns."""
+    shutil.copy(plan, world)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {"COLUMNS": "80", "HF_HUB_CACHE": str(world / "hub")}),
+        contextlib.chdir(world),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        status = run(["check", plan.name])
+    return f"exit {status}\n--- stdout\n{out.getvalue()}--- stderr\n{err.getvalue()}"
+
+
+def findings(outcome: str) -> list[str]:
+    """The printed findings of an outcome, each a block of lines."""
+    printed = outcome.partition("--- stdout\n")[2].partition("--- stderr\n")[0]
+    return [block for block in printed.split("\n\n") if "[GK" in block.split("\n")[0]]
+
+
+def finding_of(code: str, outcome: str) -> str | None:
+    """The first printed finding with a code."""
+    return next((block for block in findings(outcome) if f"[{code}]" in block.split("\n")[0]), None)
+
+
+def _write_model(directory: Path, tokens: list[str]) -> Path:
+    """A Llama of zeros with a tokenizer of whole characters."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from gkdplan.facts.config import read_shape
+    from gkdplan.facts.tensors import expected_tensors
+
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [{"id": vocabulary["<|end|>"], "content": "<|end|>", "special": True}],
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
+    }
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = {"eos_token": "<|end|>", "pad_token": "<|end|>", "chat_template": CHAT_TEMPLATE}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    shape, _ = read_shape(CONFIG, "config.json")
+    assert shape is not None
+    tensors = {name: np.zeros(size, np.float32) for name, size in expected_tensors(shape).items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def regenerate() -> None:
+    """Write every outcome, and one finding of each code as its example."""
+    EXAMPLES.mkdir(exist_ok=True)
+    for example in EXAMPLES.glob("*.txt"):
+        example.unlink()
+    with tempfile.TemporaryDirectory() as directory:
+        world = build_world(Path(directory))
+        for plan in sorted(BAD_PLANS.glob("*.toml")):
+            text = outcome(plan, world)
+            plan.with_suffix(".txt").write_text(text)
+            code = plan.name.partition("_")[0]
+            example = EXAMPLES / f"{code}.txt"
+            if not example.exists() and (block := finding_of(code, text)):
+                example.write_text(block + "\n")
+
+
+if __name__ == "__main__":
+    regenerate()

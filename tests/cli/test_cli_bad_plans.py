@@ -1,0 +1,44 @@
+"""Every bad plan prints exactly the text beside it."""
+
+from pathlib import Path
+
+import pytest
+from bad_plan_world import BAD_PLANS, EXAMPLES, build_world, finding_of, findings, outcome
+
+from gkdplan.codes import CODES
+
+PLANS = sorted(BAD_PLANS.glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=[plan.stem for plan in PLANS])
+def test_a_bad_plan_prints_exactly_this(plan: Path, world: Path) -> None:
+    assert outcome(plan, world) == plan.with_suffix(".txt").read_text()
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=[plan.stem for plan in PLANS])
+def test_a_bad_plan_shows_the_code_that_names_it(plan: Path) -> None:
+    expected = plan.with_suffix(".txt").read_text()
+    block = finding_of(plan.name.partition("_")[0], expected)
+    assert block is not None
+    stops = any(printed.startswith("error[") for printed in findings(expected))
+    assert expected.startswith("exit 1\n" if stops else "exit 0\n")
+
+
+@pytest.mark.parametrize("code", [code for code in CODES if code.startswith("GK0")])
+def test_every_code_of_the_schema_has_a_bad_plan(code: str) -> None:
+    assert any(plan.name.startswith(f"{code}_") for plan in PLANS)
+
+
+def test_an_example_of_explain_is_what_a_bad_plan_prints() -> None:
+    shown = {code: (EXAMPLES / f"{code}.txt").read_text() for code in CODES_WITH_PLANS}
+    for code, example in shown.items():
+        printed = [finding_of(code, plan.with_suffix(".txt").read_text()) for plan in PLANS]
+        assert example.removesuffix("\n") in printed
+
+
+CODES_WITH_PLANS = sorted({plan.name.partition("_")[0] for plan in PLANS})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gkdplan.cli.compiling import Compiled, blamed, compile_file
+from gkdplan.cli.compiling import DEFAULT_PLAN, Compiled, blamed, compile_file
 from gkdplan.cli.files import read_lock, write_whole
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show, show_json, width
@@ -42,7 +42,7 @@ def run(
     compiled = compile_file(path)
     run_plan = compiled.require()
     if locked:
-        _refuse_if_stale(locked, run_plan)
+        _refuse_if_stale(path or DEFAULT_PLAN, locked, run_plan)
     if not json:
         show_findings(compiled.diagnostics, sys.stderr)
         show(outline(run_plan, width()))
@@ -57,7 +57,7 @@ def run(
     raise typer.Exit(result.exit_code)
 
 
-def _refuse_if_stale(locked: str, run_plan: RunPlan) -> None:
+def _refuse_if_stale(path: str, locked: str, run_plan: RunPlan) -> None:
     lock = read_lock(Path(locked))
     if lock.fingerprint != run_plan.fingerprint:
         changes = gravest_first(compare(lock, run_plan))
@@ -66,7 +66,7 @@ def _refuse_if_stale(locked: str, run_plan: RunPlan) -> None:
                 "GK501",
                 f"`{locked}` is stale: the plan decides otherwise now",
                 notes=tuple(f"{change.label}: {described(change)}" for change in changes),
-                help=(f"accept the changes with `gkdplan plan PLAN -o {locked}`",),
+                help=(f"accept the changes with `gkdplan plan {path} -o {locked}`",),
             )
         )
 

@@ -36,7 +36,7 @@ def described(change: Change) -> str:
 
 def _values(change: Change) -> str:
     if _is_whole(change.old) or _is_whole(change.new):
-        return "follows"
+        return "follows from the rest"
     return f"{_value(change.path, change.old)} -> {_value(change.path, change.new)}"
 
 
@@ -50,7 +50,7 @@ def _is_whole(value: Any) -> bool:
 def _value(path: str, value: Any) -> str:
     if value is None:
         return "none"
-    if path.endswith("_bytes"):
+    if "_bytes" in path:
         return format_bytes(value)
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -62,10 +62,10 @@ def sentence(step: Step) -> str:
             return f"the {step.role} samples {prompts} a rank, at most {length}, if drawn"
         case Move():
             cost = f"{format_bytes(step.num_bytes)}, {format_seconds(step.seconds)}"
-            return f"{step.object}, {step.from_tier} -> {step.to_tier}: {cost}"
+            return f"{step.object} from {step.from_tier} to {step.to_tier}: {cost}"
         case TeacherForward():
             kept = f"{step.payload} [{step.max_tokens:,}, {step.width:,}]"
-            return f"{step.num_micro_batches} x forward -> {kept}"
+            return f"{step.num_micro_batches} x forward, keeps {kept}"
         case StudentStep():
             return f"{step.num_micro_batches} x forward, loss, backward"
         case OptimizerStep():

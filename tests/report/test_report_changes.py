@@ -35,5 +35,5 @@ def test_values_read_as_people_write_them():
         "reshard  layout.student.sequence  true -> false",
         "safe     ledger.peak_bytes  1.0 GiB -> 1.5 GiB",
         "safe     training.save_interval  none -> 100",
-        "safe     steps  follows",
+        "safe     steps  follows from the rest",
     ]

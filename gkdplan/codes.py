@@ -174,9 +174,9 @@ CODES: dict[str, Code] = {
         "Keep the teacher on the device, or use fewer ranks on a node.",
     ),
     "GK304": Code(
-        "a memory limit that is no budget",
-        "The verdict compares the peak with it.",
-        'Write a size with a binary unit, such as "2 GiB", within the device\'s memory.',
+        "a memory limit above the device's memory",
+        "The verdict would approve what the device cannot hold.",
+        "Remove it, or set it to at most what the device has.",
     ),
     "GK401": Code(
         "a teacher with other token ids",

@@ -40,8 +40,6 @@ def price(plan: Plan, facts: Facts) -> Priced:
 
 
 def budget_bytes(plan: Plan, device: Device) -> int:
-    """`cluster.memory_limit`, or the device's memory where the plan gives none or nonsense."""
-    try:
-        return parse_bytes(plan.cluster.memory_limit or "")
-    except ValueError:
-        return device.memory_bytes
+    """`cluster.memory_limit`, or all of the device's memory."""
+    limit = plan.cluster.memory_limit
+    return device.memory_bytes if limit is None else parse_bytes(limit)

@@ -21,18 +21,23 @@ _AXES = (
     "expert",
     "expert_tensor",
 )
+
+
+def _engine_tensor(plan: Plan) -> int | None:
+    """The engine's own tensor degree; it may only be the student's, whose weights it shares."""
+    degree = plan.generation.tensor
+    return None if degree == plan.student.parallel.tensor else degree
+
+
 _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
     "student.tuning": (lambda plan: plan.student.tuning, ("full",)),
-    "student.lora": (lambda plan: plan.student.lora, (None,)),
     "student.recompute.granularity": (lambda plan: plan.student.recompute.granularity, ("none",)),
     "teacher.server": (lambda plan: plan.teacher.server, (None,)),
     "distill.payload": (lambda plan: plan.distill.payload, ("auto", "hidden", "logits")),
-    "distill.top_k": (lambda plan: plan.distill.top_k, (None,)),
     "distill.sft_alpha": (lambda plan: plan.distill.sft_alpha, (0.0,)),
     "generation.engine": (lambda plan: plan.generation.engine, (Engine.MEGATRON, Engine.NONE)),
     "generation.mode": (lambda plan: plan.generation.mode, ("colocate",)),
-    "generation.server_url": (lambda plan: plan.generation.server_url, (None,)),
-    "generation.tensor": (lambda plan: plan.generation.tensor, (None,)),
+    "generation.tensor": (_engine_tensor, (None,)),
     "generation.sleep_level": (lambda plan: plan.generation.sleep_level, (0,)),
     "optimizer.offload": (lambda plan: plan.optimizer.offload, ("none",)),
 }
@@ -58,12 +63,8 @@ def feature_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
 @rule("GK430", Severity.WARNING)
 def keys_have_an_effect(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """A key that was written and that nothing reads."""
-    recompute, generation = plan.student.recompute, plan.generation
-    if recompute.granularity == "none":
-        for key in sorted(recompute.model_fields_set - {"granularity"}):
-            yield _without_effect(f"student.recompute.{key}", '`granularity` is "none"')
-    is_written = "gpu_memory_utilization" in generation.model_fields_set
-    if is_written and generation.engine is not Engine.VLLM:
+    is_written = "gpu_memory_utilization" in plan.generation.model_fields_set
+    if is_written and plan.generation.engine is not Engine.VLLM:
         yield _without_effect("generation.gpu_memory_utilization", "it is a share for vllm")
     if plan.run.eval_interval and not facts.eval:
         yield _without_effect("run.eval_interval", "`data.eval` names no rows")
@@ -75,7 +76,7 @@ RULES = (feature_is_available, keys_have_an_effect)
 def _unavailable_axes(table: str, parallel: Parallel) -> Iterator[Finding]:
     for axis in _AXES:
         value = getattr(parallel, axis)
-        if value not in (1, None):
+        if value != Parallel.model_fields[axis].default:
             yield _not_yet(f"{table}.{axis}", value)
 
 

@@ -17,17 +17,12 @@ Edit = Callable[[Plan, Facts], Iterator[tuple[str, Plan]]]
 
 
 @rule("GK304")
-def memory_limit_is_a_size(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """A budget is a size, and a GPU cannot give more than it has."""
+def memory_limit_is_within_the_device(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A GPU cannot give more than it has; the device table's memory of a cpu is an assumption."""
     limit, device = plan.cluster.memory_limit, facts.device
-    if limit is None:
+    if limit is None or device.backend == "gloo":
         return
-    try:
-        num_bytes = parse_bytes(limit)
-    except ValueError as problem:
-        yield Finding(str(problem), "cluster.memory_limit", help=('write it as "2 GiB"',))
-        return
-    if device.backend == "nccl" and num_bytes > device.memory_bytes:
+    if parse_bytes(limit) > device.memory_bytes:
         yield Finding(
             f"a limit of {limit} is above the memory of {device.key}",
             "cluster.memory_limit",
@@ -36,7 +31,7 @@ def memory_limit_is_a_size(plan: Plan, facts: Facts) -> Iterator[Finding]:
         )
 
 
-RULES = (memory_limit_is_a_size,)
+RULES = (memory_limit_is_within_the_device,)
 
 
 def check_fit(plan: Plan, facts: Facts, ledger: Ledger) -> tuple[Diagnostic, ...]:

@@ -103,20 +103,13 @@ def sequence_needs_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 @rule("GK206")
 def kept_layers_exist(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The kept layers rise and lie within the checkpoint's depth."""
+    """The kept layers lie within the checkpoint's depth."""
     if plan.student.init != "layers" or plan.student.keep is None:
         return
     layers, depth = plan.student.keep.layers, facts.student.shape.num_layers
     path = "student.keep.layers"
     if not layers:
         yield Finding("`student.keep.layers` is empty", path, label="a student needs a layer")
-    if list(layers) != sorted(set(layers)):
-        yield Finding(
-            "`student.keep.layers` does not rise",
-            path,
-            label="layers keep their order, each once",
-            help=(f"write {sorted(set(layers))}",),
-        )
     beyond = sorted({layer for layer in layers if layer >= depth})
     if beyond:
         yield Finding(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import wraps
 
 from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.facts.model import Facts
@@ -20,25 +19,33 @@ class Finding:
     help: tuple[str, ...] = ()
 
 
-Rule = Callable[[Plan, Facts], Iterator[Diagnostic]]
+Check = Callable[[Plan, Facts], Iterator[Finding]]
 
 
-def rule(
-    code: str, severity: Severity = Severity.ERROR
-) -> Callable[[Callable[[Plan, Facts], Iterator[Finding]]], Rule]:
-    """Make a generator of findings a rule: it never raises and never mutates."""
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A generator of findings, named as the rule, under its code; it never raises nor mutates."""
 
-    def decorate(check: Callable[[Plan, Facts], Iterator[Finding]]) -> Rule:
-        @wraps(check)
-        def diagnose(plan: Plan, facts: Facts) -> Iterator[Diagnostic]:
-            for found in check(plan, facts):
-                yield Diagnostic(
-                    code, severity, found.message, found.path, found.label, found.notes, found.help
-                )
+    code: str
+    severity: Severity
+    find: Check
 
-        return diagnose
+    def __call__(self, plan: Plan, facts: Facts) -> Iterator[Diagnostic]:
+        for found in self.find(plan, facts):
+            yield Diagnostic(
+                self.code,
+                self.severity,
+                found.message,
+                found.path,
+                found.label,
+                found.notes,
+                found.help,
+            )
 
-    return decorate
+
+def rule(code: str, severity: Severity = Severity.ERROR) -> Callable[[Check], Rule]:
+    """Make a generator of findings a rule."""
+    return lambda find: Rule(code, severity, find)
 
 
 def one_of(values: Iterable[object]) -> str:

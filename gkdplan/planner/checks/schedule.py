@@ -60,32 +60,7 @@ def rows_are_left_over(plan: Plan, facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("GK423")
-def steps_and_epochs_are_alternatives(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Both say how long a run is."""
-    if plan.run.steps is not None and plan.run.epochs is not None:
-        yield Finding(
-            "`run.steps` and `run.epochs` both say how long the run is",
-            "run.epochs",
-            label=f"`run.steps` says {plan.run.steps:,} already",
-            help=("remove one of them",),
-        )
-
-
-@rule("GK424")
-def rate_does_not_end_above_its_top(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The rate falls from lr to min_lr."""
-    optimizer = plan.optimizer
-    if optimizer.min_lr > optimizer.lr:
-        yield Finding(
-            f"`optimizer.min_lr` {optimizer.min_lr:g} is above `optimizer.lr` {optimizer.lr:g}",
-            "optimizer.min_lr",
-            label="the rate would end above its top",
-            help=(f"set `optimizer.min_lr` to at most {optimizer.lr:g}",),
-        )
-
-
-@rule("GK425", Severity.WARNING)
+@rule("GK423", Severity.WARNING)
 def warmup_ends_before_the_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """A warm-up as long as the run never reaches the schedule's fall."""
     total = num_steps(plan, facts)
@@ -98,7 +73,7 @@ def warmup_ends_before_the_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
         )
 
 
-@rule("GK426")
+@rule("GK424")
 def rows_fit_positions(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Neither model has seen positions past max_position_embeddings."""
     prompt, response = plan.data.max_length, plan.generation.max_completion_length
@@ -123,14 +98,14 @@ def rows_fit_positions(plan: Plan, facts: Facts) -> Iterator[Finding]:
             )
 
 
-@rule("GK427", Severity.WARNING)
+@rule("GK425", Severity.WARNING)
 def bf16_is_slow_on_a_cpu(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """CPUs compute bf16 by way of fp32, unless they have instructions for it."""
     if facts.device.backend == "gloo" and plan.student.dtype is Dtype.BF16:
         yield Finding(
             "bf16 on a cpu is slower than fp32 and less exact",
             "student.dtype",
-            label="left out, it is bf16",
+            label="fp32 is what a cpu computes in",
             help=('set `student.dtype` to "fp32"',),
         )
 
@@ -139,8 +114,6 @@ RULES = (
     global_batch_divides,
     rows_fill_a_global_batch,
     rows_are_left_over,
-    steps_and_epochs_are_alternatives,
-    rate_does_not_end_above_its_top,
     warmup_ends_before_the_run,
     rows_fit_positions,
     bf16_is_slow_on_a_cpu,

@@ -38,7 +38,11 @@ def layer_bytes(model: RankModel, batch: Batch) -> int:
     bf16, all fused: N/t (8h + 2(q+2k) + 2q + 2k + 2q + 6F) + 4Na/t + 8N/t, with whole sizes: the
     published formula for Megatron with flash attention and sequence parallelism.
     """
-    return 2 * _norm_bytes(model, batch) + _attention_bytes(model, batch) + _mlp_bytes(model, batch)
+    return (
+        2 * _norm_bytes(model, batch)
+        + _attention_bytes(model, batch)
+        + mlp_bytes(model, batch.num_tokens)
+    )
 
 
 def forward_bytes(model: RankModel, batch: Batch) -> int:
@@ -48,7 +52,7 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     intermediate of the MLP.
     """
     residual = 4 * _hidden_bytes(model, batch)
-    return residual + _mlp_bytes(model, batch) + _angle_bytes(model, batch)
+    return residual + mlp_bytes(model, batch.num_tokens) + _angle_bytes(model, batch)
 
 
 def backward_bytes(model: RankModel, batch: Batch) -> int:
@@ -63,6 +67,13 @@ def backward_bytes(model: RankModel, batch: Batch) -> int:
     gated_unit = 2 * width * batch.num_tokens
     released = _norm_bytes(model, batch) - _hidden_bytes(model, batch)
     return max(0, max(down_projection, gated_unit) - released)
+
+
+def mlp_bytes(model: RankModel, num_tokens: int) -> int:
+    """Gate and up in one tensor, and their product; unfused also the activated gate and the up
+    half, which Megatron copies by adding an offset of zero (megatron/core/transformer/mlp.py)."""
+    num_widths = 3 if model.kernels.swiglu else 5
+    return num_tokens * num_widths * model.ffn_size * model.dtype.num_bytes
 
 
 def hidden_bytes(model: RankModel, batch: Batch, num_response_tokens: int) -> int:
@@ -120,13 +131,6 @@ def _head_norm_bytes(model: RankModel) -> int:
     normalised = model.query_size + model.kv_size
     inputs = copied if width == FP32_BYTES else normalised
     return FP32_BYTES * (inputs + normalised + num_deviations)
-
-
-def _mlp_bytes(model: RankModel, batch: Batch) -> int:
-    """Gate and up in one tensor, and their product; unfused also the activated gate and the up
-    half, which Megatron copies by adding an offset of zero (megatron/core/transformer/mlp.py)."""
-    num_widths = 3 if model.kernels.swiglu else 5
-    return batch.num_tokens * num_widths * model.ffn_size * model.dtype.num_bytes
 
 
 def _angle_bytes(model: RankModel, batch: Batch) -> int:

@@ -9,12 +9,12 @@ from gkdplan.planner.memory import activations, generation
 from gkdplan.planner.memory.activations import Batch
 from gkdplan.planner.memory.loss import Loss
 from gkdplan.planner.memory.model import RankModel, rank_model
-from gkdplan.planner.memory.optimizer import training_state
+from gkdplan.planner.memory.optimizer import NUM_UPDATE_COPIES, training_state
 from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import Draw
-from gkdplan.vocab import Payload, Phase, Role, Source
+from gkdplan.vocab import Dtype, Payload, Phase, Role, Source
 
 STUDENT_PARAMS = "student params"
 STUDENT_GRADS = "student grads"
@@ -25,6 +25,7 @@ KV_CACHE = "kv cache"
 ACTIVATIONS = "activations"
 PAYLOADS = {payload: f"payload ({payload})" for payload in Payload}
 LOSS_TILES = "loss tiles"
+TEMPORARIES = "temporaries"
 OVERHEAD = "overhead"
 _REPORT_ORDER = (
     STUDENT_PARAMS,
@@ -36,6 +37,7 @@ _REPORT_ORDER = (
     ACTIVATIONS,
     *PAYLOADS.values(),
     LOSS_TILES,
+    TEMPORARIES,
     OVERHEAD,
 )
 FIRST, LAST = Phase.GENERATE, Phase.CHECKPOINT
@@ -102,8 +104,21 @@ def _resident(draft: Draft, student: RankModel, teacher: RankModel) -> Iterator[
     yield Buffer(STUDENT_PARAMS, state.parameter_bytes, FIRST, LAST)
     yield Buffer(STUDENT_GRADS, state.gradient_bytes, FIRST, LAST)
     yield Buffer(STUDENT_STATE, state.optimizer_bytes, FIRST, LAST)
+    yield Buffer(TEMPORARIES, _gather_bytes(draft, student, teacher), FIRST, LAST)
+    update = NUM_UPDATE_COPIES[draft.layout.backend] * state.largest_bytes
+    yield Buffer(TEMPORARIES, update, Phase.OPTIMIZER, Phase.OPTIMIZER)
     yield Buffer(TEACHER_BODY, whole - head, FIRST, LAST)
     yield Buffer(TEACHER_HEAD, head, FIRST, LAST)
+
+
+def _gather_bytes(draft: Draft, student: RankModel, teacher: RankModel) -> int:
+    """Megatron keeps one gather buffer for each dtype, as large as its largest use."""
+    batch = _micro_batch(draft)
+    largest: dict[Dtype, int] = {}
+    for model in (student, teacher):
+        num_bytes = activations.gather_bytes(model, batch)
+        largest[model.dtype] = max(num_bytes, largest.get(model.dtype, 0))
+    return sum(largest.values())
 
 
 def _sampling(draft: Draft, role: Role, model: RankModel) -> Iterator[Buffer]:

@@ -1,6 +1,6 @@
 """Bytes of sampling: the cache of keys and values, the prompts' forward, and the sampler."""
 
-from gkdplan.planner.memory.activations import Batch, forward_bytes
+from gkdplan.planner.memory.activations import mlp_bytes
 from gkdplan.planner.memory.model import RankModel
 
 PREFILL_TOKENS = 8192
@@ -21,7 +21,18 @@ def sampling_bytes(model: RankModel, rows: int, prompt_tokens: int) -> int:
 
     Neither uses sequence parallelism. Logits are gathered over the tensor axis.
     """
-    prompts = Batch(min(rows, max(1, PREFILL_TOKENS // prompt_tokens)), prompt_tokens)
+    num_tokens = prompt_tokens * min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
     logits = rows * model.padded_vocab_size * model.dtype.num_bytes
     draw = rows * model.padded_vocab_size * SAMPLER_BYTES
-    return logits + max(forward_bytes(model.without_sequence(), prompts), draw)
+    return logits + max(_prefill_bytes(model, num_tokens), draw)
+
+
+def _prefill_bytes(model: RankModel, num_tokens: int) -> int:
+    """At the end of a layer's gated MLP: the residual and its norm, what attention has computed,
+    the rotary angles of every token, and every intermediate of the MLP."""
+    shape = model.shape
+    copied = model.query_size if shape.qk_norm or model.num_kv_heads > 1 else 0
+    normalised = model.kv_size if shape.qk_norm else 0
+    attention = model.qkv_size + copied + normalised + model.query_size
+    elements = 2 * shape.hidden_size + attention + 2 * shape.head_dim
+    return num_tokens * elements * model.dtype.num_bytes + mlp_bytes(model, num_tokens)

@@ -10,7 +10,7 @@ from gkdplan.planner.memory.model import RankModel
 from gkdplan.vocab import Payload
 
 FP32_BYTES = 4
-BLOCK_ROWS = {"gloo": 16, "nccl": 64}
+BLOCK_ROWS = {"gloo": 8, "nccl": 64}
 """Rows that the divergence works on at one time, as in runtime/loss/distribution.py."""
 NUM_BLOCK_BUFFERS = 4
 WIDENED_ROWS = 4096
@@ -29,20 +29,18 @@ class Loss:
     vocab_size: int
 
     def tile_bytes(self) -> int:
-        """What exists only inside the loss: both sides' logits of a chunk, the buffers of a block,
-        and the hidden states of the chunk with their gradient.
+        """What exists only inside the loss: both sides' logits of a chunk, the student's hidden
+        states of it, and the buffers of a block or else the products of the gradient.
 
-        From stored logits (payload "logits") the student's logits of all tokens, whose memory the
-        gradient takes over.
+        From stored logits it is the block, or in the backward the gradient of the head.
         """
-        ids, hidden = self._ids, self.student.shape.hidden_size
-        block = NUM_BLOCK_BUFFERS * BLOCK_ROWS[self.backend] * ids * FP32_BYTES
+        block = NUM_BLOCK_BUFFERS * BLOCK_ROWS[self.backend] * self._ids * FP32_BYTES
         if self.payload is Payload.LOGITS:
-            return block
-        width = self.student.dtype.num_bytes
-        logits = 2 * self.chunk_tokens * ids * FP32_BYTES
-        products = self.chunk_tokens * hidden * (width + FP32_BYTES) + self._narrowed_bytes()
-        return logits + max(block, products)
+            return max(block, self.student.head_elements * self.student.dtype.num_bytes)
+        logits = 2 * self.chunk_tokens * self._ids * FP32_BYTES
+        hidden = self.chunk_tokens * self.student.shape.hidden_size
+        products = hidden * FP32_BYTES + self._narrowed_bytes()
+        return logits + hidden * self.student.dtype.num_bytes + max(block, products)
 
     def gradient_bytes(self) -> int:
         """The gradient of the hidden states and of the head [V / t, h], float32 while it is summed

@@ -1,6 +1,6 @@
 """One rank's share of a model: what every byte count of this room starts from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gkdplan.planner.memory.parameters import Parameter, parameters_of_rank
 from gkdplan.runplan.model import AxisDegrees, ModelPlan
@@ -77,9 +77,6 @@ class RankModel:
     def sequence_shards(self) -> int:
         """Over how many ranks the tokens between the tensor-parallel regions are divided."""
         return self.tensor if self.sequence else 1
-
-    def without_sequence(self) -> "RankModel":
-        return replace(self, sequence=False)
 
 
 def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str) -> RankModel:

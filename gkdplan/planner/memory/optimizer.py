@@ -13,6 +13,10 @@ BUCKET_ALIGNMENT = 128
 """Elements; with a distributed optimizer the buffer ends at a multiple of it and of the data
 degree."""
 
+NUM_UPDATE_COPIES = {"gloo": 2, "nccl": 0}
+"""Arrays as large as the updated piece that AdamW makes: torch's the root of the second moment and
+its quotient, Transformer Engine's none."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
@@ -21,6 +25,8 @@ class TrainingState:
     parameter_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
+    largest_bytes: int
+    """The largest piece that Adam updates at one time, float32."""
 
 
 def training_state(
@@ -44,6 +50,7 @@ def training_state(
         parameter_bytes=length * dtype.num_bytes,
         gradient_bytes=length * FP32_BYTES,
         optimizer_bytes=owned * num_copies * FP32_BYTES,
+        largest_bytes=min(owned, max(p.num_elements for p in parameters)) * FP32_BYTES,
     )
 
 

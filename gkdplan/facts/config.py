@@ -101,6 +101,7 @@ def _unsupported(config: Mapping[str, object], origin: str) -> Diagnostic:
         "GK102",
         f"{origin} describes another architecture than the supported ones: {found}",
         "model",
+        label="this version cannot build it",
         help=(f"use a model of one of the families {names}",),
     )
 

@@ -22,7 +22,7 @@ from difflib import get_close_matches
 
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.facts.model import Device
-from gkdplan.facts.text import shown
+from gkdplan.facts.text import printable
 from gkdplan.vocab import Dtype
 
 _GIB = 2**30
@@ -95,8 +95,9 @@ def find_device(key: str) -> tuple[Device | None, tuple[Diagnostic, ...]]:
     nearest = get_close_matches(key.lower(), DEVICES, n=1, cutoff=0.4)
     unknown = error(
         "GK120",
-        f"{shown(key)} is not in the device table",
+        f"`{printable(key)}` is not in the device table",
         "cluster.device",
+        label="its memory and speed are unknown",
         notes=(f"devices: {', '.join(DEVICES)}",),
         help=tuple(f'write device = "{match}"' for match in nearest),
     )

@@ -127,17 +127,18 @@ def _beyond_embedding(tokenizer: TokenizerFacts, shape: ModelShape, name: str) -
         f"the tokenizer of {name} has the token {shown(last)} with id {tokenizer.size - 1:,}, and "
         f"its embedding has {shape.vocab_size:,} rows",
         "model",
-        notes=(f"vocab_size = {shape.vocab_size:,}, from {name}/config.json",),
+        label="this token has no row",
+        notes=(f"`vocab_size` = {shape.vocab_size:,}, from {name}/config.json",),
     )
 
 
 def _missing(ref: ModelRef) -> Diagnostic:
     nearest = nearest_model(ref.model)
     guess = (f'did you mean "{printable(nearest)}"?',) if nearest else ()
-    fetch = (f"`hf download {ref.model}` puts it into the cache",) if _is_hub_id(ref.model) else ()
+    fetch = (f"`hf download {ref.model}` puts it into the cache",) if _may_be_hub_id(ref) else ()
     return error(
         "GK101",
-        f"{shown(ref.model, 120)} is neither a directory, nor a model of the local hub cache, nor "
+        f"`{printable(ref.model)}` is neither a directory, nor a model of the local hub cache, nor "
         "one with bundled facts",
         "model",
         label="nothing of this name was found",
@@ -145,12 +146,10 @@ def _missing(ref: ModelRef) -> Diagnostic:
     )
 
 
-def _is_hub_id(model: str) -> bool:
-    parts = model.split("/")
-    return len(parts) == 2 and all(
-        part[:1].isalnum() and part.replace("-", "").replace("_", "").replace(".", "").isalnum()
-        for part in parts
-    )
+def _may_be_hub_id(ref: ModelRef) -> bool:
+    organisation, _, name = ref.model.partition("/")
+    words = (organisation + name).replace("-", "").replace("_", "").replace(".", "")
+    return bool(name) and words.isalnum() and not os.path.isdir(organisation)
 
 
 def _bundled(ref: ModelRef) -> Diagnostic:
@@ -163,7 +162,7 @@ def _bundled(ref: ModelRef) -> Diagnostic:
 def _revision_of_directory(ref: ModelRef) -> Diagnostic:
     return error(
         "GK115",
-        f"{shown(ref.model)} is a directory, and only models of the hub have revisions",
+        f"`{printable(ref.model)}` is a directory, and only models of the hub have revisions",
         "revision",
         help=("remove the key",),
     )

@@ -38,7 +38,7 @@ def read_data_file(entry: str) -> tuple[DataFile | None, Findings]:
     if survey.faults:
         return None, (_unusable_rows(survey),)
     if survey.num_rows == 0:
-        return None, (error("GK462", f"{printable(path)} holds no rows"),)
+        return None, (error("GK462", f"`{printable(path)}` holds no rows"),)
     return _conclude(survey, entry, path, limit)
 
 
@@ -97,12 +97,12 @@ def _other_format(path: str, extension: str) -> Diagnostic:
     if extension == ".parquet":
         return error(
             "GK590",
-            f"{printable(path)}: Parquet is not yet available in gkdplan 0.1.0",
+            f"`{printable(path)}`: Parquet is not yet available in gkdplan 0.1.0",
             help=("convert the file to .jsonl, one row a line",),
         )
     return error(
         "GK464",
-        f"{printable(path)} is in no known format of rows",
+        f"`{printable(path)}` is in no known format of rows",
         notes=("known extensions: .jsonl (one row a line) and .json (one list)",),
     )
 
@@ -113,7 +113,7 @@ def _unreadable(path: str, failure: UnreadableError) -> Diagnostic:
         help = tuple(f'did you mean "{printable(near)}"?' for near in _nearest_files(path))
     elif path.lower().endswith(".json"):
         help = ("a file with one row a line is named .jsonl",)
-    return error("GK460", f"the data file {printable(path)} {failure}", help=help)
+    return error("GK460", f"the data file `{printable(path)}` {failure}", help=help)
 
 
 def _nearest_files(path: str) -> list[str]:
@@ -128,7 +128,7 @@ def _nearest_files(path: str) -> list[str]:
 def _fewer_rows(path: str, limit: int, num_rows: int) -> Diagnostic:
     return warning(
         "GK465",
-        f"{printable(path)} holds {num_rows:,} rows, and {limit:,} are asked for",
+        f"`{printable(path)}` holds {num_rows:,} rows, and {limit:,} are asked for",
         help=(f"write `#{num_rows}`, or leave it out",),
     )
 
@@ -136,11 +136,8 @@ def _fewer_rows(path: str, limit: int, num_rows: int) -> Diagnostic:
 def _partly_checked(path: str, survey: Survey, num_others: int) -> Diagnostic:
     are_alike = survey.num_responses in (0, survey.num_checked)
     taken = "are taken to be like them" if are_alike else "are taken to have no response"
-    return note(
-        "GK466",
-        f"only the first {survey.num_checked:,} rows of {printable(path)} were checked: the other "
-        f"{num_others:,} {taken}",
-    )
+    checked = f"only the first {survey.num_checked:,} rows of `{printable(path)}` were checked"
+    return note("GK466", f"{checked}: the other {num_others:,} {taken}")
 
 
 def _unusable_rows(survey: Survey) -> Diagnostic:

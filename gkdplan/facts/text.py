@@ -8,9 +8,9 @@ def shown(value: object, max_length: int = 60) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
-        return f"an object of {len(value)} keys"
+        return f"an object of {_counted(len(value), 'key')}"
     if isinstance(value, list):
-        return f"a list of {len(value)} items"
+        return f"a list of {_counted(len(value), 'item')}"
     text = repr(value[:max_length]) if isinstance(value, str) else repr(value)
     return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
 
@@ -26,3 +26,7 @@ def printable(name: str, max_length: int = 120) -> str:
     """The name without anything that a terminal cannot show."""
     text = name if name.isprintable() else repr(name[:max_length])[1:-1]
     return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

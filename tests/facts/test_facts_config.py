@@ -90,7 +90,7 @@ def test_default_rope_parameters_carry_only_the_base(llama_config: dict) -> None
     ("change", "code", "words"),
     [
         ({"model_type": "mistral"}, "GK102", "model_type 'mistral'"),
-        ({"model_type": ["llama"]}, "GK102", "model_type a list of 1 items"),
+        ({"model_type": ["llama"]}, "GK102", "model_type a list of 1 item"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "GK102", "Sequence"),
         ({"hidden_size": None}, "GK104", "`hidden_size` is missing"),
         ({"hidden_size": "16"}, "GK104", "must be a whole number from 1 to 1,048,576, found '16'"),
@@ -110,7 +110,11 @@ def test_default_rope_parameters_carry_only_the_base(llama_config: dict) -> None
         ({"attention_bias": True}, "GK105", "`attention_bias` = true"),
         ({"use_sliding_window": True}, "GK105", "`use_sliding_window` = true"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "GK105", "`layer_types`"),
-        ({"quantization_config": {"bits": 4}}, "GK105", "`quantization_config` = an object of 1"),
+        (
+            {"quantization_config": {"bits": 4}},
+            "GK105",
+            "`quantization_config` = an object of 1 key in",
+        ),
         ({"auto_map": {"AutoModel": "code.Model"}}, "GK105", "`auto_map`"),
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "GK105", "`rope_scaling.type`"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "GK105", "`rope_parameters.rope_type`"),

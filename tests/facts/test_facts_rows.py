@@ -70,7 +70,7 @@ def test_a_json_file_holds_one_list(tmp_path: Path) -> None:
     file = accepted(f"{path}#2")
     assert (file.num_rows, file.num_rows_with_response) == (2, 1)
     path.write_text(json.dumps({"rows": []}))
-    assert refused(str(path)) == ("GK460", f"the data file {path} does not hold one list of rows")
+    assert refused(str(path)) == ("GK460", f"the data file `{path}` does not hold one list of rows")
 
 
 def test_json_lines_in_a_json_file_are_told_to_be_renamed(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_hash_in_a_directory_name_is_no_limit(tmp_path: Path) -> None:
         ("[1]", "holds a row that is not an object"),
         ("{}", "holds a row that has neither `messages` nor a `prompt` of text"),
         ('{"prompt": 1}', "neither `messages` nor a `prompt`"),
-        ('{"prompt": "q", "completion": ["a"]}', "has a list of 1 items as its `completion`"),
+        ('{"prompt": "q", "completion": ["a"]}', "has a list of 1 item as its `completion`"),
         ('{"messages": []}', "has no list of turns as its `messages`"),
         ('{"messages": ["hi"]}', "has a turn without `role` and `content` of text"),
         ('{"messages": [{"role": "user"}]}', "has a turn without `role` and `content` of text"),

@@ -68,7 +68,7 @@ def test_a_header_is_read_without_the_tensors(tmp_path: Path) -> None:
         ({"a": row([3], 0, 8)}, 8, r"tensor `a` \(F32 \[3\]\) does not fill its 8 bytes"),
         ({"a": row([2], 8, 0)}, 8, "does not fill its -8 bytes"),
         ({"a": row([2], 0, 8, "Q4")}, 8, "tensor `a` has the dtype 'Q4'"),
-        ({"a": row([-2], 0, 8)}, 8, "tensor `a` has the shape a list of 1 items"),
+        ({"a": row([-2], 0, 8)}, 8, "tensor `a` has the shape a list of 1 item"),
         ({"a": row([True], 0, 4)}, 4, "tensor `a` has the shape"),
         ({"a": {"dtype": "F32", "shape": [2]}}, 8, "has no two data offsets"),
         ({"a": 1}, 0, "tensor `a` has the dtype null"),

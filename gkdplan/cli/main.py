@@ -25,14 +25,14 @@ COMMANDS = {
 """Each command is the function of its name in the module named."""
 
 FIRST_RUN = f"""\
-gkdplan {__version__}: plan a distillation, prove that it fits, run exactly that plan
+gkdplan {__version__}: plan a distillation, prove that it fits, run exactly that
 
-  gkdplan check plans/quickstart.toml    what is wrong with it, and whether it fits
-  gkdplan plan plans/quickstart.toml     layout, memory, schedule and steps
-  gkdplan run plans/quickstart.toml      run it
+  gkdplan check plans/quickstart.toml   what is wrong with it, and if it fits
+  gkdplan plan plans/quickstart.toml    its layout, memory, schedule and steps
+  gkdplan run plans/quickstart.toml     run it
 
 Without a path, each takes plan.toml of the working directory.
-`gkdplan --help` lists all commands; `gkdplan schema` prints the vocabulary of a plan."""
+`gkdplan --help` lists all commands, `gkdplan schema` the keys of a plan."""
 
 OK, FAILED, BROKEN, INTERRUPTED = 0, 1, 2, 130
 

@@ -35,5 +35,7 @@ def format_count(count: int) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds with the digits that matter: 0.14 s, 3.2 s, 412 s."""
+    """Seconds with the digits that matter: <1 ms, 0.14 s, 3.2 s, 412 s."""
+    if 0 < seconds < 0.001:
+        return "<1 ms"
     return f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:.2g} s"

@@ -43,7 +43,9 @@ def _samples(samples: Mapping[str, Mapping[str, str]], width: int) -> str:
         return ""
     prompt = next(iter(samples.values()))["prompt"]
     texts = {"prompt": prompt} | {
-        str(role): samples[role]["completion"] for role in Role if role in samples
+        str(role): samples[role]["completion"]
+        for role in (Role.TEACHER, Role.STUDENT)
+        if role in samples
     }
     return "\n".join(
         wrap(f"{label:<{_LABEL_WIDTH}}", _printable(text)[:_LONGEST_SAMPLE], width)

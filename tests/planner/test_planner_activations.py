@@ -81,15 +81,34 @@ def test_the_payload_is_hidden_states_or_a_share_of_the_logits():
     assert payload_bytes(teacher, Payload.LOGITS, num_tokens=7) == 7 * 16384 * 2
 
 
+def loss_of(model: RankModel, backend: str = "gloo", teacher: RankModel | None = None) -> Loss:
+    return Loss(model, teacher or model, Payload.HIDDEN, backend, 256, 1000, 49_000)
+
+
 def test_a_chunk_of_the_loss_holds_both_sides_logits_over_the_true_vocabulary():
-    # 256 tokens x 49,000 ids x 4 bytes, twice; the chunk's hidden states, in fp32; a block of 8
-    # rows in 4 buffers is more than the gradient of the chunk's hidden states.
-    loss = Loss(rank_model(), Payload.HIDDEN, "gloo", 256, 1000, 49_000)
-    assert loss.tile_bytes() == 2 * 256 * 49_000 * 4 + 256 * 576 * 4 + 4 * 8 * 49_000 * 4
-    assert loss.gradient_bytes() == 1000 * 576 * 4 + 49152 * 576 * 4
+    # 256 tokens x 49,000 ids x 4 bytes, twice; a block of 8 rows in 4 buffers is more than the
+    # chunk's hidden states or their gradient.
+    assert loss_of(rank_model()).tile_bytes() == 2 * 256 * 49_000 * 4 + 4 * 8 * 49_000 * 4
+    assert loss_of(rank_model()).gradient_bytes() == 1000 * 576 * 4 + 49152 * 576 * 4
+
+
+def test_a_cpu_widens_bf16_states_and_parts_of_the_head_of_the_wider_model():
+    # hidden states of the chunk and 4,096 rows of the head, in fp32
+    narrow = rank_model(dtype=Dtype.BF16)
+    wide = rank_model(replace(SMOLLM2, hidden_size=2048), dtype=Dtype.BF16)
+    passing = (256 + 4096) * 2048 * 4
+    assert loss_of(narrow, teacher=wide).tile_bytes() == 2 * 256 * 49_000 * 4 + passing
+    # CUDA rounds the gradient of the logits instead; a block of 64 rows is more than that
+    block = 4 * 64 * 49_000 * 4
+    assert loss_of(narrow, "nccl", wide).tile_bytes() == 2 * 256 * 49_000 * 4 + block
+
+
+def test_a_bf16_head_larger_than_the_chunks_has_its_rounded_gradient_at_the_peak():
+    model = rank_model(replace(SMOLLM2, hidden_size=16384), dtype=Dtype.BF16)
+    assert loss_of(model, "nccl").tile_bytes() == 49152 * 16384 * 2
 
 
 def test_only_a_tied_head_waits_with_its_gradient_for_the_embedding():
     untied = rank_model(replace(SMOLLM2, tied_embeddings=False))
     for model, kept in ((rank_model(), 49152 * 576 * 4), (untied, 0)):
-        assert Loss(model, Payload.HIDDEN, "gloo", 256, 1000, 49152).kept_bytes() == kept
+        assert loss_of(model).kept_bytes() == kept

@@ -87,7 +87,7 @@ def _buffers(draft: Draft, device: Device) -> Iterator[Buffer]:
     for _, role in sampling_roles(draft):
         yield from _sampling(draft, role, student if role is Role.STUDENT else teacher)
     yield from _teacher_forward(draft, teacher)
-    yield from _student_step(draft, student)
+    yield from _student_step(draft, student, teacher)
     yield Buffer(OVERHEAD, device.overhead_bytes, FIRST, LAST)
 
 
@@ -140,12 +140,13 @@ def _teacher_forward(draft: Draft, teacher: RankModel) -> Iterator[Buffer]:
     yield Buffer(PAYLOADS[payload], kept, phase, Phase.STUDENT)
 
 
-def _student_step(draft: Draft, student: RankModel) -> Iterator[Buffer]:
+def _student_step(draft: Draft, student: RankModel, teacher: RankModel) -> Iterator[Buffer]:
     """The moments of one micro-batch that can be its peak: the loss, the backward of the last
     layer, and that of the embedding, whose gradient is as large as the matrix."""
     batch = _micro_batch(draft)
     loss = Loss(
         student,
+        teacher,
         draft.objective.payload,
         draft.layout.backend,
         draft.objective.chunk_tokens,

@@ -22,6 +22,7 @@ class Loss:
     """The loss of one micro-batch on one rank."""
 
     student: RankModel
+    teacher: RankModel
     payload: Payload
     backend: str
     chunk_tokens: int
@@ -29,18 +30,24 @@ class Loss:
     vocab_size: int
 
     def tile_bytes(self) -> int:
-        """What exists only inside the loss: both sides' logits of a chunk, the student's hidden
-        states of it, and the buffers of a block or else the products of the gradient.
+        """What exists only inside the loss: both sides' logits of a chunk with the largest of what
+        passes beside them, or after them the rounded copy of a bf16 head's gradient.
 
         From stored logits it is the block, or in the backward the gradient of the head.
         """
-        block = NUM_BLOCK_BUFFERS * BLOCK_ROWS[self.backend] * self._ids * FP32_BYTES
+        block_rows = min(BLOCK_ROWS[self.backend], self.chunk_tokens)
+        block = NUM_BLOCK_BUFFERS * block_rows * self._ids * FP32_BYTES
+        head = self.student.head_elements * self.student.dtype.num_bytes
         if self.payload is Payload.LOGITS:
-            return max(block, self.student.head_elements * self.student.dtype.num_bytes)
+            return max(block, head)
+        passing = max(
+            block,
+            self._states_bytes(self.student),
+            self._states_bytes(self.teacher),
+            self._product_bytes(),
+        )
         logits = 2 * self.chunk_tokens * self._ids * FP32_BYTES
-        hidden = self.chunk_tokens * self.student.shape.hidden_size
-        products = hidden * FP32_BYTES + self._narrowed_bytes()
-        return logits + hidden * self.student.dtype.num_bytes + max(block, products)
+        return max(logits + passing, head if _is_narrow(self.student) else 0)
 
     def gradient_bytes(self) -> int:
         """The gradient of the hidden states and of the head [V / t, h], float32 while it is summed
@@ -63,10 +70,22 @@ class Loss:
         """Ids of the true vocabulary on the rank that holds most of them."""
         return min(self.vocab_size, self.student.vocab_rows)
 
-    def _narrowed_bytes(self) -> int:
-        """Copies that products of a bf16 head with float32 logits need."""
-        if self.student.dtype.num_bytes == FP32_BYTES:
-            return 0
-        if self.backend == "nccl":
-            return self.chunk_tokens * self._ids * self.student.dtype.num_bytes
-        return min(WIDENED_ROWS, self._ids) * self.student.shape.hidden_size * FP32_BYTES
+    def _states_bytes(self, model: RankModel) -> int:
+        """A chunk's hidden states; a CPU widens bf16 to float32, and the head part by part."""
+        hidden_size = model.shape.hidden_size
+        if self.backend == "nccl" or not _is_narrow(model):
+            return self.chunk_tokens * hidden_size * model.dtype.num_bytes
+        widened_rows = self.chunk_tokens + min(WIDENED_ROWS, self._ids)
+        return widened_rows * hidden_size * FP32_BYTES
+
+    def _product_bytes(self) -> int:
+        """The float32 gradient of a chunk's hidden states, on CUDA beside the rounded gradient of
+        its logits; on a CPU `_states_bytes` is never less."""
+        product = self.chunk_tokens * self.student.shape.hidden_size * FP32_BYTES
+        if self.backend == "nccl" and _is_narrow(self.student):
+            product += self.chunk_tokens * self._ids * self.student.dtype.num_bytes
+        return product
+
+
+def _is_narrow(model: RankModel) -> bool:
+    return model.dtype.num_bytes < FP32_BYTES

@@ -49,7 +49,7 @@ def divergence_and_cross_entropy(
     totals = torch.zeros(2, dtype=torch.float64, device=labels.device)
     with torch.no_grad():
         all_tokens = torch.arange(len(labels), device=labels.device)
-        for tokens, _, student_CV, teacher_CV in heads.chunks(all_tokens):
+        for tokens, student_CV, teacher_CV in heads.chunks(all_tokens):
             totals[0] += weighted_divergence(
                 student_CV,
                 teacher_CV,

@@ -30,21 +30,23 @@ class Heads:
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the logits."""
         return working_dtype(self.student_hidden_NH, self.teacher_hidden_NG)
 
-    def chunks(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """For each chunk of the token indices: they, the student's hidden states [C, H], and both
-        sides' logits [C, V]. The logits live in two buffers that the next chunk overwrites.
+    def chunks(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each chunk of the token indices: they, and the logits [C, V] of student and teacher.
+
+        The logits live in two buffers that the next chunk overwrites.
         """
         size = (2, min(self.chunk_tokens, len(tokens)), len(self.student_head_VH))
         student_CV, teacher_CV = self.student_hidden_NH.new_empty(size, dtype=self.dtype)
         for start in range(0, len(tokens), self.chunk_tokens):
             chunk = tokens[start : start + self.chunk_tokens]
-            hidden_CH = self.student_hidden_NH[chunk]
             yield (
                 chunk,
-                hidden_CH,
-                logits_(student_CV[: len(chunk)], hidden_CH, self.student_head_VH),
+                logits_(
+                    student_CV[: len(chunk)], self.student_hidden_NH[chunk], self.student_head_VH
+                ),
                 logits_(
                     teacher_CV[: len(chunk)], self.teacher_hidden_NG[chunk], self.teacher_head_VG
                 ),

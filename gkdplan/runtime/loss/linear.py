@@ -109,10 +109,13 @@ def _loss_and_gradients(
     temperature: float,
     shard: VocabularyShard,
 ) -> Tensor:
-    """The loss; the gradients that are wanted, zeros before, are written."""
+    """The loss; the gradients that are wanted, zeros before, are written.
+
+    `weighted_divergence` turns a chunk's logits into their gradient, which both products then use.
+    """
     with_gradient = hidden_gradient_NH is not None or head_gradient_VH is not None
     loss = weights_N.new_zeros((), dtype=torch.float64)
-    for tokens, hidden_CH, student_CV, teacher_CV in heads.chunks(weights_N.nonzero()[:, 0]):
+    for tokens, student_CV, teacher_CV in heads.chunks(weights_N.nonzero()[:, 0]):
         loss += weighted_divergence(
             student_CV,
             teacher_CV,
@@ -122,11 +125,14 @@ def _loss_and_gradients(
             temperature=temperature,
             shard=shard,
         )
-        gradient_CV = student_CV
         if hidden_gradient_NH is not None:
-            gradient_CH = hidden_gradient(gradient_CV, heads.student_head_VH)
-            hidden_gradient_NH.index_copy_(0, tokens, gradient_CH.to(hidden_gradient_NH.dtype))
-            del gradient_CH
+            hidden_gradient_NH.index_copy_(
+                0,
+                tokens,
+                hidden_gradient(student_CV, heads.student_head_VH).to(hidden_gradient_NH.dtype),
+            )
         if head_gradient_VH is not None:
-            add_head_gradient_(head_gradient_VH[: shard.num_entries], gradient_CV, hidden_CH)
+            add_head_gradient_(
+                head_gradient_VH[: shard.num_entries], student_CV, heads.student_hidden_NH[tokens]
+            )
     return loss

@@ -3,7 +3,7 @@
 CUDA multiplies bf16 operands into float32. CPU has no such product: there the head is widened some
 rows at a time, so that no whole copy of it exists.
 
-Legend: C tokens of one chunk, H hidden size, V vocabulary entries of this rank.
+Legend: C tokens of one chunk, H hidden size, V vocabulary entries of this rank, v some of them.
 """
 
 from collections.abc import Iterator
@@ -53,10 +53,12 @@ def _multiplies_mixed(operand: Tensor, result_dtype: torch.dtype) -> bool:
 
 
 def _widened(head_VH: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """The head, whole where it has the dtype, else widened part by part."""
+    """The head, whole where it has the dtype, else part by part in one widened buffer."""
     if head_VH.dtype == dtype:
         yield slice(None), head_VH
         return
+    buffer_vH = head_VH.new_empty((min(WIDENED_ROWS, len(head_VH)), head_VH.shape[1]), dtype=dtype)
     for start in range(0, len(head_VH), WIDENED_ROWS):
-        rows = slice(start, start + WIDENED_ROWS)
-        yield rows, head_VH[rows].to(dtype)
+        part_vH = head_VH[start : start + WIDENED_ROWS]
+        rows = slice(start, start + len(part_vH))
+        yield rows, buffer_vH[: len(part_vH)].copy_(part_vH)

@@ -14,11 +14,8 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode
-from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import open_session
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -27,8 +24,13 @@ def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str,
     """Run the plan in `lock` from the step after `start_step`; rank 0's summary is the result.
 
     A failure is written to `failures`/rank_R.json before it ends the process, so that the
-    launcher can name the rank, the phase and the reason.
+    launcher can name the rank, the phase and the reason. Megatron is imported here, in the rank,
+    so that the launcher does not wait for it.
     """
+    from gkdplan.runtime.executor import Executor
+    from gkdplan.runtime.megatron import platform
+    from gkdplan.runtime.session import open_session
+
     run_plan = decode(lock)
     rank = int(os.environ["RANK"])
     position = Position(step=start_step, phase="start")

@@ -74,6 +74,7 @@ def test_the_saved_student_continues_greedily_as_the_runtime_does(runs):
             max_new_tokens=plan.sampling.max_completion_length,
             do_sample=False,
             pad_token_id=0,
+            suppress_tokens=list(range(plan.models.vocab_size, model.config.vocab_size)),
         )
         completion = tokens[0, inputs["input_ids"].size(1) :]
         assert tokenizer.decode(completion, skip_special_tokens=True) == sample["completion"]

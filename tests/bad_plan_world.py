@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 from bad_models import write_bad_data, write_bad_models
+from bad_pairs import write_bad_pairs
 
 from gkdplan.cli.main import run
 
@@ -55,6 +56,7 @@ def build_world(root: Path) -> Path:
     (root / "data" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_bad_models(root / "models")
     write_bad_data(root / "data")
+    write_bad_pairs(root / "models", root / "data")
     return root
 
 

@@ -23,7 +23,7 @@ LAYOUTS = {
     "GK201": (ranks(4, 3), "student.parallel.tensor", "4 ranks cannot be divided", "to 1 or 2"),
     "GK202": (ranks(4, 4), "student.parallel.tensor", "6 attention heads", "to 1 or 2"),
     "GK203": (ranks(6, 3), "student.parallel.tensor", "2 kv heads", "to 1 or 2"),
-    "GK204": (ranks(6, 6), "student.parallel.tensor", "an ffn of width 160", "to 1 or 2"),
+    "GK204": (ranks(6, 6), "student.parallel.tensor", "160 ffn columns", "to 1 or 2"),
     "GK205": (
         ranks(1, 1, sequence=True),
         "student.parallel.sequence",
@@ -42,8 +42,8 @@ LAYOUTS = {
             "student": {"parallel": {"tensor": 2}},
         },
         "student.parallel.tensor",
-        "tensor groups of 2 span nodes",
-        "to 1 or 2",
+        "tensor groups of 2 ranks span several nodes",
+        "to 1",
     ),
     "GK410": ({"distill": {"beta": 0.995}}, "distill.beta", "near 1 but not at it", "to 1 for"),
     "GK411": (
@@ -99,13 +99,22 @@ def test_a_sound_plan_has_no_finding():
 
 def test_the_origin_of_a_number_is_named():
     found = first("GK203", check_declaration(plan(**ranks(6, 3)), facts()))
-    assert found.notes == ("num_key_value_heads = 2, from student/config.json",)
+    assert found.notes[0] == "num_key_value_heads = 2, from student/config.json"
 
 
 def test_all_findings_come_at_once():
     tables = {**ranks(4, 4), "distill": {"beta": 0.001}, "batch": {"global": 65}}
     codes = {finding.code for finding in check_declaration(plan(**tables), facts())}
     assert codes >= {"GK202", "GK410", "GK420", "GK421"}
+
+
+def test_a_number_that_both_models_have_is_one_finding():
+    findings = check_declaration(plan(**ranks(6, 3)), facts())
+    (found,) = (finding for finding in findings if finding.code == "GK203")
+    assert found.message.startswith("`student` and `teacher` have 2 kv heads")
+    other = replace(facts(), teacher=model_facts("teacher", replace(TINY, num_kv_heads=1), None))
+    (found,) = (f for f in check_declaration(plan(**ranks(6, 3)), other) if f.code == "GK203")
+    assert found.message.startswith("`student` has 2 kv heads")
 
 
 def test_more_ranks_than_kv_heads_may_share_them():

@@ -5,7 +5,8 @@ import re
 import pytest
 from planner_facts import QWEN_3B, QWEN_7B, facts, plan
 
-from gkdplan.planner.checks.fit import check_fit, edits_that_fit
+from gkdplan.planner.checks.edits import edits_that_fit
+from gkdplan.planner.checks.fit import check_fit
 from gkdplan.planner.pricing import price
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Verdict
@@ -54,8 +55,10 @@ def test_every_edit_that_is_offered_fits_with_the_peak_that_it_names():
     offered = list(edits_that_fit(h100_plan(), H100))
     assert offered
     for text in offered:
-        key, value, peak = re.fullmatch(r"set `(\S+)` to ([\d,]+): (.+)", text).groups()
-        ledger = ledger_of(h100_plan(**EDITS[key](int(value.replace(",", "")))))
+        key, value, peak = re.fullmatch(
+            r"set `(\S+)` to (\d+): the peak is (.+) then", text
+        ).groups()
+        ledger = ledger_of(h100_plan(**EDITS[key](int(value))))
         assert ledger.verdict is not Verdict.OVER
         assert format_bytes(ledger.peak_bytes) == peak
 
@@ -97,8 +100,9 @@ def test_host_memory_is_checked_for_the_whole_node():
     # 7 B parameters in bf16 on 192 data ranks: 192 x 13.2 GiB are more than 2,048 GiB.
     tables = {"cluster": {"devices_per_node": 192}, "batch": {"micro": 1, "global": 192}}
     many = h100_plan(teacher={"offload": "cpu"}, **tables)
-    codes = [found.code for found in check_fit(many, H100, ledger_of(many))]
-    assert "GK303" in codes
+    (found,) = (f for f in check_fit(many, H100, ledger_of(many)) if f.code == "GK303")
+    assert found.path == "teacher.offload"
+    assert found.help[0].startswith('set `teacher.offload` to "none"')
 
 
 @pytest.mark.parametrize("limit", ["1 MiB", "4 MiB"])

@@ -1,11 +1,13 @@
 """Rules of the layout: what a mesh must divide, and which layers there are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts, ModelFacts
 from gkdplan.planner.checks.rule import Finding, one_of, rule
 from gkdplan.planner.layout import teacher_parallel, world_size_of
+from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Parallel, Plan
 from gkdplan.vocab import Role
 
@@ -40,16 +42,10 @@ def ranks_divide_into_tensor_groups(plan: Plan, facts: Facts) -> Iterator[Findin
 @rule("GK202")
 def attention_heads_divide_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """num_attention_heads % tensor (megatron/core/transformer/transformer_config.py)."""
-    for role, model, parallel in _models(plan, facts):
-        num_heads = model.shape.num_attention_heads
-        if num_heads % parallel.tensor:
-            yield Finding(
-                f"`{role}` has {num_heads} attention heads, not divisible by tensor degree "
-                f"{parallel.tensor}",
-                _tensor_path(plan, role),
-                label="each rank would own part of a head",
-                notes=(f"num_attention_heads = {num_heads}, from {model.origin}",),
-                help=_set_tensor(plan, facts, role),
+    for size in _sizes(plan, facts, lambda shape: shape.num_attention_heads):
+        if size.number % size.tensor:
+            yield size.finding(
+                "attention heads", "num_attention_heads", "each rank would own part of a head"
             )
 
 
@@ -57,32 +53,20 @@ def attention_heads_divide_by_tensor(plan: Plan, facts: Facts) -> Iterator[Findi
 def kv_heads_divide_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """num_kv_heads % tensor, or tensor % num_kv_heads, where ranks share a head
     (megatron/core/transformer/transformer_config.py)."""
-    for role, model, parallel in _models(plan, facts):
-        num_heads = model.shape.num_kv_heads
-        if num_heads % parallel.tensor and parallel.tensor % num_heads:
-            yield Finding(
-                f"`{role}` has {num_heads} kv heads, not divisible by tensor degree "
-                f"{parallel.tensor}",
-                _tensor_path(plan, role),
-                label="each rank would own part of a head",
-                notes=(f"num_key_value_heads = {num_heads}, from {model.origin}",),
-                help=_set_tensor(plan, facts, role),
+    for size in _sizes(plan, facts, lambda shape: shape.num_kv_heads):
+        if size.number % size.tensor and size.tensor % size.number:
+            yield size.finding(
+                "kv heads", "num_key_value_heads", "each rank would own part of a head"
             )
 
 
 @rule("GK204")
 def ffn_divides_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """ffn_hidden_size % tensor (megatron/core/tensor_parallel/layers.py)."""
-    for role, model, parallel in _models(plan, facts):
-        ffn = model.shape.ffn_hidden_size
-        if ffn % parallel.tensor:
-            yield Finding(
-                f"`{role}` has an ffn of width {ffn}, not divisible by tensor degree "
-                f"{parallel.tensor}",
-                _tensor_path(plan, role),
-                label="each rank owns an equal share of it",
-                notes=(f"intermediate_size = {ffn}, from {model.origin}",),
-                help=_set_tensor(plan, facts, role),
+    for size in _sizes(plan, facts, lambda shape: shape.ffn_hidden_size):
+        if size.number % size.tensor:
+            yield size.finding(
+                "ffn columns", "intermediate_size", "each rank owns an equal share of them"
             )
 
 
@@ -125,13 +109,16 @@ def kept_layers_exist(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def tensor_groups_stay_on_a_node(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Tensor parallelism talks in every layer, so its ranks should share a fast link."""
     devices = plan.cluster.devices_per_node
+    on_a_node = [d for d in valid_tensor_degrees(plan, facts) if devices % d == 0]
     for role, parallel in _axes(plan):
         if plan.cluster.num_nodes > 1 and devices % parallel.tensor:
+            path = _tensor_path(plan, role)
             yield Finding(
-                f"`{role}` tensor groups of {parallel.tensor} span nodes of {devices} devices",
-                _tensor_path(plan, role),
+                f"`{role}` tensor groups of {parallel.tensor} ranks span several nodes",
+                path,
                 label="every layer would wait for the network between nodes",
-                help=_set_tensor(plan, facts, role),
+                notes=(f"devices_per_node = {devices}",),
+                help=(f"set `{path}` to {one_of(on_a_node)}",),
             )
 
 
@@ -153,11 +140,50 @@ def _axes(plan: Plan) -> tuple[tuple[Role, Parallel], ...]:
     return (student,) if own is None else (student, (Role.TEACHER, own))
 
 
-def _models(plan: Plan, facts: Facts) -> tuple[tuple[Role, ModelFacts, Parallel], ...]:
-    return (
-        (Role.STUDENT, facts.student, plan.student.parallel),
-        (Role.TEACHER, facts.teacher, teacher_parallel(plan)),
+def _sizes(plan: Plan, facts: Facts, number_of: Callable[[ModelShape], int]) -> Iterator["_Size"]:
+    """One number of each model; one entry where both models have it under one key."""
+    student, teacher = (
+        _Size(
+            roles=(role,),
+            number=number_of(model.shape),
+            tensor=parallel.tensor,
+            path=_tensor_path(plan, role),
+            origins=(model.origin,),
+            help=_set_tensor(plan, facts, role),
+        )
+        for role, model, parallel in (
+            (Role.STUDENT, facts.student, plan.student.parallel),
+            (Role.TEACHER, facts.teacher, teacher_parallel(plan)),
+        )
     )
+    if (student.number, student.path) != (teacher.number, teacher.path):
+        yield from (student, teacher)
+        return
+    origins = tuple(dict.fromkeys(student.origins + teacher.origins))
+    yield replace(student, roles=(Role.STUDENT, Role.TEACHER), origins=origins)
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """A number of a model that its tensor degree should divide."""
+
+    roles: tuple[Role, ...]
+    number: int
+    tensor: int
+    path: str
+    origins: tuple[str, ...]
+    help: tuple[str, ...]
+
+    def finding(self, what: str, config_key: str, label: str) -> Finding:
+        subject = " and ".join(f"`{role}`" for role in self.roles)
+        have = "has" if len(self.roles) == 1 else "have"
+        return Finding(
+            f"{subject} {have} {self.number} {what}, not divisible by tensor degree {self.tensor}",
+            self.path,
+            label=label,
+            notes=tuple(f"{config_key} = {self.number}, from {o}" for o in self.origins),
+            help=self.help,
+        )
 
 
 def _divides(degree: int, model: ModelFacts) -> bool:

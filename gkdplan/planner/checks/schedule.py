@@ -44,7 +44,7 @@ def rows_fill_a_global_batch(plan: Plan, facts: Facts) -> Iterator[Finding]:
             "batch.global",
             label="no step could run",
             notes=tuple(f"{file.num_rows:,} rows in {file.path}" for file in facts.train),
-            help=(f"set `batch.global` to {rows:,} or less, or add rows",),
+            help=(f"set `batch.global` to {rows} or less, or add rows",),
         )
 
 
@@ -77,11 +77,11 @@ def warmup_ends_before_the_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def rows_fit_positions(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Neither model has seen positions past max_position_embeddings."""
     prompt, response = plan.data.max_length, plan.generation.max_completion_length
-    for model in (facts.student, facts.teacher):
+    for model in {m.name: m for m in (facts.student, facts.teacher)}.values():
         positions = model.shape.max_position_embeddings
         if prompt + response > positions:
             help = [
-                f"set `{key}` to at most {positions - other:,}"
+                f"set `{key}` to at most {positions - other}"
                 for key, other in (
                     ("data.max_length", response),
                     ("generation.max_completion_length", prompt),

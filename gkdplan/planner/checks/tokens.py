@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts, TokenizerFacts
+from gkdplan.facts.text import shown
 from gkdplan.facts.vocabulary import TokenDifference, differences
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.draft import true_vocab_size
@@ -31,8 +32,8 @@ def end_tokens_are_equal(plan: Plan, facts: Facts) -> Iterator[Finding]:
     for student, teacher in _both(facts):
         if student.eos_token != teacher.eos_token:
             yield Finding(
-                f"the student ends a text with {student.eos_token}, the teacher with "
-                f"{teacher.eos_token}",
+                f"the student ends a text with {_named(student.eos_token)}, the teacher with "
+                f"{_named(teacher.eos_token)}",
                 "teacher.model",
                 label="the student's is used, and the teacher rarely expects it",
                 notes=("the token that closes a turn of the chat template ends a response too",),
@@ -43,7 +44,8 @@ def end_tokens_are_equal(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def chat_templates_are_equal(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Both models read prompts that the student's template rendered."""
     for student, teacher in _both(facts):
-        if teacher.chat_template not in (None, student.chat_template):
+        templates = (student.chat_template, teacher.chat_template)
+        if None not in templates and templates[0] != templates[1]:
             yield Finding(
                 "teacher and student have different chat templates",
                 "teacher.model",
@@ -100,9 +102,13 @@ def _both(facts: Facts) -> Iterator[tuple[TokenizerFacts, TokenizerFacts]]:
         yield student, teacher
 
 
+def _named(token: str | None) -> str:
+    return "no token" if token is None else shown(token)
+
+
 def _ids(difference: TokenDifference) -> str:
     student, teacher = (
         "unknown" if token_id is None else f"{token_id:,}"
         for token_id in (difference.left, difference.right)
     )
-    return f"{difference.token!r}: {student} in the student, {teacher} in the teacher"
+    return f"{shown(difference.token)}: {student} in the student, {teacher} in the teacher"

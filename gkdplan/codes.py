@@ -393,6 +393,46 @@ CODES: dict[str, Code] = {
         "Checking and planning need three small packages; training needs torch and megatron-core.",
         "Install the extra: `pip install 'gkdplan[run]'`.",
     ),
+    "GK510": Code(
+        "the run directory holds another plan's run",
+        "Two runs in one directory would mix their metrics and overwrite each other's students.",
+        "Set `run.output` to another directory, or resume with the plan that began the run.",
+    ),
+    "GK511": Code(
+        "the run directory already holds this plan's run",
+        "`--resume never` promises a run from the beginning, and nothing is overwritten.",
+        "Use `--resume auto` to go on, or set `run.output` to another directory.",
+    ),
+    "GK512": Code(
+        "the run directory is not empty",
+        "It holds files that no run of gkdplan wrote, and nothing is overwritten.",
+        "Set `run.output` to a directory that does not exist yet.",
+    ),
+    "GK513": Code(
+        "the run is finished",
+        "All its steps are done: there is nothing to go on with.",
+        "Set `run.output` to another directory to run the plan again.",
+    ),
+    "GK514": Code(
+        "not a checkpoint of this run",
+        "`--resume DIR` goes on from a whole checkpoint of the plan's own run directory only.",
+        "Name one of the checkpoints listed, or use `--resume auto`.",
+    ),
+    "GK515": Code(
+        "fewer GPUs than the plan wants",
+        "Each rank needs a device of its own.",
+        "Run the plan on the machine it was planned for.",
+    ),
+    "GK516": Code(
+        "a model that is not on this machine",
+        "The plan was checked from facts, but running needs the weights.",
+        "Download the model first and name its directory.",
+    ),
+    "GK517": Code(
+        "a training state that cannot be read",
+        "Going on without it would not be the same run.",
+        "Resume from an older checkpoint: `--resume` takes its directory.",
+    ),
     "GK521": Code(
         "weights that cannot be read",
         "A file is missing or cut short, so the model would hold other numbers than you named.",
@@ -412,6 +452,21 @@ CODES: dict[str, Code] = {
         "a tensor that the model has no place for",
         "Leaving it out would compute another function than the checkpoint's.",
         "Name a model of a family that gkdplan knows; adapters must be merged first.",
+    ),
+    "GK530": Code(
+        "a rank raised",
+        "One rank's failure ends all: the others would wait for it for ever.",
+        "Read the traceback in the notes; then `--resume auto` goes on from the last checkpoint.",
+    ),
+    "GK531": Code(
+        "a rank was killed",
+        "A signal leaves no traceback; the kernel's out-of-memory killer is the usual sender.",
+        "Look into the system's log, free memory, then `--resume auto` goes on.",
+    ),
+    "GK532": Code(
+        "training diverged",
+        "A loss or a gradient that is not finite spoils every parameter in the next update.",
+        "Lower `optimizer.lr`, warm up longer or clip gradients, then resume or start again.",
     ),
     "GK590": Code(
         "a feature that is not yet available",

@@ -70,7 +70,9 @@ def warning(
     return Diagnostic(code, Severity.WARNING, message, path, label, notes, help)
 
 
-def note(code: str, message: str, path: str | None = None, *, notes: tuple[str, ...] = ()) -> Diagnostic:
+def note(
+    code: str, message: str, path: str | None = None, *, notes: tuple[str, ...] = ()
+) -> Diagnostic:
     """Something the reader should know."""
     return Diagnostic(code, Severity.NOTE, message, path, "", notes, ())
 

@@ -11,12 +11,11 @@ from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.session import Session
 
 
-@torch.no_grad()
 def evaluate(session: Session, step: int) -> None:
     """Log the student's mean JSD and cross-entropy (nats a token) over the held-out rows."""
     session.progress.enter_phase("evaluate")
     totals = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
-    with session.residency.everything_on_device():
+    with torch.no_grad(), session.residency.everything_on_device():
         for batch in _batches(session):
             totals += _sums(session, batch)
     dist.all_reduce(totals, group=session.mesh.data_group)

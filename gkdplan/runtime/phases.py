@@ -36,8 +36,8 @@ class Phases:
     progress: Progress
     meter: LiveBytes
     first_step: int
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    peak_bytes: dict[str, int] = field(default_factory=dict)
+    seconds: dict[Phase, float] = field(default_factory=lambda: defaultdict(float))
+    peak_bytes: dict[Phase, int] = field(default_factory=dict)
 
     @contextmanager
     def step(self, step: int) -> Iterator[None]:

@@ -143,4 +143,4 @@ def read_metrics(path: Path) -> list[dict[str, object]]:
     """The lines of a metrics.jsonl file as dicts; none where there is no file."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

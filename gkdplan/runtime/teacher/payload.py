@@ -18,10 +18,10 @@ class TeacherPayload:
     states: Tensor
 
 
-@torch.no_grad()
 def teacher_payload(session: Session, batch: MicroBatch) -> TeacherPayload:
     """Run the teacher on one micro-batch and keep what its response tokens need."""
-    hidden_NH = response_hidden(session.teacher, batch.tokens_BS, batch.predict_N)
-    if session.plan.objective.payload is Payload.LOGITS:
-        return TeacherPayload(hidden_NH @ output_head(session.teacher).t())
+    with torch.no_grad():
+        hidden_NH = response_hidden(session.teacher, batch.tokens_BS, batch.predict_N)
+        if session.plan.objective.payload is Payload.LOGITS:
+            return TeacherPayload(hidden_NH @ output_head(session.teacher).t())
     return TeacherPayload(hidden_NH)

@@ -37,24 +37,24 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 class Distribution:
     """softmax(logits_BV / temperature), in two buffers [2, B, V] that are given.
 
-    `shifted_BV` is the scaled logits less their row's maximum, `probs_BV` the probabilities,
+    `shifted_BV` is (logits - their maximum) / temperature, `probs_BV` the probabilities,
     `top_log_prob_B` the log-probability of the maximum (so log prob = shifted + top_log_prob) and
     `log_mass_B` the log of the sum of exp(logits / temperature).
     """
 
     def __init__(self, logits_BV: Tensor, temperature: float, buffers: Tensor) -> None:
         self.shifted_BV, self.probs_BV = buffers.unbind()
-        self.shifted_BV.copy_(logits_BV)
+        top_B = _row_max(logits_BV).to(buffers.dtype)
+        self._masked_B = top_B == -torch.inf
+        top_B1 = top_B.masked_fill(self._masked_B, 0.0)[:, None]
+        torch.sub(logits_BV, top_B1, out=self.shifted_BV)
         if temperature != 1.0:
             self.shifted_BV.div_(temperature)
-        top_B = _row_max(self.shifted_BV)
-        self._masked_B = top_B == -torch.inf
-        self.shifted_BV.sub_(top_B.masked_fill(self._masked_B, 0.0)[:, None])
         torch.softmax(self.shifted_BV, dim=1, out=self.probs_BV)
         # The sum inside softmax is off by 5e-6 at 150,000 float32 entries; torch.sum is not.
         self.probs_BV.div_(self.probs_BV.sum(dim=1, keepdim=True))
         self.top_log_prob_B = _row_max(self.probs_BV).double().log()
-        self.log_mass_B = top_B.double() - self.top_log_prob_B
+        self.log_mass_B = top_B.double() / temperature - self.top_log_prob_B
 
     def allow_masked_rows(self) -> None:
         """Give a row whose entries are all -inf no mass: another rank may hold all of it."""

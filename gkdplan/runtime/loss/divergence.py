@@ -38,7 +38,10 @@ def weighted_divergence(
     logits = _Logits(student_NV, teacher_NV, weights_N, gradient_NV, temperature, buffers)
     rule = rule_for(beta)
     sums = _alone(rule, logits) if shard.size == 1 else _sharded(rule, logits, shard)
-    losses_N = rule.loss(sums).clamp(min=0.0).masked_fill(weights_N == 0, 0.0)
+    ignored_N = weights_N == 0
+    if gradient_NV is not None:
+        gradient_NV.index_fill_(0, ignored_N.nonzero()[:, 0], 0.0)
+    losses_N = rule.loss(sums).clamp(min=0.0).masked_fill(ignored_N, 0.0)
     return (losses_N * weights_N).sum()
 
 
@@ -60,9 +63,8 @@ class _Logits:
 
     def store(self, rows: slice, gradient_BV: Tensor) -> None:
         assert self.gradient_NV is not None
-        weights_B1 = self.weights_N[rows, None]
-        gradient_BV.mul_((weights_B1 / self.temperature).to(gradient_BV.dtype))
-        self.gradient_NV[rows].copy_(gradient_BV.masked_fill_(weights_B1 == 0, 0.0))
+        scales_B1 = (self.weights_N[rows, None] / self.temperature).to(gradient_BV.dtype)
+        torch.mul(gradient_BV, scales_B1, out=self.gradient_NV[rows])
 
 
 def _alone(rule: Rule, logits: _Logits) -> Tensor:

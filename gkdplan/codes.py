@@ -433,6 +433,11 @@ CODES: dict[str, Code] = {
         "Going on without it would not be the same run.",
         "Resume from an older checkpoint: `--resume` takes its directory.",
     ),
+    "GK519": Code(
+        "a tokenizer that a run has not seen",
+        "Teacher and student would learn over ids that were never compared token by token.",
+        "Put tokenizer.json beside the model's config.json.",
+    ),
     "GK521": Code(
         "weights that cannot be read",
         "A file is missing or cut short, so the model would hold other numbers than you named.",

@@ -1,6 +1,7 @@
 """`gkdplan run`: the outline first, then exactly what it says."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from gkdplan.report.run_record import read_run
 from gkdplan.runplan.codec import to_record
 from gkdplan.runplan.diff import compare
 from gkdplan.runplan.model import RunPlan
+from gkdplan.vocab import Role
 
 if TYPE_CHECKING:
     from gkdplan.runtime.result import RunResult
@@ -40,6 +42,8 @@ def run(
 ) -> None:
     """Compile a plan, show its outline and its memory, and run it."""
     compiled = compile_file(path)
+    if not dry_run:
+        compiled = _with_models_at_hand(path, compiled)
     run_plan = compiled.require()
     if locked:
         _refuse_if_stale(path or DEFAULT_PLAN, locked, run_plan)
@@ -52,7 +56,7 @@ def run(
             show_json(_answer(compiled, None))
         return
     with blamed(run_plan):
-        result = _launch(run_plan, resume)
+        result = _runtime("launch").run(run_plan, resume)
     _show_result(compiled, result, json)
     raise typer.Exit(result.exit_code)
 
@@ -71,9 +75,41 @@ def _refuse_if_stale(path: str, locked: str, run_plan: RunPlan) -> None:
         )
 
 
-def _launch(run_plan: RunPlan, resume: str) -> "RunResult":
+def _with_models_at_hand(path: str | None, compiled: Compiled) -> Compiled:
+    """Compiled again once the hub's models are here, so that a run has compared their tokens.
+
+    Raises UserError where a tokenizer is still not there to be compared.
+    """
+    if not _roles_without_tokenizer(compiled.require()):
+        return compiled
+    for role in _roles_without_tokenizer(compiled.require()):
+        model = getattr(compiled.require().models, role)
+        _runtime("model_files").model_directory(role, model.model, model.revision)
+    compiled = compile_file(path)
+    unseen = _roles_without_tokenizer(compiled.require())
+    if unseen:
+        raise UserError(
+            *(
+                error(
+                    "GK519",
+                    f"the {role}'s tokenizer was not seen, so its tokens cannot be compared",
+                    f"{role}.model",
+                    help=("put tokenizer.json beside the model's config.json",),
+                )
+                for role in unseen
+            )
+        )
+    return compiled
+
+
+def _roles_without_tokenizer(run_plan: RunPlan) -> list[Role]:
+    return [role for role in Role if getattr(run_plan.inputs, role).tokenizer is None]
+
+
+def _runtime(module: str) -> Any:
+    """A module of the runtime, imported only now: it brings torch."""
     try:
-        from gkdplan.runtime import launch
+        return import_module(f"gkdplan.runtime.{module}")
     except ModuleNotFoundError as missing:
         raise UserError(
             error(
@@ -82,7 +118,6 @@ def _launch(run_plan: RunPlan, resume: str) -> "RunResult":
                 help=("install it with `pip install 'gkdplan[run]'`",),
             )
         ) from missing
-    return launch.run(run_plan, resume)
 
 
 def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:

@@ -1,4 +1,4 @@
-"""A working directory with a plan over models that are known by their bundled shapes."""
+"""A working directory with a plan over two model directories without weights."""
 
 import json
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ name = "little"
 devices_per_node = 2
 memory_limit = "{limit}"
 [student]
-model = "Qwen/Qwen2.5-0.5B-Instruct"
+model = "Qwen2.5-0.5B"
 dtype = "fp32"
 [student.parallel]
 tensor = 2
 [teacher]
-model = "Qwen/Qwen2.5-1.5B-Instruct"
+model = "Qwen2.5-1.5B"
 offload = "cpu"
 [distill]
 beta = {beta}
@@ -32,6 +32,33 @@ global = 4
 [run]
 steps = 3
 """
+
+CONFIG = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_act": "silu",
+    "vocab_size": 151936,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+}
+SIZES = {
+    "Qwen2.5-0.5B": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "intermediate_size": 4864,
+    },
+    "Qwen2.5-1.5B": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "intermediate_size": 8960,
+    },
+}
+TOKENIZER = {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2}, "merges": []}}
 
 
 @dataclass
@@ -51,6 +78,10 @@ def workplace(tmp_path, monkeypatch) -> Workplace:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "no-cache"))
     row = {"prompt": "name a colour", "completion": "blue"}
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 8)
+    for name, sizes in SIZES.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({**CONFIG, **sizes}))
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     made = Workplace(tmp_path)
     made.write_plan()
     return made

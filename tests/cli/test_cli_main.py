@@ -57,7 +57,7 @@ def test_without_a_path_the_plan_of_the_working_directory_is_checked(
 ) -> None:
     assert main.run(["check"]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1].startswith("good    2 x cpu    fits: peak ")
+    assert out.splitlines()[-1].startswith("good: fits, peak ")
     assert err == ""
 
 

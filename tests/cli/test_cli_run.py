@@ -20,7 +20,7 @@ SUMMARY = {
     "held_out_after": {"jsd": 0.25, "cross_entropy": 3.0, "num_tokens": 9},
     "samples": {"teacher": SAMPLE, "student": SAMPLE},
 }
-STOPPED = error("GK520", "rank 1 raised in the student phase of step 2")
+STOPPED = error("GK530", "rank 1 raised in the student phase of step 2")
 
 
 @dataclass
@@ -77,7 +77,7 @@ def test_a_stopped_run_says_why_and_still_has_its_report(workplace, launcher, ca
     launcher.stops = True
     assert run(["run"]) == 4
     err = capsys.readouterr().err
-    assert "error[GK520]: rank 1 raised in the student phase of step 2" in err
+    assert "error[GK530]: rank 1 raised in the student phase of step 2" in err
     assert Path("runs/little/report.html").exists()
 
 
@@ -136,3 +136,13 @@ def test_a_missing_extra_is_named(workplace, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert "error[GK507]: running needs `torch" in err
     assert "gkdplan[run]" in err
+
+
+def test_a_run_whose_tokenizers_were_never_seen_is_refused(workplace, launcher, capsys):
+    for tokenizer in workplace.path.glob("*/tokenizer.json"):
+        tokenizer.unlink()
+    assert run(["run"]) == 1
+    assert launcher.plans == []
+    found = capsys.readouterr().err
+    assert "error[GK519]: the student's tokenizer was not seen" in found
+    assert "error[GK519]: the teacher's tokenizer was not seen" in found

@@ -57,6 +57,15 @@ def test_float32_keeps_its_digits(beta: float, temperature: float) -> None:
     assert relative_error(gradient_of(loss, student), expected_gradient) < 1e-6
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_long_float32_row_keeps_its_digits(beta: float) -> None:
+    """A softmax that sums 150,000 terms one after the other is off by 5e-6."""
+    student, teacher, weights = draw(4, 150_000, scale=3.0)
+    _, expected_gradient = loss_and_gradient(student, teacher, weights, beta, 1.0)
+    loss = jsd_logits(student, teacher, weights, beta=beta)
+    assert relative_error(gradient_of(loss, student), expected_gradient) < 1e-6
+
+
 @pytest.mark.parametrize(("beta", "temperature"), OBJECTIVES)
 def test_gradcheck(beta: float, temperature: float) -> None:
     student, teacher, weights = draw(9, 7, torch.float64)

@@ -1,0 +1,63 @@
+"""The meter against a trace of the CPU allocator, over a whole step of Megatron models."""
+
+from pathlib import Path
+
+import torch
+from gloo_ranks import run_on_ranks
+from tiny_plans import compile_tiny, make_home
+from torch.profiler import ProfilerActivity, profile
+
+from gkdplan.runplan.codec import decode, encode
+from gkdplan.runplan.steps import Checkpoint
+from gkdplan.runtime.executor import Executor, StepState
+from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.mesh import close_mesh
+from gkdplan.runtime.phases import Position
+from gkdplan.runtime.progress import Progress
+from gkdplan.runtime.session import open_session
+
+
+def test_the_meter_sees_what_the_allocator_hands_out(tmp_path: Path) -> None:
+    """Forward, Megatron's own autograd functions, backward, optimizer."""
+    run_plan = compile_tiny(make_home(tmp_path / "tiny"), tmp_path / "run")
+    run_on_ranks(_compare, 1, encode(run_plan))
+
+
+def _compare(lock: str) -> None:
+    run_plan = decode(lock)
+    platform.prepare("gloo")
+    close_mesh()
+    Path(run_plan.training.output).mkdir(exist_ok=True)
+    silent = Progress(run_plan, 0, shown=False, terminal=False)
+    executor = Executor(open_session(run_plan, 0, Position(0, "start"), silent))
+    with executor.session.phases.meter:
+        _step(executor, 1)  # makes what stays: the optimizer's state
+    seen = executor.session.phases.meter
+    executor.session.phases.meter = LiveBytes(torch.device("cpu"))  # phases would mark `seen`
+    with seen:
+        seen.mark_phase()
+        before = seen.current_bytes
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+            _step(executor, 2)
+        peak = seen.peak_bytes - before
+    allocated = _peak_of(trace)
+    assert 0 <= allocated - peak <= 0.01 * allocated, (peak, allocated)
+
+
+def _step(executor: Executor, step: int) -> None:
+    state = StepState(step, executor._examples_of(step))
+    executor.session.trainer._ddp.zero_grad_buffer()
+    for action in executor.plan.steps:
+        if not isinstance(action, Checkpoint):
+            executor._walk(action, state)
+
+
+def _peak_of(trace: profile) -> int:
+    """The most bytes between the trace's start and any moment of it."""
+    events = [e for e in trace.profiler.kineto_results.events() if e.name() == "[memory]"]
+    current, peak = 0, 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        current += event.nbytes()
+        peak = max(peak, current)
+    return peak

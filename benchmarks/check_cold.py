@@ -1,6 +1,6 @@
 """How long `gkdplan check` takes from a cold start: the median of ten processes.
 
-    python benchmarks/check_cold.py [PLAN]
+python benchmarks/check_cold.py [PLAN]
 """
 
 import resource
@@ -33,7 +33,9 @@ def main() -> None:
     check = "import sys; from gkdplan.cli.main import main; sys.argv[1:] = ['check', {!r}]; main()"
     programs = {
         "python alone": "pass",
-        "the vocabulary": "from gkdplan.spec.load import load_plan; load_plan('plan.toml', '')",
+        "the command line": "import gkdplan.cli.main",
+        "and a plan loaded": f"import gkdplan.cli.main; from gkdplan.spec.load import load_plan; "
+        f"load_plan({plan!r}, open({plan!r}).read())",
         f"gkdplan check {plan}": check.format(plan),
     }
     for name, program in programs.items():

@@ -7,7 +7,7 @@ import typer
 
 from gkdplan.cli.compiling import compile_file
 from gkdplan.cli.findings import show_findings, show_findings_json
-from gkdplan.cli.terminal import width
+from gkdplan.report.verdict import verdict
 
 
 def check(
@@ -22,7 +22,5 @@ def check(
     else:
         show_findings(compiled.diagnostics, sys.stdout)
         if compiled.run_plan:
-            from gkdplan.report.outline import header
-
-            print(header(compiled.run_plan, width()))
+            print(verdict(compiled.run_plan))
     raise typer.Exit(0 if compiled.ok else 1)

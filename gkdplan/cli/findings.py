@@ -6,17 +6,22 @@ from typing import TextIO
 
 from gkdplan.cli.terminal import width
 from gkdplan.diagnostics import Diagnostic
-from gkdplan.report.diagnostics import check_json, write_diagnostics
 from gkdplan.runplan.model import Ledger
 
 
 def show_findings(diagnostics: Sequence[Diagnostic], file: TextIO) -> None:
     """Print every finding and their count; nothing where there is none."""
+    if not diagnostics:
+        return
+    from gkdplan.report.diagnostics import write_diagnostics
+
     write_diagnostics(diagnostics, _text_of(diagnostics), file, width())
 
 
 def show_findings_json(diagnostics: Sequence[Diagnostic], ledger: Ledger | None = None) -> None:
     """Print the findings on stdout as `check --json` does."""
+    from gkdplan.report.diagnostics import check_json
+
     print(json.dumps(check_json(diagnostics, ledger), indent=2, ensure_ascii=False))
 
 

@@ -38,8 +38,13 @@ OK, FAILED, BROKEN, INTERRUPTED = 0, 1, 2, 130
 
 
 def main() -> None:
-    """Run the command line and exit: 0 good, 1 errors found, 2 usage or a bug, 130 interrupted."""
+    """Run the command line and exit: 0 good, 1 errors found, 2 usage or a bug, 130 interrupted.
+
+    A command is short: its objects live to its end, so the collector need not look at them, and
+    no pydantic plugin of another package is searched for, or changes what a plan means.
+    """
     gc.set_threshold(200_000)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     status = run(sys.argv[1:])

@@ -2,10 +2,10 @@
 
 import os
 import re
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from json import dumps
 
 from gkdplan.facts.json_file import UnreadableError, parse, read_bytes
 from gkdplan.facts.text import shown
@@ -115,9 +115,12 @@ def with_later_tokens(token_map: TokenMap, table: object) -> TokenMap:
 
 
 def _fingerprint(tokens: Mapping[str, int]) -> str:
+    """Of the ids, the lengths and the text of all tokens, which together fix the map."""
     in_order = sorted(tokens, key=tokens.__getitem__)
-    rows = dumps([in_order, [tokens[token] for token in in_order]], ensure_ascii=False)
-    return sha256(rows.encode(errors="surrogatepass")).hexdigest()
+    digest = sha256(array("q", map(tokens.__getitem__, in_order)))
+    digest.update(array("q", map(len, in_order)))
+    digest.update("".join(in_order).encode(errors="surrogatepass"))
+    return digest.hexdigest()
 
 
 def token_text(value: object) -> str | None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gkdplan.diagnostics import Diagnostic, Span, error, note, warning
 from gkdplan.report.diagnostics import check_json, render, summary, write_diagnostics
+from gkdplan.report.verdict import verdict
 from gkdplan.runplan.model import RunPlan
 
 FINDING = error(
@@ -161,3 +162,9 @@ def test_the_json_without_a_run_plan_has_null_figures() -> None:
     assert answer["ok"] is True
     assert answer["summary"]["peak_bytes"] is None
     assert answer["summary"]["verdict"] is None
+
+
+def test_the_verdict_is_one_line(run_plan: RunPlan) -> None:
+    ledger = replace(run_plan.ledger, peak_bytes=3 * 2**29, budget_bytes=4 * 2**30)
+    line = verdict(replace(run_plan, ledger=ledger))
+    assert line == "quickstart: fits, peak 1.5 GiB of 4.0 GiB in student"

@@ -9,10 +9,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.model import RunPlan
@@ -40,7 +38,7 @@ def save(session: "Session", step: int, *, keep: int) -> None:
         session.student_source,
         partial / "student",
     )
-    tensors = _state_tensors(session.student, session.trainer)
+    tensors = {name: t.cpu() for name, t in session.trainer.state_tensors().items()}
     save_file(tensors, state / f"rank_{session.mesh.rank}.safetensors")
     dist.barrier()
     if session.is_main:
@@ -58,8 +56,8 @@ def save(session: "Session", step: int, *, keep: int) -> None:
     dist.barrier()
 
 
-def restore(path: Path, plan: RunPlan, student: Any, trainer: Trainer, mesh: Mesh) -> None:
-    """Put this rank's parameters and training state back as `save` found them.
+def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
+    """Put this rank's training state back as `save` found it, the student's parameters with it.
 
     Raises UserError where the checkpoint is of another plan or its state is not whole.
     """
@@ -90,17 +88,7 @@ def restore(path: Path, plan: RunPlan, student: Any, trainer: Trainer, mesh: Mes
                 help=("resume from an older checkpoint: `--resume` takes its directory",),
             )
         ) from failure
-    parameters = dict(student.named_parameters())
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved.pop(f"model.{name}"))
-    trainer.load_state_tensors({n.removeprefix("trainer."): t for n, t in saved.items()})
-
-
-def _state_tensors(student: Any, trainer: Trainer) -> dict[str, Tensor]:
-    model = {f"model.{name}": p.detach() for name, p in student.named_parameters()}
-    training = {f"trainer.{name}": t for name, t in trainer.state_tensors().items()}
-    return {name: t.cpu().clone() for name, t in {**model, **training}.items()}
+    trainer.load_state_tensors(saved)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         residency.keep_on_host(TEACHER_BODY, _body(teacher))
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
     if start_step:
-        restore(directory.checkpoint(start_step), plan, student, trainer, mesh)
+        restore(directory.checkpoint(start_step), plan, trainer, mesh)
     meter.adopt(_resident_tensors(student, teacher, trainer))
 
     data, max_completion = plan.data, plan.sampling.max_completion_length

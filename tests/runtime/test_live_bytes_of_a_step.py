@@ -19,8 +19,8 @@ from gkdplan.runtime.session import open_session
 
 
 def test_the_meter_sees_what_the_allocator_hands_out(tmp_path: Path) -> None:
-    """Forward, Megatron's own autograd functions, backward, optimizer."""
-    run_plan = compile_tiny(make_home(tmp_path / "tiny"), tmp_path / "run")
+    """Two response tokens a row: the peak lies in the backward of the layers, not in the loss."""
+    run_plan = compile_tiny(make_home(tmp_path / "tiny"), tmp_path / "run", completion=2, micro=8)
     run_on_ranks(_compare, 1, encode(run_plan))
 
 

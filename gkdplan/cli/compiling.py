@@ -13,6 +13,7 @@ from gkdplan.spec.load import load_plan
 from gkdplan.spec.plan import Plan
 
 DEFAULT_PLAN = "plan.toml"
+MAX_PLAN_BYTES = 2**20
 TOOL = f"gkdplan {__version__}"
 
 
@@ -90,12 +91,14 @@ def _read(path: str) -> str | Diagnostic:
     """The text of a plan, or GK005."""
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(MAX_PLAN_BYTES + 1)
     except OSError as failure:
         reason = (failure.strerror or str(failure)).lower()
         return error("GK005", f"`{path}` cannot be read: {reason}", help=tuple(_nearby(path)))
     except ValueError:
         return error("GK005", f"{path!r} is not a file name")
+    if len(data) > MAX_PLAN_BYTES:
+        return error("GK005", f"`{path}` is larger than any plan: more than 1 MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as failure:

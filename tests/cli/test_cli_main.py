@@ -96,6 +96,14 @@ def test_a_plan_that_cannot_be_read_is_a_finding(
     assert help is None or help in out
 
 
+def test_a_file_that_is_far_too_large_is_not_read_whole(here: Path, capsys: Capture) -> None:
+    with open("weights.toml", "wb") as file:
+        file.truncate(2**40)
+    assert main.run(["check", "weights.toml"]) == 1
+    assert "`weights.toml` is larger than any plan" in capsys.readouterr().out
+    (here / "weights.toml").unlink()
+
+
 def test_an_empty_directory_says_how_to_name_a_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

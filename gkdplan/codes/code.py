@@ -1,0 +1,12 @@
+"""One row of the code table."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One row: `title` names the rule, `why` the harm it prevents, `mend` the usual way out."""
+
+    title: str
+    why: str
+    mend: str

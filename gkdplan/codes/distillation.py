@@ -1,0 +1,186 @@
+"""Schedule, distillation and data."""
+
+from gkdplan.codes.code import Code
+
+CODES: dict[str, Code] = {
+    "GK401": Code(
+        "a teacher with other token ids",
+        "The loss compares the two distributions id by id: an id must be one token on both sides.",
+        "Take a teacher and a student with the same tokenizer.",
+    ),
+    "GK402": Code(
+        "different end-of-text tokens",
+        "Responses end with the student's, to which the teacher may give little probability.",
+        "Align the `eos_token` of the two tokenizers, or accept the student's.",
+    ),
+    "GK403": Code(
+        "different chat templates",
+        "Both models read prompts rendered by the student's template; the teacher may not know it.",
+        "Give the student the teacher's template, or accept the student's.",
+    ),
+    "GK404": Code(
+        "rows of messages without a chat template",
+        "The student's template decides how turns become text; there is no honest default.",
+        "Write the rows as `prompt` and `completion`, or use a student with a chat template.",
+    ),
+    "GK405": Code(
+        "a vocabulary that is not known",
+        "The true number of tokens is the tokenizer's; without one the embedding's rows are taken.",
+        "Place tokenizer.json beside config.json to have it checked.",
+    ),
+    "GK410": Code(
+        "a beta close to an end but not at it",
+        "The divergence vanishes towards 0 and 1, and so does the gradient; the ends are KL terms.",
+        "Set beta to exactly 0 or 1, or away from them.",
+    ),
+    "GK411": Code(
+        "sampling asked for without an engine",
+        "Steps that should learn from samples would learn from the dataset instead.",
+        'Set `generation.engine` to "megatron", or `lmbda` and `seq_kd` to 0.',
+    ),
+    "GK412": Code(
+        "dataset steps on rows without a response",
+        "Such a step has no tokens to learn from.",
+        "Give the rows responses, or let every step learn from samples.",
+    ),
+    "GK413": Code(
+        "evaluation rows without a response",
+        "Held-out loss is measured on the dataset's responses.",
+        "Give the rows responses, or leave the file out of `data.eval`.",
+    ),
+    "GK420": Code(
+        "a global batch that does not divide",
+        "It is made of whole micro-batches on every data rank.",
+        "Set `batch.global` to a multiple of micro x data ranks, as shown.",
+    ),
+    "GK421": Code(
+        "fewer rows than one global batch",
+        "An epoch is made of whole global batches, so it would have no step.",
+        "Lower `batch.global` or add rows.",
+    ),
+    "GK422": Code(
+        "rows left out of every epoch",
+        "Only whole global batches are used; which rows are left changes with the shuffle.",
+        "Nothing, or choose a `batch.global` that divides the rows.",
+    ),
+    "GK423": Code(
+        "a warm-up as long as the run",
+        "The rate would only rise, and reach its top when the run ends.",
+        "Lower `warmup_fraction`.",
+    ),
+    "GK424": Code(
+        "rows longer than a model's positions",
+        "A model has not learnt positions past `max_position_embeddings`.",
+        "Lower `data.max_length` or `generation.max_completion_length`.",
+    ),
+    "GK425": Code(
+        "bf16 on a cpu",
+        "Without bf16 instructions it is computed by way of fp32: slower, and less exact.",
+        'Set `student.dtype` to "fp32" on a cpu.',
+    ),
+    "GK430": Code(
+        "a key without effect",
+        "Something was asked for that nothing in this plan reads.",
+        "Remove the key, or set what would make it count.",
+    ),
+    "GK460": Code(
+        "a data file that cannot be read",
+        "There is nothing to learn from.",
+        "Name an existing .jsonl or .json file, relative to the working directory.",
+    ),
+    "GK461": Code(
+        "a bad number of rows",
+        "What follows `#` says how many rows are taken, from the first one on.",
+        "Write a whole number from 1 after `#`, or leave `#` out to take all rows.",
+    ),
+    "GK462": Code(
+        "a data file without rows",
+        "An epoch over no rows has no steps.",
+        "Name a file that holds rows.",
+    ),
+    "GK463": Code(
+        "a row that cannot be used",
+        "Leaving it out in silence would train on other data than you named.",
+        "Write every row as one of the three forms, one a line in .jsonl.",
+    ),
+    "GK464": Code(
+        "data in an unknown format",
+        "The extension says how rows are read; guessing could read them wrong.",
+        "Convert the file to .jsonl, one row a line.",
+    ),
+    "GK465": Code(
+        "fewer rows than asked for",
+        "The run is shorter than `#N` suggests.",
+        "Lower N to the number of rows, or leave `#N` out.",
+    ),
+    "GK466": Code(
+        "rows that were not checked",
+        "Reading all of a large file would make a check slow; the run reads every row.",
+        "Nothing; a faulty row further down stops the run before its first step.",
+    ),
+    "GK470": Code(
+        "a data file changed after the plan was compiled",
+        "The run plan counts its rows and its steps; another file is another run.",
+        "Compile the plan again, or put the file back as it was.",
+    ),
+    "GK471": Code(
+        "a data file cannot be read when the run starts",
+        "The run plan was compiled from it.",
+        "Put the file back where the plan names it, readable on every node.",
+    ),
+    "GK472": Code(
+        "a row of no known form",
+        "A row that is skipped in silence would be a smaller data set than the plan says.",
+        'Write {"messages": [...]}, {"prompt", "completion"} or {"prompt"}.',
+    ),
+    "GK473": Code(
+        "the chat template refuses a row",
+        "Some templates allow no system turn, or ask for turns that alternate.",
+        "Change the turns of the row to what the template of the student's tokenizer allows.",
+    ),
+    "GK474": Code(
+        "a rendered conversation does not begin with its rendered prompt",
+        "It is then undefined which tokens answer the prompt.",
+        "Change the chat template so that a later turn leaves the earlier ones as they are.",
+    ),
+    "GK475": Code(
+        "the chat template closes an answer with no token",
+        "A student that never learns to end its turn never stops.",
+        "Use a chat template that ends an assistant turn with a special token.",
+    ),
+    "GK476": Code(
+        "a prompt is longer than data.max_length",
+        'With data.truncation = "error" every prompt has to fit.',
+        "Raise data.max_length, shorten the row, or choose another data.truncation.",
+    ),
+    "GK477": Code(
+        "a row with an empty prompt",
+        "The first token of a response is predicted from the token before it.",
+        "Give the row a prompt of at least one token.",
+    ),
+    "GK478": Code(
+        "a row without a response where responses are learned from",
+        "A step on the dataset's responses has nothing to learn from without one.",
+        "Add the response, or let every step learn from sampled responses.",
+    ),
+    "GK479": Code(
+        "too few rows for one global batch",
+        "No step would run.",
+        "Lower batch.global, or add rows; rows with too long a prompt may have been left out.",
+    ),
+    "GK480": Code(
+        "the student's tokenizer cannot be loaded",
+        "Without it no row has tokens.",
+        "Put tokenizer.json and tokenizer_config.json beside the student's config.json.",
+    ),
+    "GK481": Code(
+        "conversations, but no chat template",
+        "Which tokens belong to which turn is what the template decides.",
+        "Use a student whose tokenizer has a chat template, or rows of prompt and completion.",
+    ),
+    "GK482": Code(
+        "completions, but no EOS token",
+        "A completion ends with one EOS, or the student never learns to stop.",
+        "Name the eos_token in the student's tokenizer_config.json.",
+    ),
+}

@@ -1,0 +1,26 @@
+"""Memory: what fits."""
+
+from gkdplan.codes.code import Code
+
+CODES: dict[str, Code] = {
+    "GK301": Code(
+        "a plan that does not fit",
+        "The run would end in an out-of-memory error, perhaps after hours.",
+        "Take one of the edits shown; each was priced before it was named.",
+    ),
+    "GK302": Code(
+        "a plan that fits only just",
+        "Above 80% of the memory, fragmentation decides whether a run survives.",
+        "Lower `batch.micro`, shorten rows, or offload the teacher, for some headroom.",
+    ),
+    "GK303": Code(
+        "host memory too small for what is offloaded",
+        "Offloaded weights stay in the host's pinned memory for the whole run.",
+        "Keep the teacher on the device, or use fewer ranks on a node.",
+    ),
+    "GK304": Code(
+        "a memory limit above the device's memory",
+        "The verdict would approve what the device cannot hold.",
+        "Remove it, or set it to at most what the device has.",
+    ),
+}

@@ -1,0 +1,126 @@
+"""Files, environment and runs."""
+
+from gkdplan.codes.code import Code
+
+CODES: dict[str, Code] = {
+    "GK501": Code(
+        "a stale lock",
+        "`--locked` promises that the reviewed decisions run, and the plan now decides others.",
+        "Read the differences; undo them, or accept them with `gkdplan plan PLAN -o LOCK`.",
+    ),
+    "GK502": Code(
+        "a file that is not a lock of gkdplan",
+        "A lock is read strictly, never guessed at, and no file of another kind is overwritten.",
+        "Name a file that `gkdplan plan PLAN -o LOCK` wrote, or one that does not exist yet.",
+    ),
+    "GK503": Code(
+        "a lock that was edited",
+        "Its numbers were decided together; changing one by hand leaves the others wrong.",
+        "Change the plan and write the lock again with `gkdplan plan PLAN -o LOCK`.",
+    ),
+    "GK504": Code(
+        "a lock of another format",
+        "A field that this version does not know could change what runs.",
+        "Write the lock again with this version of gkdplan, or use the version that wrote it.",
+    ),
+    "GK505": Code(
+        "a file that cannot be read or written",
+        "The command would have no input, or its result would be lost.",
+        "Name a path that exists and that you may read; a directory to write into must exist.",
+    ),
+    "GK506": Code(
+        "a directory that holds no run",
+        "A report shows what a run left behind: its lock and its metrics.",
+        "Name the directory that `gkdplan run` printed as it ended.",
+    ),
+    "GK507": Code(
+        "what running needs is not installed",
+        "Checking and planning need three small packages; training needs torch and megatron-core.",
+        "Install the extra: `pip install 'gkdplan[run]'`.",
+    ),
+    "GK510": Code(
+        "the run directory holds another plan's run",
+        "Two runs in one directory would mix their metrics and overwrite each other's students.",
+        "Set `run.output` to another directory, or resume with the plan that began the run.",
+    ),
+    "GK511": Code(
+        "the run directory already holds this plan's run",
+        "`--resume never` promises a run from the beginning, and nothing is overwritten.",
+        "Use `--resume auto` to go on, or set `run.output` to another directory.",
+    ),
+    "GK512": Code(
+        "the run directory is not empty",
+        "It holds files that no run of gkdplan wrote, and nothing is overwritten.",
+        "Set `run.output` to a directory that does not exist yet.",
+    ),
+    "GK513": Code(
+        "the run is finished",
+        "All its steps are done: there is nothing to go on with.",
+        "Set `run.output` to another directory to run the plan again.",
+    ),
+    "GK514": Code(
+        "not a checkpoint of this run",
+        "`--resume DIR` goes on from a whole checkpoint of the plan's own run directory only.",
+        "Name one of the checkpoints listed, or use `--resume auto`.",
+    ),
+    "GK515": Code(
+        "fewer GPUs than the plan wants",
+        "Each rank needs a device of its own.",
+        "Run the plan on the machine it was planned for.",
+    ),
+    "GK516": Code(
+        "a model that is not on this machine",
+        "The plan was checked from facts, but running needs the weights.",
+        "Download the model first and name its directory.",
+    ),
+    "GK517": Code(
+        "a training state that cannot be read",
+        "Going on without it would not be the same run.",
+        "Resume from an older checkpoint: `--resume` takes its directory.",
+    ),
+    "GK519": Code(
+        "a tokenizer that a run has not seen",
+        "Teacher and student would learn over ids that were never compared token by token.",
+        "Put tokenizer.json beside the model's config.json.",
+    ),
+    "GK521": Code(
+        "weights that cannot be read",
+        "A file is missing or cut short, so the model would hold other numbers than you named.",
+        "Fetch the file again; a download that broke off is the usual cause.",
+    ),
+    "GK522": Code(
+        "a checkpoint that lacks a tensor",
+        "The parameter would start from arbitrary numbers.",
+        "Name a complete checkpoint of the architecture that config.json describes.",
+    ),
+    "GK523": Code(
+        "a tensor of another shape than the plan's",
+        "config.json and the weights describe different models.",
+        "Put the config.json beside the weights that belongs to them, and compile the plan again.",
+    ),
+    "GK524": Code(
+        "a tensor that the model has no place for",
+        "Leaving it out would compute another function than the checkpoint's.",
+        "Name a model of a family that gkdplan knows; adapters must be merged first.",
+    ),
+    "GK530": Code(
+        "a rank raised",
+        "One rank's failure ends all: the others would wait for it for ever.",
+        "Read the traceback in the notes; then `--resume auto` goes on from the last checkpoint.",
+    ),
+    "GK531": Code(
+        "a rank was killed",
+        "A signal leaves no traceback; the kernel's out-of-memory killer is the usual sender.",
+        "Look into the system's log, free memory, then `--resume auto` goes on.",
+    ),
+    "GK532": Code(
+        "training diverged",
+        "A loss or a gradient that is not finite spoils every parameter in the next update.",
+        "Lower `optimizer.lr`, warm up longer or clip gradients, then resume or start again.",
+    ),
+    "GK590": Code(
+        "a feature that is not yet available",
+        "The vocabulary knows it, this version cannot run it, and ignoring it would be a lie.",
+        "Use one of the values shown, or a later version of gkdplan.",
+    ),
+}

@@ -33,6 +33,11 @@ class Residency:
             parameter.data = _nothing_like(parameter)
         self._objects[name] = pairs
 
+    def bring(self, parameters: Sequence[Parameter]) -> None:
+        """Let parameters that were built in host memory live on the device from now on."""
+        for parameter in parameters:
+            parameter.data = parameter.data.to(self._device)
+
     def apply(self, move: Move) -> None:
         """Do one move of the plan."""
         if move.to_tier is Tier.DEVICE:

@@ -80,6 +80,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
         residency.keep_on_host(TEACHER_BODY, _body(teacher))
+        residency.bring([output_head(teacher)])
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
     if start_step:
         restore(directory.checkpoint(start_step), plan, trainer, mesh)

@@ -14,13 +14,16 @@ from torch.nn.functional import silu
 from gkdplan.runplan.model import AxisDegrees, ModelPlan
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.vocab import Dtype
+from gkdplan.vocab import Dtype, Tier
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
 
 
 def build_model(plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh, *, trainable: bool) -> GPTModel:
-    """This rank's shard of the model, in `plan.dtype`, on the mesh's device.
+    """This rank's shard of the model, in `plan.dtype`.
+
+    It is built on the mesh's device; with `plan.offload` on the host it is built in host memory,
+    and no part of it has been on the device.
 
     The weights are allocated but not set: `weights.load_weights` or `weights.draw_weights` sets
     them all. With `trainable` false no parameter asks for a gradient and the model is in eval mode.
@@ -42,7 +45,7 @@ def build_model(plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh, *, trainable:
         rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, *shape.rope_scaling)
     _mark_shards(model)
     model.requires_grad_(trainable).train(trainable)
-    return model.to(mesh.device)
+    return model if plan.offload is Tier.HOST else model.to(mesh.device)
 
 
 def num_model_layers(plan: ModelPlan) -> int:
@@ -77,7 +80,7 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         bf16=dtype is torch.bfloat16,
         perform_initialization=False,
         calculate_per_token_loss=True,
-        **platform.config_overrides(torch.distributed.get_backend()),
+        **platform.config_overrides(torch.distributed.get_backend(), plan.offload),
     )
 
 

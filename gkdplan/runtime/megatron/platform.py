@@ -20,6 +20,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from gkdplan.runtime.megatron import cpu_shims
 from gkdplan.runtime.megatron.cpu_modules import CoreAttention, RMSNorm
 from gkdplan.shape import ModelShape
+from gkdplan.vocab import Tier
 
 
 def prepare(backend: str) -> None:
@@ -42,10 +43,13 @@ def megatron_calls() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if _on_cuda() else cpu_shims.CudaAsCpu()
 
 
-def config_overrides(backend: str) -> dict[str, Any]:
-    """Fields of TransformerConfig that differ from the GPU's: no kernel fusions on the CPU."""
+def config_overrides(backend: str, home: Tier) -> dict[str, Any]:
+    """Fields of TransformerConfig for a model whose `home` is the device's memory or the host's.
+
+    They are Megatron's own on GPUs; on the CPU there are no kernel fusions.
+    """
     if backend == "nccl":
-        return {}
+        return {"use_cpu_initialization": home is Tier.HOST}
     return {
         "use_cpu_initialization": True,
         "gradient_accumulation_fusion": False,

@@ -162,6 +162,7 @@ class Executor:
     def _log(self, state: StepState) -> None:
         phases = self.session.phases
         planned = self.plan.ledger.classes[0].phases
+        measured = phases.peak_bytes_of_ranks(self.session.mesh.device)
         self.session.metrics.log_step(
             step=state.step,
             loss=state.loss,
@@ -171,10 +172,8 @@ class Executor:
             num_tokens=state.num_tokens,
             completion_tokens_mean=state.num_tokens / self.plan.batch.global_rows,
             time_s=dict(phases.seconds),
-            peak_bytes=dict(phases.peak_bytes),
-            planned_peak_bytes={
-                p: planned[p].peak_bytes for p in phases.peak_bytes if p in planned
-            },
+            peak_bytes=measured,
+            planned_peak_bytes={p: planned[p].peak_bytes for p in measured if p in planned},
         )
 
     def _examples_of(self, step: int) -> list[Example]:

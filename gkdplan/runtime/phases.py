@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.progress import Progress
@@ -61,6 +62,14 @@ class Phases:
         self.seconds[phase] += time.perf_counter() - started_s
         if self._is_measured(self.position.step):
             self.peak_bytes[phase] = max(self.peak_bytes.get(phase, 0), self.meter.peak_bytes)
+
+    def peak_bytes_of_ranks(self, device: torch.device) -> dict[Phase, int]:
+        """Each measured phase's peak on the rank where it is largest; every rank takes part."""
+        if not self._is_measured(self.position.step):
+            return {}
+        peaks = torch.tensor([self.peak_bytes.get(phase, 0) for phase in Phase], device=device)
+        dist.all_reduce(peaks, dist.ReduceOp.MAX)
+        return {phase: peak for phase, peak in zip(Phase, peaks.tolist(), strict=True) if peak}
 
     def _is_measured(self, step: int) -> bool:
         since_start = step - self.first_step

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
-from gkdplan.planner.memory.buffers import TEACHER_BODY, Buffer, sampling_roles
+from gkdplan.planner.memory.buffer import TEACHER_BODY, Buffer
+from gkdplan.planner.memory.buffers import sampling_roles
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Role, Tier
 
@@ -21,7 +22,7 @@ def schedule_offload(draft: Draft, buffers: Sequence[Buffer], device: Device) ->
     """
     if draft.models.teacher.offload is not Tier.HOST:
         return ()
-    (num_bytes,) = (buffer.num_bytes for buffer in buffers if buffer.name == TEACHER_BODY)
+    num_bytes = _teacher_body_bytes(buffers)
     samples = any(role is Role.TEACHER for _, role in sampling_roles(draft))
     fetch = Move(
         phase=Phase.GENERATE if samples else Phase.TEACHER,
@@ -46,5 +47,9 @@ def host_bytes_per_node(draft: Draft, buffers: Sequence[Buffer]) -> int:
     """Pinned host memory of one node: every rank keeps its shard of what is offloaded."""
     if draft.models.teacher.offload is not Tier.HOST:
         return 0
-    (num_bytes,) = (buffer.num_bytes for buffer in buffers if buffer.name == TEACHER_BODY)
-    return num_bytes * draft.layout.devices_per_node
+    return _teacher_body_bytes(buffers) * draft.layout.devices_per_node
+
+
+def _teacher_body_bytes(buffers: Sequence[Buffer]) -> int:
+    """Of the body that stays; evaluation fetches the same once more, for a moment."""
+    return next(b.num_bytes for b in buffers if b.name == TEACHER_BODY and b.moment is None)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.draft import Draft, draft
-from gkdplan.planner.memory.buffers import Buffer, phases_of, price_buffers
+from gkdplan.planner.memory.buffer import Buffer
+from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.memory.ledger import tally
 from gkdplan.planner.offload import host_bytes_per_node, schedule_offload
 from gkdplan.runplan.model import Ledger

@@ -5,7 +5,8 @@ from planner_facts import facts, plan
 
 from gkdplan.planner.draft import draft
 from gkdplan.planner.layout import assign_ranks
-from gkdplan.planner.memory.buffers import Buffer, phases_of, price_buffers
+from gkdplan.planner.memory.buffer import Buffer
+from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.memory.ledger import tally
 from gkdplan.planner.offload import host_bytes_per_node, schedule_offload
 from gkdplan.runplan.steps import Move

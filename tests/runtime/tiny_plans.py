@@ -33,7 +33,7 @@ payload = "{payload}"
 max_completion_length = {completion}
 [data]
 train = ["{home}/rows.jsonl"]
-eval = ["{home}/rows.jsonl"]
+eval = {held_out}
 max_length = {prompt}
 truncation = "{truncation}"
 [batch]
@@ -80,7 +80,8 @@ def make_home(home: Path) -> Path:
 
 def compile_tiny(home: Path, output: Path, **changes: object) -> RunPlan:
     """The run plan of PLAN with `changes` to its defaults; it must compile without an error."""
-    text = PLAN.format(home=home, output=output, **{**DEFAULTS, **changes})
+    defaults = {**DEFAULTS, "held_out": f'["{home}/rows.jsonl"]'}
+    text = PLAN.format(home=home, output=output, **{**defaults, **changes})
     loaded = load_plan("tiny.toml", text)
     assert loaded.plan is not None, loaded.diagnostics
     plan = loaded.plan

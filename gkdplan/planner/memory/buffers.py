@@ -1,67 +1,43 @@
 """Every buffer of a step on one rank, priced; where it lies is for the schedule to say."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory import activations, generation
 from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory.buffer import (
+    ACTIVATIONS,
+    FIRST,
+    KV_CACHE,
+    LAST,
+    LOSS_TILES,
+    OVERHEAD,
+    PAYLOADS,
+    REPORT_ORDER,
+    STUDENT_GRADS,
+    STUDENT_PARAMS,
+    STUDENT_STATE,
+    TEACHER_BODY,
+    TEACHER_HEAD,
+    TEMPORARIES,
+    Buffer,
+)
+from gkdplan.planner.memory.checkpoint import state_file_bytes, student_files_bytes
 from gkdplan.planner.memory.loss import Loss
 from gkdplan.planner.memory.model import RankModel, rank_model
-from gkdplan.planner.memory.optimizer import NUM_UPDATE_COPIES, training_state
+from gkdplan.planner.memory.optimizer import NUM_UPDATE_COPIES, TrainingState, training_state
 from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import Draw
-from gkdplan.vocab import Dtype, Payload, Phase, Role, Source
-
-STUDENT_PARAMS = "student params"
-STUDENT_GRADS = "student grads"
-STUDENT_STATE = "student main + Adam"
-TEACHER_BODY = "teacher body"
-TEACHER_HEAD = "teacher head"
-KV_CACHE = "kv cache"
-ACTIVATIONS = "activations"
-PAYLOADS = {payload: f"payload ({payload})" for payload in Payload}
-LOSS_TILES = "loss tiles"
-TEMPORARIES = "temporaries"
-OVERHEAD = "overhead"
-_REPORT_ORDER = (
-    STUDENT_PARAMS,
-    STUDENT_GRADS,
-    STUDENT_STATE,
-    TEACHER_BODY,
-    TEACHER_HEAD,
-    KV_CACHE,
-    ACTIVATIONS,
-    *PAYLOADS.values(),
-    LOSS_TILES,
-    TEMPORARIES,
-    OVERHEAD,
-)
-FIRST, LAST = Phase.GENERATE, Phase.CHECKPOINT
-
-
-@dataclass(frozen=True, slots=True)
-class Buffer:
-    """A row of the ledger: bytes on one rank from phase `first` to phase `last`.
-
-    Buffers with different moments in one phase never live together; without a moment a buffer
-    lives through the whole phase.
-    """
-
-    name: str
-    num_bytes: int
-    first: Phase
-    last: Phase
-    moment: str | None = None
+from gkdplan.vocab import Dtype, Phase, Role, Source, Tier
 
 
 def price_buffers(draft: Draft, device: Device) -> tuple[Buffer, ...]:
     """All buffers that hold bytes, in the order of the report."""
     buffers = (buffer for buffer in _buffers(draft, device) if buffer.num_bytes > 0)
-    return tuple(sorted(buffers, key=lambda buffer: _REPORT_ORDER.index(buffer.name)))
+    return tuple(sorted(buffers, key=lambda buffer: REPORT_ORDER.index(buffer.name)))
 
 
 def phases_of(draft: Draft) -> tuple[Phase, ...]:
@@ -83,32 +59,44 @@ def _buffers(draft: Draft, device: Device) -> Iterator[Buffer]:
     backend = draft.layout.backend
     student = rank_model(draft.models.student, draft.layout.student, backend)
     teacher = rank_model(draft.models.teacher, draft.layout.teacher, backend)
-    yield from _resident(draft, student, teacher)
-    for _, role in sampling_roles(draft):
-        yield from _sampling(draft, role, student if role is Role.STUDENT else teacher)
-    yield from _teacher_forward(draft, teacher)
-    yield from _student_step(draft, student, teacher)
-    yield Buffer(OVERHEAD, device.overhead_bytes, FIRST, LAST)
-
-
-def _resident(draft: Draft, student: RankModel, teacher: RankModel) -> Iterator[Buffer]:
-    """What is there in every phase, if the schedule does not move it."""
     state = training_state(
         student.parameters,
         student.dtype,
         draft.layout.student.data,
         distributed=draft.optimizer.distributed,
     )
-    head = teacher.head_elements * teacher.dtype.num_bytes
-    whole = num_elements(teacher.parameters) * teacher.dtype.num_bytes
+    yield from _resident(draft, student, teacher, state)
+    for _, role in sampling_roles(draft):
+        yield from _sampling(draft, role, student if role is Role.STUDENT else teacher)
+    yield from _teacher_forward(draft, teacher)
+    loss = _loss(draft, student, teacher)
+    yield from _student_step(draft, student, loss)
+    yield from _saving(draft, student, state)
+    if draft.data.eval:
+        yield from _evaluation(draft, student, teacher, loss)
+    yield Buffer(OVERHEAD, device.overhead_bytes, FIRST, LAST)
+
+
+def _resident(
+    draft: Draft, student: RankModel, teacher: RankModel, state: TrainingState
+) -> Iterator[Buffer]:
+    """What is there in every phase, if the schedule does not move it."""
+    body, head = _teacher_bytes(teacher)
     yield Buffer(STUDENT_PARAMS, state.parameter_bytes, FIRST, LAST)
     yield Buffer(STUDENT_GRADS, state.gradient_bytes, FIRST, LAST)
     yield Buffer(STUDENT_STATE, state.optimizer_bytes, FIRST, LAST)
     yield Buffer(TEMPORARIES, _gather_bytes(draft, student, teacher), FIRST, LAST)
     update = NUM_UPDATE_COPIES[draft.layout.backend] * state.largest_bytes
     yield Buffer(TEMPORARIES, update, Phase.OPTIMIZER, Phase.OPTIMIZER)
-    yield Buffer(TEACHER_BODY, whole - head, FIRST, LAST)
+    yield Buffer(TEACHER_BODY, body, FIRST, LAST)
     yield Buffer(TEACHER_HEAD, head, FIRST, LAST)
+
+
+def _teacher_bytes(teacher: RankModel) -> tuple[int, int]:
+    """The teacher's weights but its output head, and the head, which the loss needs too."""
+    head = teacher.head_elements
+    body = num_elements(teacher.parameters) - head
+    return body * teacher.dtype.num_bytes, head * teacher.dtype.num_bytes
 
 
 def _gather_bytes(draft: Draft, student: RankModel, teacher: RankModel) -> int:
@@ -140,19 +128,22 @@ def _teacher_forward(draft: Draft, teacher: RankModel) -> Iterator[Buffer]:
     yield Buffer(PAYLOADS[payload], kept, phase, Phase.STUDENT)
 
 
-def _student_step(draft: Draft, student: RankModel, teacher: RankModel) -> Iterator[Buffer]:
-    """The moments of one micro-batch that can be its peak: the loss, the backward of the last
-    layer, and that of the embedding, whose gradient is as large as the matrix."""
-    batch = _micro_batch(draft)
-    loss = Loss(
+def _loss(draft: Draft, student: RankModel, teacher: RankModel) -> Loss:
+    return Loss(
         student,
         teacher,
         draft.objective.payload,
         draft.layout.backend,
         draft.objective.chunk_tokens,
-        batch.rows * draft.sampling.max_completion_length,
+        draft.batch.micro_rows * draft.sampling.max_completion_length,
         draft.models.vocab_size,
     )
+
+
+def _student_step(draft: Draft, student: RankModel, loss: Loss) -> Iterator[Buffer]:
+    """The moments of one micro-batch that can be its peak: the loss, the backward of the last
+    layer, and that of the embedding, whose gradient is as large as the matrix."""
+    batch = _micro_batch(draft)
     saved = activations.saved_bytes(student, batch)
     hidden = activations.hidden_bytes(student, batch, loss.num_tokens)
     embedding = student.head_elements * student.dtype.num_bytes
@@ -164,6 +155,30 @@ def _student_step(draft: Draft, student: RankModel, teacher: RankModel) -> Itera
     for moment, (activation_bytes, loss_bytes) in moments.items():
         yield Buffer(ACTIVATIONS, activation_bytes, Phase.STUDENT, Phase.STUDENT, moment)
         yield Buffer(LOSS_TILES, loss_bytes, Phase.STUDENT, Phase.STUDENT, moment)
+
+
+def _saving(draft: Draft, student: RankModel, state: TrainingState) -> Iterator[Buffer]:
+    phase = Phase.CHECKPOINT
+    files = student_files_bytes(student, draft.layout.backend)
+    copies = state_file_bytes(student, state, distributed=draft.optimizer.distributed)
+    yield Buffer(TEMPORARIES, files, phase, phase, "student's files")
+    yield Buffer(TEMPORARIES, copies, phase, phase, "state")
+
+
+def _evaluation(
+    draft: Draft, student: RankModel, teacher: RankModel, loss: Loss
+) -> Iterator[Buffer]:
+    """Held-out rows go through both models after the optimizer's step, the teacher's body being
+    fetched for it where it is offloaded."""
+    phase, moment = Phase.CHECKPOINT, "evaluation"
+    batch = _micro_batch(draft)
+    passing = max(activations.forward_bytes(model, batch) for model in (student, teacher))
+    hidden = activations.hidden_bytes(student, batch, loss.num_tokens)
+    if draft.models.teacher.offload is Tier.HOST:
+        body, _ = _teacher_bytes(teacher)
+        yield Buffer(TEACHER_BODY, body, phase, phase, moment)
+    yield Buffer(ACTIVATIONS, passing + hidden, phase, phase, moment)
+    yield Buffer(LOSS_TILES, loss.tile_bytes(), phase, phase, moment)
 
 
 def _micro_batch(draft: Draft) -> Batch:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gkdplan.planner.memory.buffers import OVERHEAD, Buffer
+from gkdplan.planner.memory.buffer import OVERHEAD, Buffer
 from gkdplan.runplan.model import ClassMemory, Layout, Ledger, PhaseMemory
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Tier, Verdict
@@ -21,7 +21,10 @@ def tally(
     budget_bytes: int,
     host_bytes_per_node: int,
 ) -> Ledger:
-    """Sum the buffers phase by phase, those left out that a move has taken off the device."""
+    """Sum the buffers phase by phase, those left out that a move has taken off the device.
+
+    Moves are about what stays: a buffer of one moment is there for that moment.
+    """
     away = _away(phases, moves)
     by_phase = {phase: _phase_memory(phase, buffers, away[phase]) for phase in phases}
     peak_phase = max(phases, key=lambda phase: by_phase[phase].peak_bytes)
@@ -61,7 +64,7 @@ def _phase_memory(phase: Phase, buffers: Sequence[Buffer], away: set[str]) -> Ph
         buffer
         for buffer in buffers
         if order.index(buffer.first) <= order.index(phase) <= order.index(buffer.last)
-        and buffer.name not in away
+        and (buffer.moment is not None or buffer.name not in away)
     ]
     moments = {buffer.moment for buffer in alive} or {None}
     rows_of_moments = [

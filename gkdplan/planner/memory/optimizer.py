@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from gkdplan.planner.memory.parameters import Parameter, num_elements
+from gkdplan.planner.memory.parameters import Parameter, largest_elements, num_elements
 from gkdplan.vocab import Dtype
 
 FP32_BYTES = 4
@@ -25,6 +25,8 @@ class TrainingState:
     parameter_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
+    owned_elements: int
+    """Elements whose main weights and moments this rank keeps."""
     largest_bytes: int
     """The largest piece that Adam updates at one time, float32."""
 
@@ -50,7 +52,8 @@ def training_state(
         parameter_bytes=length * dtype.num_bytes,
         gradient_bytes=length * FP32_BYTES,
         optimizer_bytes=owned * num_copies * FP32_BYTES,
-        largest_bytes=min(owned, max(p.num_elements for p in parameters)) * FP32_BYTES,
+        owned_elements=owned,
+        largest_bytes=min(owned, largest_elements(parameters)) * FP32_BYTES,
     )
 
 

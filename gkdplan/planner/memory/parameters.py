@@ -37,13 +37,12 @@ def parameters_of_rank(
     return (matrix, *layers, final_norm, *head)
 
 
-def head_elements(shape: ModelShape, padded_vocab_size: int, tensor: int) -> int:
-    """Elements of a rank's shard of the output head [V / t, h], tied or not."""
-    return padded_vocab_size // tensor * shape.hidden_size
-
-
 def num_elements(parameters: tuple[Parameter, ...]) -> int:
     return sum(parameter.num_elements for parameter in parameters)
+
+
+def largest_elements(parameters: tuple[Parameter, ...]) -> int:
+    return max(parameter.num_elements for parameter in parameters)
 
 
 def _layer(shape: ModelShape, tensor: int, prefix: str) -> tuple[Parameter, ...]:

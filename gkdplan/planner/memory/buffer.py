@@ -1,0 +1,46 @@
+"""A row of the ledger before it is placed, and the names of all rows."""
+
+from dataclasses import dataclass
+
+from gkdplan.vocab import Payload, Phase
+
+STUDENT_PARAMS = "student params"
+STUDENT_GRADS = "student grads"
+STUDENT_STATE = "student main + Adam"
+TEACHER_BODY = "teacher body"
+TEACHER_HEAD = "teacher head"
+KV_CACHE = "kv cache"
+ACTIVATIONS = "activations"
+PAYLOADS = {payload: f"payload ({payload})" for payload in Payload}
+LOSS_TILES = "loss tiles"
+TEMPORARIES = "temporaries"
+OVERHEAD = "overhead"
+REPORT_ORDER = (
+    STUDENT_PARAMS,
+    STUDENT_GRADS,
+    STUDENT_STATE,
+    TEACHER_BODY,
+    TEACHER_HEAD,
+    KV_CACHE,
+    ACTIVATIONS,
+    *PAYLOADS.values(),
+    LOSS_TILES,
+    TEMPORARIES,
+    OVERHEAD,
+)
+FIRST, LAST = Phase.GENERATE, Phase.CHECKPOINT
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A row of the ledger: bytes on one rank from phase `first` to phase `last`.
+
+    Buffers with different moments in one phase never live together; without a moment a buffer
+    lives through the whole phase.
+    """
+
+    name: str
+    num_bytes: int
+    first: Phase
+    last: Phase
+    moment: str | None = None

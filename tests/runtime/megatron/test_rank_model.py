@@ -1,0 +1,83 @@
+"""The planner's picture of one rank's model, against the GPTModel that megatron-core builds."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from gloo_ranks import run_on_ranks
+from tiny_models import plan_of, start_mesh
+
+from gkdplan.planner.memory.activations import Batch, layer_bytes
+from gkdplan.planner.memory.model import rank_model
+from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.runtime.megatron import generate, platform
+from gkdplan.runtime.megatron.forward import hidden_states
+from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.model import build_model
+from gkdplan.vocab import Dtype
+
+FAMILIES = ("llama", "llama-tied", "llama-one-kv-head", "qwen2", "qwen3")
+BATCH = Batch(rows=3, tokens=64)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_parameters_have_megatrons_names_sizes_and_order(tensor):
+    run_on_ranks(_check_parameters, tensor, tensor)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_a_layer_keeps_exactly_what_the_ledger_says(dtype, tensor):
+    run_on_ranks(_check_layers, tensor, dtype, tensor)
+
+
+def test_the_prompts_of_one_forward_are_as_many_as_the_runtime_takes():
+    from gkdplan.planner.memory import generation
+
+    assert generation.PREFILL_TOKENS == generate.PREFILL_TOKENS
+
+
+def _check_parameters(tensor: int) -> None:
+    degrees = AxisDegrees(tensor=tensor, sequence=tensor > 1, data=1)
+    mesh = start_mesh(degrees)
+    for family in FAMILIES:
+        plan = plan_of(family, tensor)
+        model = build_model(plan, degrees, mesh, trainable=True)
+        found = [(name, parameter.numel()) for name, parameter in model.named_parameters()]
+        expected = rank_model(plan, degrees, "gloo").parameters
+        assert found == [(p.name, p.num_elements) for p in expected], family
+
+
+def _check_layers(dtype: Dtype, tensor: int) -> None:
+    """The difference of two depths is one layer, whatever the ends keep."""
+    for sequence in {False, tensor > 1}:
+        degrees = AxisDegrees(tensor=tensor, sequence=sequence, data=1)
+        mesh = start_mesh(degrees)
+        for family in FAMILIES:
+            plan = replace(plan_of(family, tensor), dtype=dtype)
+            two, three = (_saved_bytes(_deep(plan, n), degrees, mesh) for n in (2, 3))
+            planned = layer_bytes(rank_model(plan, degrees, "gloo"), BATCH)
+            assert three - two == planned, f"{family}, sequence {sequence}"
+
+
+def _deep(plan: ModelPlan, num_layers: int) -> ModelPlan:
+    return replace(plan, shape=plan.shape.with_layers(num_layers))
+
+
+def _saved_bytes(plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh) -> int:
+    """Bytes of the storages that autograd saves in a forward, parameters left out."""
+    model = build_model(plan, degrees, mesh, trainable=True)
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saved = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage
+        return tensor
+
+    tokens_BS = torch.zeros(BATCH.rows, BATCH.tokens, dtype=torch.int64)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, platform.megatron_calls():
+        hidden_states(model, tokens_BS)
+    return sum(storage.nbytes() for storage in saved.values())

@@ -1,6 +1,7 @@
 """Every buffer of a step on one rank, priced; where it lies is for the schedule to say."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
@@ -31,7 +32,7 @@ from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import Draw
-from gkdplan.vocab import Dtype, Phase, Role, Source, Tier
+from gkdplan.vocab import Dtype, Payload, Phase, Role, Source, Tier
 
 
 def price_buffers(draft: Draft, device: Device) -> tuple[Buffer, ...]:
@@ -178,7 +179,8 @@ def _evaluation(
         body, _ = _teacher_bytes(teacher)
         yield Buffer(TEACHER_BODY, body, phase, phase, moment)
     yield Buffer(ACTIVATIONS, passing + hidden, phase, phase, moment)
-    yield Buffer(LOSS_TILES, loss.tile_bytes(), phase, phase, moment)
+    from_hidden_states = replace(loss, payload=Payload.HIDDEN)
+    yield Buffer(LOSS_TILES, from_hidden_states.tile_bytes(), phase, phase, moment)
 
 
 def _micro_batch(draft: Draft) -> Batch:

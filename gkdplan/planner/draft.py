@@ -3,28 +3,26 @@
 import math
 from dataclasses import dataclass
 
-from gkdplan.facts.model import DataFile, Facts, ModelFacts
+from gkdplan.facts.model import DataFile, Facts
 from gkdplan.planner.layout import assign_ranks
+from gkdplan.planner.models import decide_inputs, decide_models, round_up
+from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import (
     BatchPlan,
     DataPlan,
     DataSource,
     Inputs,
     Layout,
-    ModelInput,
-    ModelPlan,
     Models,
     Objective,
     OptimizerPlan,
     Sampling,
     Training,
 )
-from gkdplan.shape import ModelShape
+from gkdplan.runplan.steps import Draw
 from gkdplan.spec.plan import Data, Plan
-from gkdplan.vocab import Dtype, Engine, Payload, Tier
+from gkdplan.vocab import Engine, Payload, Role, Source
 
-VOCAB_DIVISOR = 128
-"""Megatron's make_vocab_size_divisible_by: the padded vocabulary is a multiple of it per rank."""
 CHUNK_TOKENS = {"gloo": 256, "nccl": 1024}
 """Response tokens whose logits exist at one time: small enough for a cache, large enough to fill
 matrix units."""
@@ -64,8 +62,8 @@ def draft(plan: Plan, facts: Facts) -> Draft:
     batch = _batch(plan, layout)
     return Draft(
         name=plan.name,
-        inputs=Inputs(student=_input(facts.student), teacher=_input(facts.teacher)),
-        models=_models(plan, facts, layout),
+        inputs=decide_inputs(facts),
+        models=decide_models(plan, facts, layout),
         layout=layout,
         objective=_objective(plan, layout, batch),
         sampling=_sampling(plan),
@@ -76,31 +74,19 @@ def draft(plan: Plan, facts: Facts) -> Draft:
     )
 
 
-def student_shape(plan: Plan, facts: Facts) -> ModelShape:
-    """The student as it is trained: the checkpoint's shape, with the kept layers only."""
-    if plan.student.init == "layers" and plan.student.keep is not None:
-        return facts.student.shape.with_layers(len(plan.student.keep.layers))
-    return facts.student.shape
-
-
-def true_vocab_size(facts: Facts) -> int:
-    """V*, the ids that both models can mean: the tokenizer's size where one was seen."""
-    rows = min(facts.student.shape.vocab_size, facts.teacher.shape.vocab_size)
-    tokenizer = facts.student.tokenizer or facts.teacher.tokenizer
-    return rows if tokenizer is None else min(rows, tokenizer.size)
-
-
-def padded_vocab_size(facts: Facts, tensor: int) -> int:
-    """One padded size for both models, so that a rank holds the same ids of both."""
-    rows = max(facts.student.shape.vocab_size, facts.teacher.shape.vocab_size)
-    return round_up(rows, VOCAB_DIVISOR * tensor)
-
-
 def effective_mix(plan: Plan) -> tuple[float, float]:
     """lmbda and seq_kd as they will act: without an engine nothing can be sampled."""
     if plan.generation.engine is Engine.NONE:
         return 0.0, 0.0
     return plan.distill.lmbda, float(plan.distill.seq_kd)
+
+
+def sampling_roles(draft: Draft) -> tuple[tuple[Source, Role], ...]:
+    """Who samples responses in some step, with the source that such a step has."""
+    objective = draft.objective
+    shares = share_of_sources(Draw(draft.training.seed, objective.lmbda, objective.seq_kd))
+    roles = ((Source.STUDENT, Role.STUDENT), (Source.TEACHER, Role.TEACHER))
+    return tuple((source, role) for source, role in roles if shares[source] > 0)
 
 
 def num_train_rows(facts: Facts) -> int:
@@ -112,66 +98,6 @@ def num_steps(plan: Plan, facts: Facts) -> int:
     if plan.run.steps is not None:
         return plan.run.steps
     return (plan.run.epochs or 1) * (num_train_rows(facts) // plan.batch.global_)
-
-
-def round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def _input(model: ModelFacts) -> ModelInput:
-    fingerprint = None if model.tokenizer is None else model.tokenizer.fingerprint
-    return ModelInput(origin=model.origin, tokenizer=fingerprint)
-
-
-def _models(plan: Plan, facts: Facts, layout: Layout) -> Models:
-    padded = padded_vocab_size(facts, layout.student.tensor)
-    keep = plan.student.keep if plan.student.init == "layers" else None
-    return Models(
-        student=_model(
-            plan.student.model,
-            plan.student.revision,
-            student_shape(plan, facts),
-            plan.student.dtype,
-            padded,
-            init=plan.student.init,
-            keep_layers=None if keep is None else keep.layers,
-        ),
-        teacher=_model(
-            plan.teacher.model,
-            plan.teacher.revision,
-            facts.teacher.shape,
-            plan.teacher.dtype or plan.student.dtype,
-            padded,
-            offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
-        ),
-        vocab_size=true_vocab_size(facts),
-    )
-
-
-def _model(
-    model: str,
-    revision: str | None,
-    shape: ModelShape,
-    dtype: Dtype,
-    padded_vocab_size: int,
-    *,
-    init: str = "pretrained",
-    keep_layers: tuple[int, ...] | None = None,
-    offload: Tier = Tier.DEVICE,
-) -> ModelPlan:
-    return ModelPlan(
-        model=model,
-        revision=revision,
-        family=shape.family,
-        num_parameters=shape.num_parameters,
-        shape=shape,
-        dtype=dtype,
-        padded_vocab_size=padded_vocab_size,
-        init=init,
-        keep_layers=keep_layers,
-        offload=offload,
-        recompute="none",
-    )
 
 
 def _batch(plan: Plan, layout: Layout) -> BatchPlan:

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from gkdplan.facts.model import Device
-from gkdplan.planner.draft import Draft
+from gkdplan.planner.draft import Draft, sampling_roles
 from gkdplan.planner.memory.buffer import TEACHER_BODY, Buffer
-from gkdplan.planner.memory.buffers import sampling_roles
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Role, Tier
 

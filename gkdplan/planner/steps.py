@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gkdplan.planner.draft import Draft
-from gkdplan.planner.memory.buffers import sampling_roles
+from gkdplan.planner.draft import Draft, sampling_roles
 from gkdplan.planner.memory.model import rank_model
 from gkdplan.planner.memory.payload import payload_width
 from gkdplan.runplan.steps import (

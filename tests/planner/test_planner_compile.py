@@ -245,3 +245,23 @@ def check_bytes(run_plan: RunPlan) -> None:
     if moves:
         assert "teacher body" in memory[Phase.TEACHER].rows
         assert "teacher body" not in memory[Phase.STUDENT].rows
+
+
+HUGE = 10**12
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"cluster": {"devices_per_node": HUGE, "num_nodes": HUGE}},
+        {"cluster": {"devices_per_node": HUGE}, "batch": {"micro": 1, "global": HUGE}},
+        {"batch": {"micro": HUGE, "global": HUGE}},
+        {"batch": {"micro": HUGE - 1, "global": HUGE}},
+        {"data": {"max_length": HUGE}, "generation": {"max_completion_length": HUGE}},
+        {"student": {"parallel": {"tensor": HUGE}}},
+        {"run": {"steps": HUGE, "seed": HUGE}},
+    ],
+)
+@pytest.mark.timeout(5)
+def test_absurd_numbers_cost_no_time(tables):
+    compile_plan(plan(**tables), facts(), "test")

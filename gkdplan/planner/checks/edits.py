@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.checks.layout import valid_tensor_degrees
+from gkdplan.planner.checks.schedule import LARGEST_MICRO
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.model import Ledger
@@ -41,7 +42,7 @@ def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
 def _smaller_micro_batches(plan: Plan) -> Edits:
     """The largest first, of the same global batch."""
     data = world_size_of(plan.cluster) // plan.student.parallel.tensor
-    for micro in range(plan.batch.micro - 1, 0, -1):
+    for micro in range(min(plan.batch.micro - 1, LARGEST_MICRO), 0, -1):
         if plan.batch.global_ % (micro * data) == 0:
             batch = plan.batch.model_copy(update={"micro": micro})
             yield f"set `batch.micro` to {micro}", plan.model_copy(update={"batch": batch})

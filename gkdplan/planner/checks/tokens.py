@@ -7,7 +7,7 @@ from gkdplan.facts.model import Facts, TokenizerFacts
 from gkdplan.facts.text import shown
 from gkdplan.facts.vocabulary import TokenDifference, differences
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import true_vocab_size
+from gkdplan.planner.models import true_vocab_size
 from gkdplan.spec.plan import Plan
 
 

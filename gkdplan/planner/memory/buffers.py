@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gkdplan.facts.model import Device
-from gkdplan.planner.draft import Draft
+from gkdplan.planner.draft import Draft, sampling_roles
 from gkdplan.planner.memory import activations, generation
 from gkdplan.planner.memory.activations import Batch
 from gkdplan.planner.memory.buffer import (
@@ -30,9 +30,7 @@ from gkdplan.planner.memory.model import RankModel, rank_model
 from gkdplan.planner.memory.optimizer import NUM_UPDATE_COPIES, TrainingState, training_state
 from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.payload import payload_bytes
-from gkdplan.runplan.draw import share_of_sources
-from gkdplan.runplan.steps import Draw
-from gkdplan.vocab import Dtype, Payload, Phase, Role, Source, Tier
+from gkdplan.vocab import Dtype, Payload, Phase, Role, Tier
 
 
 def price_buffers(draft: Draft, device: Device) -> tuple[Buffer, ...]:
@@ -46,14 +44,6 @@ def phases_of(draft: Draft) -> tuple[Phase, ...]:
     nothing is refitted."""
     sampled = (Phase.GENERATE,) if sampling_roles(draft) else ()
     return (*sampled, Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER, Phase.CHECKPOINT)
-
-
-def sampling_roles(draft: Draft) -> tuple[tuple[Source, Role], ...]:
-    """Who samples responses in some step, with the source that such a step has."""
-    objective = draft.objective
-    shares = share_of_sources(Draw(draft.training.seed, objective.lmbda, objective.seq_kd))
-    roles = ((Source.STUDENT, Role.STUDENT), (Source.TEACHER, Role.TEACHER))
-    return tuple((source, role) for source, role in roles if shares[source] > 0)
 
 
 def _buffers(draft: Draft, device: Device) -> Iterator[Buffer]:

@@ -1,0 +1,96 @@
+"""The two models as they are built: shapes, one vocabulary, one padding."""
+
+from gkdplan.facts.model import Facts, ModelFacts
+from gkdplan.runplan.model import Inputs, Layout, ModelInput, ModelPlan, Models
+from gkdplan.shape import ModelShape
+from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Dtype, Tier
+
+VOCAB_DIVISOR = 128
+"""Megatron's make_vocab_size_divisible_by: the padded vocabulary is a multiple of it per rank."""
+
+
+def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
+    """Both models, padded to one vocabulary size, and the ids that the loss is taken over."""
+    padded = padded_vocab_size(facts, layout.student.tensor)
+    keep = plan.student.keep if plan.student.init == "layers" else None
+    return Models(
+        student=_model(
+            plan.student.model,
+            plan.student.revision,
+            student_shape(plan, facts),
+            plan.student.dtype,
+            padded,
+            init=plan.student.init,
+            keep_layers=None if keep is None else keep.layers,
+        ),
+        teacher=_model(
+            plan.teacher.model,
+            plan.teacher.revision,
+            facts.teacher.shape,
+            plan.teacher.dtype or plan.student.dtype,
+            padded,
+            offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
+        ),
+        vocab_size=true_vocab_size(facts),
+    )
+
+
+def decide_inputs(facts: Facts) -> Inputs:
+    """What the run plan was compiled from."""
+    return Inputs(student=_input(facts.student), teacher=_input(facts.teacher))
+
+
+def student_shape(plan: Plan, facts: Facts) -> ModelShape:
+    """The student as it is trained: the checkpoint's shape, with the kept layers only."""
+    if plan.student.init == "layers" and plan.student.keep is not None:
+        return facts.student.shape.with_layers(len(plan.student.keep.layers))
+    return facts.student.shape
+
+
+def true_vocab_size(facts: Facts) -> int:
+    """V*, the ids that both models can mean: the tokenizer's size where one was seen."""
+    rows = min(facts.student.shape.vocab_size, facts.teacher.shape.vocab_size)
+    tokenizer = facts.student.tokenizer or facts.teacher.tokenizer
+    return rows if tokenizer is None else min(rows, tokenizer.size)
+
+
+def padded_vocab_size(facts: Facts, tensor: int) -> int:
+    """One padded size for both models, so that a rank holds the same ids of both."""
+    rows = max(facts.student.shape.vocab_size, facts.teacher.shape.vocab_size)
+    return round_up(rows, VOCAB_DIVISOR * tensor)
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _model(
+    model: str,
+    revision: str | None,
+    shape: ModelShape,
+    dtype: Dtype,
+    padded_vocab_size: int,
+    *,
+    init: str = "pretrained",
+    keep_layers: tuple[int, ...] | None = None,
+    offload: Tier = Tier.DEVICE,
+) -> ModelPlan:
+    return ModelPlan(
+        model=model,
+        revision=revision,
+        family=shape.family,
+        num_parameters=shape.num_parameters,
+        shape=shape,
+        dtype=dtype,
+        padded_vocab_size=padded_vocab_size,
+        init=init,
+        keep_layers=keep_layers,
+        offload=offload,
+        recompute="none",
+    )
+
+
+def _input(model: ModelFacts) -> ModelInput:
+    fingerprint = None if model.tokenizer is None else model.tokenizer.fingerprint
+    return ModelInput(origin=model.origin, tokenizer=fingerprint)

@@ -54,7 +54,6 @@ def _samples(samples: Mapping[str, Mapping[str, str]], width: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a model wrote, without what would steer the terminal."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
-    ).strip()
+    """What a model wrote, as one line without what would steer the terminal."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

@@ -7,7 +7,7 @@ named step_N always holds all of step N.
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
@@ -17,42 +17,42 @@ from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import save_student
-
-if TYPE_CHECKING:
-    from gkdplan.runtime.session import Session
+from gkdplan.runtime.run_directory import RunDirectory
 
 
-def save(session: "Session", step: int, *, keep: int) -> None:
-    """Save step `step` and remove all but the newest `keep` checkpoints; every rank takes part."""
-    final = session.directory.checkpoint(step)
+def save(
+    directory: RunDirectory,
+    step: int,
+    plan: RunPlan,
+    trainer: Trainer,
+    mesh: Mesh,
+    *,
+    source: Path,
+    keep: int,
+) -> None:
+    """Save step `step` and remove all but the newest `keep` checkpoints; every rank takes part.
+
+    `source` is the directory that the student's config and tokenizer are taken from.
+    """
+    final = directory.checkpoint(step)
     partial = final.with_name(f".{final.name}.partial")
     state = partial / "state"
-    if session.is_main:
+    if mesh.rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
         state.mkdir(parents=True)
     dist.barrier()
-    save_student(
-        session.student,
-        session.plan.models.student,
-        session.mesh,
-        session.student_source,
-        partial / "student",
-    )
-    tensors = {name: t.cpu() for name, t in session.trainer.state_tensors().items()}
-    save_file(tensors, state / f"rank_{session.mesh.rank}.safetensors")
+    save_student(trainer.model, plan.models.student, mesh, source, partial / "student")
+    tensors = {name: t.cpu() for name, t in trainer.state_tensors().items()}
+    save_file(tensors, state / f"rank_{mesh.rank}.safetensors")
     dist.barrier()
-    if session.is_main:
+    if mesh.rank == 0:
         _write_json(
             state / "state.json",
-            {
-                "step": step,
-                "fingerprint": session.plan.fingerprint,
-                "world_size": session.mesh.world_size,
-            },
+            {"step": step, "fingerprint": plan.fingerprint, "world_size": mesh.world_size},
         )
         partial.rename(final)
-        for old in session.directory.saved_steps()[:-keep]:
-            shutil.rmtree(session.directory.checkpoint(old))
+        for old in directory.saved_steps()[:-keep]:
+            shutil.rmtree(directory.checkpoint(old))
     dist.barrier()
 
 

@@ -102,7 +102,7 @@ class Executor:
             case Checkpoint():
                 if self._is_due(action.interval, state.step):
                     with phases.phase(Phase.CHECKPOINT):
-                        checkpoint.save(self.session, state.step, keep=action.keep)
+                        self._save(action, state.step)
             case _:
                 assert_never(action)
 
@@ -174,6 +174,17 @@ class Executor:
             time_s=dict(phases.seconds),
             peak_bytes=measured,
             planned_peak_bytes={p: planned[p].peak_bytes for p in measured if p in planned},
+        )
+
+    def _save(self, action: Checkpoint, step: int) -> None:
+        checkpoint.save(
+            self.session.directory,
+            step,
+            self.plan,
+            self.session.trainer,
+            self.session.mesh,
+            source=self.session.student_source,
+            keep=action.keep,
         )
 
     def _examples_of(self, step: int) -> list[Example]:

@@ -78,6 +78,11 @@ CODES: dict[str, Code] = {
         "Going on without it would not be the same run.",
         "Resume from an older checkpoint: `--resume` takes its directory.",
     ),
+    "GK518": Code(
+        "a run that is going on already",
+        "Two processes in one run directory would write over each other's logs and checkpoints.",
+        "Wait for the other process, stop it, or set `run.output` to another directory.",
+    ),
     "GK519": Code(
         "a tokenizer that a run has not seen",
         "Teacher and student would learn over ids that were never compared token by token.",
@@ -117,6 +122,11 @@ CODES: dict[str, Code] = {
         "training diverged",
         "A loss or a gradient that is not finite spoils every parameter in the next update.",
         "Lower `optimizer.lr`, warm up longer or clip gradients, then resume or start again.",
+    ),
+    "GK533": Code(
+        "a run that was stopped by a signal",
+        "Someone pressed Ctrl-C, or a scheduler wanted the machine back.",
+        "Run the same command again: `--resume auto` goes on from the last checkpoint.",
     ),
     "GK590": Code(
         "a feature that is not yet available",

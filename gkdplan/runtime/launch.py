@@ -3,35 +3,48 @@
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import worker
-from gkdplan.runtime.result import FINISHED, STOPPED_RESUMABLE, RunResult
+from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     """Start the ranks of this node, wait for them and say how the run ended.
 
     Raises UserError before any process starts where the plan cannot run here: the run directory
-    belongs to another run, the plan wants more than one node, or the device is not there.
+    belongs to another run or is in use, the plan wants more than one node, or the device is not
+    there. A signal stops the ranks and leaves the last checkpoint to go on from.
     """
     _check_machine(run_plan)
-    directory, start_step = open_run_directory(run_plan, resume)
-    with tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch:
+    with (
+        open_run_directory(run_plan, resume) as (directory, start_step),
+        tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
+        _own_signal_handlers(),
+    ):
         try:
             results = _launch(run_plan, start_step, Path(scratch))
         except ChildFailedError as failure:
             return _stopped(directory, failure, Path(scratch))
+        except SignalException as stop:
+            return _stopped_by(directory, stop.sigval)
     return RunResult(
         exit_code=FINISHED,
         run_dir=directory.path,
@@ -69,7 +82,20 @@ def _set_environment(num_ranks: int) -> None:
         "PYTHONWARNINGS": "ignore::UserWarning,ignore::FutureWarning,ignore::DeprecationWarning",
     }.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    for name in logging.root.manager.loggerDict:
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """torch's launcher leaves handlers behind that raise; put back what was there before."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _check_machine(run_plan: RunPlan) -> None:
@@ -79,7 +105,7 @@ def _check_machine(run_plan: RunPlan) -> None:
             error(
                 "GK590",
                 f"`cluster.num_nodes` = {layout.num_nodes}: running on more than one node is not "
-                "yet available in gkdplan 0.1.0",
+                f"yet available in gkdplan {__version__}",
                 "cluster.num_nodes",
                 help=("set `cluster.num_nodes` to 1, or only plan it with `gkdplan plan`",),
             )
@@ -108,39 +134,52 @@ def _check_gpus(num_wanted: int, device: str) -> None:
 
 def _stopped(directory: RunDirectory, failure: ChildFailedError, failures: Path) -> RunResult:
     """Read what the failed ranks left behind; a rank that was killed leaves only its signal."""
+    rank, first_failure = failure.get_first_failure()
+    if first_failure.exitcode < 0:
+        return _killed(directory, rank, first_failure.exitcode)
     reports = [json.loads(path.read_text()) for path in sorted(failures.glob("rank_*.json"))]
     user_errors = [found for report in reports for found in report["diagnostics"]]
     if user_errors:
         diagnostics = tuple(Diagnostic(**found) for found in _unique(user_errors))
         return RunResult(1, directory.path, None, {}, diagnostics)
-    if reports:
-        first = min(reports, key=lambda report: report["time"])
-        found = error(
-            "GK530",
-            f"rank {first['rank']} raised in the {first['phase']} phase of step {first['step']}",
-            notes=tuple(first["traceback"].rstrip().splitlines()),
-            help=_how_to_go_on(directory),
-        )
-    else:
-        rank, first_failure = failure.get_first_failure()
-        found = error(
-            "GK531",
-            f"rank {rank} ended with {_ending(first_failure.exitcode)}",
-            notes=("a killed process leaves no traceback: look for the out-of-memory killer",),
-            help=_how_to_go_on(directory),
-        )
+    if not reports:
+        return _killed(directory, rank, first_failure.exitcode)
+    first = min(reports, key=lambda report: report["time"])
+    found = error(
+        "GK530",
+        f"rank {first['rank']} raised in the {first['phase']} phase of step {first['step']}",
+        notes=tuple(first["traceback"].rstrip().splitlines()),
+        help=_how_to_go_on(directory),
+    )
     return RunResult(STOPPED_RESUMABLE, directory.path, None, {}, (found,))
+
+
+def _killed(directory: RunDirectory, rank: int, exit_code: int) -> RunResult:
+    found = error(
+        "GK531",
+        f"rank {rank} ended with {_ending(exit_code)}",
+        notes=("a killed process leaves no traceback: look for the out-of-memory killer",),
+        help=_how_to_go_on(directory),
+    )
+    return RunResult(STOPPED_RESUMABLE, directory.path, None, {}, (found,))
+
+
+def _stopped_by(directory: RunDirectory, number: signal.Signals) -> RunResult:
+    """Ctrl-C has the exit code that shells give it; a scheduler's signal may be resumed."""
+    found = error("GK533", f"the run was stopped by {number.name}", help=_how_to_go_on(directory))
+    exit_code = INTERRUPTED if number is signal.SIGINT else STOPPED_RESUMABLE
+    return RunResult(exit_code, directory.path, None, {}, (found,))
 
 
 def _how_to_go_on(directory: RunDirectory) -> tuple[str, ...]:
     steps = directory.saved_steps()
     if steps:
-        return (f"`--resume auto` goes on after step {steps[-1]}",)
-    return ("no checkpoint was saved yet: `--resume auto` starts at step 1 again",)
+        return (f"run the same command again: it goes on after step {steps[-1]}",)
+    return ("run the same command again: it starts anew, as no checkpoint was saved yet",)
 
 
 def _ending(exit_code: int) -> str:
-    return f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
 
 
 def _unique(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,12 +13,19 @@ PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "t
 def model_directory(role: Role, model: str, revision: str | None) -> Path:
     """The directory that `model` names, or the hub's snapshot of it, downloaded where missing.
 
-    Raises UserError where there is neither.
+    A cached snapshot is what the plan was checked against, so it is taken as it is, and what it
+    lacks is fetched from the same commit, not from where the branch has moved since.
+
+    Raises UserError (GK516) where there is neither.
     """
     if Path(model).is_dir():
         return Path(model)
+    cached = _cached_snapshot(model, revision)
+    if cached is not None and any(cached.glob("*.safetensors")):
+        return cached
+    commit = revision if cached is None else cached.name
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=PATTERNS))
+        return Path(snapshot_download(model, revision=commit, allow_patterns=PATTERNS))
     except Exception as failure:
         raise UserError(
             error(
@@ -29,3 +36,10 @@ def model_directory(role: Role, model: str, revision: str | None) -> Path:
                 help=("download it first and name its directory",),
             )
         ) from failure
+
+
+def _cached_snapshot(model: str, revision: str | None) -> Path | None:
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except Exception:
+        return None

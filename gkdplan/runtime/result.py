@@ -8,13 +8,15 @@ from gkdplan.diagnostics import Diagnostic
 
 FINISHED = 0
 STOPPED_RESUMABLE = 4
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """How a run ended.
 
-    `exit_code` is 0, or 4 where it stopped and can be resumed; `diagnostics` say why.
+    `exit_code` is 0, 1 where the user has to mend something first, 4 where it stopped and can be
+    resumed, 130 where Ctrl-C stopped it, which can be resumed too; `diagnostics` say why.
     `summary` of a finished run has held_out_before and held_out_after (each {"jsd",
     "cross_entropy", "num_tokens"} or None) and samples ({"student" | "teacher": {"prompt",
     "completion"}}).

@@ -1,8 +1,14 @@
 """The run directory: who owns it, what lies in it, where a run goes on; nothing is overwritten."""
 
+import fcntl
 import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.codec import decode, encode
@@ -16,6 +22,10 @@ class RunDirectory:
     """A directory that holds this plan's run and no other's."""
 
     path: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.path / LOCK_NAME
 
     @property
     def checkpoints(self) -> Path:
@@ -35,48 +45,83 @@ class RunDirectory:
     def saved_steps(self) -> list[int]:
         """The steps of the whole checkpoints, rising; one that was being written does not count."""
         states = self.checkpoints.glob("step_*/state/state.json")
-        return sorted(int(state.parent.parent.name.removeprefix("step_")) for state in states)
+        steps = (state.parent.parent.name.removeprefix("step_") for state in states)
+        return sorted(int(step) for step in steps if step.isdecimal())
+
+    def has_begun(self) -> bool:
+        """Whether anything was logged or saved; a run refused at its start leaves nothing."""
+        is_logged = self.metrics.is_file() and self.metrics.stat().st_size > 0
+        return is_logged or bool(self.saved_steps())
 
 
-def open_run_directory(run_plan: RunPlan, resume: str) -> tuple[RunDirectory, int]:
-    """Claim the plan's run directory and say after which step the run goes on.
+@contextmanager
+def open_run_directory(run_plan: RunPlan, resume: str) -> Iterator[tuple[RunDirectory, int]]:
+    """Hold the plan's run directory as its only run, and say after which step the run goes on.
 
     `resume` is "auto" (from the newest checkpoint, if any), "never" (only into an empty
-    directory), or the path of one of the run's checkpoints.
+    directory), or the path of one of the run's checkpoints: later ones are then renamed. The
+    directory's lock is also its file lock, which the operating system takes back when this process
+    ends, however it ends.
 
-    Raises UserError where the directory holds anything else than a run of this very plan.
+    Raises UserError where the directory holds anything else than a run of this very plan, where
+    that run is going on already (GK518), and where it cannot be written (GK505).
     """
     directory = RunDirectory(Path(run_plan.training.output))
+    try:
+        file = _open_lock(directory, resume)
+    except (OSError, ValueError) as failure:
+        raise _unusable(directory, failure) from failure
+    with file:
+        try:
+            start_step = _claim(directory, file, run_plan, resume)
+        except (OSError, ValueError) as failure:
+            raise _unusable(directory, failure) from failure
+        yield directory, start_step
+
+
+def _open_lock(directory: RunDirectory, resume: str) -> TextIO:
+    """The lock of a run that is there, or of a new one, empty still."""
     if _is_empty(directory.path):
         if resume not in ("auto", "never"):
             raise _not_a_checkpoint(directory, resume)
         directory.path.mkdir(parents=True, exist_ok=True)
-        (directory.path / LOCK_NAME).write_text(encode(run_plan), encoding="utf-8")
-        return directory, 0
-    _check_owner(directory, run_plan)
-    if resume == "never":
-        raise UserError(
-            error(
-                "GK511",
-                f"`{directory.path}` already holds a run of this plan",
-                "run.output",
-                label="`--resume never` starts only in an empty directory",
-                help=("run it with `--resume auto`, or set `run.output` to another directory",),
-            )
-        )
-    return directory, _resume_step(directory, run_plan, resume)
+    elif not directory.lock.is_file():
+        raise _foreign(directory)
+    return directory.lock.open("a+", encoding="utf-8")
+
+
+def _claim(directory: RunDirectory, file: TextIO, run_plan: RunPlan, resume: str) -> int:
+    """Lock the run and return the step after which it goes on; one that has not begun gets the
+    plan."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(directory) from None
+    file.seek(0)
+    text = file.read()
+    owner = decode(text, str(directory.lock)) if text else run_plan
+    if directory.has_begun():
+        _check_owner(directory, owner, run_plan)
+        if resume == "never":
+            raise _already_begun(directory)
+    else:
+        file.truncate(0)
+        file.write(encode(run_plan))
+        file.flush()
+    return _resume_step(directory, run_plan, resume)
 
 
 def _resume_step(directory: RunDirectory, run_plan: RunPlan, resume: str) -> int:
     steps = directory.saved_steps()
-    if resume != "auto":
-        asked = Path(resume)
-        found = [step for step in steps if directory.checkpoint(step).resolve() == asked.resolve()]
-        if not found:
+    if resume not in ("auto", "never"):
+        paths = {os.path.realpath(directory.checkpoint(step)): step for step in steps}
+        asked = paths.get(os.path.realpath(resume))
+        if asked is None:
             raise _not_a_checkpoint(directory, resume)
-        return found[0]
+        _set_aside(directory, [step for step in steps if step > asked])
+        return asked
     newest = steps[-1] if steps else 0
-    if newest == run_plan.training.num_steps:
+    if newest >= run_plan.training.num_steps:
         raise UserError(
             error(
                 "GK513",
@@ -89,19 +134,15 @@ def _resume_step(directory: RunDirectory, run_plan: RunPlan, resume: str) -> int
     return newest
 
 
-def _check_owner(directory: RunDirectory, run_plan: RunPlan) -> None:
-    lock = directory.path / LOCK_NAME
-    if not lock.is_file():
-        raise UserError(
-            error(
-                "GK512",
-                f"`{directory.path}` is not empty and holds no run",
-                "run.output",
-                label=f"it has no {LOCK_NAME}",
-                help=("set `run.output` to a directory that does not exist yet",),
-            )
-        )
-    owner = decode(lock.read_text(encoding="utf-8"))
+def _set_aside(directory: RunDirectory, steps: list[int]) -> None:
+    """Rename checkpoints that the run will reach again, so that the newest is always its own."""
+    for step in steps:
+        old = directory.checkpoint(step).with_name(f"step_{step}.superseded")
+        shutil.rmtree(old, ignore_errors=True)
+        directory.checkpoint(step).rename(old)
+
+
+def _check_owner(directory: RunDirectory, owner: RunPlan, run_plan: RunPlan) -> None:
     if owner.fingerprint != run_plan.fingerprint:
         raise UserError(
             error(
@@ -115,10 +156,62 @@ def _check_owner(directory: RunDirectory, run_plan: RunPlan) -> None:
                 ),
                 help=(
                     "set `run.output` to another directory, or see what differs with "
-                    f"`gkdplan diff {lock} PLAN`",
+                    f"`gkdplan diff {directory.lock} PLAN`",
                 ),
             )
         )
+
+
+def _foreign(directory: RunDirectory) -> UserError:
+    is_directory = directory.path.is_dir()
+    return UserError(
+        error(
+            "GK512",
+            f"`{directory.path}` is not empty and holds no run"
+            if is_directory
+            else f"`{directory.path}` is not a directory",
+            "run.output",
+            label=f"it has no {LOCK_NAME}" if is_directory else "a run needs a directory",
+            help=("set `run.output` to a directory that does not exist yet",),
+        )
+    )
+
+
+def _in_use(directory: RunDirectory) -> UserError:
+    return UserError(
+        error(
+            "GK518",
+            f"another process is running the run in `{directory.path}`",
+            "run.output",
+            label="two runs would write over each other",
+            help=("wait for it or stop it, or set `run.output` to another directory",),
+        )
+    )
+
+
+def _already_begun(directory: RunDirectory) -> UserError:
+    return UserError(
+        error(
+            "GK511",
+            f"`{directory.path}` already holds a run of this plan",
+            "run.output",
+            label="`--resume never` starts only in an empty directory",
+            help=("run it with `--resume auto`, or set `run.output` to another directory",),
+        )
+    )
+
+
+def _unusable(directory: RunDirectory, failure: Exception) -> UserError:
+    """For an OSError of the directory or its lock, and a ValueError of a name or text."""
+    reason = failure.strerror if isinstance(failure, OSError) else str(failure)
+    return UserError(
+        error(
+            "GK505",
+            f"the run directory `{directory.path}` cannot be used: {str(reason).lower()}",
+            "run.output",
+            help=("set `run.output` to a directory that can be written",),
+        )
+    )
 
 
 def _not_a_checkpoint(directory: RunDirectory, resume: str) -> UserError:

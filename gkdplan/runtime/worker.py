@@ -18,6 +18,9 @@ from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+LAST_WORDS_S = 1.0
+"""A rank that raised stays this long, so that one that was killed is seen to end first: its peers
+raise only because it is gone."""
 
 
 def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str, Any]:
@@ -44,6 +47,8 @@ def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str,
         return summary
     except BaseException as failure:
         _write_failure(Path(failures) / f"rank_{rank}.json", rank, position, failure)
+        if not isinstance(failure, UserError):
+            time.sleep(LAST_WORDS_S)
         raise
 
 

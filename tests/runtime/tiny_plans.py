@@ -78,11 +78,15 @@ def make_home(home: Path) -> Path:
     return home
 
 
-def compile_tiny(home: Path, output: Path, **changes: object) -> RunPlan:
-    """The run plan of PLAN with `changes` to its defaults; it must compile without an error."""
+def plan_text(home: Path, output: Path | str, **changes: object) -> str:
+    """PLAN with `changes` to its defaults."""
     defaults = {**DEFAULTS, "held_out": f'["{home}/rows.jsonl"]'}
-    text = PLAN.format(home=home, output=output, **{**defaults, **changes})
-    loaded = load_plan("tiny.toml", text)
+    return PLAN.format(home=home, output=output, **{**defaults, **changes})
+
+
+def compile_tiny(home: Path, output: Path, **changes: object) -> RunPlan:
+    """The run plan of such a plan; it must compile without an error."""
+    loaded = load_plan("tiny.toml", plan_text(home, output, **changes))
     assert loaded.plan is not None, loaded.diagnostics
     plan = loaded.plan
     facts, found = look_up(

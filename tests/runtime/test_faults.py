@@ -1,0 +1,157 @@
+"""A run that is stopped at any time: what it says, what it leaves, and that it goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tiny_plans import make_home, plan_text
+
+from gkdplan.runtime.run_directory import RunDirectory, read_metrics
+
+NUM_STEPS = 60
+COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc"),
+]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended; `first_step` is the step after which it began."""
+
+    first_step: int
+    exit_code: int
+    err: str
+    left: list[int]
+
+
+class Attempt:
+    """`gkdplan run` in a session of its own, so that none of its processes can be missed."""
+
+    def __init__(self, place: Path) -> None:
+        self.directory = RunDirectory(place / "run")
+        self.first_step = self.newest()
+        self.process = subprocess.Popen(
+            COMMAND, cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def newest(self) -> int:
+        return max(self.directory.saved_steps(), default=0)
+
+    def wait_for_a_checkpoint(self) -> None:
+        while self.newest() == self.first_step:
+            assert self.process.poll() is None, self.process.communicate()[1]
+            time.sleep(0.02)
+
+    def ranks(self) -> list[int]:
+        """The processes of the ranks, in the order of the ranks."""
+        return [pid for pid in self.children() if b"spawn_main" in _read(pid, "cmdline")]
+
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return sorted(map(int, _read(pid, f"task/{pid}/children").split()))
+
+    def end(self) -> Ending:
+        """Wait for the command, then look for processes of its session that are still running."""
+        _, err = self.process.communicate(timeout=120)
+        deadline = time.monotonic() + 5
+        while (left := self.alive()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return Ending(self.first_step, self.process.returncode, err, left)
+
+    def alive(self) -> list[int]:
+        return [
+            pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if self._has(pid)
+        ]
+
+    def _has(self, pid: int) -> bool:
+        fields = _read(pid, "stat").rpartition(b")")[2].split()
+        return len(fields) > 3 and int(fields[3]) == self.process.pid and fields[0] not in b"ZX"
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def story(place) -> dict[str, Ending]:
+    """One run, stopped in four ways, a second one meanwhile, and the attempt that finishes it."""
+    home = make_home(place / "home")
+    changes = {"devices": 2, "tensor": 2, "steps": NUM_STEPS, "save_interval": 4}
+    (place / "plan.toml").write_text(plan_text(home, "run", **changes))
+    endings = {}
+    for name, stop in STOPS.items():
+        attempt = Attempt(place)
+        attempt.wait_for_a_checkpoint()
+        if name == "SIGTERM":
+            endings["second"] = Attempt(place).end()
+        stop(attempt)
+        endings[name] = attempt.end()
+    endings["finished"] = Attempt(place).end()
+    return endings
+
+
+STOPS = {
+    "SIGTERM": lambda attempt: attempt.process.terminate(),
+    "Ctrl-C": lambda attempt: os.killpg(attempt.process.pid, signal.SIGINT),
+    "killed rank": lambda attempt: os.kill(attempt.ranks()[1], signal.SIGKILL),
+    "killed launcher": lambda attempt: attempt.process.kill(),
+}
+
+
+def test_a_second_process_is_refused(story):
+    assert story["second"].exit_code == 1
+    assert "error[GK518]" in story["second"].err
+
+
+def test_a_schedulers_signal_stops_all_and_says_where_it_goes_on(story):
+    ending = story["SIGTERM"]
+    assert ending.exit_code == 4
+    assert "error[GK533]: the run was stopped by SIGTERM" in ending.err
+    goes_on = f"it goes on after step {story['Ctrl-C'].first_step}"
+    assert goes_on in " ".join(ending.err.split())
+    assert "Traceback" not in ending.err
+
+
+def test_ctrl_c_stops_all(story):
+    ending = story["Ctrl-C"]
+    assert ending.exit_code == 130
+    assert "error[GK533]: the run was stopped by SIGINT" in ending.err
+    assert "Traceback" not in ending.err
+
+
+def test_a_killed_rank_is_named_although_its_peers_raise_too(story):
+    ending = story["killed rank"]
+    assert ending.exit_code == 4
+    assert "error[GK531]: rank 1 ended with SIGKILL" in ending.err
+    assert "GK530" not in ending.err
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_no_process_is_left(story, name):
+    assert story[name].left == []
+
+
+def test_the_stopped_run_goes_on_to_its_end(story, place):
+    firsts = [story[name].first_step for name in (*STOPS, "finished")]
+    assert firsts[0] == 0
+    assert firsts == sorted(set(firsts)), "every attempt went on from a later checkpoint"
+    assert story["finished"].exit_code == 0
+    lines = read_metrics(place / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, NUM_STEPS + 1))

@@ -1,0 +1,110 @@
+"""One plan, one run, one process at a time in a run directory, and nothing of others touched."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gkdplan.diagnostics import UserError
+from gkdplan.runplan.codec import decode, seal
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
+
+
+def _into(run_plan: RunPlan, output: Path | str, **changes: object) -> RunPlan:
+    training = replace(run_plan.training, output=str(output), **changes)
+    return seal(replace(run_plan, training=training))
+
+
+def _refusal(run_plan: RunPlan, resume: str = "auto") -> str:
+    with pytest.raises(UserError) as refused, open_run_directory(run_plan, resume):
+        pass
+    return refused.value.diagnostics[0].code
+
+
+def _save(directory: Path, *steps: int) -> None:
+    for step in steps:
+        state = directory / "checkpoints" / f"step_{step}" / "state"
+        state.mkdir(parents=True)
+        (state / "state.json").write_text(json.dumps({"step": step}))
+
+
+def test_a_new_directory_holds_the_plan_and_starts_at_the_beginning(run_plan, tmp_path):
+    plan = _into(run_plan, tmp_path / "new" / "run")
+    with open_run_directory(plan, "auto") as (directory, start_step):
+        assert start_step == 0
+        assert decode(directory.lock.read_text()) == plan
+
+
+def test_a_run_that_goes_on_is_refused_until_it_has_ended(run_plan, tmp_path):
+    plan = _into(run_plan, tmp_path)
+    with open_run_directory(plan, "auto"):
+        assert _refusal(plan) == "GK518"
+        assert _refusal(_into(run_plan, tmp_path, seed=1)) == "GK518"
+    with open_run_directory(plan, "auto") as (_, start_step):
+        assert start_step == 0
+
+
+def test_auto_goes_on_from_the_newest_whole_checkpoint(run_plan, tmp_path):
+    plan = _into(run_plan, tmp_path)
+    with open_run_directory(plan, "auto"):
+        _save(tmp_path, 2, 10)
+        (tmp_path / "checkpoints" / "step_12" / "student").mkdir(parents=True)
+        _save(tmp_path, 11)
+        (tmp_path / "checkpoints" / "step_11").rename(tmp_path / "checkpoints" / "step_best")
+    with open_run_directory(plan, "auto") as (_, start_step):
+        assert start_step == 10
+    assert _refusal(plan, "never") == "GK511"
+    assert _refusal(plan, str(tmp_path / "checkpoints" / "step_12")) == "GK514"
+
+
+def test_an_older_checkpoint_sets_the_later_ones_aside(run_plan, tmp_path):
+    plan = _into(run_plan, tmp_path)
+    with open_run_directory(plan, "auto"):
+        _save(tmp_path, 2, 4, 24)
+    assert _refusal(plan) == "GK513"
+    asked = tmp_path / "checkpoints" / ".." / "checkpoints" / "step_2"
+    with open_run_directory(plan, str(asked)) as (directory, start_step):
+        assert start_step == 2
+        assert directory.saved_steps() == [2]
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"step_2", "step_4.superseded", "step_24.superseded"}
+
+
+def test_another_plan_may_have_the_directory_until_something_was_logged(run_plan, tmp_path):
+    with open_run_directory(_into(run_plan, tmp_path), "auto"):
+        pass
+    other = _into(run_plan, tmp_path, seed=1)
+    with open_run_directory(other, "never") as (directory, start_step):
+        assert start_step == 0
+        assert decode(directory.lock.read_text()) == other
+        directory.metrics.write_text("{}\n")
+    assert _refusal(_into(run_plan, tmp_path)) == "GK510"
+
+
+def test_a_directory_of_something_else_is_left_alone(run_plan, tmp_path):
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    assert _refusal(_into(run_plan, tmp_path)) == "GK512"
+    assert _refusal(_into(run_plan, tmp_path / "thesis.tex")) == "GK512"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_no_checkpoint_of_a_directory_that_is_not_there_makes_none(run_plan, tmp_path):
+    assert _refusal(_into(run_plan, tmp_path / "new"), "step_1") == "GK514"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_lock_is_refused_and_kept(run_plan, tmp_path):
+    lock = RunDirectory(tmp_path).lock
+    for content, code in ((b"{", "GK502"), (b"\xff\xfe", "GK505")):
+        lock.write_bytes(content)
+        assert _refusal(_into(run_plan, tmp_path)) == code
+        assert lock.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "\0", "file/run", "dangling"])
+def test_a_directory_that_cannot_be_made_is_refused(run_plan, tmp_path, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "file" / "nothing")
+    assert _refusal(_into(run_plan, f"{tmp_path}/{name}")) == "GK505"

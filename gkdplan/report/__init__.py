@@ -1,0 +1,1 @@
+"""Renders what was decided and measured, for a terminal or as a page; it decides nothing."""

@@ -1,0 +1,1 @@
+"""What every buffer costs on one rank, and the ledger that adds it up."""

@@ -1,0 +1,1 @@
+"""Sampling: how a token is picked from logits."""

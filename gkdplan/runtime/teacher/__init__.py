@@ -1,0 +1,1 @@
+"""What the teacher leaves for the loss."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
-from gkdplan.runtime.batch import MicroBatch, collate
+from gkdplan.runtime.data.batch import MicroBatch, collate
 from gkdplan.runtime.loss import divergence_and_cross_entropy
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.session import Session

@@ -20,8 +20,9 @@ from gkdplan.runplan.steps import (
     TeacherForward,
 )
 from gkdplan.runtime import checkpoint
-from gkdplan.runtime.batch import MicroBatch, collate
-from gkdplan.runtime.data import Example, rows_of_rank, rows_of_step
+from gkdplan.runtime.data.batch import MicroBatch, collate
+from gkdplan.runtime.data.examples import Example
+from gkdplan.runtime.data.order import rows_of_rank, rows_of_step
 from gkdplan.runtime.evaluation import evaluate
 from gkdplan.runtime.responses import log_completions, sample_responses
 from gkdplan.runtime.session import Session

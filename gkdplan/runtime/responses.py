@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.distributed as dist
 
 from gkdplan.runplan.model import Sampling
-from gkdplan.runtime.data import Example
+from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.megatron.generate import generate
 from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.runtime.session import Session

@@ -8,9 +8,9 @@ from typing import Any
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Draw
-from gkdplan.runtime.chat import Chat, load_chat
 from gkdplan.runtime.checkpoint import restore
-from gkdplan.runtime.data import Examples, load_examples
+from gkdplan.runtime.data.chat import Chat, load_chat
+from gkdplan.runtime.data.examples import Examples, load_examples
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh

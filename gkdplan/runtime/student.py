@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.batch import MicroBatch
+from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.loss import jsd_linear, jsd_logits
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.session import Session

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.batch import MicroBatch
+from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.session import Session
 from gkdplan.vocab import Payload

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from gkdplan.runplan.model import DataSource
-from gkdplan.runtime.chat import Chat, load_chat
+from gkdplan.runtime.data.chat import Chat, load_chat
 
 ROOT = Path(__file__).parents[3]
 SMOLLM2 = ROOT / ".cache" / "SmolLM2-135M-Instruct"

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkdplan.runtime.batch import collate
+from gkdplan.runtime.data.batch import collate
 
 PAD = 0
 tokens = st.integers(1, 99)

@@ -6,7 +6,7 @@ import pytest
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.model import DataPlan
-from gkdplan.runtime.data import load_examples
+from gkdplan.runtime.data.examples import load_examples
 
 PLAN = DataPlan(train=(), eval=(), max_length=8, truncation="delete", shuffle=True)
 SHORT = {"prompt": "abc", "completion": "de"}

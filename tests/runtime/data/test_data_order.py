@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runtime.data import rows_of_rank, rows_of_step
+from gkdplan.runtime.data.order import rows_of_rank, rows_of_step
 
 
 @given(

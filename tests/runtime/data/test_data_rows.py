@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runtime.rows import TextRow, TurnsRow, read_rows
+from gkdplan.runtime.data.rows import TextRow, TurnsRow, read_rows
 
 USER = {"role": "user", "content": "how are you?"}
 ASSISTANT = {"role": "assistant", "content": "well"}

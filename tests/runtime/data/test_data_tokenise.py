@@ -7,9 +7,9 @@ import pytest
 import tiny
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runtime.chat import load_chat
-from gkdplan.runtime.rows import TextRow, TurnsRow
-from gkdplan.runtime.tokenise import tokenise
+from gkdplan.runtime.data.chat import load_chat
+from gkdplan.runtime.data.rows import TextRow, TurnsRow
+from gkdplan.runtime.data.tokenise import tokenise
 
 KEY = "data.train[0]"
 ROOT = Path(__file__).parents[3]

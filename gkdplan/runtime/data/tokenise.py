@@ -6,8 +6,8 @@ from typing import assert_never
 from jinja2 import TemplateError
 
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runtime.chat import Chat
-from gkdplan.runtime.rows import Row, TextRow, TurnsRow
+from gkdplan.runtime.data.chat import Chat
+from gkdplan.runtime.data.rows import Row, TextRow, TurnsRow
 
 Tokens = tuple[int, ...]
 

@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runtime.rows import Turn
+from gkdplan.runtime.data.rows import Turn
 
 PROBE = "answer"
 

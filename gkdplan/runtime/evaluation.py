@@ -13,7 +13,7 @@ from gkdplan.runtime.session import Session
 
 def evaluate(session: Session, step: int) -> None:
     """Log the student's mean JSD and cross-entropy (nats a token) over the held-out rows."""
-    session.progress.enter_phase("evaluate")
+    session.phases.enter("evaluate")
     totals = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
     with torch.no_grad(), session.residency.everything_on_device():
         for batch in _batches(session):

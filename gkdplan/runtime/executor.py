@@ -85,7 +85,7 @@ class Executor:
                     with phases.phase(Phase.GENERATE):
                         self._generate(action, state)
             case Move():
-                with phases.phase(action.phase):
+                with phases.moves_before(action.phase):
                     self.session.residency.apply(action)
             case TeacherForward():
                 with phases.phase(Phase.TEACHER):

@@ -50,18 +50,29 @@ class Phases:
                 stack.enter_context(self.meter)
             yield
 
-    @contextmanager
-    def phase(self, phase: Phase) -> Iterator[None]:
+    def enter(self, phase: Phase | str) -> None:
+        """Say where the run is, to the person who waits and in the message of a failure."""
         self.position.phase = phase
         self.progress.enter_phase(phase)
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """The steps of a phase, timed and measured."""
         self.meter.mark_phase()
+        with self.moves_before(phase):
+            yield
+        if self._is_measured(self.position.step):
+            self.peak_bytes[phase] = max(self.peak_bytes.get(phase, 0), self.meter.peak_bytes)
+
+    @contextmanager
+    def moves_before(self, phase: Phase) -> Iterator[None]:
+        """Moves before the steps of a phase, timed only: what leaves is no part of the phase."""
+        self.enter(phase)
         started_s = time.perf_counter()
         yield
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds[phase] += time.perf_counter() - started_s
-        if self._is_measured(self.position.step):
-            self.peak_bytes[phase] = max(self.peak_bytes.get(phase, 0), self.meter.peak_bytes)
 
     def peak_bytes_of_ranks(self, device: torch.device) -> dict[Phase, int]:
         """Each measured phase's peak on the rank where it is largest; every rank takes part."""

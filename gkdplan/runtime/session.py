@@ -66,8 +66,9 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     student_source = _directory_of(Role.STUDENT, plan.models.student)
     chat = load_chat(student_source)
     meter = LiveBytes(mesh.device)
+    phases = Phases(position, progress, meter, first_step=start_step + 1)
 
-    progress.enter_phase("load")
+    phases.enter("load")
     student = build_model(plan.models.student, plan.layout.student, mesh, trainable=True)
     if plan.models.student.init == "random":
         draw_weights(student, plan.models.student, mesh, plan.training.seed)
@@ -104,7 +105,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         student_source=student_source,
         trainer=trainer,
         residency=residency,
-        phases=Phases(position, progress, meter, first_step=start_step + 1),
+        phases=phases,
         metrics=MetricsLog(
             directory.path, plan.training.loggers, start_step, enabled=mesh.rank == 0
         ),

@@ -10,11 +10,12 @@ from gkdplan.vocab import Engine, Role
 
 
 def summarise(session: Session) -> dict[str, Any]:
-    """`held_out_before`, `held_out_after` and `samples`; the same on every rank but the first two.
+    """`held_out_before`, `held_out_after` and `samples`, as `RunResult.summary`, on rank 0.
 
-    Held-out figures are read back from metrics.jsonl, so that a resumed run still knows how it
-    began.
+    Every rank takes part. Held-out figures are read back from metrics.jsonl, so that a resumed run
+    still knows how it began; ranks that do not write it may not see its last lines.
     """
+    session.phases.enter("sample")
     evaluations = [
         line["eval"] for line in read_metrics(session.directory.metrics) if "eval" in line
     ]

@@ -32,7 +32,7 @@ def _batches(session: Session) -> Iterator[MicroBatch]:
     mesh, size = session.mesh, session.plan.batch.micro_rows
     rows = [
         (example.prompt, example.response)
-        for example in session.eval.examples[mesh.data_rank :: mesh.data_size]
+        for example in session.held_out.examples[mesh.data_rank :: mesh.data_size]
         if example.response
     ]
     for i in range(0, len(rows), size):

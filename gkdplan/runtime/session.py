@@ -11,6 +11,7 @@ from gkdplan.runplan.steps import Draw
 from gkdplan.runtime.checkpoint import restore
 from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.examples import Examples, load_examples
+from gkdplan.runtime.data.order import require_global_batch
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh
@@ -37,7 +38,7 @@ class Session:
     mesh: Mesh
     chat: Chat
     train: Examples
-    eval: Examples
+    held_out: Examples
     student: Any
     teacher: Any
     student_source: Path
@@ -56,7 +57,7 @@ class Session:
 
 
 def open_session(plan: RunPlan, start_step: int, position: Position, progress: Progress) -> Session:
-    """Build both models, load their weights or the checkpoint of `start_step`, read the data.
+    """Read the data, build both models, load their weights or the checkpoint of `start_step`.
 
     Needs `platform.prepare` and an initialised default process group. Raises UserError for what
     the user can mend.
@@ -69,6 +70,15 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     phases = Phases(position, progress, meter, first_step=start_step + 1)
 
     phases.enter("load")
+    data, max_completion = plan.data, plan.sampling.max_completion_length
+    train = load_examples(
+        data.train, chat, data, max_completion, needs_responses=_learns_from_dataset(plan)
+    )
+    held_out = load_examples(data.eval, chat, data, max_completion, key="data.eval")
+    for line in train.notes + held_out.notes:
+        progress.tell(line)
+    require_global_batch(len(train.examples), plan.batch.global_rows)
+
     student = build_model(plan.models.student, plan.layout.student, mesh, trainable=True)
     if plan.models.student.init == "random":
         draw_weights(student, plan.models.student, mesh, plan.training.seed)
@@ -87,19 +97,13 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         restore(directory.checkpoint(start_step), plan, trainer, mesh)
     meter.adopt(_resident_tensors(student, teacher, trainer))
 
-    data, max_completion = plan.data, plan.sampling.max_completion_length
-    train = load_examples(
-        data.train, chat, data, max_completion, needs_responses=_learns_from_dataset(plan)
-    )
-    for line in train.notes:
-        progress.tell(line)
     return Session(
         plan=plan,
         directory=directory,
         mesh=mesh,
         chat=chat,
         train=train,
-        eval=load_examples(data.eval, chat, data, max_completion, key="data.eval"),
+        held_out=held_out,
         student=student,
         teacher=teacher,
         student_source=student_source,

@@ -28,7 +28,7 @@ def summarise(session: Session) -> dict[str, Any]:
 
 def _samples(session: Session) -> dict[str, dict[str, str]]:
     """A greedy response of each model to the first held-out prompt, or the first prompt."""
-    example = (session.eval.examples or session.train.examples)[0]
+    example = (session.held_out.examples or session.train.examples)[0]
     greedy = replace(session.plan.sampling, temperature=0.0)
     with session.residency.everything_on_device():
         responses = {

@@ -28,8 +28,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The examples of a split, and what its limits cost."""
+    """The examples of a split, named by its `key` in the plan, and what its limits cost."""
 
+    key: str
     examples: tuple[Example, ...]
     num_deleted: int
     num_truncated: int
@@ -39,11 +40,13 @@ class Examples:
     def notes(self) -> tuple[str, ...]:
         """A line for each kind of loss, so that none is silent."""
         losses = (
-            (self.num_deleted, "rows left out, their prompts being longer than `data.max_length`"),
-            (self.num_truncated, "prompts cut to `data.max_length`"),
-            (self.num_cut, "responses cut to `generation.max_completion_length`"),
+            (self.num_deleted, "rows", "left out, their prompts exceed `data.max_length`"),
+            (self.num_truncated, "prompts", "cut to `data.max_length`"),
+            (self.num_cut, "responses", "cut to `generation.max_completion_length`"),
         )
-        return tuple(f"{what}: {count:,}" for count, what in losses if count)
+        return tuple(
+            f"{what} of `{self.key}` {fate}: {count:,}" for count, what, fate in losses if count
+        )
 
 
 def load_examples(
@@ -62,7 +65,7 @@ def load_examples(
     response longer than `max_completion_length` tokens loses its end, the end of turn included.
 
     Raises UserError: GK470 to GK482 as `read_rows` and `tokenise` say, GK476 for a prompt that is
-    too long, GK478 for a row without a response where `needs_responses`.
+    too long or where all are left out, GK478 for a row without a response where `needs_responses`.
     """
     located = [
         (row, f"{key}[{i}]")
@@ -70,6 +73,7 @@ def load_examples(
         for row in read_rows(source, f"{key}[{i}]")
     ]
     examples: list[Example] = []
+    deleted_lengths: list[int] = []
     num_truncated = num_cut = 0
     for index, (row, row_key) in enumerate(located):
         whole = tokenise(row, chat, row_key)
@@ -77,13 +81,16 @@ def load_examples(
             raise _no_response(row, row_key)
         prompt = _fit_prompt(whole.prompt, row, data)
         if prompt is None:
+            deleted_lengths.append(len(whole.prompt))
             continue
         response = whole.response and whole.response[:max_completion_length]
         num_truncated += prompt != whole.prompt
         num_cut += response != whole.response
         prompt_text = chat.decode(prompt, special=True)
         examples.append(Example(index, prompt, response, prompt_text, whole.question))
-    return Examples(tuple(examples), len(located) - len(examples), num_truncated, num_cut)
+    if deleted_lengths and not examples:
+        raise _all_too_long(deleted_lengths, key, data)
+    return Examples(key, tuple(examples), len(deleted_lengths), num_truncated, num_cut)
 
 
 def _fit_prompt(prompt: Tokens, row: Row, data: DataPlan) -> Tokens | None:
@@ -114,6 +121,23 @@ def _too_long(prompt: Tokens, row: Row, data: DataPlan) -> UserError:
             help=(
                 f"raise `data.max_length` to {len(prompt)}, or set `data.truncation` "
                 'to "delete", "left" or "right"',
+            ),
+        )
+    )
+
+
+def _all_too_long(lengths: Sequence[int], key: str, data: DataPlan) -> UserError:
+    return UserError(
+        error(
+            "GK476",
+            f"no row of `{key}` is left: all {len(lengths):,} prompts are longer than "
+            f"`data.max_length` = {data.max_length:,}",
+            "data.max_length",
+            label='`data.truncation = "delete"` leaves them out',
+            help=(
+                f"raise `data.max_length` to {max(lengths)} to keep all of them "
+                f"({min(lengths)} for the shortest), or set `data.truncation` to "
+                '"left" or "right"',
             ),
         )
     )

@@ -7,17 +7,8 @@ from functools import lru_cache
 from gkdplan.diagnostics import UserError, error
 
 
-def rows_of_step(
-    num_rows: int, global_rows: int, step: int, seed: int, shuffle: bool
-) -> tuple[int, ...]:
-    """The rows of step `step` (counted from 1): a pure function, so resuming needs no state.
-
-    An epoch is num_rows // global_rows steps over a permutation of (seed, epoch); the rows that
-    make no whole global batch sit that epoch out. Without `shuffle` the permutation is the file's
-    order.
-
-    Raises UserError (GK479) where the rows do not make one global batch.
-    """
+def require_global_batch(num_rows: int, global_rows: int) -> None:
+    """Raise UserError (GK479) where the rows do not make one global batch."""
     if num_rows < global_rows:
         raise UserError(
             error(
@@ -27,6 +18,18 @@ def rows_of_step(
                 help=("lower `batch.global`, raise `data.max_length`, or add rows",),
             )
         )
+
+
+def rows_of_step(
+    num_rows: int, global_rows: int, step: int, seed: int, shuffle: bool
+) -> tuple[int, ...]:
+    """The rows of step `step` (counted from 1): a pure function, so resuming needs no state.
+
+    An epoch is num_rows // global_rows steps over a permutation of (seed, epoch); the rows that
+    make no whole global batch sit that epoch out. Without `shuffle` the permutation is the file's
+    order. Where rows were left out, epochs are shorter, and the steps of the plan take more of
+    them.
+    """
     epoch, position = divmod(step - 1, num_rows // global_rows)
     order = _permutation(num_rows, seed, epoch) if shuffle else range(num_rows)
     return tuple(order[position * global_rows : (position + 1) * global_rows])

@@ -39,20 +39,38 @@ def tokenise(row: Row, chat: Chat, key: str) -> TokenisedRow:
         case _:
             assert_never(row)
     if not tokenised.prompt:
-        raise _fault("GK477", row, key, "has an empty prompt, so nothing predicts its first token")
+        raise _fault(
+            "GK477",
+            row,
+            key,
+            "has an empty prompt, so nothing predicts its first token",
+            help="give the row a prompt, or leave it out",
+        )
     return tokenised
 
 
 def _tokenise_turns(row: TurnsRow, chat: Chat, key: str) -> TokenisedRow:
     if not chat.tokenizer.chat_template:
-        raise _fault("GK481", row, key, "holds `messages`, but the tokenizer has no chat template")
+        raise _fault(
+            "GK481",
+            row,
+            key,
+            "holds `messages`, but the tokenizer has no chat template",
+            help='write {"prompt", "completion"}, or take an instruct model as `student.model`',
+        )
     try:
         prompt_text = chat.render(row.turns, generation_prompt=True)
         full_text = (
             chat.render((*row.turns, row.answer), generation_prompt=False) if row.answer else None
         )
     except TemplateError as failure:
-        raise _fault("GK473", row, key, f"is refused by the chat template: {failure}") from failure
+        raise _fault(
+            "GK473",
+            row,
+            key,
+            f"is refused by the chat template: {failure}",
+            help=f"its turns are {_roles(row)}: write what the template allows",
+        ) from failure
     prompt = chat.encode(prompt_text)
     response = None if full_text is None else _response(row, chat, key, prompt_text, full_text)
     return TokenisedRow(prompt, response, row.turns[-1]["content"])
@@ -70,6 +88,7 @@ def _response(row: TurnsRow, chat: Chat, key: str, prompt_text: str, full_text: 
             row,
             key,
             "is rendered with its answer to a text that its prompt does not begin",
+            help="use a chat template that leaves earlier turns as they are when a turn is added",
         )
     prompt, full = chat.encode(prompt_text), chat.encode(full_text)
     if full[: len(prompt)] == prompt:
@@ -77,7 +96,13 @@ def _response(row: TurnsRow, chat: Chat, key: str, prompt_text: str, full_text: 
     else:
         tail = chat.encode(full_text.removeprefix(prompt_text))
     if chat.end_of_turn_id not in tail:
-        raise _fault("GK475", row, key, "has an answer that the chat template closes with no token")
+        raise _fault(
+            "GK475",
+            row,
+            key,
+            "has an answer that the chat template closes with no token",
+            help="use a chat template that ends an assistant turn with a special token",
+        )
     return tail[: len(tail) - tail[::-1].index(chat.end_of_turn_id)]
 
 
@@ -86,9 +111,20 @@ def _tokenise_text(row: TextRow, chat: Chat, key: str) -> TokenisedRow:
     if row.completion is None:
         return TokenisedRow(prompt, None, row.prompt)
     if chat.eos_id is None:
-        raise _fault("GK482", row, key, "has a completion, but the tokenizer names no EOS token")
+        raise _fault(
+            "GK482",
+            row,
+            key,
+            "has a completion, but the tokenizer names no EOS token",
+            help="name the `eos_token` in the student's tokenizer_config.json",
+        )
     return TokenisedRow(prompt, (*chat.encode(row.completion), chat.eos_id), row.prompt)
 
 
-def _fault(code: str, row: Row, key: str, reason: str) -> UserError:
-    return UserError(error(code, f"the row at `{row.location}` {reason}", key))
+def _roles(row: TurnsRow) -> str:
+    turns = row.turns if row.answer is None else (*row.turns, row.answer)
+    return ", ".join(turn["role"] for turn in turns)
+
+
+def _fault(code: str, row: Row, key: str, reason: str, *, help: str) -> UserError:
+    return UserError(error(code, f"the row at `{row.location}` {reason}", key, help=(help,)))

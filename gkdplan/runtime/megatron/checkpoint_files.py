@@ -71,6 +71,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
                 "GK524",
                 f"the checkpoint holds `{name}`, which the model has no place for",
                 notes=(f"in {self._directory}",),
+                help=("name a checkpoint of the architecture in config.json, adapters merged",),
             )
             for name in self._files
             if name not in wanted and not self._may_be_left(name, shapes)
@@ -102,6 +103,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
                 "GK522",
                 f"the checkpoint lacks `{name}`",
                 notes=(f"looked for in {self._directory}",),
+                help=("fetch the missing files again, or name a complete checkpoint",),
             )
         held = tuple(self._files[name].get_slice(name).get_shape())
         if held == size:
@@ -110,6 +112,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
             "GK523",
             f"`{name}` has shape {list(held)} in the checkpoint, the plan says {list(size)}",
             notes=(f"in {self._directory}",),
+            help=("put the config.json of these weights beside them and compile the plan again",),
         )
 
     def _may_be_left(self, name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -37,7 +37,9 @@ def test_delete_leaves_out_the_rows_whose_prompts_are_too_long_and_says_so(data_
     loaded = load(data_file, letters, SHORT, LONG, SHORT)
     assert [example.row for example in loaded.examples] == [0, 2]
     assert loaded.num_deleted == 1
-    assert loaded.notes == ("rows left out, their prompts being longer than `data.max_length`: 1",)
+    assert loaded.notes == (
+        "rows of `data.train` left out, their prompts exceed `data.max_length`: 1",
+    )
 
 
 @pytest.mark.parametrize(("truncation", "kept"), [("left", "23456789"), ("right", "01234567")])
@@ -49,7 +51,18 @@ def test_a_side_that_is_truncated_loses_its_tokens_and_the_response_stays(
     assert example.prompt_text == kept
     assert example.response == (*letters.encode("fff"), letters.eos_id)
     assert (loaded.num_truncated, loaded.num_deleted) == (1, 0)
-    assert loaded.notes == ("prompts cut to `data.max_length`: 1",)
+    assert loaded.notes == ("prompts of `data.train` cut to `data.max_length`: 1",)
+
+
+def test_a_split_of_which_nothing_is_left_is_refused_with_the_lengths_that_would_do(
+    data_file, letters
+):
+    with pytest.raises(UserError) as caught:
+        load(data_file, letters, LONG, {**LONG, "prompt": "0123456789abc"}, key="data.eval")
+    (finding,) = caught.value.diagnostics
+    assert (finding.code, finding.path) == ("GK476", "data.max_length")
+    assert "no row of `data.eval` is left: all 2 prompts" in finding.message
+    assert "to 13 to keep all of them (10 for the shortest)" in finding.help[0]
 
 
 def test_a_prompt_of_exactly_the_limit_is_whole(data_file, letters):
@@ -74,7 +87,7 @@ def test_a_long_response_is_cut_and_counted(data_file, letters):
     assert short.response == (*letters.encode("de"), letters.eos_id)
     assert long.response == letters.encode("fff")
     assert loaded.num_cut == 1
-    assert "responses cut to `generation.max_completion_length`: 1" in loaded.notes
+    assert "responses of `data.train` cut to `generation.max_completion_length`: 1" in loaded.notes
 
 
 def test_rows_are_numbered_across_files(data_file, letters):

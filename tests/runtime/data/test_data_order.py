@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runtime.data.order import rows_of_rank, rows_of_step
+from gkdplan.runtime.data.order import require_global_batch, rows_of_rank, rows_of_step
 
 
 @given(
@@ -65,4 +65,5 @@ def test_without_shuffling_the_file_s_order_is_kept_and_epochs_repeat():
 
 def test_too_few_rows_for_one_global_batch_are_refused():
     with pytest.raises(UserError, match=r"GK479: 7 usable rows.*global batch of 8"):
-        rows_of_step(7, 8, 1, 0, True)
+        require_global_batch(7, 8)
+    require_global_batch(8, 8)

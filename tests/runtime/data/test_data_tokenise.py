@@ -188,6 +188,7 @@ def test_what_a_template_cannot_say_is_refused_with_the_row_s_line(tiny_chat, te
     assert finding.code == code
     assert "rows.jsonl:1" in finding.message
     assert finding.path == KEY
+    assert finding.help
 
 
 def test_a_completion_needs_an_eos_token(tiny_chat):

@@ -31,6 +31,7 @@ def tensors() -> dict[str, torch.Tensor]:
 def refused(directory: Path) -> list[tuple[str, str]]:
     with pytest.raises(UserError) as failure, Checkpoint(directory) as checkpoint:
         checkpoint.expect(SHAPES, sources=(3,))
+    assert all(found.help for found in failure.value.diagnostics)
     return [(found.code, found.message) for found in failure.value.diagnostics]
 
 

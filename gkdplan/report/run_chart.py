@@ -72,7 +72,7 @@ def completion_cards(completions: Sequence[Completion]) -> Markup:
                 tag("span", class_=f"swatch source-{c.source}"),
                 f"{c.source}, step {c.step}",
             ),
-            tag("p", _cut(c.prompt), class_="prompt"),
+            tag("p", _cut(c.question), class_="question"),
             tag("p", _cut(c.completion), class_="completion"),
             class_="card",
         )

@@ -35,11 +35,11 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled response and the prompt it answers."""
+    """One sampled response and the user's words that it answers."""
 
     step: int
     source: Source
-    prompt: str
+    question: str
     completion: str
 
 
@@ -78,7 +78,7 @@ def read_run(directory: Path) -> RunRecord:
     """
     lock = directory / "plan.lock.json"
     if not lock.is_file():
-        help = "name the directory that `gkdplan run` printed, or compile a plan for its report"
+        help = "name a run's directory, `runs/NAME` unless the plan says otherwise, or a lock"
         message = f"`{directory}` holds no run: it has no {lock.name}"
         raise UserError(error("GK506", message, help=(help,)))
     metrics = _lines(directory / "metrics.jsonl")
@@ -113,4 +113,4 @@ def _evaluation(line: dict[str, Any]) -> Evaluation:
 
 
 def _completion(line: dict[str, Any]) -> Completion:
-    return Completion(line["step"], Source(line["source"]), line["prompt"], line["completion"])
+    return Completion(line["step"], Source(line["source"]), line["question"], line["completion"])

@@ -76,9 +76,17 @@ class MetricsLog:
         self._plot(step, "eval", means)
 
     def log_completion(
-        self, *, step: int, source: Source, row: int, prompt: str, completion: str, num_tokens: int
+        self,
+        *,
+        step: int,
+        source: Source,
+        row: int,
+        prompt: str,
+        question: str,
+        completion: str,
+        num_tokens: int,
     ) -> None:
-        """One sampled response, `num_tokens` long."""
+        """One sampled response, `num_tokens` long; `question` is what the user said last."""
         _write(
             self._completions,
             {
@@ -86,6 +94,7 @@ class MetricsLog:
                 "source": source,
                 "row": row,
                 "prompt": prompt,
+                "question": question,
                 "completion": completion,
                 "num_tokens": num_tokens,
             },

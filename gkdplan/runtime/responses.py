@@ -56,6 +56,7 @@ def log_completions(
             source=source,
             row=row,
             prompt=by_row[row].prompt_text,
+            question=by_row[row].question,
             completion=session.chat.decode(response),
             num_tokens=len(response),
         )

@@ -69,7 +69,8 @@ def run_directory(run_plan, tmp_path):
         {
             "step": step,
             "source": source,
-            "prompt": f"<i>{step}</i>",
+            "prompt": f"<|user|><i>{step}</i>",
+            "question": f"<i>{step}</i>",
             "completion": "a\u2028<script>",
         }
         for step in range(1, 6)

@@ -33,7 +33,8 @@ def log_steps(run_dir, steps, start_step=0, loggers=(), loss=1.5):
             step=step,
             source=Source.TEACHER,
             row=step,
-            prompt="Wo?",
+            prompt="<user>Wo?<assistant>",
+            question="Wo?",
             completion="Über\u2028dort\n",
             num_tokens=4,
         )
@@ -80,7 +81,8 @@ def test_a_completion_s_line_keeps_every_sign_of_its_text(tmp_path):
         "step": 1,
         "source": "teacher",
         "row": 1,
-        "prompt": "Wo?",
+        "prompt": "<user>Wo?<assistant>",
+        "question": "Wo?",
         "completion": "Über\u2028dort\n",
         "num_tokens": 4,
     }
@@ -114,7 +116,9 @@ def test_other_ranks_write_nothing(tmp_path):
     log = MetricsLog(tmp_path, ("tensorboard",), 0, enabled=False)
     log.log_step(**step_record(1))
     log.log_eval(step=1, jsd=0.5, cross_entropy=3.0, num_tokens=10)
-    log.log_completion(step=1, source=Source.STUDENT, row=0, prompt="", completion="", num_tokens=0)
+    log.log_completion(
+        step=1, source=Source.STUDENT, row=0, prompt="", question="", completion="", num_tokens=0
+    )
     log.close()
     assert list(tmp_path.iterdir()) == []
 

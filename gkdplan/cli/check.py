@@ -1,20 +1,17 @@
 """`gkdplan check`: every finding, then the verdict and the peak in one line."""
 
 import sys
-from typing import Annotated
 
 import typer
 
+from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import compile_file
 from gkdplan.cli.findings import show_findings, show_findings_json
 from gkdplan.report.verdict import verdict
 
 
-def check(
-    path: Annotated[str | None, typer.Argument(metavar="PLAN")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say what is wrong with a plan, whether it fits, and its peak of memory."""
+def check(path: PlanPath = None, json: AsJson = False) -> None:
+    """Say what is wrong with a plan, whether it fits, and its peak."""
     compiled = compile_file(path)
     if json:
         ledger = compiled.run_plan.ledger if compiled.run_plan else None

@@ -29,11 +29,17 @@ class Compiled:
     def ok(self) -> bool:
         return not any(finding.severity is Severity.ERROR for finding in self.diagnostics)
 
-    def require(self) -> RunPlan:
-        """The run plan of a plan without errors; raises UserError with all findings otherwise."""
-        if self.run_plan is None or not self.ok:
+    def decided(self) -> RunPlan:
+        """The run plan, though it may not fit; raises UserError with all findings without one."""
+        if self.run_plan is None:
             raise UserError(*self.diagnostics)
         return self.run_plan
+
+    def require(self) -> RunPlan:
+        """The run plan of a plan without errors; raises UserError with all findings otherwise."""
+        if not self.ok:
+            raise UserError(*self.diagnostics)
+        return self.decided()
 
 
 def compile_file(path: str | None) -> Compiled:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gkdplan.cli.arguments import AsJson
 from gkdplan.cli.terminal import show_json, width
 from gkdplan.codes import CODES, Code
 from gkdplan.report.wrapping import wrap
@@ -14,10 +15,10 @@ from gkdplan.runplan.model import SCHEMA_VERSION
 
 
 def explain(
-    code: Annotated[str | None, typer.Argument(metavar="CODE")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    code: Annotated[str | None, typer.Argument(metavar="CODE", help="Such as GK203.")] = None,
+    json: AsJson = False,
 ) -> None:
-    """Explain a diagnostic's code, with an example; without a code, list them all."""
+    """Explain a diagnostic's code by an example, or list them all."""
     names = list(CODES) if code is None else [_known(code)]
     if json:
         rows = [_row(name, CODES[name]) for name in names]

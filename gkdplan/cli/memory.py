@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gkdplan.cli.arguments import AsJson, PlanOrLockPath
 from gkdplan.cli.files import compile_or_read, write_whole
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show, show_json, width
@@ -16,15 +17,20 @@ from gkdplan.runplan.codec import to_record
 
 
 def memory(
-    path: Annotated[str | None, typer.Argument(metavar="PLAN|LOCK")] = None,
+    path: PlanOrLockPath = None,
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="Write a page as well.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
-    """Show the memory of every phase: buffers, peak, budget, headroom and moves."""
+    """Show every buffer by phase, the peak, the budget and the moves."""
     compiled = compile_or_read(path)
     run_plan = compiled.run_plan
+    if html and run_plan:
+        from gkdplan.report.page import lock_page
+
+        write_whole(Path(html), lock_page(run_plan))
+        print(f"wrote {html}", file=sys.stderr)
     if json:
         answer = check_json(compiled.diagnostics, run_plan.ledger if run_plan else None)
         record = to_record(run_plan) if run_plan else {}
@@ -33,9 +39,4 @@ def memory(
         show_findings(compiled.diagnostics, sys.stderr)
         if run_plan:
             show(f"{header(run_plan, width())}\n\n{memory_report(run_plan, width())}")
-    if html and run_plan:
-        from gkdplan.report.page import lock_page
-
-        write_whole(Path(html), lock_page(run_plan))
-        print(f"wrote {html}", file=sys.stderr)
     raise typer.Exit(0 if compiled.ok else 1)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.files import read_replaceable_lock, write_whole
 from gkdplan.cli.findings import show_findings
@@ -20,25 +21,27 @@ from gkdplan.runplan.diff import Change, compare
 
 
 def plan(
-    path: Annotated[str | None, typer.Argument(metavar="PLAN")] = None,
+    path: PlanPath = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="LOCK", help="Write a lock.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
-    """Compile a plan: every decision, the memory by phase, the steps, and what a lock changes."""
+    """Show every decision, the memory by phase and the steps.
+
+    With `-o` they are kept in a lock, after what differs from the lock that it replaces.
+    """
     compiled = compile_file(path)
     replaced = read_replaceable_lock(Path(output)) if output else None
     changes = compare(replaced, compiled.run_plan) if replaced and compiled.run_plan else None
+    if output and compiled.ok:
+        write_whole(Path(output), encode(compiled.require()))
+        print(f"wrote {output}", file=sys.stderr)
     if json:
         show_json(_answer(compiled, changes))
     else:
         _show(compiled, changes, output)
-    if not compiled.ok:
-        raise typer.Exit(1)
-    if output:
-        write_whole(Path(output), encode(compiled.require()))
-        print(f"wrote {output}", file=sys.stderr)
+    raise typer.Exit(0 if compiled.ok else 1)
 
 
 def _show(compiled: Compiled, changes: Sequence[Change] | None, output: str | None) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gkdplan.cli.arguments import AsJson
 from gkdplan.cli.files import read_lock, write_whole
 from gkdplan.cli.terminal import show_json
 from gkdplan.report.page import lock_page, run_page
@@ -13,13 +14,16 @@ from gkdplan.runplan.model import SCHEMA_VERSION
 
 
 def report(
-    path: Annotated[str, typer.Argument(metavar="RUN_DIR|LOCK")],
+    path: Annotated[
+        str, typer.Argument(metavar="RUN_DIR|LOCK", help="A run's directory, or a lock (.json).")
+    ],
     output: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write it.")
+        str | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Left out: beside what it shows."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
-    """Write one HTML page, planned beside measured; it needs no network."""
+    """Write a run or a lock as one HTML page, planned beside measured."""
     if path.endswith(".json"):
         page, default = lock_page(read_lock(Path(path))), Path(path).with_suffix(".html")
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import DEFAULT_PLAN, Compiled, blamed, compile_file
 from gkdplan.cli.files import read_lock, write_whole
 from gkdplan.cli.findings import show_findings
@@ -28,17 +29,21 @@ if TYPE_CHECKING:
 
 
 def run(
-    path: Annotated[str | None, typer.Argument(metavar="PLAN")] = None,
+    path: PlanPath = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run, and stop.")
+        bool, typer.Option("--dry-run", help="Show what would run, its memory included, and stop.")
     ] = False,
     locked: Annotated[
         str | None, typer.Option(metavar="LOCK", help="Refuse to run anything but this lock.")
     ] = None,
     resume: Annotated[
-        str, typer.Option(metavar="auto|never|DIR", help="Where the run goes on.")
+        str,
+        typer.Option(
+            metavar="auto|never|DIR",
+            help="Go on from the newest checkpoint, never, or from DIR.",
+        ),
     ] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Compile a plan, show its outline and its memory, and run it."""
     compiled = compile_file(path)

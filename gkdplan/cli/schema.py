@@ -10,7 +10,7 @@ from gkdplan.cli.terminal import show_json
 def schema(
     json: Annotated[bool, typer.Option("--json", help="The schema is JSON either way.")] = False,
 ) -> None:
-    """Print the JSON schema of a plan, for editors that complete and check TOML."""
+    """Print the JSON schema of a plan, for editors."""
     from gkdplan.spec.vocabulary import plan_schema
 
     show_json(plan_schema())

@@ -1,10 +1,8 @@
-"""`gkdplan show`: the outline of a lock, or of a plan, without any check against the world."""
+"""`gkdplan show`: the outline of a lock as it was decided, or of a plan."""
 
 import sys
-from typing import Annotated
 
-import typer
-
+from gkdplan.cli.arguments import AsJson, PlanOrLockPath
 from gkdplan.cli.files import compile_or_read
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show as show_report
@@ -13,16 +11,12 @@ from gkdplan.report.outline import outline
 from gkdplan.runplan.codec import to_record
 
 
-def show(
-    path: Annotated[str | None, typer.Argument(metavar="PLAN|LOCK")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Print what a lock decided."""
+def show(path: PlanOrLockPath = None, json: AsJson = False) -> None:
+    """Print what a lock, or a plan, decides."""
     compiled = compile_or_read(path)
+    run_plan = compiled.decided()
     show_findings(compiled.diagnostics, sys.stderr)
-    if compiled.run_plan is None:
-        raise typer.Exit(1)
     if json:
-        show_json(to_record(compiled.run_plan))
+        show_json(to_record(run_plan))
     else:
-        show_report(outline(compiled.run_plan, width()))
+        show_report(outline(run_plan, width()))

@@ -72,6 +72,22 @@ def test_a_place_that_cannot_be_written_is_named(workplace, capsys, target):
     assert "GK505" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["plan", "-o"], ["memory", "--html"]])
+def test_what_cannot_be_written_is_one_json_document(workplace, capsys, arguments):
+    assert run([*arguments, "missing/file", "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)["diagnostics"]
+    assert finding["code"] == "GK505"
+
+
+@pytest.mark.parametrize("command", [["show"], ["diff", "plan.toml"]])
+def test_a_plan_that_decides_nothing_is_one_json_document(workplace, capsys, command):
+    Path("bad.toml").write_text("name = 1\n")
+    assert run([*command, "bad.toml", "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False
+    assert {finding["code"] for finding in answer["diagnostics"]} == {"GK003", "GK004"}
+
+
 def test_plan_as_json_holds_findings_run_plan_and_changes(workplace, capsys):
     run(["plan", "-o", "plan.lock.json"])
     workplace.write_plan(beta=1.0)

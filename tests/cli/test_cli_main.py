@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,10 +129,18 @@ def test_the_version_is_printed(capsys: Capture) -> None:
 def test_help_lists_every_command(capsys: Capture) -> None:
     assert main.run(["--help"]) == 0
     out = capsys.readouterr().out
-    listed = {
-        line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()
-    }
-    assert listed == set(main.COMMANDS)
+    lines = [line.split() for line in out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert {name for name, *_ in lines} == set(main.COMMANDS)
+    assert all(summary[-1].endswith(".") for _, *summary in lines)
+    assert "..." not in out.partition("Commands:")[2]  # every summary fits into 80 columns
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_argument_and_option_is_described(name: str, capsys: Capture) -> None:
+    assert main.run([name, "--help"]) == 0
+    _, *blocks = re.split(r"(?:Arguments|Options):\n", capsys.readouterr().out)
+    entries = re.split(r"\n(?=  \S)", "\n".join(blocks).strip("\n"))
+    assert all(re.search(r"\S\s{2,}[A-Z]", entry) for entry in entries)
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)

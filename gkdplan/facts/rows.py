@@ -3,6 +3,7 @@
 import os
 from difflib import get_close_matches
 
+from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.json_file import UnreadableError
 from gkdplan.facts.model import DataFile
@@ -97,7 +98,7 @@ def _other_format(path: str, extension: str) -> Diagnostic:
     if extension == ".parquet":
         return error(
             "GK590",
-            f"`{printable(path)}`: Parquet is not yet available in gkdplan 0.1.0",
+            f"`{printable(path)}`: Parquet is not yet available in gkdplan {__version__}",
             help=("convert the file to .jsonl, one row a line",),
         )
     return error(

@@ -20,6 +20,7 @@ _ROW_ORDER = (
     "activations",
     "payload",
     "loss",
+    "temporaries",
     "overhead",
 )
 """How the ledger's rows follow each other, by how their names start; others come last."""

@@ -19,7 +19,7 @@ class Label(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One JSON path whose values differ; None stands for an absent value too.
+    """One JSON path whose values differ; None stands for an absent value and an empty list too.
 
     `old` and `new` are JSON values; the parts that follow from the rest (`ledger.classes`,
     `schedule`, `steps`) are one change each and come whole.
@@ -76,7 +76,7 @@ def label_of(path: str) -> Label:
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     """JSON path -> scalar or list of scalars, but for the parts that are compared whole."""
-    if path in _UNCOMPARED:
+    if path in _UNCOMPARED or value == []:
         return {}
     if isinstance(value, dict) and path not in _WHOLE:
         parts = {f"{path}.{key}" if path else key: item for key, item in value.items()}

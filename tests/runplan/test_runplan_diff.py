@@ -55,6 +55,16 @@ def test_an_added_data_file_is_absent_before(run_plan):
     assert all(c.old is None and c.label is Label.RESTART for c in changes)
 
 
+def test_a_list_that_is_filled_was_absent_before(run_plan):
+    train = run_plan.data.train[:1]
+    without, with_rows = (
+        replace(run_plan, data=replace(run_plan.data, eval=rows)) for rows in ((), train)
+    )
+    changes = compare(without, with_rows)
+    assert "data.eval" not in {c.path for c in changes}
+    assert {c.old for c in changes} == {None}
+
+
 @pytest.mark.parametrize(
     ("path", "label"),
     [

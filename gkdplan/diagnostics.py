@@ -12,7 +12,10 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of one line of a plan file; line and column count from 1, length in characters."""
+    """A stretch of one line of a plan file; line and column count from 1, length in characters.
+
+    A length of 0 is no stretch of text: what the finding is about is not written in the file.
+    """
 
     file: str
     line: int

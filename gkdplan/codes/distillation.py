@@ -48,6 +48,16 @@ CODES: dict[str, Code] = {
         "Held-out loss is measured on the dataset's responses.",
         "Give the rows responses, or leave the file out of `data.eval`.",
     ),
+    "GK414": Code(
+        "a temperature beyond what float32 can follow",
+        "Logits over a tiny temperature overflow; over a huge one all tokens are alike.",
+        "Take one from 0.01 to 100; a sampling temperature of exactly 0 takes the likeliest token.",
+    ),
+    "GK415": Code(
+        "held-out rows that are trained on",
+        "Held-out figures then tell how well rows were remembered, not what was learned.",
+        "Name other rows in `data.eval`.",
+    ),
     "GK420": Code(
         "a global batch that does not divide",
         "It is made of whole micro-batches on every data rank.",
@@ -76,7 +86,7 @@ CODES: dict[str, Code] = {
     "GK425": Code(
         "bf16 on a cpu",
         "Without bf16 instructions it is computed by way of fp32: slower, and less exact.",
-        'Set `student.dtype` to "fp32" on a cpu.',
+        'Set `student.dtype`, and `teacher.dtype` where it is written, to "fp32" on a cpu.',
     ),
     "GK430": Code(
         "a key without effect",

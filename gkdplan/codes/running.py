@@ -133,4 +133,9 @@ CODES: dict[str, Code] = {
         "The vocabulary knows it, this version cannot run it, and ignoring it would be a lie.",
         "Use one of the values shown, or a later version of gkdplan.",
     ),
+    "GK591": Code(
+        "several nodes, which can be planned but not yet run",
+        "This version starts the processes of one machine only.",
+        "Plan with it as you like; to run it, set `cluster.num_nodes` to 1.",
+    ),
 }

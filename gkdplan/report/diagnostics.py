@@ -29,8 +29,6 @@ def write_diagnostics(
     lines = [line for finding in diagnostics for line in (*_block(finding, text, width), ())]
     if counted := summary(diagnostics):
         lines.append(((counted, "bold"),))
-    else:
-        lines.pop()
     if file.isatty():
         _write_coloured(lines, file)
     else:
@@ -89,20 +87,22 @@ def _block(finding: Diagnostic, text: str, width: int) -> list[Line]:
     """The lines of one finding."""
     colour = _COLOURS[finding.severity]
     title = f"{finding.severity}[{finding.code}]"
-    first, *others = wrap(f"{title}: ", finding.message, width).split("\n")
+    first, *others = wrap(f"{title}: ", _clean(finding.message), width).split("\n")
     lines: list[Line] = [((title, colour), (first.removeprefix(title), "bold"))]
     lines += [((words, "bold"),) for words in others]
-    margin = " "
+    margin, notes = " ", finding.notes
     if span := finding.span:
         margin = " " * (len(str(span.line)) + 1)
-        place = f"{span.file}:{span.line}:{span.column}"
+        place = f"{_clean(span.file)}:{span.line}:{span.column}"
         lines.append(((f"{margin[1:]}--> ", _GUTTER), (place, "")))
-        if text:
-            lines += _quote(span, text, finding.label, margin, colour, width)
-    for kind, sentences in (("note", finding.notes), ("help", finding.help)):
+    if span and span.length and text:
+        lines += _quote(span, text, _clean(finding.label), margin, colour, width)
+    elif finding.label:
+        notes = (finding.label, *notes)
+    for kind, sentences in (("note", notes), ("help", finding.help)):
         for sentence in sentences:
             start = f"{margin}= {kind}: "
-            first, *others = wrap(start, sentence, width).split("\n")
+            first, *others = wrap(start, _clean(sentence), width).split("\n")
             words = first.removeprefix(start)
             lines.append(((f"{margin}= ", _GUTTER), (f"{kind}: ", "bold"), (words, "")))
             lines += [((words, ""),) for words in others]
@@ -130,6 +130,11 @@ def _quote(
     yield ((f"{margin}| ", _GUTTER), (f"{carets} {labels[0]}", colour))
     for words in labels[1:]:
         yield ((f"{margin}| ", _GUTTER), (" " * (len(carets) + 1) + words, colour))
+
+
+def _clean(words: str) -> str:
+    """Lines as they are, and nothing else that a terminal would obey."""
+    return "".join(c if c == "\n" else _shown(c) for c in words)
 
 
 def _shown(character: str) -> str:

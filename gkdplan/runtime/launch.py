@@ -103,7 +103,7 @@ def _check_machine(run_plan: RunPlan) -> None:
     if layout.num_nodes > 1:
         raise UserError(
             error(
-                "GK590",
+                "GK591",
                 f"`cluster.num_nodes` = {layout.num_nodes}: running on more than one node is not "
                 f"yet available in gkdplan {__version__}",
                 "cluster.num_nodes",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from gkdplan.diagnostics import Diagnostic, error
+from gkdplan.spec.plan import Optimizer
 from gkdplan.spec.source import Source, format_value
 
 
@@ -133,6 +134,7 @@ def server_mode_needs_a_url(source: Source) -> Iterator[Diagnostic]:
 
 def the_learning_rate_falls(source: Source) -> Iterator[Diagnostic]:
     lr, min_lr = source.value("optimizer.lr"), source.value("optimizer.min_lr")
+    lr = Optimizer.model_fields["lr"].default if lr is None else lr
     if min_lr is not None and source.value("optimizer.schedule") == "constant":
         yield _contradiction(
             "optimizer.min_lr",

@@ -125,15 +125,19 @@ def _fault(node: Node, value: Any) -> str:
             return "this is a float"
         case int() | float() if node.get("type") in ("string", "array", "object"):
             return "this is a number"
+        case int() | float() if isfinite(value):
+            too_large = node.get("maximum", 0) > 1 and value > node["maximum"]
+            return f"above {node['maximum']:,}" if too_large else "out of range"
         case int() | float():
-            return "out of range" if isfinite(value) else "not finite"
+            return "not finite"
         case _:
             return "this is a date or time"
 
 
 def _mend(path: Path, node: Node, value: Any) -> Iterator[str]:
     key = path[-1]
-    if better := repair(node, value):
+    better = repair(node, value)
+    if better and better != format_value(value):
         yield (
             f"write `{better}` in its place"
             if isinstance(key, int)

@@ -2,16 +2,33 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from gkdplan.units import parse_bytes
 from gkdplan.vocab import Dtype, Engine
+
+LARGEST_COUNT = 10**9
+
+
+def _not_zero(size: str) -> str:
+    """Raises ValueError where the size is less than a byte."""
+    if parse_bytes(size) < 1:
+        raise ValueError(size)
+    return size
+
 
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["qwen3-8b"])]
-Size = Annotated[str, Field(pattern=r"^\d+(\.\d+)? *(B|KiB|MiB|GiB|TiB)$", examples=["2 GiB"])]
-Index = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Size = Annotated[
+    str,
+    Field(pattern=r"^\d{1,9}(\.\d{1,9})? *(B|KiB|MiB|GiB|TiB)$", examples=["2 GiB"]),
+    AfterValidator(_not_zero),
+]
+Index = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 
@@ -227,7 +244,7 @@ class Optimizer(Section):
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: NonNegative = 0.1
     """Decoupled weight decay."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay of the running mean of the gradient and of its square."""
     eps: Positive = 1e-8
     """Added to the root of the running square."""
@@ -254,7 +271,7 @@ class Run(Section):
     """How many checkpoints stay."""
     eval_interval: Index = 0
     """Steps between evaluations; 0 evaluates before the first step and after the last."""
-    seed: Index = 42
+    seed: Seed = 42
     """Of the order of rows, the draw of each step and sampling."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where metrics go, besides metrics.jsonl."""

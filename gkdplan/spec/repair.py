@@ -32,10 +32,17 @@ def repair(node: Node, value: Any) -> str | None:
             size = _DECIMAL_UNIT.fullmatch(str(value))
             return f'"{size[1]} {size[2].upper()}iB"' if size else None
         case {"type": "string"} if type(value) in (str, int, float):
-            is_taken = re.search(node.get("pattern", "."), str(value))
-            return format_value(str(value)) if is_taken else None
+            return _text(node.get("pattern", "(?s).+"), str(value))
         case _:
             return None
+
+
+def _text(pattern: str, text: str) -> str | None:
+    """The text, or else what is left of it in a name, where the key takes that."""
+    for candidate in (text, re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")):
+        if re.fullmatch(pattern.removeprefix("^").removesuffix("$"), candidate):
+            return format_value(candidate)
+    return None
 
 
 def _choice(choices: list[Any], value: Any) -> str | None:
@@ -52,6 +59,8 @@ def _number(node: Node, kind: str, value: Any) -> str | None:
     except (ValueError, OverflowError):
         return None
     lowest, highest = node.get("minimum", float("-inf")), node.get("maximum", float("inf"))
+    if number >= node.get("exclusiveMaximum", float("inf")):
+        return None
     if highest == 1 and 5 <= number <= 100:
         return format_value(number / 100)
     is_inside = lowest <= number <= highest and number > node.get("exclusiveMinimum", float("-inf"))

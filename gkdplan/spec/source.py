@@ -75,24 +75,28 @@ class Source:
         return self.value(path) is not None
 
     def locate(self, path: str) -> Span:
-        """The value at `path`, else its nearest existing ancestor, else the first line."""
+        """The value at `path`, else its nearest existing ancestor, else the file's beginning."""
         names = {format_path(place): place for place in self.places}
         return self.locate_value(names.get(_nearest(path, names), ()))
 
     def locate_value(self, path: Path) -> Span:
         """As `locate`; the first line of a value of several."""
         place = self._place(path)
-        return self._span(place.value if place else (0, 0))
+        return self._span(place.value) if place else self._nowhere()
 
     def locate_key(self, path: Path) -> Span:
         """The name under which the value, or its nearest existing ancestor, is written."""
         place = self._place(path)
-        return self._span(place.key if place else (0, 0))
+        return self._span(place.key) if place else self._nowhere()
 
     def _place(self, path: Path) -> Place | None:
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path)
+
+    def _nowhere(self) -> Span:
+        """The beginning of the file, for what no line of it is about."""
+        return Span(self.file, 1, 1, 0)
 
     def _span(self, extent: tuple[int, int]) -> Span:
         start, end = extent
@@ -121,7 +125,8 @@ def format_value(value: Any) -> str:
         return "[" + ", ".join(map(format_value, value)) + "]"
     if isinstance(value, float):
         return re.sub(r"e([+-])0", r"e\1", repr(value))
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in quoted)
 
 
 def _nearest(path: str, names: Mapping[str, Path]) -> str:

@@ -83,18 +83,26 @@ def describe(node: Node) -> str:
 
 
 def _range(node: Node) -> str:
-    lowest, above, highest = (
-        node.get(bound) for bound in ("minimum", "exclusiveMinimum", "maximum")
+    """In words: " of at least 1", " from 0 to 1", " of at least 0 and below 1".
+
+    The largest count is left out: it only keeps slips away.
+    """
+    bounds = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+    lowest, above, highest, below = (
+        None if node.get(bound, plan.LARGEST_COUNT) == plan.LARGEST_COUNT else f"{node[bound]:g}"
+        for bound in bounds
     )
-    if lowest is not None and highest is not None:
-        return f" from {lowest:g} to {highest:g}"
+    if lowest and highest:
+        return f" from {lowest} to {highest}"
+    if lowest and below:
+        return f" of at least {lowest} and below {below}"
     parts = []
-    if lowest is not None:
-        parts.append(f" of at least {lowest:g}")
-    if above is not None:
-        parts.append(f" above {above:g}")
-    if highest is not None:
-        parts.append(f" at most {highest:g}")
+    if lowest:
+        parts.append(f" of at least {lowest}")
+    if above:
+        parts.append(f" above {above}")
+    if highest:
+        parts.append(f" at most {highest}")
     return ",".join(parts)
 
 

@@ -58,7 +58,7 @@ LAYOUTS = {
         "18 rows is not divisible by 12",
         "to 12 or 24",
     ),
-    "GK421": ({"batch": {"global": 66}}, "batch.global", "64 rows do not fill", "to 64 or less"),
+    "GK421": ({"batch": {"global": 66}}, "batch.global", "64 rows do not fill", "to 64, or add"),
     "GK422": ({"batch": {"global": 10}}, "batch.global", "4 of 64 rows are left out", ""),
     "GK423": ({"optimizer": {"warmup_fraction": 1.0}}, "optimizer.warmup_fraction", "all 8", ""),
     "GK424": (

@@ -247,7 +247,8 @@ def check_bytes(run_plan: RunPlan) -> None:
         assert "teacher body" not in memory[Phase.STUDENT].rows
 
 
-HUGE = 10**12
+HUGE = 10**9
+"""The largest count that a plan may hold."""
 
 
 @pytest.mark.parametrize(

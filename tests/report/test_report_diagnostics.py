@@ -44,9 +44,10 @@ error[GK203]: `student` has 8 kv heads, not divisible by tensor degree 3
     assert render(at(21, 10), text) == expected
 
 
-def test_a_finding_without_a_place_quotes_nothing() -> None:
+def test_a_finding_without_a_place_quotes_nothing_and_keeps_its_reason() -> None:
     lines = render(FINDING, "").split("\n")
     assert lines[1:] == [
+        " = note: each rank would own part of a head",
         " = note: num_key_value_heads = 8, from Qwen3-8B/config.json",
         " = help: set `student.parallel.tensor` to 1, 2, 4 or 8",
     ]

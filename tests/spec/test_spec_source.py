@@ -72,7 +72,7 @@ def test_a_missing_key_stands_at_its_nearest_ancestor(missing: str, ancestor: st
     source = Source.parse("plan.toml", PLAN)
     span = source.locate(missing)
     if ancestor is None:
-        assert (span.line, span.column, span.length) == (1, 1, 1)
+        assert (span.line, span.column, span.length) == (1, 1, 0)
     else:
         assert span == source.locate(ancestor)
 

@@ -48,6 +48,7 @@ def test_a_path_leads_to_its_node() -> None:
     assert node_at(("student", "parallel", "tensor")) == {
         "type": "integer",
         "minimum": 1,
+        "maximum": 1_000_000_000,
         "default": 1,
         "description": "Ranks that share each matrix.",
     }

@@ -26,7 +26,8 @@ _AXES = (
 def _engine_tensor(plan: Plan) -> int | None:
     """The engine's own tensor degree; it may only be the student's, whose weights it shares."""
     degree = plan.generation.tensor
-    return None if degree == plan.student.parallel.tensor else degree
+    is_own = plan.generation.engine is not Engine.NONE and degree != plan.student.parallel.tensor
+    return degree if is_own else None
 
 
 _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
@@ -60,17 +61,19 @@ def feature_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
             yield _not_yet(f"run.loggers[{index}]", logger)
 
 
-@rule("GK430", Severity.WARNING)
-def keys_have_an_effect(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """A key that was written and that nothing reads."""
-    is_written = "gpu_memory_utilization" in plan.generation.model_fields_set
-    if is_written and plan.generation.engine is not Engine.VLLM:
-        yield _without_effect("generation.gpu_memory_utilization", "it is a share for vllm")
-    if plan.run.eval_interval and not facts.eval:
-        yield _without_effect("run.eval_interval", "`data.eval` names no rows")
+@rule("GK591", Severity.WARNING)
+def one_node_is_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Several nodes are planned, and not yet started."""
+    if plan.cluster.num_nodes > 1:
+        yield Finding(
+            f"`gkdplan run` starts one node only in gkdplan {__version__}: this plan has "
+            f"{plan.cluster.num_nodes:,}",
+            "cluster.num_nodes",
+            label="planned, but not yet run",
+        )
 
 
-RULES = (feature_is_available, keys_have_an_effect)
+RULES = (feature_is_available, one_node_is_run)
 
 
 def _unavailable_axes(table: str, parallel: Parallel) -> Iterator[Finding]:
@@ -100,12 +103,6 @@ def _not_yet(path: str, value: object) -> Finding:
         path,
         label="not yet available",
         help=_instead(path),
-    )
-
-
-def _without_effect(path: str, why: str) -> Finding:
-    return Finding(
-        f"`{path}` has no effect: {why}", path, label="nothing reads it", help=("remove it",)
     )
 
 

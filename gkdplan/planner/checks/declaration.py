@@ -2,7 +2,15 @@
 
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks import availability, distillation, fit, layout, schedule, tokens
+from gkdplan.planner.checks import (
+    availability,
+    distillation,
+    effects,
+    fit,
+    layout,
+    schedule,
+    tokens,
+)
 from gkdplan.spec.plan import Plan
 
 RULES = (
@@ -12,6 +20,7 @@ RULES = (
     *distillation.RULES,
     *schedule.RULES,
     *availability.RULES,
+    *effects.RULES,
 )
 
 

@@ -12,6 +12,8 @@ from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine, Source
 
 NEAR_END = 0.01
+COLDEST, HOTTEST = 0.01, 100.0
+"""Temperatures between which float32 tells probabilities apart."""
 
 
 @rule("GK410", Severity.WARNING)
@@ -80,11 +82,43 @@ def eval_rows_have_responses(plan: Plan, facts: Facts) -> Iterator[Finding]:
             )
 
 
+@rule("GK414")
+def temperatures_can_be_computed(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Logits over a tiny temperature overflow float32, and a huge one makes all tokens alike."""
+    for key in ("temperature", "loss_temperature", "sampling_temperature"):
+        value = getattr(plan.distill, key)
+        if value and not COLDEST <= value <= HOTTEST:
+            greedy = ", or 0 for the likeliest token" if key == "sampling_temperature" else ""
+            yield Finding(
+                f"`distill.{key}` {value:g} is not between {COLDEST:g} and {HOTTEST:g}",
+                f"distill.{key}",
+                label="float32 cannot tell the probabilities apart",
+                help=(f"write a temperature from {COLDEST:g} to {HOTTEST:g}{greedy}",),
+            )
+
+
+@rule("GK415", Severity.WARNING)
+def held_out_rows_are_not_trained_on(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A file of both lists shares its first rows."""
+    for index, file in enumerate(facts.eval):
+        same = [train for train in facts.train if train.fingerprint == file.fingerprint]
+        if same:
+            num_shared = min(file.num_rows, max(train.num_rows for train in same))
+            yield Finding(
+                f"{num_shared:,} of {file.num_rows:,} held-out rows of {file.path} are trained on",
+                f"data.eval[{index}]",
+                label=f"{same[0].path} in `data.train` has the same rows",
+                help=("hold out rows that `data.train` does not name",),
+            )
+
+
 RULES = (
     beta_is_not_near_an_end,
     samples_have_an_engine,
     dataset_steps_have_responses,
     eval_rows_have_responses,
+    temperatures_can_be_computed,
+    held_out_rows_are_not_trained_on,
 )
 
 

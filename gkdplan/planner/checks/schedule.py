@@ -9,7 +9,7 @@ from gkdplan.planner.checks.rule import Finding, one_of, rule
 from gkdplan.planner.draft import num_steps, num_train_rows
 from gkdplan.planner.layout import world_size_of
 from gkdplan.spec.plan import Plan
-from gkdplan.vocab import Dtype
+from gkdplan.vocab import Dtype, Role
 
 LARGEST_MICRO = 4096
 """Rows; no device works on more at one time."""
@@ -44,7 +44,7 @@ def rows_fill_a_global_batch(plan: Plan, facts: Facts) -> Iterator[Finding]:
             "batch.global",
             label="no step could run",
             notes=tuple(f"{file.num_rows:,} rows in {file.path}" for file in facts.train),
-            help=(f"set `batch.global` to {rows} or less, or add rows",),
+            help=_fewer_rows_a_step(plan, rows),
         )
 
 
@@ -101,13 +101,16 @@ def rows_fit_positions(plan: Plan, facts: Facts) -> Iterator[Finding]:
 @rule("GK425", Severity.WARNING)
 def bf16_is_slow_on_a_cpu(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """CPUs compute bf16 by way of fp32, unless they have instructions for it."""
-    if facts.device.backend == "gloo" and plan.student.dtype is Dtype.BF16:
-        yield Finding(
-            "bf16 on a cpu is slower than fp32 and less exact",
-            "student.dtype",
-            label="fp32 is what a cpu computes in",
-            help=('set `student.dtype` to "fp32"',),
-        )
+    if facts.device.backend != "gloo":
+        return
+    for role, dtype in ((Role.STUDENT, plan.student.dtype), (Role.TEACHER, plan.teacher.dtype)):
+        if dtype is Dtype.BF16:
+            yield Finding(
+                "bf16 on a cpu is slower than fp32 and less exact",
+                f"{role}.dtype",
+                label="fp32 is what a cpu computes in",
+                help=(f'set `{role}.dtype` to "fp32"',),
+            )
 
 
 RULES = (
@@ -118,6 +121,13 @@ RULES = (
     rows_fit_positions,
     bf16_is_slow_on_a_cpu,
 )
+
+
+def _fewer_rows_a_step(plan: Plan, rows: int) -> tuple[str, ...]:
+    """The largest global batch that the rows fill, if there is one."""
+    unit = plan.batch.micro * max(1, world_size_of(plan.cluster) // plan.student.parallel.tensor)
+    largest = rows // unit * unit
+    return (f"set `batch.global` to {largest}, or add rows",) if largest else ("add rows",)
 
 
 def _nearest_micro(micro: int, rows: int, data: int) -> tuple[int, ...]:

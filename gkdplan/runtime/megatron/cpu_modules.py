@@ -1,6 +1,6 @@
 """Modules for the local spec where Transformer Engine is absent.
 
-Legend: S query positions, K key positions, B rows, N query heads, G kv heads, D head size.
+Legend: S positions, B rows, N query heads, G kv heads, D head size.
 """
 
 import torch
@@ -21,44 +21,29 @@ class RMSNorm(torch.nn.RMSNorm):
 
 
 class CoreAttention(torch.nn.Module):
-    """Causal attention through torch's fused kernel; kv heads are shared, never repeated.
+    """Causal attention of training rows through torch's fused kernel, which repeats no kv head.
 
-    Takes and returns Megatron's layout: query [S, B, N, D], key and value [K, B, G, D] to
-    [S, B, N * D]. Without a mask, query i sees the keys up to K - S + i. `attention_mask`
-    [B or 1, 1, S, K] is boolean with True for what is hidden and must hold causality itself; a
-    query that sees nothing yields zeros.
+    Takes and returns Megatron's layout: query [S, B, N, D], key and value [S, B, G, D] to
+    [S, B, N * D]. Rows are padded on the right, so that causality is all the mask there is.
     """
 
     def __init__(self, config: TransformerConfig, **_: object) -> None:
         super().__init__()
-        self.dropout = config.attention_dropout
-        self.softmax_scale = config.softmax_scale
+        assert config.attention_dropout == 0.0
+        assert config.softmax_scale is None
 
     def forward(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: None,
         attn_mask_type: object = None,
-        attention_bias: Tensor | None = None,
-        packed_seq_params: object = None,
+        attention_bias: None = None,
+        packed_seq_params: None = None,
     ) -> Tensor:
-        assert attention_bias is None
-        assert packed_seq_params is None
-        num_queries, num_keys = query.size(0), key.size(0)
-        visible = None if attention_mask is None else ~attention_mask
-        if visible is None and 1 < num_queries < num_keys:
-            visible = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device)
-            visible = visible.tril(num_keys - num_queries)
+        assert attention_mask is attention_bias is packed_seq_params is None
         context_BNSD = scaled_dot_product_attention(
-            query.permute(1, 2, 0, 3),
-            key.permute(1, 2, 0, 3),
-            value.permute(1, 2, 0, 3),
-            attn_mask=visible,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=visible is None and num_queries > 1,
-            scale=self.softmax_scale,
-            enable_gqa=True,
+            *(x.permute(1, 2, 0, 3) for x in (query, key, value)), is_causal=True, enable_gqa=True
         )
         return context_BNSD.permute(2, 0, 1, 3).flatten(2)

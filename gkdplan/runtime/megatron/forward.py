@@ -13,21 +13,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def hidden_states(model: GPTModel, tokens_BS: Tensor) -> Tensor:
-    """The final hidden states [B, S, H] after the last norm, whole on every tensor rank.
+def response_hidden(model: GPTModel, tokens_BS: Tensor, predict_N: Tensor) -> Tensor:
+    """The final hidden states [N, H] after the last norm, in the model's dtype.
 
-    Every rank may multiply them with its own vocabulary shard: the gradients that come back are
-    partial and are summed over the tensor axis. Attention is causal without a mask, so rows are
+    They stand at the places `predict_N` of the flattened [B * S] tokens and are whole on every
+    tensor rank, which may multiply them with its own vocabulary shard: the gradients that come back
+    are partial and are summed over the tensor axis. Attention is causal without a mask, so rows are
     padded on the right. Under sequence parallelism the sequence is padded to a multiple of the
     tensor degree and cut again.
-    """
-    return _sequence_first(model, tokens_BS).transpose(0, 1)
-
-
-def response_hidden(model: GPTModel, tokens_BS: Tensor, predict_N: Tensor) -> Tensor:
-    """The hidden states [N, H] at the places `predict_N` of the flattened [B * S] tokens.
-
-    The same states and gradients as `hidden_states(...).flatten(0, 1)[predict_N]`.
     """
     num_tokens = tokens_BS.size(1)
     return _sequence_first(model, tokens_BS)[predict_N % num_tokens, predict_N // num_tokens]

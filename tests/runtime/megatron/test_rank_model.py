@@ -5,13 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from gloo_ranks import run_on_ranks
-from tiny_models import plan_of, start_mesh
+from tiny_models import hidden_states, plan_of, start_mesh
 
 from gkdplan.planner.memory.activations import Batch, layer_bytes
 from gkdplan.planner.memory.model import rank_model
 from gkdplan.runplan.model import AxisDegrees, ModelPlan
 from gkdplan.runtime.megatron import generate, platform
-from gkdplan.runtime.megatron.forward import hidden_states
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.vocab import Dtype

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -18,6 +19,7 @@ from transformers import (
 from gkdplan.runplan.model import AxisDegrees, Layout, ModelPlan, RankClass
 from gkdplan.runtime.megatron import mesh as mesh_module
 from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.forward import response_hidden
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Tier
@@ -136,6 +138,12 @@ def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
         recompute="none",
     )
     return replace(plan, **changes)
+
+
+def hidden_states(model: GPTModel, tokens_BS: torch.Tensor) -> torch.Tensor:
+    """The final hidden states of all tokens, [B, S, H]."""
+    every_token = torch.arange(tokens_BS.numel())
+    return response_hidden(model, tokens_BS, every_token).unflatten(0, tokens_BS.shape)
 
 
 def start_mesh(degrees: AxisDegrees, seed: int = 7) -> Mesh:

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
+    """The two models."""
+
     STUDENT = "student"
     TEACHER = "teacher"
 
@@ -20,6 +22,8 @@ class Axis(StrEnum):
 
 
 class Dtype(StrEnum):
+    """The type of a model's weights."""
+
     FP32 = "fp32"
     BF16 = "bf16"
 
@@ -73,6 +77,8 @@ class Payload(StrEnum):
 
 
 class Verdict(StrEnum):
+    """A peak of memory against its budget."""
+
     FITS = "fits"
     TIGHT = "tight"
     OVER = "over"

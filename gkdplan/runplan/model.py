@@ -49,6 +49,8 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True)
 class Models:
+    """Both models, and the one vocabulary of the loss."""
+
     student: ModelPlan
     teacher: ModelPlan
     vocab_size: int
@@ -74,6 +76,8 @@ class RankClass:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
+    """All ranks, and the mesh of each model over them; `backend` is torch.distributed's."""
+
     device: str
     backend: str
     num_nodes: int
@@ -99,6 +103,8 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
+    """How responses of at most `max_completion_length` tokens are drawn: docs/sampling.md."""
+
     engine: Engine
     temperature: float
     top_p: float
@@ -108,6 +114,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
+    """The `num_rows` rows taken of a file, the first `limit`, or all; sha256 of the whole file."""
+
     path: str
     limit: int | None
     num_rows: int
@@ -116,6 +124,8 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True)
 class DataPlan:
+    """Rows to learn from and held-out rows; `max_length` counts tokens of a prompt."""
+
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...]
     max_length: int
@@ -134,6 +144,8 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerPlan:
+    """How the weights move; a `clip_grad` of 0 clips nothing."""
+
     name: str
     lr: float
     min_lr: float
@@ -148,6 +160,8 @@ class OptimizerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Training:
+    """How long the run is and what it leaves; intervals are in steps."""
+
     output: str
     num_steps: int
     save_interval: int | None
@@ -167,6 +181,8 @@ class PhaseMemory:
 
 @dataclass(frozen=True, slots=True)
 class ClassMemory:
+    """The memory of one class of identical ranks, phase by phase."""
+
     ranks: tuple[tuple[int, int], ...]
     stage: int
     phases: Mapping[Phase, PhaseMemory]
@@ -174,6 +190,8 @@ class ClassMemory:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
+    """The fullest rank against its budget; bytes are those of one rank, but for the host's."""
+
     budget_bytes: int
     peak_bytes: int
     peak_phase: Phase
@@ -184,6 +202,8 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
+    """The moves of one step, in order."""
+
     moves: tuple[Move, ...]
 
 

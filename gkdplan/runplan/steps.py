@@ -57,6 +57,8 @@ class StudentStep:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerStep:
+    """One update of the student, its rate by `schedule`; a `clip_grad` of 0 clips nothing."""
+
     name: str
     schedule: str
     clip_grad: float

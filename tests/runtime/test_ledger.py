@@ -6,16 +6,12 @@ import pytest
 import tiny
 import torch
 from gloo_ranks import run_on_ranks
+from silent_session import open_silently
 from tiny_plans import compile_tiny
 
-from gkdplan.runplan.codec import decode, encode
+from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.megatron import platform
-from gkdplan.runtime.megatron.mesh import close_mesh
-from gkdplan.runtime.phases import Position
-from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.run_directory import read_metrics
-from gkdplan.runtime.session import open_session
 from gkdplan.vocab import Phase
 
 LAYOUTS = {
@@ -56,16 +52,11 @@ def test_measured_peaks_are_within_a_tenth_of_the_planned(layout, source, home, 
 
 
 def _run_two_steps(lock: str) -> None:
-    run_plan = decode(lock)
-    platform.prepare("gloo")
-    close_mesh()
-    Path(run_plan.training.output).mkdir(exist_ok=True)
-    silent = Progress(run_plan, 0, shown=False, terminal=False)
-    session = open_session(run_plan, 0, Position(0, "start"), silent)
+    session = open_silently(lock)
     for step in (1, 2):
         Executor(session)._run_step(step)
     session.metrics.close()
-    planned = run_plan.ledger.classes[0].phases[Phase.CHECKPOINT].rows
+    planned = session.plan.ledger.classes[0].phases[Phase.CHECKPOINT].rows
     gradients, adam = _training_bytes(session)
     assert _storage_bytes(session.student.parameters()) == planned["student params"]
     assert gradients == planned["student grads"]

@@ -1,20 +1,14 @@
 """The ledger of stored logits and of a checkpoint, against the live bytes of a run."""
 
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
 from gloo_ranks import run_on_ranks
+from silent_session import open_silently
 from tiny_plans import compile_tiny, make_home
 
-from gkdplan.runplan.codec import decode, encode
+from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.megatron import platform
-from gkdplan.runtime.megatron.mesh import close_mesh
-from gkdplan.runtime.phases import Position
-from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import open_session
 
 LONG = "the quick brown fox jumps over the lazy dog " * 12
 LAYOUTS = {"one": {"devices": 1}, "tensor": {"devices": 2, "tensor": 2, "offload": "cpu"}}
@@ -38,15 +32,10 @@ def test_every_phase_is_within_a_tenth_where_logits_travel(layout, tmp_path):
 
 
 def _check_two_steps(lock: str) -> None:
-    run_plan = decode(lock)
-    close_mesh()
-    platform.prepare("gloo")
-    Path(run_plan.training.output).mkdir(exist_ok=True)
-    silent = Progress(run_plan, 0, shown=False, terminal=False)
-    session = open_session(run_plan, 0, Position(0, "start"), silent)
+    session = open_silently(lock)
     for step in (1, 2):
         Executor(session)._run_step(step)
-    planned, measured = run_plan.ledger.classes[0].phases, session.phases.peak_bytes
+    planned, measured = session.plan.ledger.classes[0].phases, session.phases.peak_bytes
     assert measured.keys() == planned.keys()
     peaks = torch.tensor([measured[phase] for phase in planned])
     torch.distributed.all_reduce(peaks, torch.distributed.ReduceOp.MAX)

@@ -4,18 +4,14 @@ from pathlib import Path
 
 import torch
 from gloo_ranks import run_on_ranks
+from silent_session import open_silently
 from tiny_plans import compile_tiny, make_home
 from torch.profiler import ProfilerActivity, profile
 
-from gkdplan.runplan.codec import decode, encode
+from gkdplan.runplan.codec import encode
 from gkdplan.runplan.steps import Checkpoint
 from gkdplan.runtime.executor import Executor, StepState
 from gkdplan.runtime.live_bytes import LiveBytes
-from gkdplan.runtime.megatron import platform
-from gkdplan.runtime.megatron.mesh import close_mesh
-from gkdplan.runtime.phases import Position
-from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import open_session
 
 
 def test_the_meter_sees_what_the_allocator_hands_out(tmp_path: Path) -> None:
@@ -25,12 +21,7 @@ def test_the_meter_sees_what_the_allocator_hands_out(tmp_path: Path) -> None:
 
 
 def _compare(lock: str) -> None:
-    run_plan = decode(lock)
-    platform.prepare("gloo")
-    close_mesh()
-    Path(run_plan.training.output).mkdir(exist_ok=True)
-    silent = Progress(run_plan, 0, shown=False, terminal=False)
-    executor = Executor(open_session(run_plan, 0, Position(0, "start"), silent))
+    executor = Executor(open_silently(lock))
     with executor.session.phases.meter:
         _step(executor, 1)  # makes what stays: the optimizer's state
     seen = executor.session.phases.meter

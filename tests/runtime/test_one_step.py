@@ -8,16 +8,13 @@ import hf_reference
 import pytest
 import torch
 from gloo_ranks import run_on_ranks
+from silent_session import open_silently
 from tiny_plans import compile_tiny, make_home
 
-from gkdplan.runplan.codec import decode, encode
+from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor, StepState
-from gkdplan.runtime.megatron import platform
-from gkdplan.runtime.megatron.mesh import close_mesh
 from gkdplan.runtime.megatron.weights import full_tensors
-from gkdplan.runtime.phases import Position
-from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import Session, open_session
+from gkdplan.runtime.session import Session
 
 LAYOUTS = {
     "one process": {"devices": 1, "tensor": 1},
@@ -41,6 +38,22 @@ def test_loss_and_gradients_equal_float64_on_one_process(layout, payload, home, 
     run_on_ranks(_check_grid, run_plan.layout.world_size, encode(run_plan))
 
 
+def test_a_tied_student_learns_alike_from_an_untied_teacher_on_the_host(tmp_path):
+    home = make_home(tmp_path / "tiny")
+    for name, other in (
+        ("student", "was student"),
+        ("teacher", "student"),
+        ("was student", "teacher"),
+    ):
+        (home / name).rename(home / other)
+    run_plan = compile_tiny(
+        home, tmp_path / "run", distributed="false", offload="cpu", devices=2, tensor=2
+    )
+    assert run_plan.models.student.shape.tied_embeddings
+    assert not run_plan.models.teacher.shape.tied_embeddings
+    run_on_ranks(_check_grid, 2, encode(run_plan))
+
+
 def test_a_teacher_that_is_the_student_gives_no_loss(tmp_path):
     home = make_home(tmp_path / "tiny")
     (home / "teacher").rename(home / "unused")
@@ -50,7 +63,7 @@ def test_a_teacher_that_is_the_student_gives_no_loss(tmp_path):
 
 
 def _check_grid(lock: str) -> None:
-    session = _open(lock)
+    session = open_silently(lock)
     student = hf_reference.load(Path(session.plan.models.student.model))
     teacher = hf_reference.load(Path(session.plan.models.teacher.model))
     for beta, temperature in GRID:
@@ -77,18 +90,9 @@ def _check_grid(lock: str) -> None:
 
 
 def _check_zero(lock: str) -> None:
-    session = _open(lock)
+    session = open_silently(lock)
     for beta, temperature in GRID:
         assert abs(_one_step(session, beta, temperature).loss) < 1e-7, (beta, temperature)
-
-
-def _open(lock: str) -> Session:
-    run_plan = decode(lock)
-    platform.prepare("gloo")
-    close_mesh()
-    Path(run_plan.training.output).mkdir(exist_ok=True)
-    silent = Progress(run_plan, 0, shown=False, terminal=False)
-    return open_session(run_plan, 0, Position(0, "start"), silent)
 
 
 def _one_step(session: Session, beta: float, temperature: float) -> StepState:

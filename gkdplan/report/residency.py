@@ -14,7 +14,7 @@ def tiers(run_plan: RunPlan) -> dict[str, dict[Phase, Tier]]:
     """Object -> phase -> tier in it, for the objects of the schedule's moves.
 
     A move acts before the steps of its phase; before its first move an object lies where that
-    move finds it.
+    move finds it. What the ledger counts in a phase is on the device in it, if only for a moment.
     """
     residency: dict[str, dict[Phase, Tier]] = {}
     moves = sorted(run_plan.schedule.moves, key=lambda move: list(Phase).index(move.phase))
@@ -26,5 +26,10 @@ def tiers(run_plan: RunPlan) -> dict[str, dict[Phase, Tier]]:
             for move in own:
                 if move.phase is phase:
                     tier = move.to_tier
-            residency[name][phase] = tier
+            residency[name][phase] = Tier.DEVICE if _is_counted(run_plan, name, phase) else tier
     return residency
+
+
+def _is_counted(run_plan: RunPlan, name: str, phase: Phase) -> bool:
+    classes = run_plan.ledger.classes
+    return any(memory.phases[phase].rows.get(name) for memory in classes if phase in memory.phases)

@@ -160,6 +160,17 @@ def test_an_object_stays_where_its_last_move_left_it(run_plan):
     }
 
 
+def test_what_evaluation_fetches_is_on_the_device_for_it(run_plan):
+    (memory,) = run_plan.ledger.classes
+    saved = memory.phases[Phase.CHECKPOINT]
+    fetched = replace(saved, rows={**saved.rows, "teacher body": 2**20})
+    phases = {**memory.phases, Phase.CHECKPOINT: fetched}
+    ledger = replace(run_plan.ledger, classes=(replace(memory, phases=phases),))
+    lies = tiers(replace(run_plan, ledger=ledger))["teacher body"]
+    assert lies[Phase.CHECKPOINT] is Tier.DEVICE
+    assert lies[Phase.OPTIMIZER] is Tier.HOST
+
+
 def test_every_step_of_the_plan_is_numbered_in_order(run_plan):
     lines = step_list(run_plan, 200).splitlines()[1:]
     assert [line.split()[:2] for line in lines] == [

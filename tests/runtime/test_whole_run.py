@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runtime.launch import run
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.run_directory import open_run_directory, read_metrics
 
 LAYOUTS = {
     "one": {"devices": 1, "tensor": 1},
@@ -143,13 +143,20 @@ def test_a_directory_without_a_run_is_refused(home, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_rank_that_raises_is_named_and_the_run_can_go_on(home, tmp_path):
+def test_what_the_user_can_mend_comes_back_from_the_ranks_once(home, tmp_path):
+    shutil.copytree(home, tmp_path / "home")
+    plan = compile_tiny(tmp_path / "home", tmp_path / "run", **LAYOUTS["tensor"])
+    (tmp_path / "home" / "rows.jsonl").write_text('{"prompt": "changed", "completion": "x"}\n')
+    result = run(plan)
+    assert (result.exit_code, [found.code for found in result.diagnostics]) == (1, ["GK470"])
+
+
+def test_a_rank_that_raises_is_named_with_its_phase_and_traceback(home, tmp_path):
     plan = compile_tiny(home, tmp_path / "run", **LAYOUTS["tensor"])
-    (tmp_path / "run").mkdir()
-    shutil.copytree(home, tmp_path / "copy")
-    broken = compile_tiny(tmp_path / "copy", tmp_path / "run", **LAYOUTS["tensor"])
-    (tmp_path / "copy" / "rows.jsonl").write_text('{"prompt": "changed", "completion": "x"}\n')
-    result = run(broken)
-    assert result.exit_code == 1
-    assert result.diagnostics[0].code.startswith("GK4"), result.diagnostics
-    assert plan.training.num_steps == 6
+    with open_run_directory(plan, "auto") as (directory, _):
+        directory.metrics.mkdir()
+    result = run(plan)
+    (found,) = result.diagnostics
+    assert (result.exit_code, found.code) == (4, "GK530")
+    assert found.message == "rank 0 raised in the load phase of step 0"
+    assert found.notes[-1].startswith("IsADirectoryError")

@@ -104,17 +104,10 @@ def _fault(node: Node, value: Any) -> str:
     match value:
         case dict():
             return "this is a table"
-        case list():
-            sized = value and "prefixItems" in node
-            return (
-                f"this has {len(value)}"
-                if sized
-                else "this is empty"
-                if not value
-                else "this is an array"
-            )
-        case "":
+        case [] | "":
             return "this is empty"
+        case list():
+            return f"this has {len(value)}" if "prefixItems" in node else "this is an array"
         case _ if "enum" in node or "const" in node:
             return "not one of them"
         case bool():

@@ -92,8 +92,6 @@ def kept_layers_exist(plan: Plan, facts: Facts) -> Iterator[Finding]:
         return
     layers, depth = plan.student.keep.layers, facts.student.shape.num_layers
     path = "student.keep.layers"
-    if not layers:
-        yield Finding("`student.keep.layers` is empty", path, label="a student needs a layer")
     beyond = sorted({layer for layer in layers if layer >= depth})
     if beyond:
         yield Finding(

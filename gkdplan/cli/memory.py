@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gkdplan.cli.arguments import AsJson, PlanOrLockPath
-from gkdplan.cli.files import compile_or_read, write_whole
+from gkdplan.cli.files import compile_or_read, write_page
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.report.diagnostics import check_json
@@ -29,7 +29,7 @@ def memory(
     if html and run_plan:
         from gkdplan.report.page import lock_page
 
-        write_whole(Path(html), lock_page(run_plan))
+        write_page(Path(html), lock_page(run_plan))
         print(f"wrote {html}", file=sys.stderr)
     if json:
         answer = check_json(compiled.diagnostics, run_plan.ledger if run_plan else None)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gkdplan.cli.arguments import AsJson
-from gkdplan.cli.files import read_lock, write_whole
+from gkdplan.cli.files import read_lock, write_page
 from gkdplan.cli.terminal import show_json
 from gkdplan.report.page import lock_page, run_page
 from gkdplan.report.run_record import read_run
@@ -29,7 +29,7 @@ def report(
     else:
         page, default = run_page(read_run(Path(path))), Path(path) / "report.html"
     target = Path(output) if output else default
-    write_whole(target, page)
+    write_page(target, page)
     if json:
         show_json({"schema_version": SCHEMA_VERSION, "ok": True, "report": str(target)})
     else:

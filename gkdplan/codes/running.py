@@ -38,6 +38,11 @@ CODES: dict[str, Code] = {
         "Checking and planning need three small packages; training needs torch and megatron-core.",
         "Install the extra: `pip install 'gkdplan[run]'`.",
     ),
+    "GK508": Code(
+        "a file that is not a page of gkdplan",
+        "A page may replace an older page; a plan, a lock or a file of yours stays as it is.",
+        "Name a file that does not exist yet, or an HTML page.",
+    ),
     "GK510": Code(
         "the run directory holds another plan's run",
         "Two runs in one directory would mix their metrics and overwrite each other's students.",

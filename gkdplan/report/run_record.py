@@ -1,6 +1,7 @@
 """What a run left behind in its directory, read for the report."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def read_run(directory: Path) -> RunRecord:
     Raises UserError: GK506 where it holds no run, and what `codec.decode` raises for its lock.
     """
     lock = directory / "plan.lock.json"
-    if not lock.is_file():
+    if not os.path.isfile(lock):
         help = "name a run's directory, `runs/NAME` unless the plan says otherwise, or a lock"
         message = f"`{directory}` holds no run: it has no {lock.name}"
         raise UserError(error("GK506", message, help=(help,)))

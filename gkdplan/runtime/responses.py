@@ -1,6 +1,7 @@
 """Responses that a model samples for a step, the same in every layout."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch.distributed as dist
 
@@ -42,21 +43,18 @@ def log_completions(
 ) -> None:
     """Write every row of the global batch to completions.jsonl, from rank 0."""
     mesh = session.mesh
-    mine = [
-        (example.row, list(response)) for example, response in zip(examples, responses, strict=True)
-    ]
-    gathered: list[list[tuple[int, list[int]]]] = [[] for _ in range(mesh.data_size)]
+    mine = list(zip(examples, responses, strict=True))
+    gathered: list[list[tuple[Example, Sequence[int]]]] = [[] for _ in range(mesh.data_size)]
     dist.all_gather_object(gathered, mine, group=mesh.data_group)
     if not session.is_main:
         return
-    by_row = {example.row: example for example in session.train.examples}
-    for row, response in (pair for rank in gathered for pair in rank):
+    for example, response in chain.from_iterable(gathered):
         session.metrics.log_completion(
             step=step,
             source=source,
-            row=row,
-            prompt=by_row[row].prompt_text,
-            question=by_row[row].question,
+            row=example.row,
+            prompt=example.prompt_text,
+            question=example.question,
             completion=session.chat.decode(response),
             num_tokens=len(response),
         )

@@ -25,13 +25,16 @@ class Residency:
         self._objects: dict[str, list[tuple[Parameter, Tensor]]] = {}
 
     def keep_on_host(self, name: str, parameters: Sequence[Parameter]) -> None:
-        """Make the parameters' present CPU tensors the host copy of object `name`."""
-        pinned = self._device.type == "cuda"
-        pairs = [(p, p.data.pin_memory() if pinned else p.data) for p in parameters]
-        for parameter, host in pairs:
-            self._meter.exclude(host)
+        """Make the parameters' present CPU tensors the host copy of object `name`.
+
+        On a GPU they are pinned one by one, so that the host never holds all of them twice.
+        """
+        self._objects[name] = []
+        for parameter in parameters:
+            host = parameter.data.pin_memory() if self._device.type == "cuda" else parameter.data
             parameter.data = _nothing_like(parameter)
-        self._objects[name] = pairs
+            self._meter.exclude(host)
+            self._objects[name].append((parameter, host))
 
     def bring(self, parameters: Sequence[Parameter]) -> None:
         """Let parameters that were built in host memory live on the device from now on."""

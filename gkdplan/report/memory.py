@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gkdplan.report.residency import phases_of, tiers
-from gkdplan.report.step_words import verb
+from gkdplan.report.step_words import duration, verb
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import ClassMemory, RunPlan
-from gkdplan.units import format_bytes, format_seconds
+from gkdplan.units import format_bytes
 from gkdplan.vocab import Phase, Tier
 
 _ROW_ORDER = (
@@ -112,7 +112,7 @@ def move_list(run_plan: RunPlan) -> str:
             f"{verb(move)} {move.object}",
             f"{move.from_tier} -> {move.to_tier}",
             format_bytes(move.num_bytes),
-            format_seconds(move.seconds),
+            duration(move),
         ]
         for move in run_plan.schedule.moves
     ]

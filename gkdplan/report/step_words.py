@@ -61,7 +61,7 @@ def sentence(step: Step) -> str:
             length = plural(step.max_completion_length, "token")
             return f"the {step.role} samples {prompts} a rank, at most {length}, if drawn"
         case Move():
-            cost = f"{format_bytes(step.num_bytes)}, {format_seconds(step.seconds)}"
+            cost = f"{format_bytes(step.num_bytes)}, {duration(step)}"
             return f"{step.object} from {step.from_tier} to {step.to_tier}: {cost}"
         case TeacherForward():
             kept = f"{step.payload} [{step.max_tokens:,}, {step.width:,}]"
@@ -72,14 +72,23 @@ def sentence(step: Step) -> str:
             clip = f"gradients clipped at {step.clip_grad:g}" if step.clip_grad else "no clipping"
             return f"{step.name}, lr {step.schedule}, {clip}"
         case Evaluate():
-            each = f", each {plural(step.interval, 'step')}" if step.interval else ""
+            each = f", {_each(step.interval)}" if step.interval else ""
             rows = plural(step.num_rows, "held-out row")
             return f"JSD and cross-entropy on {rows}: before step 1{each}, at the end"
         case Checkpoint():
-            each = f"each {plural(step.interval, 'step')}, " if step.interval else ""
+            each = f"{_each(step.interval)}, " if step.interval else ""
             return f"student and training state: {each}at the end; {step.keep} newest stay"
         case _:
             assert_never(step)
+
+
+def duration(move: Move) -> str:
+    """Seconds of the copy; a move without one only frees what lies on the other tier too."""
+    return format_seconds(move.seconds) if move.seconds else "no copy"
+
+
+def _each(interval: int) -> str:
+    return "each step" if interval == 1 else f"each {plural(interval, 'step')}"
 
 
 def draw_rule(draw: Draw) -> str:

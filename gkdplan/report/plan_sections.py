@@ -71,9 +71,9 @@ def _sources(run_plan: RunPlan) -> list[Markup]:
             f"{share:.0%}",
             class_=f"segment source-{source}",
             style=f"width:{100 * share:.3f}%",
-            title=f"{words.SOURCE_NAMES[source]}: {words.plural(count, 'step')}",
+            title=f"{words.SOURCE_NAMES[source]}: {steps}",
         )
-        for source, share, count in words.mixture(run_plan)
+        for source, share, steps in words.mixture(run_plan)
     ]
     parts = [tag("div", tag("span", *shares, class_="track"), class_="bar shares")]
     objective, training = run_plan.objective, run_plan.training

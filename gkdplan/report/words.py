@@ -12,6 +12,9 @@ SOURCE_NAMES = {
 }
 
 
+_MOST_COUNTED_STEPS = 100_000
+
+
 def plural(count: int, noun: str, ending: str = "s") -> str:
     """A count with its noun: 1 step, 1,024 steps."""
     return f"{count:,} {noun}{'' if count == 1 else ending}"
@@ -88,19 +91,27 @@ def payload(objective: Objective) -> str:
     return f"the teacher's {kept}; the loss works on {tokens} at a time"
 
 
-def mixture(run_plan: RunPlan) -> list[tuple[Source, float, int]]:
-    """(source, share, steps of this run that fall on it), for the sources that can occur."""
-    objective, training = run_plan.objective, run_plan.training
-    draw = Draw(training.seed, objective.lmbda, objective.seq_kd)
-    counts = steps_per_source(draw, training.num_steps)
-    return [(s, share, counts[s]) for s, share in share_of_sources(draw).items() if share > 0]
+def mixture(run_plan: RunPlan) -> list[tuple[Source, float, str]]:
+    """(source, share, steps of this run that fall on it), for the sources that can occur.
+
+    The steps are counted, as the draw is known ahead; of a very long run they are estimated.
+    """
+    objective, num_steps = run_plan.objective, run_plan.training.num_steps
+    draw = Draw(run_plan.training.seed, objective.lmbda, objective.seq_kd)
+    shares = [(source, share) for source, share in share_of_sources(draw).items() if share > 0]
+    if num_steps > _MOST_COUNTED_STEPS:
+        return [
+            (s, share, f"about {plural(round(share * num_steps), 'step')}") for s, share in shares
+        ]
+    counts = steps_per_source(draw, num_steps)
+    return [(source, share, plural(counts[source], "step")) for source, share in shares]
 
 
 def sources(run_plan: RunPlan) -> str:
     objective = run_plan.objective
     parts = [
-        f"{SOURCE_NAMES[source]} {share:.0%} ({plural(count, 'step')})"
-        for source, share, count in mixture(run_plan)
+        f"{SOURCE_NAMES[source]} {share:.0%} ({steps})"
+        for source, share, steps in mixture(run_plan)
     ]
     return f"{', '.join(parts)}; effective lmbda {objective.lmbda:g}, seq_kd {objective.seq_kd:g}"
 
@@ -125,7 +136,9 @@ def data(run_plan: RunPlan) -> str:
         "error": "a longer one stops the run",
     }[run_plan.data.truncation]
     length = plural(run_plan.data.max_length, "token")
-    return f"{plural(train, 'row')}, {held_out:,} held out; prompts up to {length}, {longer}"
+    order = "shuffled in each epoch" if run_plan.data.shuffle else "in the files' order"
+    rows = f"{plural(train, 'row')} {order}, {held_out:,} held out"
+    return f"{rows}; prompts up to {length}, {longer}"
 
 
 def batch(run_plan: RunPlan) -> str:
@@ -141,10 +154,13 @@ def optimizer(run_plan: RunPlan) -> str:
     state = "spread over data ranks" if chosen.distributed else "whole on each data rank"
     return (
         f"{chosen.name}, lr {chosen.lr:g}{to_min} {chosen.schedule},"
-        f" {plural(chosen.warmup_steps, 'warmup step')}, state {state}"
+        f" {plural(chosen.warmup_steps, 'warmup step')}; weight decay {chosen.weight_decay:g},"
+        f" betas {chosen.betas[0]:g} and {chosen.betas[1]:g}, eps {chosen.eps:g}; state {state}"
     )
 
 
 def training(run_plan: RunPlan) -> str:
     chosen = run_plan.training
-    return f"{plural(chosen.num_steps, 'step')}, seed {chosen.seed}, into {chosen.output}"
+    logs = " and ".join(("metrics.jsonl", *dict.fromkeys(chosen.loggers)))
+    steps = plural(chosen.num_steps, "step")
+    return f"{steps}, seed {chosen.seed}, into {chosen.output}, with {logs}"

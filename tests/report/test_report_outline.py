@@ -74,9 +74,19 @@ def test_the_loss_is_spelled_out_for_each_beta(run_plan, beta, formula):
 def test_sources_are_counted_as_the_executor_draws_them(run_plan):
     drawn = [source_of_step(Draw(42, 0.4, 0.5), step) for step in range(1, 25)]
     assert mixture(run_plan) == [
-        (Source.STUDENT, 0.4, drawn.count(Source.STUDENT)),
-        (Source.TEACHER, 0.3, drawn.count(Source.TEACHER)),
-        (Source.DATASET, 0.3, drawn.count(Source.DATASET)),
+        (Source.STUDENT, 0.4, f"{drawn.count(Source.STUDENT)} steps"),
+        (Source.TEACHER, 0.3, f"{drawn.count(Source.TEACHER)} steps"),
+        (Source.DATASET, 0.3, f"{drawn.count(Source.DATASET)} steps"),
+    ]
+
+
+@pytest.mark.timeout(10)
+def test_the_steps_of_a_very_long_run_are_estimated(run_plan):
+    endless = replace(run_plan, training=replace(run_plan.training, num_steps=10**9))
+    assert [steps for _, _, steps in mixture(endless)] == [
+        "about 400,000,000 steps",
+        "about 300,000,000 steps",
+        "about 300,000,000 steps",
     ]
 
 

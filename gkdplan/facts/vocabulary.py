@@ -1,8 +1,4 @@
-"""How the token -> id maps of two tokenizers differ; pure, for the planner's checks.
-
-This module only compares. The rule and its diagnostics belong to the planner: another map is an
-error that shows the first differing tokens, another chat template means that the student's is used.
-"""
+"""How the token -> id maps of two tokenizers differ; what follows from it is the planner's to say."""
 
 from dataclasses import dataclass
 

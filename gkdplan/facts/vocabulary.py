@@ -1,4 +1,4 @@
-"""How the token -> id maps of two tokenizers differ; what follows from it is the planner's to say."""
+"""How the token -> id maps of two tokenizers differ; what follows from it the planner says."""
 
 from dataclasses import dataclass
 

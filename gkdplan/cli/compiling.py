@@ -2,15 +2,16 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, Severity, Span, UserError, error
 from gkdplan.runplan.model import RunPlan
 from gkdplan.spec.load import load_plan
 from gkdplan.spec.plan import Plan
+from gkdplan.spec.source import Source
 
 DEFAULT_PLAN = "plan.toml"
 MAX_PLAN_BYTES = 2**20
@@ -24,6 +25,7 @@ class Compiled:
     plan: Plan | None
     run_plan: RunPlan | None
     diagnostics: tuple[Diagnostic, ...]
+    source: Source | None = None
 
     @property
     def ok(self) -> bool:
@@ -41,6 +43,23 @@ class Compiled:
             raise UserError(*self.diagnostics)
         return self.decided()
 
+    def placed(self, findings: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+        """Findings about keys, each at the place of its key in the plan."""
+        return tuple(
+            finding.at(self.source.locate(finding.path))
+            if self.source and finding.path and not finding.span
+            else finding
+            for finding in findings
+        )
+
+    @contextmanager
+    def placing(self) -> Iterator[None]:
+        """Findings that are raised in this block get their places too."""
+        try:
+            yield
+        except UserError as refusal:
+            raise UserError(*self.placed(refusal.diagnostics)) from refusal
+
 
 def compile_file(path: str | None) -> Compiled:
     """Read, load, look up and compile; without a path, plan.toml of the working directory."""
@@ -53,11 +72,9 @@ def compile_file(path: str | None) -> Compiled:
     if plan is None:
         return Compiled(None, None, loaded.diagnostics)
     run_plan, findings = _compile(plan)
-    placed = (
-        finding.at(loaded.source.locate(finding.path)) if finding.path else finding
-        for finding in findings
-    )
-    return Compiled(plan, run_plan, tuple(sorted(placed, key=_position)))
+    compiled = Compiled(plan, run_plan, findings, loaded.source)
+    placed = compiled.placed(findings)
+    return replace(compiled, diagnostics=tuple(sorted(placed, key=_position)))
 
 
 @contextmanager

@@ -26,9 +26,12 @@ def show_findings_json(diagnostics: Sequence[Diagnostic], ledger: Ledger | None 
 
 
 def _text_of(diagnostics: Sequence[Diagnostic]) -> str:
-    """The plan that the findings have their places in."""
+    """The plan that the findings have their places in; nothing where it is gone meanwhile."""
     plan = next((finding.span.file for finding in diagnostics if finding.span), None)
     if plan is None:
         return ""
-    with open(plan, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return file.read()
+    try:
+        with open(plan, encoding="utf-8-sig", errors="replace", newline="") as file:
+            return file.read()
+    except OSError:
+        return ""

@@ -1,6 +1,7 @@
 """`gkdplan run`: the outline first, then exactly what it says."""
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,7 +49,8 @@ def run(
     """Compile a plan, show its outline and its memory, and run it."""
     compiled = compile_file(path)
     if not dry_run:
-        compiled = _with_models_at_hand(path, compiled)
+        with compiled.placing():
+            compiled = _with_models_at_hand(path, compiled)
     run_plan = compiled.require()
     if locked:
         _refuse_if_stale(path or DEFAULT_PLAN, locked, run_plan)
@@ -60,8 +62,9 @@ def run(
         if json:
             show_json(_answer(compiled, None))
         return
-    with blamed(run_plan):
+    with blamed(run_plan), compiled.placing():
         result = _runtime("launch").run(run_plan, resume)
+    result = replace(result, diagnostics=compiled.placed(result.diagnostics))
     _show_result(compiled, result, json)
     raise typer.Exit(result.exit_code)
 

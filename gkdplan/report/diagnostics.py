@@ -95,7 +95,7 @@ def _block(finding: Diagnostic, text: str, width: int) -> list[Line]:
         margin = " " * (len(str(span.line)) + 1)
         place = f"{_clean(span.file)}:{span.line}:{span.column}"
         lines.append(((f"{margin[1:]}--> ", _GUTTER), (place, "")))
-    if span and span.length and text:
+    if span and span.length and text and span.line <= len(text.split("\n")):
         lines += _quote(span, text, _clean(finding.label), margin, colour, width)
     elif finding.label:
         notes = (finding.label, *notes)

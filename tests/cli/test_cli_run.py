@@ -1,8 +1,9 @@
 """`gkdplan run` up to the launch and from its end on; the launch itself is the runtime's."""
 
 import json
+import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +11,7 @@ import pytest
 
 import gkdplan.runtime
 from gkdplan.cli.main import run
-from gkdplan.diagnostics import error
+from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.result import RunResult
 
@@ -146,3 +147,22 @@ def test_a_run_whose_tokenizers_were_never_seen_is_refused(workplace, launcher, 
     found = capsys.readouterr().err
     assert "error[GK519]: the student's tokenizer was not seen" in found
     assert "error[GK519]: the teacher's tokenizer was not seen" in found
+
+
+@pytest.mark.parametrize("is_raised", [True, False], ids=["raised", "returned"])
+def test_what_a_run_finds_has_its_place_in_the_plan(workplace, launcher, capsys, is_raised):
+    found = error("GK476", "a prompt is too long", "data.max_length", label="16 tokens too many")
+
+    def run_plan_fails(run_plan, resume):
+        if is_raised:
+            raise UserError(found)
+        return replace(launcher.run(run_plan, resume), exit_code=1, diagnostics=(found,))
+
+    gkdplan.runtime.launch.run = run_plan_fails
+    line = Path("plan.toml").read_text().splitlines().index("max_length = 32") + 1
+    assert run(["run", "--json"]) == 1
+    *_, finding = json.loads(capsys.readouterr().out)["diagnostics"]
+    assert (finding["span"]["file"], finding["span"]["line"]) == ("plan.toml", line)
+    shutil.rmtree("runs", ignore_errors=True)
+    assert run(["run"]) == 1
+    assert "^^ 16 tokens too many" in capsys.readouterr().err

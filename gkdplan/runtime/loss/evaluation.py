@@ -19,9 +19,9 @@ def divergence_and_cross_entropy(
     labels: Tensor,
     *,
     beta: float,
+    chunk_tokens: int,
     temperature: float = 1.0,
     group: dist.ProcessGroup | None = None,
-    chunk_tokens: int | None = None,
     vocab_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sums over tokens of the generalized JSD and of the student's cross-entropy, float64 scalars.

@@ -14,9 +14,6 @@ from gkdplan.runtime.loss.distribution import working_dtype
 from gkdplan.runtime.loss.products import logits_
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
-CHUNK_TOKENS = {"cpu": 256, "cuda": 2048}
-"""Tokens of a chunk by device, where the caller names none."""
-
 
 @dataclass(frozen=True, slots=True)
 class Heads:
@@ -58,13 +55,13 @@ def cut_heads(
     student_head: Tensor,
     teacher_hidden: Tensor,
     teacher_head: Tensor,
-    chunk_tokens: int | None,
+    chunk_tokens: int,
     vocab_size: int | None,
     group: dist.ProcessGroup | None,
 ) -> tuple[Heads, VocabularyShard]:
     """Both heads cut to the true vocabulary, and which part of it this rank holds.
 
-    Raises ValueError where shapes do not fit together.
+    Raises ValueError where shapes do not fit together or `chunk_tokens` is below 1.
     """
     fits = (
         len(student_head) == len(teacher_head)
@@ -76,8 +73,6 @@ def cut_heads(
         tensors = (student_hidden, student_head, teacher_hidden, teacher_head)
         shapes = [tuple(t.shape) for t in tensors]
         raise ValueError(f"hidden [N, H], head [V, H] of student and teacher wanted, not {shapes}")
-    if chunk_tokens is None:
-        chunk_tokens = CHUNK_TOKENS[student_hidden.device.type]
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens {chunk_tokens} is not above 0")
     shard = VocabularyShard(len(student_head), vocab_size, group)

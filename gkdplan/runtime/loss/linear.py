@@ -25,9 +25,9 @@ def jsd_linear(
     weights: Tensor,
     *,
     beta: float,
+    chunk_tokens: int,
     temperature: float = 1.0,
     group: dist.ProcessGroup | None = None,
-    chunk_tokens: int | None = None,
     vocab_size: int | None = None,
 ) -> Tensor:
     """`jsd_logits` of hidden states [N, H] times heads [V/t, H]; the teacher has its own H.

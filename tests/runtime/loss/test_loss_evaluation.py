@@ -37,7 +37,7 @@ def test_sums_over_tokens_over_the_true_vocabulary(beta: float, dtype: torch.dty
 def test_no_tokens_sum_to_zero() -> None:
     hidden, head, teacher_hidden, teacher_head, labels = draw()
     sums = divergence_and_cross_entropy(
-        hidden[:0], head, teacher_hidden[:0], teacher_head, labels[:0], beta=0.5
+        hidden[:0], head, teacher_hidden[:0], teacher_head, labels[:0], beta=0.5, chunk_tokens=10
     )
     assert [float(total) for total in sums] == [0.0, 0.0]
 
@@ -46,7 +46,7 @@ def test_no_graph_is_kept() -> None:
     tensors = draw()
     tensors[0].requires_grad_()
     tensors[1].requires_grad_()
-    sums = divergence_and_cross_entropy(*tensors, beta=0.5)
+    sums = divergence_and_cross_entropy(*tensors, beta=0.5, chunk_tokens=10)
     assert not any(total.requires_grad for total in sums)
 
 
@@ -54,6 +54,6 @@ def test_labels_outside_the_vocabulary_are_refused() -> None:
     tensors = draw()
     tensors[4][3] = 33
     with pytest.raises(ValueError, match="a label lies outside the vocabulary of 33 ids"):
-        divergence_and_cross_entropy(*tensors, beta=0.5, vocab_size=33)
+        divergence_and_cross_entropy(*tensors, beta=0.5, chunk_tokens=10, vocab_size=33)
     with pytest.raises(ValueError, match=r"19 tokens, but labels \(18,\)"):
-        divergence_and_cross_entropy(*tensors[:4], tensors[4][:-1], beta=0.5)
+        divergence_and_cross_entropy(*tensors[:4], tensors[4][:-1], beta=0.5, chunk_tokens=10)

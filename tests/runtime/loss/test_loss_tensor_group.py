@@ -186,7 +186,14 @@ def no_valid_token() -> None:
         assert float(loss) == 0.0
     states, head = draw(NUM_TOKENS, 8, seed=1), draw(12, 8, seed=2).requires_grad_()
     loss = jsd_linear(
-        states, head, states, head, torch.zeros(NUM_TOKENS), beta=0.5, group=dist.group.WORLD
+        states,
+        head,
+        states,
+        head,
+        torch.zeros(NUM_TOKENS),
+        beta=0.5,
+        chunk_tokens=10,
+        group=dist.group.WORLD,
     )
     loss.backward()
     assert float(loss) == 0.0

@@ -16,6 +16,8 @@ from gkdplan.runtime.loss.logits import check_objective
 from gkdplan.runtime.loss.products import add_head_gradient_, hidden_gradient
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
+CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
+
 
 def jsd_linear(
     student_hidden: Tensor,
@@ -25,9 +27,9 @@ def jsd_linear(
     weights: Tensor,
     *,
     beta: float,
-    chunk_tokens: int,
     temperature: float = 1.0,
     group: dist.ProcessGroup | None = None,
+    chunk_tokens: int | None = None,
     vocab_size: int | None = None,
 ) -> Tensor:
     """`jsd_logits` of hidden states [N, H] times heads [V/t, H]; the teacher has its own H.
@@ -35,9 +37,10 @@ def jsd_linear(
     Tokens of weight 0 are left out before the products, so that their rows may hold anything.
     `weights` must be equal on all ranks of the tensor group: they decide which tokens are sent.
 
-    Only `chunk_tokens` tokens have logits at one time, in float32 (float64 for float64 hidden
-    states) also where hidden states and heads are bf16; both gradients are computed here and
-    accumulated in float32, the head's returned in the head's dtype. Under a tensor group the
+    Only `chunk_tokens` tokens (left out, 256 on a CPU and 1,024 on CUDA) have logits at one time,
+    in float32 (float64 for float64 hidden states) also where hidden states and heads are bf16;
+    both gradients are computed here and accumulated in float32, the head's returned in the head's
+    dtype. Under a tensor group the
     gradient of the hidden states is this rank's share: the op that brought the hidden states to
     all ranks (copy, or gather from the sequence-parallel region) sums it over the group in its
     backward, as it does for any column-parallel layer.
@@ -52,7 +55,7 @@ def jsd_linear(
         student_head,
         teacher_hidden,
         teacher_head,
-        chunk_tokens,
+        CHUNK_TOKENS[student_hidden.device.type] if chunk_tokens is None else chunk_tokens,
         vocab_size,
         group,
     )

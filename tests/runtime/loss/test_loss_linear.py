@@ -63,8 +63,8 @@ def test_gradcheck(beta: float, temperature: float) -> None:
     )
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 2, 7, 8, 22, 23, 24])
-def test_the_size_of_a_chunk_changes_nothing(chunk_tokens: int) -> None:
+@pytest.mark.parametrize("chunk_tokens", [None, 1, 2, 7, 8, 22, 23, 24])
+def test_the_size_of_a_chunk_changes_nothing(chunk_tokens: int | None) -> None:
     tensors = draw()
     jsd_linear(*tensors, beta=0.3, temperature=2.0, chunk_tokens=chunk_tokens).backward()
     _, hidden_gradient, head_gradient = expected_of(tensors, 0.3, 2.0)

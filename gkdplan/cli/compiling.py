@@ -90,6 +90,7 @@ def blamed(run_plan: RunPlan) -> Iterator[None]:
 def _compile(plan: Plan) -> tuple[RunPlan | None, tuple[Diagnostic, ...]]:
     from gkdplan.facts.lookup import look_up
     from gkdplan.facts.model import ModelRef
+    from gkdplan.planner.checks.declaration import check_plan_alone
     from gkdplan.planner.compiler import compile_plan
     from gkdplan.vocab import Role
 
@@ -101,7 +102,7 @@ def _compile(plan: Plan) -> tuple[RunPlan | None, tuple[Diagnostic, ...]]:
         eval=plan.data.eval,
     )
     if facts is None:
-        return None, seen
+        return None, seen + check_plan_alone(plan)
     compilation = compile_plan(plan, facts, TOOL)
     return compilation.run_plan, seen + compilation.diagnostics
 

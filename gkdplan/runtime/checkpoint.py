@@ -6,6 +6,7 @@ named step_N always holds all of step N.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
 
     Raises UserError where the checkpoint is of another plan or its state is not whole.
     """
-    described = json.loads((path / "state" / "state.json").read_text(encoding="utf-8"))
+    described = _read(path / "state" / "state.json", lambda file: json.loads(file.read_text()))
     if described["fingerprint"] != plan.fingerprint:
         raise UserError(
             error(
@@ -75,9 +76,12 @@ def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
                 help=("resume it with the plan that it was saved by",),
             )
         )
-    file = path / "state" / f"rank_{mesh.rank}.safetensors"
+    trainer.load_state_tensors(_read(path / "state" / f"rank_{mesh.rank}.safetensors", load_file))
+
+
+def _read(file: Path, reader: Callable[[Path], Any]) -> Any:
     try:
-        saved = load_file(file)
+        return reader(file)
     except Exception as failure:
         raise UserError(
             error(
@@ -88,7 +92,6 @@ def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
                 help=("resume from an older checkpoint: `--resume` takes its directory",),
             )
         ) from failure
-    trainer.load_state_tensors(saved)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

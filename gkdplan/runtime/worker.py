@@ -63,4 +63,6 @@ def _write_failure(path: Path, rank: int, position: Position, failure: BaseExcep
         "diagnostics": [asdict(found) for found in diagnostics],
     }
     with contextlib.suppress(OSError):
-        path.write_text(json.dumps(report), encoding="utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(report), encoding="utf-8")
+        partial.rename(path)

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 
 from gkdplan import __version__
 from gkdplan.diagnostics import Severity
-from gkdplan.facts.model import Facts
-from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.planner.checks.rule import Finding, plan_rule
 from gkdplan.planner.layout import axis_degrees, teacher_parallel, world_size_of
 from gkdplan.spec.plan import Parallel, Plan
 from gkdplan.vocab import Engine
@@ -45,8 +44,8 @@ _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
 """Key -> its value in a plan, and the values that this version can run."""
 
 
-@rule("GK590")
-def feature_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
+@plan_rule("GK590")
+def feature_is_available(plan: Plan) -> Iterator[Finding]:
     """Every value that this version would have to ignore."""
     yield from _unavailable_axes("student.parallel", plan.student.parallel)
     if plan.teacher.parallel is not None:
@@ -61,8 +60,8 @@ def feature_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
             yield _not_yet(f"run.loggers[{index}]", logger)
 
 
-@rule("GK591", Severity.WARNING)
-def one_node_is_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
+@plan_rule("GK591", Severity.WARNING)
+def one_node_is_run(plan: Plan) -> Iterator[Finding]:
     """Several nodes are planned, and not yet started."""
     if plan.cluster.num_nodes > 1:
         yield Finding(

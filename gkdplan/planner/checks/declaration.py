@@ -27,3 +27,8 @@ RULES = (
 def check_declaration(plan: Plan, facts: Facts) -> tuple[Diagnostic, ...]:
     """The findings of every rule, all at once."""
     return tuple(finding for rule in RULES for finding in rule(plan, facts))
+
+
+def check_plan_alone(plan: Plan) -> tuple[Diagnostic, ...]:
+    """The findings that need no facts, for a plan whose models or files are not there."""
+    return tuple(finding for rule in availability.RULES for finding in rule(plan))

@@ -31,16 +31,19 @@ class Rule:
     find: Check
 
     def __call__(self, plan: Plan, facts: Facts) -> Iterator[Diagnostic]:
-        for found in self.find(plan, facts):
-            yield Diagnostic(
-                self.code,
-                self.severity,
-                found.message,
-                found.path,
-                found.label,
-                found.notes,
-                found.help,
-            )
+        return _under(self.code, self.severity, self.find(plan, facts))
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRule:
+    """A rule over the plan alone: it speaks also where a model or a file is not there."""
+
+    code: str
+    severity: Severity
+    find: Callable[[Plan], Iterator[Finding]]
+
+    def __call__(self, plan: Plan, facts: Facts | None = None) -> Iterator[Diagnostic]:
+        return _under(self.code, self.severity, self.find(plan))
 
 
 def rule(code: str, severity: Severity = Severity.ERROR) -> Callable[[Check], Rule]:
@@ -48,7 +51,21 @@ def rule(code: str, severity: Severity = Severity.ERROR) -> Callable[[Check], Ru
     return lambda find: Rule(code, severity, find)
 
 
+def plan_rule(
+    code: str, severity: Severity = Severity.ERROR
+) -> Callable[[Callable[[Plan], Iterator[Finding]]], PlanRule]:
+    """Make a generator of findings a rule that needs no facts."""
+    return lambda find: PlanRule(code, severity, find)
+
+
 def one_of(values: Iterable[object]) -> str:
     """The values as a choice: "1, 2, 4 or 8"."""
     *most, last = map(str, values)
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def _under(code: str, severity: Severity, findings: Iterator[Finding]) -> Iterator[Diagnostic]:
+    for found in findings:
+        yield Diagnostic(
+            code, severity, found.message, found.path, found.label, found.notes, found.help
+        )

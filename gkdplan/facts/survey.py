@@ -96,10 +96,10 @@ def _has_response(row: object) -> bool:
         raise UnreadableError("is not an object")
     if "messages" in row:
         return _ends_with_answer(row["messages"])
-    if not isinstance(row.get("prompt"), str):
+    if not _is_text(row.get("prompt")):
         raise UnreadableError("has neither `messages` nor a `prompt` of text")
     completion = row.get("completion")
-    if completion is not None and not isinstance(completion, str):
+    if completion is not None and not _is_text(completion):
         raise UnreadableError(f"has {shown(completion)} as its `completion`, not text")
     return completion is not None
 
@@ -109,9 +109,14 @@ def _ends_with_answer(messages: object) -> bool:
         raise UnreadableError("has no list of turns as its `messages`")
     for turn in messages:
         texts = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None,)
-        if not all(isinstance(text, str) for text in texts):
+        if not all(_is_text(text) for text in texts):
             raise UnreadableError("has a turn without `role` and `content` of text")
     is_answer: bool = messages[-1]["role"] == "assistant"
     if is_answer and len(messages) == 1:
         raise UnreadableError("has no turn before the assistant's")
     return is_answer
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that UTF-8 can hold: JSON may escape half of a surrogate pair."""
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value

@@ -113,6 +113,8 @@ def test_a_hash_in_a_directory_name_is_no_limit(tmp_path: Path) -> None:
         ('{"messages": ["hi"]}', "has a turn without `role` and `content` of text"),
         ('{"messages": [{"role": "user"}]}', "has a turn without `role` and `content` of text"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "no turn before the assistant"),
+        ('{"prompt": "\\ud800"}', "neither `messages` nor a `prompt` of text"),
+        ('{"prompt": "q", "completion": "\\udfff"}', "as its `completion`, not text"),
         ('{"prompt": NaN}', "is not JSON"),
         ("\\ud800", "is not JSON"),
     ],

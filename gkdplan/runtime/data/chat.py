@@ -35,12 +35,20 @@ class Chat:
         return frozenset(i for i in (self.end_of_turn_id, self.eos_id) if i is not None)
 
     def render(self, turns: Sequence[Turn], *, generation_prompt: bool) -> str:
-        """The chat template's text. Raises jinja2.TemplateError where the template refuses."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                list(turns), tokenize=False, add_generation_prompt=generation_prompt
+        """The chat template's text; the template runs in a sandbox.
+
+        Raises jinja2.TemplateError where the template refuses, or fails in any other way.
+        """
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(turns), tokenize=False, add_generation_prompt=generation_prompt
+                )
             )
-        )
+        except TemplateError:
+            raise
+        except Exception as failure:
+            raise TemplateError(f"{type(failure).__name__}: {failure}") from failure
 
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
         """Token ids; `special` adds what the tokenizer puts around a text, such as BOS."""
@@ -64,13 +72,13 @@ def load_chat(directory: Path) -> Chat:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as failure:
+    except Exception as failure:
         raise UserError(
             error(
                 "GK480",
                 f"the tokenizer in `{directory}` cannot be loaded",
                 "student.model",
-                notes=(str(failure).splitlines()[0],),
+                notes=(" ".join(str(failure).split()),),
                 help=("put tokenizer.json and tokenizer_config.json beside config.json",),
             )
         ) from failure

@@ -115,9 +115,9 @@ def _row(item: Any, location: str, key: str) -> Row:
             raise _malformed(location, key, "no turn comes before the assistant's")
         case {"messages": _}:
             raise _malformed(location, key, "`messages` is not a list of {role, content} of text")
-        case {"prompt": str(prompt)}:
+        case {"prompt": prompt} if _is_text(prompt):
             completion = item.get("completion")
-            if completion is None or isinstance(completion, str):
+            if completion is None or _is_text(completion):
                 return TextRow(location, prompt, completion)
             raise _malformed(location, key, "its `completion` is not text")
         case _:
@@ -125,11 +125,12 @@ def _row(item: Any, location: str, key: str) -> Row:
 
 
 def _is_turn(turn: Any) -> bool:
-    return (
-        isinstance(turn, dict)
-        and isinstance(turn.get("role"), str)
-        and isinstance(turn.get("content"), str)
-    )
+    return isinstance(turn, dict) and all(_is_text(turn.get(key)) for key in ("role", "content"))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string that UTF-8 can hold: JSON may escape half of a surrogate pair."""
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value
 
 
 def _malformed(location: str, key: str, reason: str) -> UserError:

@@ -175,6 +175,10 @@ NO_SYSTEM = (
     ("template", "row", "code"),
     [
         (NO_SYSTEM, turns_row("a", "b", system="c"), "GK473"),
+        ("{% for message in messages %}", turns_row("a", "b"), "GK473"),
+        ("{{ 1 / 0 }}", turns_row("a", "b"), "GK473"),
+        ("{{ ''.__class__.__mro__ }}", turns_row("a", "b"), "GK473"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", turns_row("a", "b"), "GK473"),
         (TWISTED, turns_row("a", "b"), "GK474"),
         (UNCLOSED, turns_row("a", "b"), "GK475"),
         (None, turns_row("a", "b"), "GK481"),
@@ -202,8 +206,16 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
         load_chat(tmp_path)
 
 
-def test_a_damaged_tokenizer_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", '{"version": "1.0", "model": {'),
+        ("tokenizer.json", '{"version": "1.0", "added_tokens": [], "model": {"type": "None"}}'),
+        ("tokenizer_config.json", "[]"),
+    ],
+)
+def test_a_damaged_tokenizer_is_refused(tmp_path, name, content):
     tiny.save_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model": {')
+    (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match="GK480"):
         load_chat(tmp_path)

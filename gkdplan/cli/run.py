@@ -1,7 +1,6 @@
 """`gkdplan run`: the outline first, then exactly what it says."""
 
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 from gkdplan.cli.compiling import DEFAULT_PLAN, Compiled, blamed, compile_file
 from gkdplan.cli.files import read_lock, write_whole
 from gkdplan.cli.findings import show_findings
+from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.diagnostics import UserError, error
 from gkdplan.report.changes import described, gravest_first
@@ -56,7 +56,7 @@ def run(
             show_json(_answer(compiled, None))
         return
     with blamed(run_plan):
-        result = _runtime("launch").run(run_plan, resume)
+        result = runtime("launch").run(run_plan, resume)
     _show_result(compiled, result, json)
     raise typer.Exit(result.exit_code)
 
@@ -84,7 +84,7 @@ def _with_models_at_hand(path: str | None, compiled: Compiled) -> Compiled:
         return compiled
     for role in _roles_without_tokenizer(compiled.require()):
         model = getattr(compiled.require().models, role)
-        _runtime("model_files").model_directory(role, model.model, model.revision)
+        runtime("model_files").model_directory(role, model.model, model.revision)
     compiled = compile_file(path)
     unseen = _roles_without_tokenizer(compiled.require())
     if unseen:
@@ -104,20 +104,6 @@ def _with_models_at_hand(path: str | None, compiled: Compiled) -> Compiled:
 
 def _roles_without_tokenizer(run_plan: RunPlan) -> list[Role]:
     return [role for role in Role if getattr(run_plan.inputs, role).tokenizer is None]
-
-
-def _runtime(module: str) -> Any:
-    """A module of the runtime, imported only now: it brings torch."""
-    try:
-        return import_module(f"gkdplan.runtime.{module}")
-    except ModuleNotFoundError as missing:
-        raise UserError(
-            error(
-                "GK507",
-                f"running needs `{missing.name}`, which is not installed",
-                help=("install it with `pip install 'gkdplan[run]'`",),
-            )
-        ) from missing
 
 
 def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:

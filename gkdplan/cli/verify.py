@@ -9,9 +9,10 @@ from gkdplan import __version__
 from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_for_device
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.runtime import runtime
-from gkdplan.cli.terminal import show, show_json
+from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.diagnostics import UserError, error
 from gkdplan.report.trace import compare, trace_json, trace_table
+from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import RunPlan
 
 TOLERANCE = 0.01
@@ -61,8 +62,8 @@ def verify(
         )
     else:
         verdict = "every traced phase is" if ok else "not every traced phase is"
-        lines = [trace_table(comparisons), f"{verdict} within {TOLERANCE:.0%}", *notes]
-        show("\n".join(lines))
+        lines = [f"{verdict} within {TOLERANCE:.0%}", *(wrap("note: ", n, width()) for n in notes)]
+        show("\n".join([trace_table(comparisons), *lines]))
     raise typer.Exit(0 if ok else 1)
 
 

@@ -42,7 +42,7 @@ QWEN_3 = "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"
 BIG_LLAMA = "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"
 GRID = {
-    "smol fp32": {"models": SMOL},
+    "smol fp32": {"models": SMOL, "completion": 320},
     "smol fp32 data 8": {"models": SMOL, "data": 8, "beta": 1.0},
     "smol fp32 data 8 logits": {"models": SMOL, "data": 8, "payload": "logits"},
     "smol bf16 data 2": {"models": SMOL, "dtype": "bf16", "data": 2, "beta": 0.0},
@@ -95,7 +95,7 @@ max_completion_length = {completion}
 train = ["{rows}"]
 max_length = {prompt}
 [batch]
-micro = 2
+micro = 1
 global = {num_rows}
 [optimizer]
 distributed = {distributed}
@@ -112,7 +112,7 @@ def grid_text(rows: Path, *, models: tuple[str, str], **changes: object) -> str:
         student=models[1],
         rows=rows,
         devices=values["tensor"] * values["data"],
-        num_rows=2 * values["data"] * values["num_micro_batches"],
+        num_rows=values["data"] * values["num_micro_batches"],
         **values,
     )
 

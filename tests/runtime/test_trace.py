@@ -42,24 +42,25 @@ QWEN_3 = "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"
 BIG_LLAMA = "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"
 GRID = {
-    "smol fp32": {"models": SMOL, "completion": 320},
+    "smol fp32 replicated": {"models": SMOL, "distributed": "false", "completion": 320},
     "smol fp32 data 8": {"models": SMOL, "data": 8, "beta": 1.0},
     "smol fp32 data 8 logits": {"models": SMOL, "data": 8, "payload": "logits"},
     "smol bf16 data 2": {"models": SMOL, "dtype": "bf16", "data": 2, "beta": 0.0},
     "smol bf16 data 2 replicated": {"models": SMOL, "dtype": "bf16", "data": 2}
     | {"distributed": "false", "num_micro_batches": 3},
     "qwen2.5 1.5B to 0.5B bf16": {"models": SMALL_QWEN, "dtype": "bf16", "prompt": 480},
-    "qwen2.5 1.5B to 0.5B fp32 tensor 2": {"models": SMALL_QWEN, "tensor": 2, "prompt": 480},
+    "qwen2.5 1.5B to 0.5B fp32 tensor 2 replicated": {"models": SMALL_QWEN, "tensor": 2}
+    | {"distributed": "false", "prompt": 480},
     "qwen2.5 1.5B to 0.5B bf16 tensor 2 data 2 logits": {"models": SMALL_QWEN, "dtype": "bf16"}
     | {"tensor": 2, "data": 2, "payload": "logits", "prompt": 480},
-    "qwen2.5 7B to 3B bf16 tensor 2": {"models": QWEN, "dtype": "bf16", "tensor": 2}
-    | {"prompt": 992},
+    "qwen2.5 7B to 3B bf16 tensor 2 replicated": {"models": QWEN, "dtype": "bf16", "tensor": 2}
+    | {"distributed": "false", "prompt": 992},
     "qwen2.5 7B to 3B bf16 tensor 2 data 8": {"models": QWEN, "dtype": "bf16", "tensor": 2}
     | {"data": 8, "beta": 1.0, "prompt": 2016},
     "qwen3 8B to 0.6B bf16 tensor 2 data 2": {"models": QWEN_3, "dtype": "bf16", "tensor": 2}
     | {"data": 2, "prompt": 992},
-    "llama 8B to 1B bf16 tensor 4": {"models": LLAMA, "dtype": "bf16", "tensor": 4}
-    | {"prompt": 2016},
+    "llama 8B to 1B bf16 tensor 4 replicated": {"models": LLAMA, "dtype": "bf16", "tensor": 4}
+    | {"distributed": "false", "prompt": 2016},
     "llama 8B to 1B fp32 replicated logits": {"models": LLAMA, "payload": "logits"}
     | {"data": 2, "distributed": "false", "beta": 0.0, "prompt": 992},
     "llama 8B to itself bf16 tensor 4 data 2": {"models": BIG_LLAMA, "dtype": "bf16", "tensor": 4}

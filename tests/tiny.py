@@ -56,19 +56,23 @@ def save_tokenizer(directory: Path) -> int:
     return len(fast)
 
 
-def save_llama(directory: Path, *, num_layers: int = 2, hidden: int = 32, seed: int = 0) -> Path:
+def save_llama(
+    directory: Path, *, num_layers: int = 2, hidden: int = 32, ffn: int = 48, seed: int = 0
+) -> Path:
     """A random Llama with 4 heads over 2 kv heads and an untied head of padded size."""
     return _save(
         directory,
         LlamaForCausalLM,
-        LlamaConfig(**_sizes(num_layers, hidden), tie_word_embeddings=False),
+        LlamaConfig(**_sizes(num_layers, hidden, ffn), tie_word_embeddings=False),
         seed,
     )
 
 
-def save_qwen3(directory: Path, *, num_layers: int = 2, hidden: int = 32, seed: int = 0) -> Path:
+def save_qwen3(
+    directory: Path, *, num_layers: int = 2, hidden: int = 32, ffn: int = 48, seed: int = 0
+) -> Path:
     """A random Qwen3 with q and k norms and a tied head."""
-    config = Qwen3Config(**_sizes(num_layers, hidden), head_dim=8, tie_word_embeddings=True)
+    config = Qwen3Config(**_sizes(num_layers, hidden, ffn), head_dim=8, tie_word_embeddings=True)
     return _save(directory, Qwen3ForCausalLM, config, seed)
 
 
@@ -84,11 +88,11 @@ def save_rows(path: Path, rows: list[tuple[str, str]] = ROWS) -> Path:
     return path
 
 
-def _sizes(num_layers: int, hidden: int) -> dict[str, int]:
+def _sizes(num_layers: int, hidden: int, ffn: int) -> dict[str, int]:
     return {
         "vocab_size": 304,
         "hidden_size": hidden,
-        "intermediate_size": 48,
+        "intermediate_size": ffn,
         "num_hidden_layers": num_layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

@@ -77,6 +77,15 @@ def compile_file(path: str | None) -> Compiled:
     return replace(compiled, diagnostics=tuple(sorted(placed, key=_position)))
 
 
+def compile_for_device(compiled: Compiled, device: str) -> Compiled:
+    """A compiled plan once more, with another `cluster.device`; findings have no places."""
+    assert compiled.plan is not None
+    cluster = compiled.plan.cluster.model_copy(update={"device": device})
+    plan = compiled.plan.model_copy(update={"cluster": cluster})
+    run_plan, findings = _compile(plan)
+    return Compiled(plan, run_plan, findings)
+
+
 @contextmanager
 def blamed(run_plan: RunPlan) -> Iterator[None]:
     """A bug that comes out of this block names the plan's fingerprint."""

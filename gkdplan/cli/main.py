@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": "gkdplan.cli.plan",
     "memory": "gkdplan.cli.memory",
     "run": "gkdplan.cli.run",
+    "verify": "gkdplan.cli.verify",
     "show": "gkdplan.cli.show",
     "diff": "gkdplan.cli.diff",
     "report": "gkdplan.cli.report",

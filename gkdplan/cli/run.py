@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import DEFAULT_PLAN, Compiled, blamed, compile_file
 from gkdplan.cli.files import read_lock, write_whole
 from gkdplan.cli.findings import show_findings
+from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.diagnostics import UserError, error
 from gkdplan.report.changes import described, gravest_first
@@ -63,7 +63,7 @@ def run(
             show_json(_answer(compiled, None))
         return
     with blamed(run_plan), compiled.placing():
-        result = _runtime("launch").run(run_plan, resume)
+        result = runtime("launch").run(run_plan, resume)
     result = replace(result, diagnostics=compiled.placed(result.diagnostics))
     _show_result(compiled, result, json)
     raise typer.Exit(result.exit_code)
@@ -92,7 +92,7 @@ def _with_models_at_hand(path: str | None, compiled: Compiled) -> Compiled:
         return compiled
     for role in _roles_without_tokenizer(compiled.require()):
         model = getattr(compiled.require().models, role)
-        _runtime("model_files").model_directory(role, model.model, model.revision)
+        runtime("model_files").model_directory(role, model.model, model.revision)
     compiled = compile_file(path)
     unseen = _roles_without_tokenizer(compiled.require())
     if unseen:
@@ -112,20 +112,6 @@ def _with_models_at_hand(path: str | None, compiled: Compiled) -> Compiled:
 
 def _roles_without_tokenizer(run_plan: RunPlan) -> list[Role]:
     return [role for role in Role if getattr(run_plan.inputs, role).tokenizer is None]
-
-
-def _runtime(module: str) -> Any:
-    """A module of the runtime, imported only now: it brings torch."""
-    try:
-        return import_module(f"gkdplan.runtime.{module}")
-    except ModuleNotFoundError as missing:
-        raise UserError(
-            error(
-                "GK507",
-                f"running needs `{missing.name}`, which is not installed",
-                help=("install it with `pip install 'gkdplan[run]'`",),
-            )
-        ) from missing
 
 
 def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:

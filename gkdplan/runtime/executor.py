@@ -121,7 +121,8 @@ class Executor:
             for i in range(0, len(rows), size)
         ]
         state.num_tokens = self._count_tokens(state.micro_batches)
-        state.payloads = [teacher_payload(self.session, batch) for batch in state.micro_batches]
+        distillation = self.session.distillation
+        state.payloads = [teacher_payload(distillation, batch) for batch in state.micro_batches]
 
     def _count_tokens(self, micro_batches: list[MicroBatch]) -> int:
         """Response tokens of the global batch: the one denominator of its loss."""
@@ -134,8 +135,9 @@ class Executor:
 
     def _student_step(self, state: StepState) -> None:
         pairs = list(zip(state.micro_batches, state.payloads, strict=True))
+        distillation = self.session.distillation
         loss = self.session.trainer.forward_backward(
-            pairs, lambda model, pair: student_loss(self.session, model, *pair, state.num_tokens)
+            pairs, lambda model, pair: student_loss(distillation, model, *pair, state.num_tokens)
         )
         dist.all_reduce(loss, group=self.session.mesh.data_group)
         state.loss = float(loss)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,10 @@ from torch.nn import Parameter
 
 from gkdplan.runplan.steps import Move
 from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.vocab import Tier
+
+TEACHER_BODY = "teacher body"
 
 
 class Residency:
@@ -66,6 +70,14 @@ class Residency:
     def _release(self, name: str) -> None:
         for parameter, _ in self._objects[name]:
             parameter.data = _nothing_like(parameter)
+
+
+def keep_teacher_on_host(residency: Residency, teacher: Any) -> None:
+    """A GPTModel's parameters but its output head, which the student phase needs too."""
+    head = output_head(teacher)
+    body = [parameter for parameter in teacher.parameters() if parameter is not head]
+    residency.keep_on_host(TEACHER_BODY, body)
+    residency.bring([head])
 
 
 def _nothing_like(parameter: Parameter) -> Tensor:

@@ -12,8 +12,8 @@ from gkdplan.runtime.checkpoint import restore
 from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.examples import Examples, load_examples
 from gkdplan.runtime.data.order import require_global_batch
+from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
-from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.trainer import Trainer
@@ -22,11 +22,9 @@ from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Phases, Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.residency import Residency
+from gkdplan.runtime.residency import Residency, keep_teacher_on_host
 from gkdplan.runtime.run_directory import RunDirectory
 from gkdplan.vocab import Role, Source, Tier
-
-TEACHER_BODY = "teacher body"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,13 @@ class Session:
     @property
     def is_main(self) -> bool:
         return self.mesh.rank == 0
+
+    @property
+    def distillation(self) -> Distillation:
+        plan = self.plan
+        return Distillation(
+            self.teacher, plan.objective, plan.models.vocab_size, self.mesh.tensor_group
+        )
 
     def model(self, role: Role) -> Any:
         return self.student if role is Role.STUDENT else self.teacher
@@ -90,8 +95,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     )
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
-        residency.keep_on_host(TEACHER_BODY, _body(teacher))
-        residency.bring([output_head(teacher)])
+        keep_teacher_on_host(residency, teacher)
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
     if start_step:
         restore(directory.checkpoint(start_step), plan, trainer, mesh)
@@ -124,12 +128,6 @@ def _directory_of(role: Role, model: ModelPlan) -> Path:
 def _learns_from_dataset(plan: RunPlan) -> bool:
     draw = Draw(plan.training.seed, plan.objective.lmbda, plan.objective.seq_kd)
     return share_of_sources(draw)[Source.DATASET] > 0
-
-
-def _body(teacher: Any) -> list[Any]:
-    """The teacher's parameters but its output head, which the student phase needs too."""
-    head = output_head(teacher)
-    return [parameter for parameter in teacher.parameters() if parameter is not head]
 
 
 def _resident_tensors(student: Any, teacher: Any, trainer: Trainer) -> Sequence[Any]:

@@ -6,22 +6,26 @@ import torch
 from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch
+from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.loss import jsd_linear, jsd_logits
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
-from gkdplan.runtime.session import Session
 from gkdplan.runtime.teacher.payload import TeacherPayload
 from gkdplan.vocab import Payload
 
 
 def student_loss(
-    session: Session, model: Any, batch: MicroBatch, payload: TeacherPayload, num_tokens: int
+    distillation: Distillation,
+    model: Any,
+    batch: MicroBatch,
+    payload: TeacherPayload,
+    num_tokens: int,
 ) -> Tensor:
     """This micro-batch's part of the global token mean of the generalized JSD, a scalar.
 
     `num_tokens` is the global batch's count of response tokens; it is put into the weights, so
     that parts are summed over micro-batches and data ranks and never averaged again.
     """
-    objective, models = session.plan.objective, session.plan.models
+    objective = distillation.objective
     hidden_NH = response_hidden(model, batch.tokens_BS, batch.predict_N)
     weights_N = torch.full(
         (len(batch.predict_N),), 1.0 / max(1, num_tokens), device=hidden_NH.device
@@ -34,19 +38,19 @@ def student_loss(
             weights_N,
             beta=objective.beta,
             temperature=objective.loss_temperature,
-            group=session.mesh.tensor_group,
+            group=distillation.tensor_group,
             inplace=True,
-            vocab_size=models.vocab_size,
+            vocab_size=distillation.vocab_size,
         )
     return jsd_linear(
         hidden_NH,
         head_VH,
         payload.states,
-        output_head(session.teacher),
+        output_head(distillation.teacher),
         weights_N,
         beta=objective.beta,
         temperature=objective.loss_temperature,
-        group=session.mesh.tensor_group,
+        group=distillation.tensor_group,
         chunk_tokens=objective.chunk_tokens,
-        vocab_size=models.vocab_size,
+        vocab_size=distillation.vocab_size,
     )

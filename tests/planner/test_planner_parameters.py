@@ -86,3 +86,13 @@ def test_bf16_keeps_float32_main_weights_beside_the_moments():
 def test_absurdly_many_ranks_cost_no_time():
     state = training_state(THREE, Dtype.FP32, 10**12, distributed=True)
     assert state.optimizer_bytes > 0
+
+
+def test_the_piece_updated_at_one_time_is_a_parameters_part_in_one_shard():
+    # Last one first: b at 0-60, a from the next multiple of 64: 64-164; the buffer ends at 256, so
+    # shards meet at 128: a is cut into 64 and 36.
+    parameters = (Parameter("a", 100), Parameter("b", 60))
+    state = training_state(parameters, Dtype.BF16, 2, distributed=True)
+    assert state.owned_elements == 60 + 64
+    assert state.largest_bytes == 64 * 4
+    assert training_state(parameters, Dtype.BF16, 2, distributed=False).largest_bytes == 100 * 4

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -85,17 +86,18 @@ _ranks = cache(Ranks)
 
 
 def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:
+    """Answer calls, each in a world of its own: a group's threads live until it is destroyed."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{store}",
-        rank=rank,
-        world_size=num_ranks,
-        timeout=timedelta(seconds=120),
-    )
-    while True:
+    for number in count():
         try:
             function, args = pipe.recv()
+            torch.distributed.init_process_group(
+                "gloo",
+                init_method=f"file://{store}.{number}",
+                rank=rank,
+                world_size=num_ranks,
+                timeout=timedelta(seconds=120),
+            )
             function(*args)
             torch.distributed.barrier()
         except EOFError:
@@ -104,3 +106,4 @@ def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:
             pipe.send(traceback.format_exc())
         else:
             pipe.send(None)
+        torch.distributed.destroy_process_group()

@@ -86,7 +86,12 @@ def plan_text(home: Path, output: Path | str, **changes: object) -> str:
 
 def compile_tiny(home: Path, output: Path, **changes: object) -> RunPlan:
     """The run plan of such a plan; it must compile without an error."""
-    loaded = load_plan("tiny.toml", plan_text(home, output, **changes))
+    return compile_plan_text(plan_text(home, output, **changes))
+
+
+def compile_plan_text(text: str) -> RunPlan:
+    """The run plan of a plan's text; it must compile without an error."""
+    loaded = load_plan("tiny.toml", text)
     assert loaded.plan is not None, loaded.diagnostics
     plan = loaded.plan
     facts, found = look_up(

@@ -62,6 +62,7 @@ def _buffers(draft: Draft, device: Device) -> Iterator[Buffer]:
     yield from _teacher_forward(draft, teacher)
     loss = _loss(draft, student, teacher)
     yield from _student_step(draft, student, loss)
+    yield from _gradient_reduction(draft, state)
     yield from _saving(draft, student, state)
     if draft.data.eval:
         yield from _evaluation(draft, student, teacher, loss)
@@ -146,6 +147,13 @@ def _student_step(draft: Draft, student: RankModel, loss: Loss) -> Iterator[Buff
     for moment, (activation_bytes, loss_bytes) in moments.items():
         yield Buffer(ACTIVATIONS, activation_bytes, Phase.STUDENT, Phase.STUDENT, moment)
         yield Buffer(LOSS_TILES, loss_bytes, Phase.STUDENT, Phase.STUDENT, moment)
+
+
+def _gradient_reduction(draft: Draft, state: TrainingState) -> Iterator[Buffer]:
+    """With a distributed optimizer gradients are reduced and scattered; gloo works on a copy."""
+    if draft.optimizer.distributed and draft.layout.backend == "gloo":
+        phase, moment = Phase.STUDENT, "reduction"
+        yield Buffer(TEMPORARIES, state.gradient_bytes, phase, phase, moment)
 
 
 def _saving(draft: Draft, student: RankModel, state: TrainingState) -> Iterator[Buffer]:

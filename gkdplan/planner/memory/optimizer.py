@@ -44,16 +44,17 @@ def training_state(
     """
     if distributed:
         spans, length = _place(parameters, data)
-        owned = _largest_share(spans, length // data, data)
+        owned, piece = _largest_share(spans, length // data, data)
     else:
         length = owned = num_elements(parameters)
+        piece = largest_elements(parameters)
     num_copies = 2 if dtype is Dtype.FP32 else 3
     return TrainingState(
         parameter_bytes=length * dtype.num_bytes,
         gradient_bytes=length * FP32_BYTES,
         optimizer_bytes=owned * num_copies * FP32_BYTES,
         owned_elements=owned,
-        largest_bytes=min(owned, largest_elements(parameters)) * FP32_BYTES,
+        largest_bytes=piece * FP32_BYTES,
     )
 
 
@@ -68,16 +69,20 @@ def _place(parameters: tuple[Parameter, ...], data: int) -> tuple[tuple[tuple[in
     return tuple(spans), _align(end, math.lcm(data, BUCKET_ALIGNMENT))
 
 
-def _largest_share(spans: tuple[tuple[int, int], ...], shard: int, data: int) -> int:
-    """Elements of parameters, padding left out, in the fullest of `data` equal shards."""
+def _largest_share(spans: tuple[tuple[int, int], ...], shard: int, data: int) -> tuple[int, int]:
+    """Elements of parameters, padding left out, in the fullest of `data` equal shards, and those of
+    the largest piece of a parameter in any shard."""
     longest = max(end - start for start, end in spans)
     if longest >= 2 * shard - 1:
-        return shard
+        return shard, shard
     shares = [0] * data
+    largest = 0
     for start, end in spans:
         for rank in range(start // shard, (end - 1) // shard + 1):
-            shares[rank] += min(end, (rank + 1) * shard) - max(start, rank * shard)
-    return max(shares)
+            piece = min(end, (rank + 1) * shard) - max(start, rank * shard)
+            shares[rank] += piece
+            largest = max(largest, piece)
+    return max(shares), largest
 
 
 def _align(position: int, alignment: int) -> int:

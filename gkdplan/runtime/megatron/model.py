@@ -45,7 +45,8 @@ def build_model(plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh, *, trainable:
         rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, *shape.rope_scaling)
     _mark_shards(model)
     model.requires_grad_(trainable).train(trainable)
-    return model if plan.offload is Tier.HOST else model.to(mesh.device)
+    is_there = plan.offload is Tier.HOST or mesh.device.type == "cpu"
+    return model if is_there else model.to(mesh.device)
 
 
 def num_model_layers(plan: ModelPlan) -> int:

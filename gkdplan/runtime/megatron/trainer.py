@@ -130,6 +130,23 @@ class Trainer:
         states = [value for state in self._adam.state.values() for value in state.values()]
         return gradients + mains + states
 
+    def owned_pieces(self) -> list[list[int]]:
+        """For each place on the data axis, the elements of each piece of a parameter it updates.
+
+        A distributed optimizer cuts the gradient buffer into equal shards wherever a parameter or
+        padding lies (megatron/core/optimizer/distrib_optimizer.py); without it the places are alike
+        and the first one's pieces are given.
+        """
+        (buffer,) = self._ddp.buffers
+        is_cut = self._ddp.ddp_config.use_distributed_optimizer
+        num_ranks = buffer.data_parallel_world_size if is_cut else 1
+        shard = buffer.numel // num_ranks
+        pieces = [[] for _ in range(num_ranks)]
+        for start, end, _ in buffer.param_index_map.values():
+            for rank in range(start // shard, (end - 1) // shard + 1):
+                pieces[rank].append(min(end, (rank + 1) * shard) - max(start, rank * shard))
+        return pieces
+
     def state_tensors(self) -> dict[str, Tensor]:
         """This rank's exact state at a step boundary: main parameters, Adam's state, schedule.
 

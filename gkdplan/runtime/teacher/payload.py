@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch
+from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
-from gkdplan.runtime.session import Session
 from gkdplan.vocab import Payload
 
 
@@ -18,10 +18,10 @@ class TeacherPayload:
     states: Tensor
 
 
-def teacher_payload(session: Session, batch: MicroBatch) -> TeacherPayload:
+def teacher_payload(distillation: Distillation, batch: MicroBatch) -> TeacherPayload:
     """Run the teacher on one micro-batch and keep what its response tokens need."""
     with torch.no_grad():
-        hidden_NH = response_hidden(session.teacher, batch.tokens_BS, batch.predict_N)
-        if session.plan.objective.payload is Payload.LOGITS:
-            return TeacherPayload(hidden_NH @ output_head(session.teacher).t())
+        hidden_NH = response_hidden(distillation.teacher, batch.tokens_BS, batch.predict_N)
+        if distillation.objective.payload is Payload.LOGITS:
+            return TeacherPayload(hidden_NH @ output_head(distillation.teacher).t())
     return TeacherPayload(hidden_NH)

@@ -1,0 +1,91 @@
+"""`gkdplan verify`: what the plan says of memory, held against the program that it plans."""
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from gkdplan import __version__
+from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_for_device
+from gkdplan.cli.findings import show_findings
+from gkdplan.cli.runtime import runtime
+from gkdplan.cli.terminal import show, show_json, width
+from gkdplan.diagnostics import UserError, error
+from gkdplan.report.trace import compare, trace_json, trace_table
+from gkdplan.report.wrapping import wrap
+from gkdplan.runplan.model import RunPlan
+
+TOLERANCE = 0.01
+"""Of the trace: how far a phase's planned peak may be off."""
+GK_MEMORY = "GK3"
+"""A plan that does not fit can be traced all the same."""
+
+
+def verify(
+    path: Annotated[str | None, typer.Argument(metavar="PLAN")] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Hold the ledger against a traced step.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run a plan's step on tensors without contents, and compare its memory with the ledger."""
+    if not trace:
+        raise UserError(
+            error(
+                "GK590",
+                f"`gkdplan verify` without `--trace` is not yet available in gkdplan {__version__}",
+                help=("add `--trace`",),
+            )
+        )
+    compiled = compile_file(path)
+    run_plan = _priced(compiled)
+    if not json:
+        show_findings(compiled.diagnostics, sys.stderr)
+    notes = [_SCOPE]
+    if run_plan.layout.backend != "gloo":
+        notes.append(_twin_note(run_plan))
+        run_plan = _priced(compile_for_device(compiled, "cpu"))
+    with blamed(run_plan), warnings.catch_warnings(action="ignore"):
+        comparisons = compare(run_plan, runtime("trace").trace(run_plan))
+    errors = [comparison.error for comparison in comparisons if comparison.error is not None]
+    ok = all(abs(error) <= TOLERANCE for error in errors)
+    if json:
+        show_json(
+            {
+                "schema_version": 1,
+                "ok": ok,
+                "tolerance": TOLERANCE,
+                "device": run_plan.layout.device,
+                "phases": trace_json(comparisons),
+                "notes": notes,
+            }
+        )
+    else:
+        verdict = "every traced phase is" if ok else "not every traced phase is"
+        lines = [f"{verdict} within {TOLERANCE:.0%}", *(wrap("note: ", n, width()) for n in notes)]
+        show("\n".join([trace_table(comparisons), *lines]))
+    raise typer.Exit(0 if ok else 1)
+
+
+_SCOPE = "tensors only: the ledger's overhead lies outside them and is left out"
+
+
+def _twin_note(run_plan: RunPlan) -> str:
+    return (
+        f"traced and priced for device cpu, not {run_plan.layout.device}: fused kernels do not run"
+        " here; params, grads, main + Adam, teacher, kv cache and payload have one formula on both;"
+        " activations, loss tiles and temporaries have the cpu's"
+    )
+
+
+def _priced(compiled: Compiled) -> RunPlan:
+    """The run plan, also of a plan that does not fit; raises UserError for any other error."""
+    others = [
+        finding
+        for finding in compiled.diagnostics
+        if finding.severity == "error" and not finding.code.startswith(GK_MEMORY)
+    ]
+    if compiled.run_plan is None or others:
+        raise UserError(*compiled.diagnostics)
+    return compiled.run_plan

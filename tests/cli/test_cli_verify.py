@@ -1,0 +1,70 @@
+"""`gkdplan verify`: what it refuses, what it answers, and its exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gkdplan.cli.main import run
+from gkdplan.runtime import trace
+
+PLAN = """
+name = "verified"
+[cluster]
+device = "h100-80gb"
+devices_per_node = 2
+[student]
+model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+[student.parallel]
+tensor = 1
+[teacher]
+model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+[distill]
+lmbda = 0.0
+[generation]
+engine = "none"
+max_completion_length = 16
+[data]
+train = ["rows.jsonl"]
+max_length = 48
+[batch]
+micro = 1
+global = 2
+[run]
+steps = 2
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    row = {"prompt": "two and two", "completion": "four"}
+    Path("rows.jsonl").write_text(f"{json.dumps(row)}\n" * 2, encoding="utf-8")
+    Path("plan.toml").write_text(PLAN, encoding="utf-8")
+    return "plan.toml"
+
+
+def test_without_trace_it_is_refused_by_name(plan, capsys):
+    assert run(["verify", plan]) == 1
+    assert "error[GK590]: `gkdplan verify` without `--trace` is not yet" in capsys.readouterr().err
+
+
+def test_a_gpu_plan_is_traced_and_priced_for_the_cpu_and_says_so(plan, capsys):
+    assert run(["verify", plan, "--trace", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"]
+    assert answer["device"] == "cpu"
+    assert "traced and priced for device cpu, not h100-80gb" in answer["notes"][1]
+    errors = {phase["phase"]: phase["error"] for phase in answer["phases"]}
+    assert errors["checkpoint"] is None
+    assert all(abs(errors[phase]) <= 0.01 for phase in ("teacher", "student", "optimizer"))
+
+
+def test_a_phase_that_misses_by_more_than_a_hundredth_exits_with_1(plan, capsys, monkeypatch):
+    real = trace.trace
+    monkeypatch.setattr(
+        trace, "trace", lambda plan: {p: int(n * 1.011) for p, n in real(plan).items()}
+    )
+    assert run(["verify", plan, "--trace"]) == 1
+    assert "not every traced phase is within 1%" in capsys.readouterr().out

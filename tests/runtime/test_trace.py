@@ -1,0 +1,189 @@
+"""A step traced on fake tensors: against the same step on real ones, and against the ledger."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import tiny
+import torch
+import torch.distributed as dist
+from gloo_ranks import run_on_ranks
+from megatron.core.tensor_parallel import mappings
+from tiny_plans import compile_plan_text, compile_tiny
+
+from gkdplan.report.trace import compare
+from gkdplan.runplan.codec import decode, encode
+from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.mesh import close_mesh
+from gkdplan.runtime.phases import Position
+from gkdplan.runtime.progress import Progress
+from gkdplan.runtime.session import open_session
+from gkdplan.runtime.trace import trace
+from gkdplan.vocab import Phase
+
+TRACED = (Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER)
+FILLED = {"prompt": 40, "completion": 24, "truncation": "right", "steps": 2, "rows": 16, "micro": 2}
+LAYOUTS = {
+    "one process": {"devices": 1},
+    "data, forward kl": {"devices": 2, "beta": 0.0},
+    "data, optimizer replicated": {"devices": 2, "distributed": "false"},
+    "tensor, logits": {"devices": 2, "tensor": 2, "payload": "logits"},
+}
+
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
+QWEN = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B-Instruct"
+SMALL_QWEN = "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"
+QWEN_3 = "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"
+LLAMA = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"
+BIG_LLAMA = "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"
+GRID = {
+    "smol fp32 replicated": {"models": SMOL, "distributed": "false", "completion": 320},
+    "smol fp32 data 8": {"models": SMOL, "data": 8, "beta": 1.0},
+    "smol fp32 data 8 logits": {"models": SMOL, "data": 8, "payload": "logits"},
+    "smol bf16 data 2": {"models": SMOL, "dtype": "bf16", "data": 2, "beta": 0.0},
+    "smol bf16 data 2 replicated": {"models": SMOL, "dtype": "bf16", "data": 2}
+    | {"distributed": "false", "num_micro_batches": 3},
+    "qwen2.5 1.5B to 0.5B bf16": {"models": SMALL_QWEN, "dtype": "bf16", "prompt": 480},
+    "qwen2.5 1.5B to 0.5B fp32 tensor 2 replicated": {"models": SMALL_QWEN, "tensor": 2}
+    | {"distributed": "false", "prompt": 480},
+    "qwen2.5 1.5B to 0.5B bf16 tensor 2 data 2 logits": {"models": SMALL_QWEN, "dtype": "bf16"}
+    | {"tensor": 2, "data": 2, "payload": "logits", "prompt": 480},
+    "qwen2.5 7B to 3B bf16 tensor 2 replicated": {"models": QWEN, "dtype": "bf16", "tensor": 2}
+    | {"distributed": "false", "prompt": 992},
+    "qwen2.5 7B to 3B bf16 tensor 2 data 8": {"models": QWEN, "dtype": "bf16", "tensor": 2}
+    | {"data": 8, "beta": 1.0, "prompt": 2016},
+    "qwen3 8B to 0.6B bf16 tensor 2 data 2": {"models": QWEN_3, "dtype": "bf16", "tensor": 2}
+    | {"data": 2, "prompt": 992},
+    "llama 8B to 1B bf16 tensor 4 replicated": {"models": LLAMA, "dtype": "bf16", "tensor": 4}
+    | {"distributed": "false", "prompt": 2016},
+    "llama 8B to 1B fp32 replicated logits": {"models": LLAMA, "payload": "logits"}
+    | {"data": 2, "distributed": "false", "beta": 0.0, "prompt": 992},
+    "llama 8B to itself bf16 tensor 4 data 2": {"models": BIG_LLAMA, "dtype": "bf16", "tensor": 4}
+    | {"data": 2, "prompt": 8160},
+}
+DEFAULTS = {"dtype": "fp32", "tensor": 1, "data": 1, "distributed": "true", "payload": "hidden"} | {
+    "beta": 0.5,
+    "prompt": 96,
+    "completion": 32,
+    "num_micro_batches": 1,
+}
+
+PLAN = """
+name = "grid"
+[cluster]
+devices_per_node = {devices}
+memory_limit = "4TiB"
+[student]
+model = "{student}"
+dtype = "{dtype}"
+[student.parallel]
+tensor = {tensor}
+[teacher]
+model = "{teacher}"
+[distill]
+beta = {beta}
+lmbda = 0.0
+payload = "{payload}"
+[generation]
+engine = "none"
+max_completion_length = {completion}
+[data]
+train = ["{rows}"]
+max_length = {prompt}
+[batch]
+micro = 1
+global = {num_rows}
+[optimizer]
+distributed = {distributed}
+[run]
+steps = 2
+"""
+
+
+def grid_text(rows: Path, *, models: tuple[str, str], **changes: object) -> str:
+    """PLAN of a teacher and a student, with `changes` to DEFAULTS."""
+    values = {**DEFAULTS, **changes}
+    return PLAN.format(
+        teacher=models[0],
+        student=models[1],
+        rows=rows,
+        devices=values["tensor"] * values["data"],
+        num_rows=values["data"] * values["num_micro_batches"],
+        **values,
+    )
+
+
+IN_EVERY_RUN = (
+    "smol fp32 replicated",
+    "smol bf16 data 2 replicated",
+    "smol fp32 data 8",
+    "qwen2.5 1.5B to 0.5B fp32 tensor 2 replicated",
+    "llama 8B to 1B bf16 tensor 4 replicated",
+    "llama 8B to 1B fp32 replicated logits",
+)
+"""The rest of the grid runs with `pytest -m grid`."""
+NAMES = [n if n in IN_EVERY_RUN else pytest.param(n, marks=pytest.mark.grid) for n in GRID]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ledger_is_within_a_hundredth_of_the_trace(name, tmp_path):
+    rows = tiny.save_rows(tmp_path / "rows.jsonl", tiny.ROWS * 2)
+    run_plan = compile_plan_text(grid_text(rows, **GRID[name]))
+    phases = [phase for phase in compare(run_plan, trace(run_plan)) if phase.error is not None]
+    print(name, *(f"{phase.phase} {phase.error:+.3%}" for phase in phases), sep="  ")
+    assert {phase.phase for phase in phases} == {*TRACED}
+    for phase in phases:
+        assert abs(phase.error) <= 0.01, f"{phase.phase} misses by {phase.error:+.3%}"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Models with the proportions of real ones, and rows that fill the plan."""
+    home = tmp_path_factory.mktemp("trace")
+    tiny.save_qwen3(home / "teacher", num_layers=4, hidden=128, ffn=384, seed=1)
+    tiny.save_llama(home / "student", num_layers=3, hidden=96, ffn=256, seed=2)
+    tiny.save_rows(home / "rows.jsonl", [(q * 8, a * 8) for q, a in tiny.ROWS * 2])
+    return home
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_trace_equals_a_step_on_real_tensors(layout, home, tmp_path):
+    run_plan = compile_tiny(home, tmp_path / "run", **{**FILLED, **LAYOUTS[layout]})
+    traced = {str(phase): num_bytes for phase, num_bytes in trace(run_plan).items()}
+    run_on_ranks(_check_two_steps, run_plan.layout.world_size, encode(run_plan), traced)
+
+
+def _check_two_steps(lock: str, traced: dict[str, int]) -> None:
+    run_plan = decode(lock)
+    close_mesh()
+    platform.prepare("gloo")
+    Path(run_plan.training.output).mkdir(exist_ok=True)
+    silent = Progress(run_plan, 0, shown=False, terminal=False)
+    session = open_session(run_plan, 0, Position(0, "start"), silent)
+    with patch.object(mappings, "dist_reduce_scatter_func", _settled(session.phases.meter)):
+        for step in (1, 2):
+            Executor(session)._run_step(step)
+    session.metrics.close()
+    measured = session.phases.peak_bytes
+    peaks = torch.tensor([measured[phase] for phase in TRACED])
+    dist.all_reduce(peaks, dist.ReduceOp.MAX)
+    for phase, peak_bytes in zip(TRACED, peaks.tolist(), strict=True):
+        error = traced[phase] / peak_bytes - 1
+        assert abs(error) <= 0.001, f"{phase}: the trace is off by {error:+.3%}"
+
+
+def _settled(meter: LiveBytes) -> Callable[..., None]:
+    """A reduce-scatter that returns once gloo's own thread has let go of its copy of the input,
+    which it does at no certain time after the result is there."""
+
+    def reduce_scatter(*tensors: torch.Tensor, group: dist.ProcessGroup) -> None:
+        before = meter.current_bytes
+        dist.reduce_scatter_tensor(*tensors, group=group)
+        while meter.current_bytes > before:
+            time.sleep(0.0005)
+
+    return reduce_scatter

@@ -13,7 +13,7 @@ from gkdplan.cli.files import read_lock, write_whole
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
-from gkdplan.diagnostics import UserError, error
+from gkdplan.diagnostics import Diagnostic, Severity, UserError, error
 from gkdplan.report.changes import described, gravest_first
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.ending import ending
@@ -88,10 +88,12 @@ def _with_models_at_hand(path: str | None, compiled: Compiled) -> Compiled:
 
     Raises UserError where a tokenizer is still not there to be compared.
     """
-    if not _roles_without_tokenizer(compiled.require()):
+    run_plan = compiled.require()
+    if not _roles_without_tokenizer(run_plan):
         return compiled
-    for role in _roles_without_tokenizer(compiled.require()):
-        model = getattr(compiled.require().models, role)
+    runtime("launch").check_machine(run_plan)
+    for role in _roles_without_tokenizer(run_plan):
+        model = getattr(run_plan.models, role)
         runtime("model_files").model_directory(role, model.model, model.revision)
     compiled = compile_file(path)
     unseen = _roles_without_tokenizer(compiled.require())
@@ -115,8 +117,9 @@ def _roles_without_tokenizer(run_plan: RunPlan) -> list[Role]:
 
 
 def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:
-    """The ending, then the page; a run that stopped has a page of as far as it came."""
+    """The page, then the ending; a run that stopped has a page of as far as it came."""
     page = result.run_dir / "report.html"
+    result = replace(result, diagnostics=(*result.diagnostics, *_write_page(page, result)))
     places = {"metrics": result.run_dir / "metrics.jsonl", "report": page}
     if result.student_dir:
         places = {"student": result.student_dir, **places}
@@ -125,7 +128,15 @@ def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:
     else:
         show_findings(result.diagnostics, sys.stderr)
         show(f"\n{ending(result.summary, places, width())}")
-    write_whole(page, run_page(read_run(result.run_dir)))
+
+
+def _write_page(page: Path, result: "RunResult") -> tuple[Diagnostic, ...]:
+    """What stands in the way of the page; the run is as it is without one."""
+    try:
+        write_whole(page, run_page(read_run(result.run_dir)))
+    except UserError as refusal:
+        return tuple(replace(found, severity=Severity.WARNING) for found in refusal.diagnostics)
+    return ()
 
 
 def _answer(compiled: Compiled, result: "RunResult | None") -> dict[str, Any]:

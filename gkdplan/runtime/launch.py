@@ -33,7 +33,7 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     belongs to another run or is in use, the plan wants more than one node, or the device is not
     there. A signal stops the ranks and leaves the last checkpoint to go on from.
     """
-    _check_machine(run_plan)
+    check_machine(run_plan)
     with (
         open_run_directory(run_plan, resume) as (directory, start_step),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
@@ -98,7 +98,8 @@ def _own_signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_machine(run_plan: RunPlan) -> None:
+def check_machine(run_plan: RunPlan) -> None:
+    """Raises UserError where this machine is not the one that the plan wants: GK515, GK591."""
     layout = run_plan.layout
     if layout.num_nodes > 1:
         raise UserError(

@@ -30,16 +30,21 @@ class Launcher:
 
     capsys: pytest.CaptureFixture
     stops: bool = False
+    lacks_gpus: bool = False
     plans: list = field(default_factory=list)
     resumed: list = field(default_factory=list)
     printed_before: str = ""
+
+    def check_machine(self, run_plan):
+        if self.lacks_gpus:
+            raise UserError(error("GK515", "the plan wants 2 x h100-80gb"))
 
     def run(self, run_plan, resume):
         self.plans.append(run_plan)
         self.resumed.append(resume)
         self.printed_before = self.capsys.readouterr().out
         directory = Path(run_plan.training.output)
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         (directory / "plan.lock.json").write_text(encode(run_plan))
         if self.stops:
             return RunResult(4, directory, None, {}, (STOPPED,))
@@ -51,6 +56,7 @@ def launcher(monkeypatch, capsys) -> Launcher:
     made = Launcher(capsys)
     module = ModuleType("gkdplan.runtime.launch")
     module.run = made.run
+    module.check_machine = made.check_machine
     monkeypatch.setitem(sys.modules, "gkdplan.runtime.launch", module)
     monkeypatch.setattr(gkdplan.runtime, "launch", module, raising=False)
     return made
@@ -147,6 +153,24 @@ def test_a_run_whose_tokenizers_were_never_seen_is_refused(workplace, launcher, 
     found = capsys.readouterr().err
     assert "error[GK519]: the student's tokenizer was not seen" in found
     assert "error[GK519]: the teacher's tokenizer was not seen" in found
+
+
+def test_nothing_is_fetched_for_a_plan_that_this_machine_cannot_run(workplace, launcher, capsys):
+    for tokenizer in workplace.path.glob("*/tokenizer.json"):
+        tokenizer.unlink()
+    launcher.lacks_gpus = True
+    assert run(["run"]) == 1
+    assert "error[GK515]" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_takes_nothing_from_the_ending(workplace, launcher, capsys):
+    Path("runs/little").mkdir(parents=True)
+    Path("runs/little/report.html").mkdir()
+    assert run(["run", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["result"]["held_out_after"]["jsd"] == 0.25
+    assert answer["ok"] is True
+    assert answer["diagnostics"][-1]["code"] == "GK505"
 
 
 @pytest.mark.parametrize("is_raised", [True, False], ids=["raised", "returned"])

@@ -58,6 +58,16 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """The exit code of a command line; prints, never raises."""
     try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has gone
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return FAILED
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
         app = _app(arguments)
         typer.main.get_command(app)(args=list(arguments), prog_name="gkdplan")
     except SystemExit as ending:
@@ -67,6 +77,8 @@ def run(arguments: Sequence[str]) -> int:
     except UserError as refusal:
         _show_refusal(refusal, as_json="--json" in arguments)
         return FAILED
+    except BrokenPipeError:
+        raise
     except Exception as bug:
         _show_bug(bug)
         return BROKEN

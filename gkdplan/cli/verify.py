@@ -23,13 +23,15 @@ GK_MEMORY = "GK3"
 
 
 def verify(
-    path: Annotated[str | None, typer.Argument(metavar="PLAN")] = None,
+    path: Annotated[
+        str | None, typer.Argument(metavar="PLAN", help="A plan; left out, plan.toml.")
+    ] = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Hold the ledger against a traced step.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Run a plan's step on tensors without contents, and compare its memory with the ledger."""
+    """Hold a plan's ledger against a traced step of the real model."""
     if not trace:
         raise UserError(
             error(

@@ -2,6 +2,9 @@
 called."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +48,19 @@ def test_a_file_that_cannot_be_read_is_a_finding(workplace, capsys, name):
     for arguments in (["memory", f"{name}.json"], ["report", name], ["show", f"{name}.json"]):
         assert run(arguments) == 1
         assert "error[GK50" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["plan"], ["check"], ["check", "none.toml", "--json"]])
+def test_a_reader_that_leaves_early_is_no_failure_of_the_program(workplace, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", "from gkdplan.cli.main import main; main()", *arguments]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert ended.returncode == 1
+    assert "Error" not in ended.stderr
+
+
+def test_closed_streams_are_no_failure_of_the_program(workplace):
+    command = f"{sys.executable} -c 'from gkdplan.cli.main import main; main()' check >&- 2>&-"
+    assert subprocess.run(command, shell=True).returncode == 0

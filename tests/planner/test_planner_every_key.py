@@ -1,0 +1,142 @@
+"""No key is ignored: another value is another run plan, or a finding that names it.
+
+The other end is held too: what a run plan decides, the runtime reads.
+"""
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planner_facts import data_file, facts, plan
+
+import gkdplan
+from gkdplan.planner.compiler import compile_plan
+from gkdplan.runplan import model
+from gkdplan.spec.source import format_path
+from gkdplan.spec.vocabulary import plan_schema
+
+CONTEXT: dict[str, dict[str, Any]] = {
+    "student.parallel.sequence": {
+        "cluster": {"devices_per_node": 2},
+        "student": {"parallel": {"tensor": 2}},
+    },
+    "student.keep": {"student": {"init": "layers", "keep": {"layers": (0,)}}},
+    "student.lora": {"student": {"tuning": "lora"}},
+    "student.recompute": {"student": {"recompute": {"granularity": "full"}}},
+    "teacher.parallel": {"cluster": {"devices_per_node": 2}, "teacher": {"parallel": {}}},
+    "student.parallel": {"cluster": {"devices_per_node": 2}},
+    "teacher.server": {"teacher": {"server": {"url": "http://host"}}},
+    "distill.top_k": {"distill": {"payload": "top_k"}},
+    "generation.server_url": {"generation": {"mode": "server"}},
+    "optimizer.distributed": {"cluster": {"devices_per_node": 2}},
+}
+"""What else a plan says where a table or key is read."""
+VALUES: dict[str, Any] = {
+    "name": "other",
+    "cluster.memory_limit": "3 GiB",
+    "batch.micro": 4,
+    "student.parallel.sequence": False,
+    "student.keep.layers": (0, 1),
+    "data.truncation": "left",
+    "student.dtype": "bf16",
+    "teacher.dtype": "bf16",
+    "optimizer.min_lr": 1e-7,
+    "optimizer.betas": (0.8, 0.9),
+    "run.loggers": ("tensorboard",),
+    "generation.top_p": 0.5,
+    "distill.temperature": 0.5,
+}
+"""Values of the keys for which `_another` has no valid one."""
+LOOKED_UP = {"cluster.device", "data.train", "data.eval", "optimizer.name"}
+"""Their values are facts, or there is only one."""
+BESIDE_THE_RUNTIME = {
+    "family",  # the shape says it all
+    "num_parameters",
+    "num_rows",
+    "recompute",  # "none" in this version
+    "save_interval",  # the steps carry both intervals
+    "eval_interval",
+}
+
+
+def _leaves(table: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Dotted key -> its schema."""
+    found = {}
+    for key, node in table["properties"].items():
+        if "properties" in node:
+            found |= _leaves(node, (*path, key))
+        else:
+            found[format_path((*path, key))] = node
+    return found
+
+
+KEYS = {key: node for key, node in _leaves(plan_schema()).items() if key not in LOOKED_UP}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_another_value_changes_the_run_plan_or_is_named(key: str) -> None:
+    base = next((tables for start, tables in CONTEXT.items() if key.startswith(start)), {})
+    value = VALUES[key] if key in VALUES else _another(KEYS[key])
+    before, after = _compile(base), _compile(_with(base, key, value))
+    if after.run_plan is None:
+        assert any(finding.code == "GK590" for finding in after.diagnostics)
+        return
+    new_findings = set(after.diagnostics) - set(before.diagnostics)
+    named = any(key.startswith(finding.path or "-") for finding in new_findings)
+    assert named or after.run_plan != before.run_plan
+
+
+def test_what_is_decided_is_read() -> None:
+    """A field of the run plan that nothing in the runtime mentions decides nothing."""
+    room = Path(gkdplan.__file__).parent / "runtime"
+    source = "\n".join(path.read_text() for path in room.rglob("*.py"))
+    nouns = (
+        model.ModelPlan,
+        model.Models,
+        model.AxisDegrees,
+        model.Objective,
+        model.Sampling,
+        model.DataSource,
+        model.DataPlan,
+        model.BatchPlan,
+        model.OptimizerPlan,
+        model.Training,
+    )
+    names = {field.name for noun in nouns for field in fields(noun)}
+    unread = {name for name in names if not re.search(rf"\.{name}\b", source)}
+    assert unread <= BESIDE_THE_RUNTIME
+
+
+def _another(node: dict[str, Any]) -> Any:
+    """A valid value that is not the default."""
+    default = node.get("default")
+    match node:
+        case {"enum": choices}:
+            return next(choice for choice in reversed(choices) if choice != default)
+        case {"anyOf": _}:
+            return 0.25
+        case {"type": "boolean"}:
+            return not default
+        case {"type": "integer"}:
+            return min((default or node.get("minimum", 0)) + 1, node.get("maximum", 10**9))
+        case {"type": "number"}:
+            return 0.75 if default != 0.75 else 0.5
+        case {"type": "array"}:
+            return ("other",)
+    return "other"
+
+
+def _with(base: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The tables with one more key."""
+    first, _, rest = key.partition(".")
+    return {**base, first: _with(base.get(first, {}), rest, value) if rest else value}
+
+
+def _compile(tables: dict[str, Any]) -> Any:
+    held_out = data_file(8, path="held_out.jsonl", fingerprint="cd" * 32)
+    name = tables.get("name", "test")
+    chosen = plan(**{table: keys for table, keys in tables.items() if table != "name"})
+    chosen = chosen.model_copy(update={"name": name})
+    return compile_plan(chosen, replace(facts(), eval=(held_out,)), "test")

@@ -3,15 +3,17 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.codec import decode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.vocab import Phase, Source
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +77,39 @@ class RunRecord:
 def read_run(directory: Path) -> RunRecord:
     """The record of a run directory.
 
-    Raises UserError: GK506 where it holds no run, and what `codec.decode` raises for its lock.
+    Raises UserError: GK506 where it holds no run, GK505 where a log is damaged, and what
+    `codec.decode` raises for its lock.
     """
     lock = directory / "plan.lock.json"
     if not os.path.isfile(lock):
         help = "name a run's directory, `runs/NAME` unless the plan says otherwise, or a lock"
         message = f"`{directory}` holds no run: it has no {lock.name}"
         raise UserError(error("GK506", message, help=(help,)))
-    metrics = _lines(directory / "metrics.jsonl")
+    metrics = _records(directory / "metrics.jsonl", _metric)
     return RunRecord(
-        run_plan=decode(lock.read_text(encoding="utf-8"), str(lock)),
-        steps=tuple(_step(line) for line in metrics if "loss" in line),
-        evaluations=tuple(_evaluation(line) for line in metrics if "eval" in line),
-        completions=tuple(_completion(line) for line in _lines(directory / "completions.jsonl")),
+        run_plan=decode(lock.read_text(encoding="utf-8", errors="replace"), str(lock)),
+        steps=tuple(record for record in metrics if isinstance(record, StepRecord)),
+        evaluations=tuple(record for record in metrics if isinstance(record, Evaluation)),
+        completions=tuple(_records(directory / "completions.jsonl", _completion)),
     )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _records(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
     """Every whole line; the last one of a run that was stopped may be cut off."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            records.append(read(json.loads(line)))
+        except (ValueError, LookupError, TypeError) as failure:
+            message = f"`{path}` cannot be read: line {number} is damaged"
+            raise UserError(error("GK505", message, notes=(repr(failure),))) from failure
+    return records
+
+
+def _metric(line: dict[str, Any]) -> StepRecord | Evaluation:
+    return _step(line) if "loss" in line else _evaluation(line)
 
 
 def _step(line: dict[str, Any]) -> StepRecord:

@@ -170,3 +170,20 @@ def test_a_flat_curve_has_a_place_on_the_page(run_directory):
     record = read_run(run_directory)
     flat = tuple(replace(step, loss=0.0) for step in record.steps)
     assert len(Page(run_page(replace(record, steps=flat))).of_class("dot")) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "code"),
+    [
+        ("metrics.jsonl", b"{\n", "GK505"),
+        ("metrics.jsonl", b"\0\0\n", "GK505"),
+        ("metrics.jsonl", b'{"step": 9, "loss": 1.0}\n', "GK505"),
+        ("completions.jsonl", b"[]\n", "GK505"),
+        ("plan.lock.json", b"\xff\xfe", "GK502"),
+    ],
+)
+def test_a_damaged_record_is_named(run_directory, name, damage, code):
+    (run_directory / name).write_bytes(damage)
+    with pytest.raises(UserError, match=code) as refused:
+        read_run(run_directory)
+    assert name in refused.value.diagnostics[0].message

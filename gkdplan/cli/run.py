@@ -41,7 +41,7 @@ def run(
         str,
         typer.Option(
             metavar="auto|never|DIR",
-            help="Go on from the newest checkpoint, never, or from DIR.",
+            help="Go on from the newest checkpoint, never, or from DIR, with later ones renamed.",
         ),
     ] = "auto",
     json: AsJson = False,

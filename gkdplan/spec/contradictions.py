@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.spec.plan import Optimizer
-from gkdplan.spec.source import Source, format_value
+from gkdplan.spec.source import Source
+from gkdplan.spec.toml_words import format_value
 
 
 def contradictions(source: Source) -> Iterator[Diagnostic]:

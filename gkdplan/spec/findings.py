@@ -10,8 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from gkdplan.diagnostics import Diagnostic, error
+from gkdplan.spec.places import Path
 from gkdplan.spec.repair import repair
-from gkdplan.spec.source import Path, Source, format_path, format_value
+from gkdplan.spec.source import Source
+from gkdplan.spec.toml_words import format_path, format_value
 from gkdplan.spec.vocabulary import Node, describe, every_key, keys_of, node_at
 
 OTHER_NAMES = {

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from gkdplan.spec.source import Path, format_path, format_value
+from gkdplan.spec.places import Path
+from gkdplan.spec.toml_words import format_path, format_value
 from gkdplan.spec.vocabulary import Node, describe, plan_schema
 
 _OPENING = """\

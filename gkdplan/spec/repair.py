@@ -4,7 +4,7 @@ import difflib
 import re
 from typing import Any
 
-from gkdplan.spec.source import format_value
+from gkdplan.spec.toml_words import format_value
 from gkdplan.spec.vocabulary import Node
 
 _DECIMAL_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B?", re.IGNORECASE)

@@ -3,7 +3,8 @@
 import re
 
 from gkdplan.diagnostics import Diagnostic, Span, error
-from gkdplan.spec.source import Source, format_path
+from gkdplan.spec.source import Source
+from gkdplan.spec.toml_words import format_path
 
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _REPEATED = {

@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any
 
 from gkdplan.spec import plan
-from gkdplan.spec.source import Path, format_path
+from gkdplan.spec.places import Path
+from gkdplan.spec.toml_words import format_path
 
 Node = dict[str, Any]
 

@@ -14,7 +14,7 @@ from planner_facts import data_file, facts, plan
 import gkdplan
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.runplan import model
-from gkdplan.spec.source import format_path
+from gkdplan.spec.toml_words import format_path
 from gkdplan.spec.vocabulary import plan_schema
 
 CONTEXT: dict[str, dict[str, Any]] = {

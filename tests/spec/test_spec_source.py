@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkdplan.spec.source import Path, Source, format_path
+from gkdplan.spec.places import Path
+from gkdplan.spec.source import Source
+from gkdplan.spec.toml_words import format_path
 
 PLAN = '''\
 name = "a"  # the name

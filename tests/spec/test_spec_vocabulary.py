@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from gkdplan.spec.plan import Plan
 from gkdplan.spec.reference import reference
 from gkdplan.spec.repair import repair
-from gkdplan.spec.source import format_path
+from gkdplan.spec.toml_words import format_path
 from gkdplan.spec.vocabulary import Node, describe, every_key, node_at, plan_schema
 
 ROOT = Path(__file__).parents[2]

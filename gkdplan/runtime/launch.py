@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -116,8 +117,6 @@ def check_machine(run_plan: RunPlan) -> None:
 
 
 def _check_gpus(num_wanted: int, device: str) -> None:
-    import torch
-
     num_found = torch.cuda.device_count()
     if num_found < num_wanted:
         raise UserError(

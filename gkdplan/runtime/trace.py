@@ -9,11 +9,21 @@ stays: Adam's moments and Megatron's buffers.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import torch
 
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runplan.steps import Move, OptimizerStep, StudentStep, TeacherForward
+from gkdplan.runplan.steps import (
+    Checkpoint,
+    Draw,
+    Evaluate,
+    Generate,
+    Move,
+    OptimizerStep,
+    StudentStep,
+    TeacherForward,
+)
 from gkdplan.runtime.data.batch import MicroBatch, collate
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
@@ -100,8 +110,10 @@ class _Step:
                 case OptimizerStep():
                     with self._phase(Phase.OPTIMIZER):
                         self.trainer.step()
+                case Draw() | Generate() | Evaluate() | Checkpoint():
+                    continue
                 case _:
-                    pass
+                    assert_never(action)
 
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:

@@ -7,6 +7,7 @@ operations too: on a CPU the backward runs in the thread that called it, where t
 Not seen is what a kernel allocates and frees within one operation.
 """
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -117,9 +118,11 @@ class _Counted:
 
 
 class _Storages:
-    """Every CPU storage that was seen, by the address of its StorageImpl, until it is freed."""
+    """Every CPU storage that was seen, by the address of its StorageImpl, until it is freed,
+    which gloo's threads do too."""
 
     def __init__(self) -> None:
+        self._counting = threading.RLock()
         self.current_bytes = 0
         self.peak_bytes = 0
         self._counted: dict[int, _Counted] = {}
@@ -150,11 +153,12 @@ class _Storages:
 
     def adopt(self, storage: UntypedStorage) -> None:
         """Count what the storage holds now, in place of what it held before."""
-        counted = self._known(storage)
-        num_bytes = 0 if counted.on_host else storage.nbytes()
-        self.current_bytes += num_bytes - counted.num_bytes
-        counted.num_bytes = num_bytes
-        self.peak_bytes = max(self.peak_bytes, self.current_bytes)
+        with self._counting:
+            counted = self._known(storage)
+            num_bytes = 0 if counted.on_host else storage.nbytes()
+            self.current_bytes += num_bytes - counted.num_bytes
+            counted.num_bytes = num_bytes
+            self.peak_bytes = max(self.peak_bytes, self.current_bytes)
 
     def exclude(self, storage: UntypedStorage) -> None:
         self._known(storage).on_host = True
@@ -168,7 +172,8 @@ class _Storages:
         return self._counted[key]
 
     def _free(self, key: int) -> None:
-        self.current_bytes -= self._counted.pop(key).num_bytes
+        with self._counting:
+            self.current_bytes -= self._counted.pop(key).num_bytes
 
 
 class _ResultWatch(TorchDispatchMode):  # type: ignore[misc]

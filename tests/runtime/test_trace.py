@@ -1,22 +1,18 @@
 """A step traced on fake tensors: against the same step on real ones, and against the ledger."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import tiny
 import torch
 import torch.distributed as dist
 from gloo_ranks import run_on_ranks
-from megatron.core.tensor_parallel import mappings
+from settled_collectives import settled
 from tiny_plans import compile_plan_text, compile_tiny
 
 from gkdplan.report.trace import compare
 from gkdplan.runplan.codec import decode, encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import close_mesh
 from gkdplan.runtime.phases import Position
@@ -32,6 +28,7 @@ LAYOUTS = {
     "data, forward kl": {"devices": 2, "beta": 0.0},
     "data, optimizer replicated": {"devices": 2, "distributed": "false"},
     "tensor, logits": {"devices": 2, "tensor": 2, "payload": "logits"},
+    "tensor, teacher on the host": {"devices": 2, "tensor": 2, "offload": "cpu"},
 }
 
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -164,7 +161,7 @@ def _check_two_steps(lock: str, traced: dict[str, int]) -> None:
     Path(run_plan.training.output).mkdir(exist_ok=True)
     silent = Progress(run_plan, 0, shown=False, terminal=False)
     session = open_session(run_plan, 0, Position(0, "start"), silent)
-    with patch.object(mappings, "dist_reduce_scatter_func", _settled(session.phases.meter)):
+    with settled(session.phases.meter):
         for step in (1, 2):
             Executor(session)._run_step(step)
     session.metrics.close()
@@ -174,16 +171,3 @@ def _check_two_steps(lock: str, traced: dict[str, int]) -> None:
     for phase, peak_bytes in zip(TRACED, peaks.tolist(), strict=True):
         error = traced[phase] / peak_bytes - 1
         assert abs(error) <= 0.001, f"{phase}: the trace is off by {error:+.3%}"
-
-
-def _settled(meter: LiveBytes) -> Callable[..., None]:
-    """A reduce-scatter that returns once gloo's own thread has let go of its copy of the input,
-    which it does at no certain time after the result is there."""
-
-    def reduce_scatter(*tensors: torch.Tensor, group: dist.ProcessGroup) -> None:
-        before = meter.current_bytes
-        dist.reduce_scatter_tensor(*tensors, group=group)
-        while meter.current_bytes > before:
-            time.sleep(0.0005)
-
-    return reduce_scatter

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny_plans import make_home, plan_text
 
@@ -16,10 +17,7 @@ from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 NUM_STEPS = 60
 COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc"),
-]
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,8 @@ class Attempt:
 
     def ranks(self) -> list[int]:
         """The processes of the ranks, in the order of the ranks."""
-        return [pid for pid in self.children() if b"spawn_main" in _read(pid, "cmdline")]
-
-    def children(self) -> list[int]:
-        pid = self.process.pid
-        return sorted(map(int, _read(pid, f"task/{pid}/children").split()))
+        children = psutil.Process(self.process.pid).children()
+        return sorted(p.pid for p in children if any("spawn_main" in part for part in p.cmdline()))
 
     def end(self) -> Ending:
         """Wait for the command, then look for processes of its session that are still running."""
@@ -68,20 +63,14 @@ class Attempt:
         return Ending(self.first_step, self.process.returncode, err, left)
 
     def alive(self) -> list[int]:
-        return [
-            pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if self._has(pid)
-        ]
+        return [p.pid for p in psutil.process_iter() if self._is_running(p)]
 
-    def _has(self, pid: int) -> bool:
-        fields = _read(pid, "stat").rpartition(b")")[2].split()
-        return len(fields) > 3 and int(fields[3]) == self.process.pid and fields[0] not in b"ZX"
-
-
-def _read(pid: int, name: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:
-        return b""
+    def _is_running(self, process: psutil.Process) -> bool:
+        try:
+            is_ours = os.getsid(process.pid) == self.process.pid
+            return is_ours and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
 
 
 @pytest.fixture(scope="module")

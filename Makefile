@@ -5,7 +5,6 @@ BIN := .venv/bin
 TEACHER := .cache/SmolLM2-135M-Instruct
 INSTALLED := .venv/.installed
 
-export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -22,6 +21,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+unit: export OMP_NUM_THREADS ?= 1
 unit: $(INSTALLED) $(TEACHER)
 	$(BIN)/pytest
 

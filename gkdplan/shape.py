@@ -4,8 +4,25 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
+class MoeShape:
+    """The experts of every layer: gated MLPs of which a router picks some for each token.
+
+    `shared_ffn_hidden_size` is the width of an expert that sees every token, 0 where there is none;
+    `shared_expert_gate` says that its output is scaled by a gate of its own.
+    """
+
+    num_experts: int
+    num_experts_per_token: int
+    expert_ffn_hidden_size: int
+    shared_ffn_hidden_size: int = 0
+    shared_expert_gate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Sizes of a dense decoder-only transformer (RMSNorm, rotary positions, gated SiLU MLP).
+    """Sizes of a decoder-only transformer (RMSNorm, rotary positions, gated SiLU MLP or experts).
+
+    With `moe` every layer has experts in place of the MLP of `ffn_hidden_size`.
 
     `vocab_size` is the number of rows of the embedding in the checkpoint, which may exceed the
     tokenizer's true size. `rope_scaling` is the llama3 rule as (factor, low_freq_factor,
@@ -27,6 +44,7 @@ class ModelShape:
     qkv_bias: bool
     qk_norm: bool
     rope_scaling: tuple[float, float, float, int] | None = None
+    moe: MoeShape | None = None
 
     @property
     def query_size(self) -> int:
@@ -38,12 +56,23 @@ class ModelShape:
 
     @property
     def num_parameters_per_layer(self) -> int:
-        """Projections, optional qkv bias, optional q and k norms, gated MLP, two norms."""
+        """Projections, optional qkv bias and q and k norms, MLP or experts, two norms."""
         hidden, query, kv = self.hidden_size, self.query_size, self.kv_size
         attention = 2 * hidden * query + 2 * hidden * kv
         bias = query + 2 * kv if self.qkv_bias else 0
         norms = 2 * hidden + (2 * self.head_dim if self.qk_norm else 0)
-        return attention + bias + 3 * hidden * self.ffn_hidden_size + norms
+        return attention + bias + norms + self._mlp_parameters
+
+    @property
+    def _mlp_parameters(self) -> int:
+        """Gate, up and down; of experts also the router and the shared expert."""
+        moe, hidden = self.moe, self.hidden_size
+        if moe is None:
+            return 3 * hidden * self.ffn_hidden_size
+        routed = moe.num_experts * 3 * hidden * moe.expert_ffn_hidden_size
+        shared = 3 * hidden * moe.shared_ffn_hidden_size
+        gate = hidden if moe.shared_expert_gate else 0
+        return moe.num_experts * hidden + routed + shared + gate
 
     @property
     def num_parameters(self) -> int:

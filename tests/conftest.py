@@ -58,7 +58,7 @@ def model_plan(name: str, shape: ModelShape, offload: Tier) -> model.ModelPlan:
         if shape is STUDENT_SHAPE
         else None,
         offload=offload,
-        recompute="none",
+        stage_layers=((shape.num_layers,),),
     )
 
 
@@ -75,7 +75,7 @@ def ledger() -> model.Ledger:
         peak_phase=Phase.STUDENT,
         verdict=Verdict.FITS,
         host_bytes_per_node=810 * MiB,
-        classes=(model.ClassMemory(ranks, 0, phases),),
+        classes=(model.ClassMemory(ranks, 0, 0, phases),),
     )
 
 

@@ -1,5 +1,8 @@
 """Which rank does what: the mesh of each model over the same ranks."""
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 from gkdplan.facts.model import Device
 from gkdplan.runplan.model import AxisDegrees, Layout, RankClass
 from gkdplan.spec.plan import Cluster, Parallel, Plan
@@ -8,9 +11,10 @@ from gkdplan.spec.plan import Cluster, Parallel, Plan
 def assign_ranks(plan: Plan, device: Device) -> Layout:
     """The layout of both models; the checks have found it possible.
 
-    Ranks follow Megatron's order, tensor fastest and then data (megatron/core/parallel_state.py,
-    order "tp-cp-ep-dp-pp"), so neighbours share a tensor group. Every rank holds an equal shard of
-    every layer, hence one class.
+    Ranks follow Megatron's order, tensor fastest, then context, data and pipeline
+    (megatron/core/parallel_state.py, order "tp-cp-ep-dp-pp"), so neighbours share a tensor group
+    and a stage is a run of ranks. Within a stage every rank holds an equal shard of every layer:
+    a class is a stage of the student and a stage of the teacher.
     """
     world_size = world_size_of(plan.cluster)
     return Layout(
@@ -21,8 +25,30 @@ def assign_ranks(plan: Plan, device: Device) -> Layout:
         world_size=world_size,
         student=axis_degrees(plan.student.parallel, world_size),
         teacher=axis_degrees(teacher_parallel(plan), world_size),
-        classes=(RankClass(ranks=((0, world_size),), stage=0),),
+        classes=tuple(_classes(plan, world_size)),
     )
+
+
+def stage_layers(num_layers: int, parallel: Parallel) -> tuple[tuple[int, ...], ...]:
+    """The layers of each stage, chunk by chunk: equal shares, but for the ends where the plan says
+    otherwise (megatron/core/transformer/transformer_block.py, get_num_layers_to_build)."""
+    stages = [0] * parallel.pipeline
+    ends = {0: parallel.first_stage_layers, parallel.pipeline - 1: parallel.last_stage_layers}
+    given = {stage: num for stage, num in ends.items() if num is not None}
+    num_equal = max(1, parallel.pipeline - len(given))
+    for stage in range(parallel.pipeline):
+        stages[stage] = given.get(stage, (num_layers - sum(given.values())) // num_equal)
+    chunks = parallel.virtual_pipeline
+    return tuple((num // chunks,) * chunks for num in stages)
+
+
+def _classes(plan: Plan, world_size: int) -> Iterator[RankClass]:
+    """One for each run of ranks between the borders of stages, of either model."""
+    student = world_size // plan.student.parallel.pipeline
+    teacher = world_size // teacher_parallel(plan).pipeline
+    borders = sorted({*range(0, world_size, student), *range(0, world_size, teacher), world_size})
+    for start, end in pairwise(borders):
+        yield RankClass(((start, end),), stage=start // student, teacher_stage=start // teacher)
 
 
 def world_size_of(cluster: Cluster) -> int:
@@ -39,7 +65,12 @@ def axis_degrees(parallel: Parallel, world_size: int) -> AxisDegrees:
     return AxisDegrees(
         tensor=parallel.tensor,
         sequence=is_sequence_parallel(parallel),
-        data=world_size // parallel.tensor,
+        data=world_size // (parallel.tensor * parallel.pipeline * parallel.context),
+        pipeline=parallel.pipeline,
+        virtual_pipeline=parallel.virtual_pipeline,
+        context=parallel.context,
+        expert=parallel.expert,
+        expert_tensor=parallel.expert_tensor,
     )
 
 

@@ -1,11 +1,13 @@
 """The two models as they are built: shapes, one vocabulary, one padding."""
 
 from gkdplan.facts.model import Facts, ModelFacts
-from gkdplan.runplan.model import Inputs, Layout, ModelInput, ModelPlan, Models
+from gkdplan.planner.layout import stage_layers, teacher_parallel
+from gkdplan.runplan.model import Inputs, Layout, ModelInput, ModelPlan, Models, Recompute
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Dtype, Tier
 
+NO_RECOMPUTE = Recompute()
 VOCAB_DIVISOR = 128
 """Megatron's make_vocab_size_divisible_by: the padded vocabulary is a multiple of it per rank."""
 
@@ -23,6 +25,8 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             padded,
             init=plan.student.init,
             keep_layers=None if keep is None else keep.layers,
+            stage_layers=stage_layers(student_shape(plan, facts).num_layers, plan.student.parallel),
+            recompute=Recompute(**plan.student.recompute.model_dump()),
         ),
         teacher=_model(
             plan.teacher.model,
@@ -31,6 +35,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             plan.teacher.dtype or plan.student.dtype,
             padded,
             offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
+            stage_layers=stage_layers(facts.teacher.shape.num_layers, teacher_parallel(plan)),
         ),
         vocab_size=true_vocab_size(facts),
     )
@@ -75,6 +80,8 @@ def _model(
     init: str = "pretrained",
     keep_layers: tuple[int, ...] | None = None,
     offload: Tier = Tier.DEVICE,
+    stage_layers: tuple[tuple[int, ...], ...],
+    recompute: Recompute = NO_RECOMPUTE,
 ) -> ModelPlan:
     return ModelPlan(
         model=model,
@@ -87,7 +94,8 @@ def _model(
         init=init,
         keep_layers=keep_layers,
         offload=offload,
-        recompute="none",
+        stage_layers=stage_layers,
+        recompute=recompute,
     )
 
 

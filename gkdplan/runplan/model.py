@@ -31,8 +31,25 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Recompute:
+    """Activations made again in the backward: of `modules` where `granularity` is "selective"; of
+    `num_layers` layers a unit ("uniform") or of the first `num_layers` of each stage ("block")
+    where it is "full"."""
+
+    granularity: str = "none"
+    method: str | None = None
+    num_layers: int | None = None
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """One of the two models. `keep_layers` are indices of the checkpoint's layers, in order."""
+    """One of the two models.
+
+    `keep_layers` are indices of the checkpoint's layers, in order. `stage_layers` counts the layers
+    of each pipeline stage, chunk by chunk: chunk c of stage i comes c * pipeline + i-th in the
+    model (one chunk a stage but for virtual pipelines).
+    """
 
     model: str
     revision: str | None
@@ -44,7 +61,8 @@ class ModelPlan:
     init: str
     keep_layers: tuple[int, ...] | None
     offload: Tier
-    recompute: str
+    stage_layers: tuple[tuple[int, ...], ...]
+    recompute: Recompute = Recompute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +77,33 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class AxisDegrees:
-    """Degrees of a model's mesh; their product is the world size."""
+    """Degrees of a model's mesh: tensor x pipeline x context x data is the world size, and of its
+    experts expert_tensor x expert x pipeline x expert_data."""
 
     tensor: int
     sequence: bool
     data: int
+    pipeline: int = 1
+    virtual_pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+    expert_tensor: int = 1
+
+    @property
+    def expert_data(self) -> int:
+        """Ranks that hold the same experts."""
+        ranks_of_a_stage = self.tensor * self.context * self.data
+        return ranks_of_a_stage // (self.expert_tensor * self.expert)
 
 
 @dataclass(frozen=True, slots=True)
 class RankClass:
-    """Ranks that hold and do the same, as half-open runs of rank numbers."""
+    """Ranks that hold and do the same, as half-open runs of rank numbers; `stage` is the
+    student's."""
 
     ranks: tuple[tuple[int, int], ...]
     stage: int
+    teacher_stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +217,7 @@ class ClassMemory:
 
     ranks: tuple[tuple[int, int], ...]
     stage: int
+    teacher_stage: int
     phases: Mapping[Phase, PhaseMemory]
 
 

@@ -55,7 +55,13 @@ BESIDE_THE_RUNTIME = {
     "family",  # the shape says it all
     "num_parameters",
     "num_rows",
-    "recompute",  # "none" in this version
+    "recompute",  # "none" in this version, as the axes are 1
+    "stage_layers",
+    "pipeline",
+    "virtual_pipeline",
+    "context",
+    "expert",
+    "expert_tensor",
     "save_interval",  # the steps carry both intervals
     "eval_interval",
 }

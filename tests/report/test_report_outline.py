@@ -152,8 +152,8 @@ def test_big_plans_are_told_in_gib(run_plan):
 def test_each_class_of_ranks_has_its_table(run_plan):
     (memory,) = run_plan.ledger.classes
     classes = (
-        ClassMemory(((0, 1),), 0, memory.phases),
-        ClassMemory(((1, 2), (4, 8)), 1, memory.phases),
+        ClassMemory(((0, 1),), 0, 0, memory.phases),
+        ClassMemory(((1, 2), (4, 8)), 1, 0, memory.phases),
     )
     report = memory_report(replace(run_plan, ledger=replace(run_plan.ledger, classes=classes)), 80)
     assert "MiB a rank (rank 0)" in report

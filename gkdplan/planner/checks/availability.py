@@ -86,7 +86,7 @@ def _other_teacher_layout(plan: Plan) -> Iterator[Finding]:
     world_size = world_size_of(plan.cluster)
     student = axis_degrees(plan.student.parallel, world_size)
     teacher = axis_degrees(teacher_parallel(plan), world_size)
-    if student != teacher:
+    if (student.tensor, student.sequence) != (teacher.tensor, teacher.sequence):
         yield Finding(
             f"a teacher with a layout of its own is not yet available in gkdplan {__version__}",
             "teacher.parallel",

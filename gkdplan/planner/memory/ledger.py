@@ -36,7 +36,7 @@ def tally(
         verdict=_verdict(peak, budget_bytes),
         host_bytes_per_node=host_bytes_per_node,
         classes=tuple(
-            ClassMemory(ranks=rank_class.ranks, stage=rank_class.stage, phases=by_phase)
+            ClassMemory(rank_class.ranks, rank_class.stage, rank_class.teacher_stage, by_phase)
             for rank_class in layout.classes
         ),
     )

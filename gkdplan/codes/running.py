@@ -139,8 +139,8 @@ CODES: dict[str, Code] = {
         "Use one of the values shown, or a later version of gkdplan.",
     ),
     "GK591": Code(
-        "several nodes, which can be planned but not yet run",
-        "This version starts the processes of one machine only.",
-        "Plan with it as you like; to run it, set `cluster.num_nodes` to 1.",
+        "a value that is planned, but not yet run",
+        "Its layout, memory and steps are decided; the executor of this version cannot run them.",
+        "Plan and compare with it as you like; to run, take the value away.",
     ),
 }

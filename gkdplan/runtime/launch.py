@@ -19,10 +19,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.model import AxisDegrees, RunPlan
 from gkdplan.runtime import worker
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
+from gkdplan.vocab import Role
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -31,7 +32,7 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     """Start the ranks of this node, wait for them and say how the run ended.
 
     Raises UserError before any process starts where the plan cannot run here: the run directory
-    belongs to another run or is in use, the plan wants more than one node, or the device is not
+    belongs to another run or is in use, the plan has what is not yet run, or the device is not
     there. A signal stops the ranks and leaves the last checkpoint to go on from.
     """
     check_machine(run_plan)
@@ -100,20 +101,46 @@ def _own_signal_handlers() -> Iterator[None]:
 
 
 def check_machine(run_plan: RunPlan) -> None:
-    """Raises UserError where this machine is not the one that the plan wants: GK515, GK591."""
+    """Raises UserError where this executor or this machine cannot run the plan: GK591, GK515."""
+    not_run = tuple(_not_yet_run(run_plan))
+    if not_run:
+        raise UserError(*not_run)
     layout = run_plan.layout
-    if layout.num_nodes > 1:
-        raise UserError(
-            error(
-                "GK591",
-                f"`cluster.num_nodes` = {layout.num_nodes}: running on more than one node is not "
-                f"yet available in gkdplan {__version__}",
-                "cluster.num_nodes",
-                help=("set `cluster.num_nodes` to 1, or only plan it with `gkdplan plan`",),
-            )
-        )
     if layout.backend == "nccl":
         _check_gpus(layout.devices_per_node, layout.device)
+
+
+def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
+    """What was planned and what this executor has no code for."""
+    layout, models = run_plan.layout, run_plan.models
+    if layout.num_nodes > 1:
+        yield _planned_only("cluster.num_nodes", layout.num_nodes)
+    yield from _axes_not_run(Role.STUDENT, layout.student)
+    if layout.teacher != layout.student:
+        yield from _axes_not_run(Role.TEACHER, layout.teacher)
+        yield _planned_only("teacher.parallel", "a layout of its own")
+    for role, model in ((Role.STUDENT, models.student), (Role.TEACHER, models.teacher)):
+        if model.shape.moe is not None:
+            yield _planned_only(f"{role}.model", model.model)
+    if models.student.recompute.granularity != "none":
+        granularity = models.student.recompute.granularity
+        yield _planned_only("student.recompute.granularity", granularity)
+
+
+def _axes_not_run(role: Role, degrees: AxisDegrees) -> Iterator[Diagnostic]:
+    for axis in ("pipeline", "virtual_pipeline", "context", "expert", "expert_tensor"):
+        degree = getattr(degrees, axis)
+        if degree > 1:
+            yield _planned_only(f"{role}.parallel.{axis}", degree)
+
+
+def _planned_only(path: str, value: object) -> Diagnostic:
+    return error(
+        "GK591",
+        f"`{path}` ({value}) is planned, but not yet run in gkdplan {__version__}",
+        path,
+        help=("take it out of the plan, or only plan with it: `gkdplan plan`",),
+    )
 
 
 def _check_gpus(num_wanted: int, device: str) -> None:

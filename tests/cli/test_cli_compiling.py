@@ -6,8 +6,7 @@ PLAN = """
 name = "nowhere"
 [student]
 model = "no/such-model"
-[student.parallel]
-pipeline = 2
+tuning = "lora"
 [teacher]
 model = "no/such-model"
 [data]

@@ -217,20 +217,8 @@ def test_eval_rows_need_responses():
 @pytest.mark.parametrize(
     ("path", "tables"),
     [
-        ("student.parallel.pipeline", {"student": {"parallel": {"pipeline": 2}}}),
-        ("student.parallel.virtual_pipeline", {"student": {"parallel": {"virtual_pipeline": 2}}}),
-        (
-            "student.parallel.first_stage_layers",
-            {"student": {"parallel": {"first_stage_layers": 1}}},
-        ),
-        ("student.parallel.context", {"student": {"parallel": {"context": 2}}}),
-        ("student.parallel.expert", {"student": {"parallel": {"expert": 2}}}),
-        ("student.parallel.expert_tensor", {"student": {"parallel": {"expert_tensor": 2}}}),
-        ("teacher.parallel.pipeline", {"teacher": {"parallel": {"pipeline": 2}}}),
-        ("teacher.parallel", {"teacher": {"parallel": {"tensor": 2}}}),
         ("teacher.server", {"teacher": {"server": {"url": "http://localhost"}}}),
         ("student.tuning", {"student": {"tuning": "lora"}}),
-        ("student.recompute.granularity", {"student": {"recompute": {"granularity": "full"}}}),
         ("distill.payload", {"distill": {"payload": "top_k", "top_k": 64}}),
         ("distill.sft_alpha", {"distill": {"sft_alpha": 0.1}}),
         ("generation.engine", {"generation": {"engine": "vllm"}}),
@@ -248,6 +236,35 @@ def test_what_is_not_available_is_refused_by_name(path, tables):
     assert "not yet available in gkdplan 0.1.0" in found[0].message
     assert found[0].help
     assert compilation.run_plan is None
+
+
+TWO_RANKS = {"devices_per_node": 2}
+TWO_STAGES = {"parallel": {"pipeline": 2}}
+
+
+@pytest.mark.parametrize(
+    ("path", "tables"),
+    [
+        ("cluster.num_nodes", {"cluster": {"num_nodes": 2}}),
+        ("student.parallel.pipeline", {"cluster": TWO_RANKS, "student": TWO_STAGES}),
+        (
+            "student.parallel.context",
+            {"cluster": TWO_RANKS, "student": {"parallel": {"context": 2}}},
+        ),
+        ("teacher.parallel.pipeline", {"cluster": TWO_RANKS, "teacher": TWO_STAGES}),
+        ("teacher.parallel", {"cluster": TWO_RANKS, "teacher": {"parallel": {"tensor": 2}}}),
+        (
+            "student.recompute.granularity",
+            {"student": {"recompute": {"granularity": "full", "method": "block", "num_layers": 1}}},
+        ),
+    ],
+)
+def test_what_is_planned_but_not_run_compiles_with_a_warning(path, tables):
+    compilation = compile_plan(plan(**tables), facts(), "test")
+    found = first("GK591", [f for f in compilation.diagnostics if f.path == path])
+    assert found.severity is Severity.WARNING
+    assert found.label == "planned, but not yet run"
+    assert compilation.run_plan is not None
 
 
 def test_every_rule_is_in_the_code_table():

@@ -1,4 +1,4 @@
-"""What the vocabulary can say and this version cannot do yet: refused by name, never ignored."""
+"""What the vocabulary can say and this version cannot do yet: named, never ignored."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,15 +11,8 @@ from gkdplan.vocab import Engine
 
 Value = Callable[[Plan], object]
 
-_AXES = (
-    "pipeline",
-    "virtual_pipeline",
-    "first_stage_layers",
-    "last_stage_layers",
-    "context",
-    "expert",
-    "expert_tensor",
-)
+_RUN_AXES = {"tensor", "sequence"}
+"""The axes of a mesh that the executor builds; the others it can only plan."""
 
 
 def _engine_tensor(plan: Plan) -> int | None:
@@ -31,7 +24,6 @@ def _engine_tensor(plan: Plan) -> int | None:
 
 _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
     "student.tuning": (lambda plan: plan.student.tuning, ("full",)),
-    "student.recompute.granularity": (lambda plan: plan.student.recompute.granularity, ("none",)),
     "teacher.server": (lambda plan: plan.teacher.server, (None,)),
     "distill.payload": (lambda plan: plan.distill.payload, ("auto", "hidden", "logits")),
     "distill.sft_alpha": (lambda plan: plan.distill.sft_alpha, (0.0,)),
@@ -41,16 +33,12 @@ _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
     "generation.sleep_level": (lambda plan: plan.generation.sleep_level, (0,)),
     "optimizer.offload": (lambda plan: plan.optimizer.offload, ("none",)),
 }
-"""Key -> its value in a plan, and the values that this version can run."""
+"""Key -> its value in a plan, and the values that this version can plan."""
 
 
 @plan_rule("GK590")
 def feature_is_available(plan: Plan) -> Iterator[Finding]:
     """Every value that this version would have to ignore."""
-    yield from _unavailable_axes("student.parallel", plan.student.parallel)
-    if plan.teacher.parallel is not None:
-        yield from _unavailable_axes("teacher.parallel", plan.teacher.parallel)
-        yield from _other_teacher_layout(plan)
     for path, (value_of, available) in _AVAILABLE.items():
         value = value_of(plan)
         if value not in available:
@@ -61,39 +49,51 @@ def feature_is_available(plan: Plan) -> Iterator[Finding]:
 
 
 @plan_rule("GK591", Severity.WARNING)
-def one_node_is_run(plan: Plan) -> Iterator[Finding]:
-    """Several nodes are planned, and not yet started."""
+def value_is_run(plan: Plan) -> Iterator[Finding]:
+    """Every value that is planned and priced, and that `gkdplan run` refuses."""
     if plan.cluster.num_nodes > 1:
-        yield Finding(
-            f"`gkdplan run` starts one node only in gkdplan {__version__}: this plan has "
-            f"{plan.cluster.num_nodes:,}",
-            "cluster.num_nodes",
-            label="planned, but not yet run",
-        )
+        yield _not_yet_run("cluster.num_nodes", plan.cluster.num_nodes)
+    yield from _axes_not_run("student.parallel", plan.student.parallel)
+    if plan.teacher.parallel is not None:
+        yield from _axes_not_run("teacher.parallel", plan.teacher.parallel)
+        yield from _teacher_layout_not_run(plan)
+    if plan.student.recompute.granularity != "none":
+        yield _not_yet_run("student.recompute.granularity", plan.student.recompute.granularity)
 
 
-RULES = (feature_is_available, one_node_is_run)
+RULES = (feature_is_available, value_is_run)
 
 
-def _unavailable_axes(table: str, parallel: Parallel) -> Iterator[Finding]:
-    for axis in _AXES:
+def _axes_not_run(table: str, parallel: Parallel) -> Iterator[Finding]:
+    for axis, field in Parallel.model_fields.items():
         value = getattr(parallel, axis)
-        if value != Parallel.model_fields[axis].default:
-            yield _not_yet(f"{table}.{axis}", value)
+        if axis not in _RUN_AXES and value != field.default:
+            yield _not_yet_run(f"{table}.{axis}", value)
 
 
-def _other_teacher_layout(plan: Plan) -> Iterator[Finding]:
+def _teacher_layout_not_run(plan: Plan) -> Iterator[Finding]:
     world_size = world_size_of(plan.cluster)
     student = axis_degrees(plan.student.parallel, world_size)
     teacher = axis_degrees(teacher_parallel(plan), world_size)
     if (student.tensor, student.sequence) != (teacher.tensor, teacher.sequence):
         yield Finding(
-            f"a teacher with a layout of its own is not yet available in gkdplan {__version__}",
+            "`gkdplan run` does not yet run a teacher with a layout of its own in gkdplan "
+            f"{__version__}",
             "teacher.parallel",
-            label=f"the student has tensor degree {student.tensor}"
-            + (" and sequence parallelism" if student.sequence else ""),
-            help=("remove `teacher.parallel`: left out, it is the student's",),
+            label="planned, but not yet run",
+            notes=(
+                f"the student has tensor degree {student.tensor}"
+                + (" and sequence parallelism" if student.sequence else ""),
+            ),
         )
+
+
+def _not_yet_run(path: str, value: object) -> Finding:
+    return Finding(
+        f"`gkdplan run` does not yet run `{path} = {_toml(value)}` in gkdplan {__version__}",
+        path,
+        label="planned, but not yet run",
+    )
 
 
 def _not_yet(path: str, value: object) -> Finding:

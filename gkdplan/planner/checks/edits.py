@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.checks.layout import valid_tensor_degrees
 from gkdplan.planner.checks.schedule import LARGEST_MICRO
-from gkdplan.planner.layout import world_size_of
+from gkdplan.planner.layout import axis_degrees, world_size_of
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.model import Ledger
 from gkdplan.spec.plan import Plan
@@ -41,7 +41,7 @@ def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
 
 def _smaller_micro_batches(plan: Plan) -> Edits:
     """The largest first, of the same global batch."""
-    data = world_size_of(plan.cluster) // plan.student.parallel.tensor
+    data = axis_degrees(plan.student.parallel, world_size_of(plan.cluster)).data
     for micro in range(min(plan.batch.micro - 1, LARGEST_MICRO), 0, -1):
         if plan.batch.global_ % (micro * data) == 0:
             batch = plan.batch.model_copy(update={"micro": micro})
@@ -66,10 +66,10 @@ def _larger_tensor_degrees(plan: Plan, facts: Facts) -> Edits:
     if plan.teacher.parallel is not None:
         return
     for tensor in valid_tensor_degrees(plan, facts):
-        data = world_size_of(plan.cluster) // tensor
+        parallel = plan.student.parallel.model_copy(update={"tensor": tensor})
+        data = axis_degrees(parallel, world_size_of(plan.cluster)).data
         divides = plan.batch.global_ % (plan.batch.micro * data) == 0
         if tensor > plan.student.parallel.tensor and divides:
-            parallel = plan.student.parallel.model_copy(update={"tensor": tensor})
             student = plan.student.model_copy(update={"parallel": parallel})
             edited = plan.model_copy(update={"student": student})
             yield f"set `student.parallel.tensor` to {tensor}", edited

@@ -14,29 +14,35 @@ from gkdplan.vocab import Role
 
 def valid_tensor_degrees(plan: Plan, facts: Facts) -> tuple[int, ...]:
     """The degrees that divide the ranks, and the heads and the ffn of both models."""
-    world_size = world_size_of(plan.cluster)
+    world_size, axes = world_size_of(plan.cluster), plan.student.parallel
     return tuple(
         degree
         for degree in range(1, min(world_size, facts.student.shape.num_attention_heads) + 1)
-        if world_size % degree == 0
+        if world_size % (degree * axes.context * axes.pipeline) == 0
         and all(_divides(degree, model) for model in (facts.student, facts.teacher))
     )
 
 
 @rule("GK201")
-def ranks_divide_into_tensor_groups(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """world % tensor (megatron/core/parallel_state.py)."""
+def ranks_divide_into_model_groups(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """world % (tensor x context x pipeline) (megatron/core/parallel_state.py)."""
     cluster, world_size = plan.cluster, world_size_of(plan.cluster)
     for role, parallel in _axes(plan):
-        if world_size % parallel.tensor:
-            yield Finding(
-                f"{_ranks(world_size)} cannot be divided into `{role}` tensor groups of "
-                f"{parallel.tensor}",
-                _tensor_path(plan, role),
-                label="every rank belongs to one group",
-                notes=(f"nodes x devices = {cluster.num_nodes} x {cluster.devices_per_node}",),
-                help=_set_tensor(plan, facts, role),
-            )
+        ranks = 1
+        for axis in ("tensor", "context", "pipeline"):
+            degree = getattr(parallel, axis)
+            if world_size % (ranks * degree):
+                others = f" x {ranks}" if ranks > 1 else ""
+                yield Finding(
+                    f"{_ranks(world_size)} cannot be divided into `{role}` {axis} groups of "
+                    f"{degree}{others}",
+                    f"{_parallel_path(plan, role)}.{axis}",
+                    label="every rank belongs to one group",
+                    notes=(f"nodes x devices = {cluster.num_nodes} x {cluster.devices_per_node}",),
+                    help=_set_tensor(plan, facts, role) if axis == "tensor" else (),
+                )
+                break
+            ranks *= degree
 
 
 @rule("GK202")
@@ -116,12 +122,12 @@ def tensor_groups_stay_on_a_node(plan: Plan, facts: Facts) -> Iterator[Finding]:
                 path,
                 label="every layer would wait for the network between nodes",
                 notes=(f"devices_per_node = {devices}",),
-                help=(f"set `{path}` to {one_of(on_a_node)}",),
+                help=(f"set `{path}` to {one_of(on_a_node)}",) if on_a_node else (),
             )
 
 
 RULES = (
-    ranks_divide_into_tensor_groups,
+    ranks_divide_into_model_groups,
     attention_heads_divide_by_tensor,
     kv_heads_divide_by_tensor,
     ffn_divides_by_tensor,
@@ -195,8 +201,8 @@ def _divides(degree: int, model: ModelFacts) -> bool:
 
 
 def _set_tensor(plan: Plan, facts: Facts, role: Role) -> tuple[str, ...]:
-    degrees = one_of(valid_tensor_degrees(plan, facts))
-    return (f"set `{_tensor_path(plan, role)}` to {degrees}",)
+    degrees = valid_tensor_degrees(plan, facts)
+    return (f"set `{_tensor_path(plan, role)}` to {one_of(degrees)}",) if degrees else ()
 
 
 def _tensor_path(plan: Plan, role: Role) -> str:

@@ -7,7 +7,7 @@ from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, one_of, rule
 from gkdplan.planner.draft import num_steps, num_train_rows
-from gkdplan.planner.layout import world_size_of
+from gkdplan.planner.layout import axis_degrees, world_size_of
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Dtype, Role
 
@@ -18,7 +18,7 @@ LARGEST_MICRO = 4096
 @rule("GK420")
 def global_batch_divides(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """global % (micro x data) (megatron/core/num_microbatches_calculator.py)."""
-    data = max(1, world_size_of(plan.cluster) // plan.student.parallel.tensor)
+    data = _data_ranks(plan)
     micro, rows = plan.batch.micro, plan.batch.global_
     if rows % (micro * data):
         whole = rows // (micro * data)
@@ -123,9 +123,14 @@ RULES = (
 )
 
 
+def _data_ranks(plan: Plan) -> int:
+    """Of the student; 1 where an impossible layout leaves none."""
+    return max(1, axis_degrees(plan.student.parallel, world_size_of(plan.cluster)).data)
+
+
 def _fewer_rows_a_step(plan: Plan, rows: int) -> tuple[str, ...]:
     """The largest global batch that the rows fill, if there is one."""
-    unit = plan.batch.micro * max(1, world_size_of(plan.cluster) // plan.student.parallel.tensor)
+    unit = plan.batch.micro * _data_ranks(plan)
     largest = rows // unit * unit
     return (f"set `batch.global` to {largest}, or add rows",) if largest else ("add rows",)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from gkdplan.report import words
 from gkdplan.report.memory import memory_tables, unit_of
+from gkdplan.report.objective import objective_card
 from gkdplan.report.step_words import sentence, verb
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import RunPlan
@@ -15,8 +16,13 @@ _LABEL_WIDTH = 12
 def outline(run_plan: RunPlan, width: int = 80) -> str:
     """What a person reviews before a run; no line is wider than `width`, whatever the names."""
     parts = (header(run_plan, width), *decisions(run_plan, width))
-    return "\n".join(
-        ["\n".join(parts), "", memory_tables(run_plan, width), "", step_list(run_plan, width)]
+    return "\n\n".join(
+        [
+            "\n".join(parts),
+            objective_card(run_plan, width),
+            memory_tables(run_plan, width),
+            step_list(run_plan, width),
+        ]
     )
 
 
@@ -37,7 +43,7 @@ def decisions(run_plan: RunPlan, width: int) -> Iterator[str]:
 
 
 def labelled(run_plan: RunPlan) -> list[tuple[str, str]]:
-    """(label, sentence) of every decision but memory and steps."""
+    """(label, sentence) of every decision but the objective, memory and steps."""
     models, layout = run_plan.models, run_plan.layout
     student, teacher = models.student, models.teacher
     names = [words.short_name(student), words.short_name(teacher)]
@@ -52,19 +58,21 @@ def labelled(run_plan: RunPlan) -> list[tuple[str, str]]:
         ("student", model_lines[0]),
         ("teacher", model_lines[1]),
         ("layout", words.layout(layout)),
-        ("vocabulary", words.vocabulary(run_plan)),
-        (
-            "loss",
-            f"{words.loss_formula(run_plan.objective)}; {words.normaliser(run_plan.objective)}",
-        ),
-        ("payload", words.payload(run_plan.objective)),
-        ("source", words.sources(run_plan)),
-        ("sampling", words.sampling(run_plan)),
+        *_pipeline(run_plan),
         ("data", words.data(run_plan)),
         ("batch", words.batch(run_plan)),
         ("optimizer", words.optimizer(run_plan)),
         ("run", words.training(run_plan)),
     ]
+
+
+def _pipeline(run_plan: RunPlan) -> Iterator[tuple[str, str]]:
+    """What only some plans decide."""
+    models = run_plan.models
+    if len(models.student.stage_layers) + len(models.teacher.stage_layers) > 2:
+        yield "stages", words.stages(models.student, models.teacher)
+    if models.student.recompute.granularity != "none":
+        yield "recompute", words.recompute(models.student.recompute)
 
 
 def step_list(run_plan: RunPlan, width: int = 80) -> str:

@@ -1,8 +1,8 @@
 """The parts of the page that show what was decided."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from gkdplan.report import words
+from gkdplan.report import objective, words
 from gkdplan.report.markup import Markup, section, tag
 from gkdplan.report.memory import budget, ranks
 from gkdplan.report.memory_chart import memory_chart, memory_figures, residency_chart
@@ -43,10 +43,11 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
         sections.append(section("Residency", "where each object lies, by phase", *parts))
     return [
         *sections,
+        section("Objective", objective.TITLE, _rows(objective.card_rows(run_plan))),
         section("Sources", "what each step learns from", *_sources(run_plan)),
         section("Layout", words.layout(run_plan.layout), *_layout(run_plan)),
         section("Steps", f"of a global batch: {words.batch(run_plan)}", _steps(run_plan)),
-        section("Decisions", "", _decisions(run_plan)),
+        section("Decisions", "", _rows(labelled(run_plan))),
     ]
 
 
@@ -71,20 +72,20 @@ def _sources(run_plan: RunPlan) -> list[Markup]:
             f"{share:.0%}",
             class_=f"segment source-{source}",
             style=f"width:{100 * share:.3f}%",
-            title=f"{words.SOURCE_NAMES[source]}: {steps}",
+            title=f"{objective.SOURCE_NAMES[source]}: {steps}",
         )
-        for source, share, steps in words.mixture(run_plan)
+        for source, share, steps in objective.mixture(run_plan)
     ]
     parts = [tag("div", tag("span", *shares, class_="track"), class_="bar shares")]
-    objective, training = run_plan.objective, run_plan.training
-    draw = Draw(training.seed, objective.lmbda, objective.seq_kd)
+    chosen, training = run_plan.objective, run_plan.training
+    draw = Draw(training.seed, chosen.lmbda, chosen.seq_kd)
     if training.num_steps <= _MAX_CELLS:
         drawn = [(step, source_of_step(draw, step)) for step in range(1, training.num_steps + 1)]
         cells = [tag("span", class_=f"source-{s}", title=f"step {n}: {s}") for n, s in drawn]
         columns = f"--columns:{min(len(cells), _MAX_COLUMNS)}"
         parts.append(tag("div", *cells, class_="strip", style=columns))
-    present = [source for source, _, _ in words.mixture(run_plan)]
-    return [*parts, source_legend(present), tag("p", words.sources(run_plan))]
+    present = [source for source, _, _ in objective.mixture(run_plan)]
+    return [*parts, source_legend(present), tag("p", objective.sources(run_plan))]
 
 
 def _layout(run_plan: RunPlan) -> list[Markup]:
@@ -114,6 +115,6 @@ def _steps(run_plan: RunPlan) -> Markup:
     return tag("ol", *items, class_="steps")
 
 
-def _decisions(run_plan: RunPlan) -> Markup:
-    rows = [tag("div", tag("dt", label), tag("dd", text)) for label, text in labelled(run_plan)]
+def _rows(labelled_rows: Sequence[tuple[str, str]]) -> Markup:
+    rows = [tag("div", tag("dt", label), tag("dd", text)) for label, text in labelled_rows]
     return tag("dl", *rows)

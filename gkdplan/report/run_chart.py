@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from gkdplan.report.markup import Markup, tag
+from gkdplan.report.objective import SOURCE_NAMES
 from gkdplan.report.run_record import Completion, Evaluation, StepRecord
-from gkdplan.report.words import SOURCE_NAMES
 from gkdplan.units import format_seconds
 from gkdplan.vocab import Source
 

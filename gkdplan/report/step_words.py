@@ -2,7 +2,8 @@
 
 from typing import assert_never
 
-from gkdplan.report.words import SOURCE_NAMES, plural
+from gkdplan.report.objective import SOURCE_NAMES
+from gkdplan.report.words import plural
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import (
     Checkpoint,

@@ -1,18 +1,9 @@
 """A run plan's decisions as the sentences that the outline and the page share."""
 
-from gkdplan.runplan.draw import share_of_sources, steps_per_source
-from gkdplan.runplan.model import AxisDegrees, Layout, ModelPlan, Objective, RunPlan
-from gkdplan.runplan.steps import Draw
-from gkdplan.vocab import Engine, Payload, Source, Tier
+from itertools import groupby
 
-SOURCE_NAMES = {
-    Source.STUDENT: "student's samples",
-    Source.TEACHER: "teacher's samples",
-    Source.DATASET: "dataset responses",
-}
-
-
-_MOST_COUNTED_STEPS = 100_000
+from gkdplan.runplan.model import AxisDegrees, Layout, ModelPlan, Recompute, RunPlan
+from gkdplan.vocab import Tier
 
 
 def plural(count: int, noun: str, ending: str = "s") -> str:
@@ -33,8 +24,22 @@ def devices(layout: Layout) -> str:
 
 
 def degrees(axes: AxisDegrees) -> str:
-    """A mesh: tensor 2 + sequence, data 4."""
-    return f"tensor {axes.tensor}{' + sequence' if axes.sequence else ''}, data {axes.data}"
+    """A mesh by its axes: tensor 2 + sequence, pipeline 4 x 2 virtual, context 2, data 4.
+
+    Axes of degree 1 are left out but tensor and data; those of the experts are their own mesh.
+    """
+    virtual = f" x {axes.virtual_pipeline} virtual" if axes.virtual_pipeline > 1 else ""
+    dense = [
+        f"tensor {axes.tensor}{' + sequence' if axes.sequence else ''}",
+        f"pipeline {axes.pipeline}{virtual}" if axes.pipeline > 1 else "",
+        f"context {axes.context}" if axes.context > 1 else "",
+        f"data {axes.data}",
+    ]
+    mesh = ", ".join(filter(None, dense))
+    if axes.expert == axes.expert_tensor == 1:
+        return mesh
+    experts = f"expert {axes.expert}, expert tensor {axes.expert_tensor}"
+    return f"{mesh}; of its experts {experts}, expert data {axes.expert_data}"
 
 
 def layout(chosen: Layout) -> str:
@@ -44,6 +49,31 @@ def layout(chosen: Layout) -> str:
     if student == teacher:
         return f"{ranks}: {student}, for both models"
     return f"{ranks}: student {student}; teacher {teacher}"
+
+
+def stages(student: ModelPlan, teacher: ModelPlan) -> str:
+    """The layers of each model's pipeline stages, where one of them has several."""
+    return f"student {layers_of_stages(student)}; teacher {layers_of_stages(teacher)}"
+
+
+def layers_of_stages(model: ModelPlan) -> str:
+    """36 layers as 4 x 9; 30 layers as 7 + 2 x 8 + 7; 32 layers as 4 x 8, each in 2 chunks."""
+    counts = [sum(chunks) for chunks in model.stage_layers]
+    runs = [(len(list(run)), num) for num, run in groupby(counts)]
+    stages = " + ".join(f"{times} x {num}" if times > 1 else str(num) for times, num in runs)
+    num_chunks = len(model.stage_layers[0])
+    chunks = f", each in {num_chunks} chunks" if num_chunks > 1 else ""
+    return f"{plural(sum(counts), 'layer')} as {stages}{chunks}"
+
+
+def recompute(chosen: Recompute) -> str:
+    """What the student's backward computes again."""
+    if chosen.granularity == "selective":
+        return f"selective: {', '.join(chosen.modules)}"
+    if chosen.granularity == "full":
+        unit = "layers a unit" if chosen.method == "uniform" else "first layers of each stage"
+        return f"full, {chosen.method}: {chosen.num_layers} {unit}"
+    return "none"
 
 
 def origin_of_student(student: ModelPlan) -> str:
@@ -56,74 +86,6 @@ def origin_of_student(student: ModelPlan) -> str:
 
 def residence_of_teacher(teacher: ModelPlan) -> str:
     return "on the host between uses" if teacher.offload is Tier.HOST else "stays on the device"
-
-
-def vocabulary(run_plan: RunPlan) -> str:
-    """The true vocabulary, and the padded one that the tensor axis asks for."""
-    true, padded = run_plan.models.vocab_size, run_plan.models.student.padded_vocab_size
-    on_a_rank = padded // run_plan.layout.student.tensor
-    return f"{true:,} ids are normalised over; padded to {padded:,}, {on_a_rank:,} a rank"
-
-
-def loss_formula(objective: Objective) -> str:
-    """The divergence of a token; t, s are the teacher's and the student's distributions.
-
-    Between the ends of beta it is the generalized Jensen-Shannon divergence of Agarwal et al.,
-    "On-Policy Distillation of Language Models" (2024); the ends are forward and reverse KL.
-    """
-    beta = objective.beta
-    if beta == 0:
-        return "KL(t||s), forward KL"
-    if beta == 1:
-        return "KL(s||t), reverse KL"
-    b, c = f"{beta:g}", f"{1 - beta:g}"
-    return f"{b} KL(t||m) + {c} KL(s||m), m = {b} t + {c} s"
-
-
-def normaliser(objective: Objective) -> str:
-    return f"T {objective.loss_temperature:g}; mean of the global batch's response tokens"
-
-
-def payload(objective: Objective) -> str:
-    """What of the teacher is kept for the loss."""
-    kept = "logits" if objective.payload is Payload.LOGITS else "final hidden states"
-    tokens = plural(objective.chunk_tokens, "response token")
-    return f"the teacher's {kept}; the loss works on {tokens} at a time"
-
-
-def mixture(run_plan: RunPlan) -> list[tuple[Source, float, str]]:
-    """(source, share, steps of this run that fall on it), for the sources that can occur.
-
-    The steps are counted, as the draw is known ahead; of a very long run they are estimated.
-    """
-    objective, num_steps = run_plan.objective, run_plan.training.num_steps
-    draw = Draw(run_plan.training.seed, objective.lmbda, objective.seq_kd)
-    shares = [(source, share) for source, share in share_of_sources(draw).items() if share > 0]
-    if num_steps > _MOST_COUNTED_STEPS:
-        return [
-            (s, share, f"about {plural(round(share * num_steps), 'step')}") for s, share in shares
-        ]
-    counts = steps_per_source(draw, num_steps)
-    return [(source, share, plural(counts[source], "step")) for source, share in shares]
-
-
-def sources(run_plan: RunPlan) -> str:
-    objective = run_plan.objective
-    parts = [
-        f"{SOURCE_NAMES[source]} {share:.0%} ({steps})"
-        for source, share, steps in mixture(run_plan)
-    ]
-    return f"{', '.join(parts)}; effective lmbda {objective.lmbda:g}, seq_kd {objective.seq_kd:g}"
-
-
-def sampling(run_plan: RunPlan) -> str:
-    chosen = run_plan.sampling
-    if chosen.engine is Engine.NONE:
-        return "none: no engine"
-    top_k = "" if chosen.top_k is None else f", top_k {chosen.top_k}"
-    tokens = plural(chosen.max_completion_length, "token")
-    truncated = f"T {chosen.temperature:g}, top_p {chosen.top_p:g}{top_k}"
-    return f"{chosen.engine}, {truncated}, at most {tokens}"
 
 
 def data(run_plan: RunPlan) -> str:

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from gkdplan.report.memory import memory_report, unit_of
+from gkdplan.report.objective import card_rows, mixture, sources
 from gkdplan.report.outline import decisions, header, outline, step_list
 from gkdplan.report.residency import tiers
-from gkdplan.report.words import loss_formula, mixture, sources
+from gkdplan.report.words import layers_of_stages
 from gkdplan.runplan.draw import source_of_step
-from gkdplan.runplan.model import AxisDegrees, ClassMemory
+from gkdplan.runplan.model import AxisDegrees, ClassMemory, Recompute
 from gkdplan.runplan.steps import Draw
 from gkdplan.vocab import Engine, Phase, Source, Tier, Verdict
 
@@ -37,7 +38,7 @@ def test_no_line_is_wider_than_the_terminal(run_plan, width):
 def text_of(run_plan, width=400) -> dict[str, str]:
     """Label -> sentence of the outline's decisions, on one line each."""
     lines = "\n".join(decisions(run_plan, width)).splitlines()
-    return {line[:12].strip(): line[12:] for line in lines}
+    return {line[:12].strip(): line[12:] for line in lines} | dict(card_rows(run_plan))
 
 
 def test_every_derived_value_is_shown(run_plan):
@@ -57,18 +58,6 @@ def test_every_derived_value_is_shown(run_plan):
     assert shown["batch"] == "8 rows = 2 micro-batches x 4 rows x data 1"
     assert "2 warmup steps" in shown["optimizer"]
     assert shown["run"].startswith("24 steps")
-
-
-@pytest.mark.parametrize(
-    ("beta", "formula"),
-    [
-        (0.0, "KL(t||s), forward KL"),
-        (1.0, "KL(s||t), reverse KL"),
-        (0.1, "0.1 KL(t||m) + 0.9 KL(s||m), m = 0.1 t + 0.9 s"),
-    ],
-)
-def test_the_loss_is_spelled_out_for_each_beta(run_plan, beta, formula):
-    assert loss_formula(replace(run_plan.objective, beta=beta)) == formula
 
 
 def test_sources_are_counted_as_the_executor_draws_them(run_plan):
@@ -107,6 +96,55 @@ def test_different_layouts_of_the_models_are_both_named(run_plan):
     assert text_of(replace(run_plan, layout=apart))["layout"] == (
         "2 ranks: student tensor 2 + sequence, data 1; teacher tensor 1, data 2"
     )
+
+
+def test_every_axis_of_both_models_is_named(run_plan):
+    student = AxisDegrees(
+        tensor=2, sequence=True, data=2, pipeline=4, virtual_pipeline=2, context=2, expert=4
+    )
+    teacher = AxisDegrees(tensor=4, sequence=True, data=8)
+    apart = replace(run_plan.layout, world_size=32, student=student, teacher=teacher)
+    # expert data: 2 tensor x 2 context x 2 data ranks of a stage hold 4 experts' shares: 8 / 4 = 2
+    assert text_of(replace(run_plan, layout=apart))["layout"] == (
+        "32 ranks: student tensor 2 + sequence, pipeline 4 x 2 virtual, context 2, data 2; of its"
+        " experts expert 4, expert tensor 1, expert data 2; teacher tensor 4 + sequence, data 8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage_layers", "text"),
+    [
+        (((9,), (9,), (9,), (9,)), "36 layers as 4 x 9"),
+        (((7,), (8,), (8,), (7,)), "30 layers as 7 + 2 x 8 + 7"),
+        (((4, 4), (4, 4)), "16 layers as 2 x 8, each in 2 chunks"),
+    ],
+)
+def test_the_layers_of_stages_are_told_run_by_run(run_plan, stage_layers, text):
+    staged = replace(run_plan.models.student, stage_layers=stage_layers)
+    assert layers_of_stages(staged) == text
+    models = replace(run_plan.models, student=staged)
+    assert (
+        text_of(replace(run_plan, models=models))["stages"]
+        == f"student {text}; teacher 30 layers as 30"
+    )
+
+
+def test_plans_without_stages_or_recompute_do_not_speak_of_them(run_plan):
+    assert text_of(run_plan).keys().isdisjoint({"stages", "recompute"})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "text"),
+    [
+        (Recompute("full", "uniform", 2), "full, uniform: 2 layers a unit"),
+        (Recompute("full", "block", 3), "full, block: 3 first layers of each stage"),
+        (Recompute("selective", modules=("core_attn", "mlp")), "selective: core_attn, mlp"),
+    ],
+)
+def test_recompute_is_told_as_chosen(run_plan, chosen, text):
+    student = replace(run_plan.models.student, recompute=chosen)
+    models = replace(run_plan.models, student=student)
+    assert text_of(replace(run_plan, models=models))["recompute"] == text
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

@@ -1,0 +1,138 @@
+"""The objective card: exactly what a plan's loss is, in the terms of its neighbours too."""
+
+from gkdplan.report.words import plural
+from gkdplan.report.wrapping import wrap
+from gkdplan.runplan.draw import share_of_sources, steps_per_source
+from gkdplan.runplan.model import Objective, RunPlan
+from gkdplan.runplan.steps import Draw
+from gkdplan.vocab import Engine, Payload, Source
+
+SOURCE_NAMES = {
+    Source.STUDENT: "student's samples",
+    Source.TEACHER: "teacher's samples",
+    Source.DATASET: "dataset responses",
+}
+
+TITLE = "objective of a response token: t is the teacher's distribution, s the student's"
+
+_LABEL_WIDTH = 13
+_MOST_COUNTED_STEPS = 100_000
+
+
+def objective_card(run_plan: RunPlan, width: int = 80) -> str:
+    """The card in plain text; no line is wider than `width`."""
+    rows = (wrap(label.ljust(_LABEL_WIDTH), text, width) for label, text in card_rows(run_plan))
+    return "\n".join([wrap("", TITLE, width), *rows])
+
+
+def card_rows(run_plan: RunPlan) -> list[tuple[str, str]]:
+    """(label, sentence) of everything that says what is learnt."""
+    objective = run_plan.objective
+    return [
+        ("loss", loss_formula(objective)),
+        ("beta", meaning_of_beta(objective.beta)),
+        ("elsewhere", translations(objective.beta)),
+        ("vocabulary", vocabulary(run_plan)),
+        ("top-k", top_k_treatment(run_plan)),
+        ("temperature", temperatures(run_plan)),
+        ("mean", "over the response tokens of the global batch, on all ranks together"),
+        ("source", sources(run_plan)),
+        ("sampling", sampling(run_plan)),
+        ("payload", payload(objective)),
+    ]
+
+
+def loss_formula(objective: Objective) -> str:
+    """The divergence of a token; t, s are the teacher's and the student's distributions.
+
+    Between the ends of beta it is the generalized Jensen-Shannon divergence of Agarwal et al.,
+    "On-Policy Distillation of Language Models" (2024), equation 1; the ends are forward and
+    reverse KL.
+    """
+    beta = objective.beta
+    if beta == 0:
+        return "KL(t||s), forward KL"
+    if beta == 1:
+        return "KL(s||t), reverse KL"
+    b, c = f"{beta:g}", f"{1 - beta:g}"
+    return f"{b} KL(t||m) + {c} KL(s||m), m = {b} t + {c} s"
+
+
+def meaning_of_beta(beta: float) -> str:
+    """What beta weighs; its ends are definitions, no limits: the divergence between tends to 0."""
+    if beta == 0:
+        return "0, by definition forward KL; from between the ends the loss tends to 0"
+    if beta == 1:
+        return "1, by definition reverse KL; from between the ends the loss tends to 0"
+    return f"{beta:g}, the weight of t in m; 0 is KL(t||s), 1 is KL(s||t)"
+
+
+def translations(beta: float) -> str:
+    """The same divergence in TRL's GKDTrainer, ms-swift and KDFlow: docs/objective.md."""
+    kdflow = {0.0: "kl", 1.0: "rkl"}.get(beta, f"jsd, jsd_beta {1 - beta:g}")
+    return f"TRL beta {beta:g}; ms-swift beta {beta:g}; KDFlow {kdflow}"
+
+
+def vocabulary(run_plan: RunPlan) -> str:
+    """The true vocabulary, and the padded one that the tensor axis asks for."""
+    true, padded = run_plan.models.vocab_size, run_plan.models.student.padded_vocab_size
+    on_a_rank = padded // run_plan.layout.student.tensor
+    return f"{true:,} ids are normalised over; padded to {padded:,}, {on_a_rank:,} a rank"
+
+
+def top_k_treatment(run_plan: RunPlan) -> str:
+    """Which ids of the teacher's distribution the loss sees."""
+    if run_plan.objective.payload is Payload.TOP_K:
+        return "the teacher's largest logits of each token only"
+    return f"none: the sums go over all {run_plan.models.vocab_size:,} ids of both models"
+
+
+def temperatures(run_plan: RunPlan) -> str:
+    """Both temperatures; what sampling shares with the loss it shares by the plan's choice."""
+    loss = f"loss {run_plan.objective.loss_temperature:g}, on both models' logits, no factor T^2"
+    if run_plan.sampling.engine is Engine.NONE:
+        return loss
+    return f"{loss}; sampling {run_plan.sampling.temperature:g}"
+
+
+def payload(objective: Objective) -> str:
+    """What of the teacher is kept for the loss."""
+    kept = "logits" if objective.payload is Payload.LOGITS else "final hidden states"
+    tokens = plural(objective.chunk_tokens, "response token")
+    return f"the teacher's {kept}; the loss works on {tokens} at a time"
+
+
+def mixture(run_plan: RunPlan) -> list[tuple[Source, float, str]]:
+    """(source, share, steps of this run that fall on it), for the sources that can occur.
+
+    The steps are counted, as the draw is known ahead; of a very long run they are estimated.
+    """
+    objective, num_steps = run_plan.objective, run_plan.training.num_steps
+    draw = Draw(run_plan.training.seed, objective.lmbda, objective.seq_kd)
+    shares = [(source, share) for source, share in share_of_sources(draw).items() if share > 0]
+    if num_steps > _MOST_COUNTED_STEPS:
+        return [
+            (s, share, f"about {plural(round(share * num_steps), 'step')}") for s, share in shares
+        ]
+    counts = steps_per_source(draw, num_steps)
+    return [(source, share, plural(counts[source], "step")) for source, share in shares]
+
+
+def sources(run_plan: RunPlan) -> str:
+    """Whose responses are learnt from, with the effective lmbda and seq_kd."""
+    objective = run_plan.objective
+    parts = [
+        f"{SOURCE_NAMES[source]} {share:.0%} ({steps})"
+        for source, share, steps in mixture(run_plan)
+    ]
+    return f"{', '.join(parts)}; effective lmbda {objective.lmbda:g}, seq_kd {objective.seq_kd:g}"
+
+
+def sampling(run_plan: RunPlan) -> str:
+    """How the models' own responses are drawn."""
+    chosen = run_plan.sampling
+    if chosen.engine is Engine.NONE:
+        return "none: no engine"
+    top_k = "" if chosen.top_k is None else f", top_k {chosen.top_k}"
+    tokens = plural(chosen.max_completion_length, "token")
+    return f"{chosen.engine}, top_p {chosen.top_p:g}{top_k}, at most {tokens}"

@@ -8,6 +8,7 @@ from gkdplan.planner.layout import assign_ranks
 from gkdplan.planner.models import decide_inputs, decide_models, round_up
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import (
+    AxisDegrees,
     BatchPlan,
     DataPlan,
     DataSource,
@@ -48,12 +49,15 @@ class Draft:
         """Rows of one global batch that one data rank works on."""
         return self.batch.num_micro_batches * self.batch.micro_rows
 
-    @property
-    def sequence_tokens(self) -> int:
-        """Tokens of the longest row, padded so that sequence parallelism can split it."""
+    def sequence_tokens(self, degrees: AxisDegrees) -> int:
+        """Tokens of the longest row, padded so that every axis that splits rows can do so: the
+        context axis into two chunks a rank (megatron/core/utils.py, get_batch_on_this_cp_rank),
+        each rank's share over the tensor axis under sequence parallelism."""
         longest = self.data.max_length + self.sampling.max_completion_length
-        degrees = self.layout.student
-        return round_up(longest, degrees.tensor) if degrees.sequence else longest
+        num_shares = degrees.tensor if degrees.sequence else 1
+        if degrees.context > 1:
+            num_shares = degrees.context * math.lcm(2, num_shares)
+        return round_up(longest, num_shares)
 
 
 def draft(plan: Plan, facts: Facts) -> Draft:

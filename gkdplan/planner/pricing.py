@@ -16,10 +16,10 @@ from gkdplan.units import parse_bytes
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """A draft with its memory."""
+    """A draft with its memory; `buffers` are those of each class of ranks."""
 
     draft: Draft
-    buffers: tuple[Buffer, ...]
+    buffers: tuple[tuple[Buffer, ...], ...]
     moves: tuple[Move, ...]
     ledger: Ledger
 
@@ -27,7 +27,8 @@ class Priced:
 def price(plan: Plan, facts: Facts) -> Priced:
     """Price first, schedule then, sum last: the buffers know nothing of where they lie."""
     decided = draft(plan, facts)
-    buffers = price_buffers(decided, facts.device)
+    classes = decided.layout.classes
+    buffers = tuple(price_buffers(decided, ranks, facts.device) for ranks in classes)
     moves = schedule_offload(decided, buffers, facts.device)
     ledger = tally(
         decided.layout,

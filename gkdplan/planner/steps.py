@@ -52,7 +52,9 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
 
 
 def _teacher_forward(draft: Draft) -> TeacherForward:
-    teacher = rank_model(draft.models.teacher, draft.layout.teacher, draft.layout.backend)
+    degrees = draft.layout.teacher
+    last_stage = degrees.pipeline - 1
+    teacher = rank_model(draft.models.teacher, degrees, draft.layout.backend, last_stage)
     return TeacherForward(
         num_micro_batches=draft.batch.num_micro_batches,
         payload=draft.objective.payload,

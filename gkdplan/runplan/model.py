@@ -223,7 +223,8 @@ class ClassMemory:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The fullest rank against its budget; bytes are those of one rank, but for the host's."""
+    """The fullest rank against its budget; bytes are those of one rank, but for the host's, which
+    are those of the fullest node."""
 
     budget_bytes: int
     peak_bytes: int
@@ -231,6 +232,11 @@ class Ledger:
     verdict: Verdict
     host_bytes_per_node: int
     classes: tuple[ClassMemory, ...]
+
+    @property
+    def fullest_class(self) -> ClassMemory:
+        """The first whose peak is the ledger's."""
+        return max(self.classes, key=lambda memory: memory.phases[self.peak_phase].peak_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """An object changes tier before the steps of `phase`; bytes and seconds are one rank's."""
+    """An object changes tier before the steps of `phase`; bytes and seconds are those of the rank
+    that moves most."""
 
     phase: Phase
     object: str

@@ -10,6 +10,7 @@ from gkdplan.planner.memory.generation import cache_bytes
 from gkdplan.planner.memory.loss import Loss
 from gkdplan.planner.memory.model import Kernels, RankModel
 from gkdplan.planner.memory.payload import payload_bytes
+from gkdplan.planner.memory.stage import whole_model
 from gkdplan.vocab import Dtype, Payload
 
 LLAMA_8B = replace(
@@ -28,7 +29,7 @@ CUDA = Kernels(norm=True, rope=False, swiglu=True)
 
 
 def rank_model(shape=SMOLLM2, dtype=Dtype.FP32, tensor=1, sequence=False, kernels=CPU):
-    return RankModel(shape, dtype, 49152, tensor, sequence, kernels)
+    return RankModel(shape, dtype, 49152, tensor, sequence, kernels, whole_model(shape.num_layers))
 
 
 def test_a_layer_of_llama_3_8b_keeps_what_a_trace_of_megatron_kept():

@@ -146,7 +146,8 @@ def test_sequence_parallelism_pads_rows_to_the_tensor_degree():
         "student": {"parallel": {"tensor": 2}},
         "data": {"max_length": 33},
     }
-    assert draft(plan(**tables), facts()).sequence_tokens == 66
+    decided = draft(plan(**tables), facts())
+    assert decided.sequence_tokens(decided.layout.student) == 66
 
 
 def test_an_impossible_layout_gives_no_run_plan_and_never_raises():

@@ -17,7 +17,7 @@ PHASES = (Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER)
 
 def ledger(*buffers: Buffer, moves: tuple[Move, ...] = (), budget: int = 1000):
     layout = assign_ranks(plan(), facts().device)
-    return tally(layout, PHASES, buffers, moves, budget, host_bytes_per_node=0)
+    return tally(layout, PHASES, (buffers,), moves, budget, host_bytes_per_node=0)
 
 
 def rows(ledger, phase: Phase) -> dict[str, int]:
@@ -76,7 +76,7 @@ def test_the_verdict_leaves_room_for_the_allocator(num_bytes, overhead, verdict)
 def offloaded(**tables):
     decided = draft(plan(teacher={"offload": "cpu"}, **tables), facts())
     device = facts().device
-    buffers = price_buffers(decided, device)
+    buffers = [price_buffers(decided, ranks, device) for ranks in decided.layout.classes]
     return decided, buffers, schedule_offload(decided, buffers, device)
 
 
@@ -89,7 +89,7 @@ def test_the_teacher_is_fetched_before_its_first_use_and_returned_after_its_last
 
 def test_moves_conserve_bytes_and_only_the_fetch_takes_time():
     decided, buffers, (fetch, release) = offloaded(cluster={"devices_per_node": 2})
-    (body,) = (buffer.num_bytes for buffer in buffers if buffer.name == "teacher body")
+    (body,) = (buffer.num_bytes for buffer in buffers[0] if buffer.name == "teacher body")
     assert fetch.num_bytes == release.num_bytes == body
     assert fetch.seconds == pytest.approx(body / (0.8 * facts().device.host_link_bandwidth))
     assert release.seconds == 0

@@ -84,6 +84,6 @@ def _shortfall(ledger: Ledger) -> str:
 
 def _largest_rows(ledger: Ledger) -> tuple[str, ...]:
     """The three largest rows of the peak."""
-    rows = ledger.classes[0].phases[ledger.peak_phase].rows
+    rows = ledger.fullest_class.phases[ledger.peak_phase].rows
     largest = sorted(rows.items(), key=lambda row: -row[1])[:3]
     return tuple(f"{name}: {format_bytes(num_bytes)}" for name, num_bytes in largest)

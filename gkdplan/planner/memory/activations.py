@@ -13,7 +13,8 @@ FP32_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows that go through a model at one time, all of `tokens` tokens."""
+    """Rows that go through a model at one time, `tokens` tokens of each on this rank of the context
+    axis."""
 
     rows: int
     tokens: int
@@ -23,13 +24,18 @@ class Batch:
         return self.rows * self.tokens
 
 
-def saved_bytes(model: RankModel, batch: Batch) -> int:
-    """What one micro-batch's forward keeps for its backward: all layers, final norm, rotary angles.
+def chunk_bytes(model: RankModel, batch: Batch) -> int:
+    """What one micro-batch's forward through a chunk of layers keeps for its backward.
 
-    Without recompute. The final norm's output is the loss's input, so it is counted here too.
+    The input of the first layer, embedded or received, is the input of its norm. The output of the
+    last one goes to the next stage, and nothing of it is kept.
     """
-    layers = model.shape.num_layers * layer_bytes(model, batch)
-    return layers + _norm_bytes(model, batch) + _angle_bytes(model, batch)
+    return max(model.stage.chunk_layers) * layer_bytes(model, batch)
+
+
+def final_norm_bytes(model: RankModel, batch: Batch) -> int:
+    """What the norm before the head keeps; its output, the loss's input, is counted here too."""
+    return _norm_bytes(model, batch) if model.stage.is_last else 0
 
 
 def layer_bytes(model: RankModel, batch: Batch) -> int:
@@ -51,21 +57,20 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     That is at the end of the gated MLP: the residual, the norm's input and output, and every
     intermediate of the MLP.
     """
-    residual = 4 * _hidden_bytes(model, batch)
-    return residual + mlp_bytes(model, batch.num_tokens) + _angle_bytes(model, batch)
+    return 4 * boundary_bytes(model, batch) + mlp_bytes(model, batch.num_tokens)
 
 
 def backward_bytes(model: RankModel, batch: Batch) -> int:
-    """What the backward of the last layer adds to `saved_bytes` at most.
+    """What the backward of a chunk's last layer adds to what the forward has kept, at most.
 
-    The final norm is released and the gradient of its input is there; the most is reached either
-    at the down projection (gradients of its input and of its weight) or inside the gated unit (two
-    more of the MLP's width).
+    The gradient of its output is there: received from the next stage, or left by the final norm,
+    which is released. The most is reached either at the down projection (gradients of its input and
+    of its weight) or inside the gated unit (two more of the MLP's width).
     """
     width = model.dtype.num_bytes * model.ffn_size
     down_projection = width * (batch.num_tokens + model.shape.hidden_size)
     gated_unit = 2 * width * batch.num_tokens
-    released = _norm_bytes(model, batch) - _hidden_bytes(model, batch)
+    released = final_norm_bytes(model, batch) - boundary_bytes(model, batch)
     return max(0, max(down_projection, gated_unit) - released)
 
 
@@ -93,7 +98,8 @@ def gather_bytes(model: RankModel, batch: Batch) -> int:
     return batch.num_tokens * model.shape.hidden_size * model.dtype.num_bytes
 
 
-def _hidden_bytes(model: RankModel, batch: Batch) -> int:
+def boundary_bytes(model: RankModel, batch: Batch) -> int:
+    """The hidden states between two layers, or two stages, or the gradient of them."""
     tokens = batch.num_tokens // model.sequence_shards
     return tokens * model.shape.hidden_size * model.dtype.num_bytes
 
@@ -133,6 +139,7 @@ def _head_norm_bytes(model: RankModel) -> int:
     return FP32_BYTES * (inputs + normalised + num_deviations)
 
 
-def _angle_bytes(model: RankModel, batch: Batch) -> int:
-    """Megatron's cache of float32 rotary angles for this sequence length."""
+def angle_bytes(model: RankModel, batch: Batch) -> int:
+    """Megatron's cache of float32 rotary angles for this sequence length, made once
+    (megatron/core/models/common/embeddings/rotary_pos_embedding.py)."""
     return batch.tokens * model.shape.head_dim * FP32_BYTES

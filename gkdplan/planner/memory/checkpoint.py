@@ -1,12 +1,8 @@
 """Bytes that saving needs on the device, which on a CPU is where the files' tensors wait too."""
 
-from gkdplan.planner.memory.model import RankModel
+from gkdplan.planner.memory.model import RankModel, chunks_of_stage
 from gkdplan.planner.memory.optimizer import TrainingState
-from gkdplan.planner.memory.parameters import (
-    largest_elements,
-    num_elements,
-    parameters_of_rank,
-)
+from gkdplan.planner.memory.parameters import largest_elements, num_elements
 from gkdplan.vocab import Dtype
 
 FILE_BYTES = 5 * 10**9
@@ -14,14 +10,16 @@ FILE_BYTES = 5 * 10**9
 
 
 def student_files_bytes(student: RankModel, backend: str) -> int:
-    """The first rank's: whole tensors, padding included, one parameter at a time gathered over the
-    tensor axis and joined. Where the device is the host they wait there until a file is full.
+    """Those of a stage's first rank, which writes the stage's layers: whole tensors, padding
+    included, one parameter at a time gathered over the tensor axis and joined. Where the device is
+    the host they wait there until a file is full.
     """
     width = student.dtype.num_bytes
-    whole = parameters_of_rank(student.shape, student.padded_vocab_size, tensor=1)
+    whole = chunks_of_stage(student.shape, student.padded_vocab_size, 1, student.stage)
     num_copies = 1 if student.tensor == 1 else 2
-    passing = num_copies * largest_elements(whole) * width
-    waiting = min(num_elements(whole) * width, FILE_BYTES) if backend == "gloo" else 0
+    passing = num_copies * max(map(largest_elements, whole)) * width
+    all_bytes = sum(map(num_elements, whole)) * width
+    waiting = min(all_bytes, FILE_BYTES) if backend == "gloo" else 0
     return waiting + passing
 
 

@@ -11,17 +11,19 @@ float64 or int64 running sum, and masks."""
 
 
 def cache_bytes(model: RankModel, rows: int, tokens: int) -> int:
-    """Keys and values of every layer, [rows, kv heads of the rank, tokens, head dim] each."""
-    elements = 2 * model.shape.num_layers * rows * model.kv_size * tokens
+    """Keys and values of a stage's layers, [rows, kv heads of the rank, tokens, head dim] each."""
+    elements = 2 * model.stage.num_layers * rows * model.kv_size * tokens
     return elements * model.dtype.num_bytes
 
 
 def sampling_bytes(model: RankModel, rows: int, prompt_tokens: int) -> int:
-    """The larger of the prompts' forward and the drawing of one token a row.
+    """The larger of the prompts' forward and, on the last stage, the drawing of one token a row.
 
     Neither uses sequence parallelism. Logits are gathered over the tensor axis.
     """
     num_tokens = prompt_tokens * min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
+    if not model.stage.is_last:
+        return _prefill_bytes(model, num_tokens)
     logits = rows * model.padded_vocab_size * model.dtype.num_bytes
     draw = rows * model.padded_vocab_size * SAMPLER_BYTES
     return logits + max(_prefill_bytes(model, num_tokens), draw)

@@ -11,35 +11,47 @@ SAFE_SHARE = 0.8
 """Of the budget: published runs below it never ran out of memory."""
 USABLE_SHARE = 0.94
 """Of what the overhead leaves: an allocator loses the rest to fragmentation."""
+_ORDER = {phase: index for index, phase in enumerate(Phase)}
 
 
 def tally(
     layout: Layout,
     phases: Sequence[Phase],
-    buffers: Sequence[Buffer],
+    buffers: Sequence[Sequence[Buffer]],
     moves: Sequence[Move],
     budget_bytes: int,
     host_bytes_per_node: int,
 ) -> Ledger:
-    """Sum the buffers phase by phase, those left out that a move has taken off the device.
+    """Sum the buffers of each class of ranks phase by phase, those left out that a move has taken
+    off the device; the fullest class decides the verdict.
 
     Moves are about what stays: a buffer of one moment is there for that moment.
     """
     away = _away(phases, moves)
-    by_phase = {phase: _phase_memory(phase, buffers, away[phase]) for phase in phases}
-    peak_phase = max(phases, key=lambda phase: by_phase[phase].peak_bytes)
-    peak = by_phase[peak_phase]
+    classes = tuple(
+        ClassMemory(
+            rank_class.ranks,
+            rank_class.stage,
+            rank_class.teacher_stage,
+            {phase: _phase_memory(phase, of_class, away[phase]) for phase in phases},
+        )
+        for rank_class, of_class in zip(layout.classes, buffers, strict=True)
+    )
+    peak_phase, peak = _peak(phases, classes)
     return Ledger(
         budget_bytes=budget_bytes,
         peak_bytes=peak.peak_bytes,
         peak_phase=peak_phase,
         verdict=_verdict(peak, budget_bytes),
         host_bytes_per_node=host_bytes_per_node,
-        classes=tuple(
-            ClassMemory(rank_class.ranks, rank_class.stage, rank_class.teacher_stage, by_phase)
-            for rank_class in layout.classes
-        ),
+        classes=classes,
     )
+
+
+def _peak(phases: Sequence[Phase], classes: Sequence[ClassMemory]) -> tuple[Phase, PhaseMemory]:
+    """The first of the largest phases, of the first of the fullest classes."""
+    peaks = [(phase, memory.phases[phase]) for phase in phases for memory in classes]
+    return max(peaks, key=lambda peak: peak[1].peak_bytes)
 
 
 def _away(phases: Sequence[Phase], moves: Sequence[Move]) -> dict[Phase, set[str]]:
@@ -59,11 +71,10 @@ def _away(phases: Sequence[Phase], moves: Sequence[Move]) -> dict[Phase, set[str
 
 def _phase_memory(phase: Phase, buffers: Sequence[Buffer], away: set[str]) -> PhaseMemory:
     """The rows of the phase at its largest moment."""
-    order = list(Phase)
     alive = [
         buffer
         for buffer in buffers
-        if order.index(buffer.first) <= order.index(phase) <= order.index(buffer.last)
+        if _ORDER[buffer.first] <= _ORDER[phase] <= _ORDER[buffer.last]
         and (buffer.moment is not None or buffer.name not in away)
     ]
     moments = {buffer.moment for buffer in alive} or {None}

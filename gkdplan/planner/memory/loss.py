@@ -59,9 +59,9 @@ class Loss:
         return hidden + self.student.head_elements * FP32_BYTES
 
     def kept_bytes(self) -> int:
-        """What is left of it in the backward of the layers: a tied head's gradient, which waits for
-        the embedding's."""
-        if not self.student.shape.tied_embeddings:
+        """What is left of it in the backward of the layers: the gradient of a head tied to an
+        embedding of the same stage, which waits for the embedding's."""
+        if not (self.student.shape.tied_embeddings and self.student.stage.is_whole):
             return 0
         return self.student.head_elements * self.student.dtype.num_bytes
 

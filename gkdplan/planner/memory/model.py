@@ -1,8 +1,10 @@
 """One rank's share of a model: what every byte count of this room starts from."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-from gkdplan.planner.memory.parameters import Parameter, parameters_of_rank
+from gkdplan.planner.memory.parameters import Parameter, parameters_of_chunk
+from gkdplan.planner.memory.stage import Stage
 from gkdplan.runplan.model import AxisDegrees, ModelPlan
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype
@@ -27,7 +29,7 @@ KERNELS = {
 
 @dataclass(frozen=True, slots=True)
 class RankModel:
-    """Sizes of one tensor rank's shard."""
+    """Sizes of one tensor rank's shard of a pipeline stage."""
 
     shape: ModelShape
     dtype: Dtype
@@ -35,10 +37,12 @@ class RankModel:
     tensor: int
     sequence: bool
     kernels: Kernels
+    stage: Stage
 
     @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        return parameters_of_rank(self.shape, self.padded_vocab_size, self.tensor)
+    def chunks(self) -> tuple[tuple[Parameter, ...], ...]:
+        """The parameters of each of the stage's chunks."""
+        return chunks_of_stage(self.shape, self.padded_vocab_size, self.tensor, self.stage)
 
     @property
     def vocab_rows(self) -> int:
@@ -79,7 +83,27 @@ class RankModel:
         return self.tensor if self.sequence else 1
 
 
-def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str) -> RankModel:
+@lru_cache(maxsize=1024)
+def chunks_of_stage(
+    shape: ModelShape, padded_vocab_size: int, tensor: int, stage: Stage
+) -> tuple[tuple[Parameter, ...], ...]:
+    """The parameters of each of the stage's chunks on one tensor rank."""
+    last_chunk = stage.num_chunks - 1
+    return tuple(
+        parameters_of_chunk(
+            shape,
+            padded_vocab_size,
+            tensor,
+            num_layers,
+            is_first=stage.is_first and chunk == 0,
+            is_last=stage.is_last and chunk == last_chunk,
+        )
+        for chunk, num_layers in enumerate(stage.chunk_layers)
+    )
+
+
+def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str, stage: int) -> RankModel:
+    """The share of a rank of pipeline stage `stage`."""
     return RankModel(
         shape=model.shape,
         dtype=model.dtype,
@@ -87,4 +111,5 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str) -> RankMode
         tensor=degrees.tensor,
         sequence=degrees.sequence,
         kernels=KERNELS[backend],
+        stage=Stage(stage, degrees.pipeline, model.stage_layers[stage]),
     )

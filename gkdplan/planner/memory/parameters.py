@@ -7,34 +7,51 @@ from gkdplan.shape import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One tensor of a rank's shard."""
+    """One tensor of a rank's shard.
+
+    `is_shared` marks each copy of a tied embedding whose ends lie on different pipeline stages.
+    """
 
     name: str
     num_elements: int
+    is_shared: bool = False
 
 
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT_LAYER = "output_layer.weight"
 
 
-def parameters_of_rank(
-    shape: ModelShape, padded_vocab_size: int, tensor: int
+def parameters_of_chunk(
+    shape: ModelShape,
+    padded_vocab_size: int,
+    tensor: int,
+    num_layers: int,
+    *,
+    is_first: bool = True,
+    is_last: bool = True,
 ) -> tuple[Parameter, ...]:
-    """Every parameter of one tensor rank, true shapes under tensor parallelism.
+    """Every parameter of a chunk of layers on one tensor rank, true shapes under tensor
+    parallelism; the first chunk of a model begins with the embedding, the last ends with the head.
 
     Projections and embeddings are divided over the tensor axis, norms are replicated. A tied head
-    is the embedding itself. Order and names as `GPTModel.named_parameters()` gives them
-    (megatron/core/models/gpt/gpt_model.py, transformer/{transformer_layer,attention,mlp}.py).
+    is the embedding itself where one chunk has both, else a copy of it. Order and names as
+    `GPTModel.named_parameters()` gives them (megatron/core/models/gpt/gpt_model.py,
+    transformer/{transformer_layer,attention,mlp}.py); a chunk counts its layers from 0.
     """
-    matrix = Parameter(EMBEDDING, padded_vocab_size // tensor * shape.hidden_size)
+    matrix = padded_vocab_size // tensor * shape.hidden_size
+    is_copied = shape.tied_embeddings and not (is_first and is_last)
+    embedding = (Parameter(EMBEDDING, matrix, is_copied),) if is_first else ()
     layers = (
         parameter
-        for index in range(shape.num_layers)
+        for index in range(num_layers)
         for parameter in _layer(shape, tensor, f"decoder.layers.{index}")
     )
+    if not is_last:
+        return (*embedding, *layers)
     final_norm = Parameter("decoder.final_layernorm.weight", shape.hidden_size)
-    head = () if shape.tied_embeddings else (Parameter(OUTPUT_LAYER, matrix.num_elements),)
-    return (matrix, *layers, final_norm, *head)
+    has_own_head = is_copied or not shape.tied_embeddings
+    head = (Parameter(OUTPUT_LAYER, matrix, is_copied),) if has_own_head else ()
+    return (*embedding, *layers, final_norm, *head)
 
 
 def num_elements(parameters: tuple[Parameter, ...]) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gkdplan.planner.memory.loss import Loss
 from gkdplan.planner.memory.model import KERNELS, RankModel
+from gkdplan.planner.memory.stage import whole_model
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.loss import jsd_linear, jsd_logits
 from gkdplan.shape import ModelShape
@@ -58,7 +59,15 @@ def model_of(hidden: int, vocab: int, dtype: torch.dtype) -> RankModel:
         qk_norm=False,
     )
     name = {torch.float32: Dtype.FP32, torch.bfloat16: Dtype.BF16}[dtype]
-    return RankModel(shape, name, vocab, tensor=1, sequence=False, kernels=KERNELS["gloo"])
+    return RankModel(
+        shape,
+        name,
+        vocab,
+        tensor=1,
+        sequence=False,
+        kernels=KERNELS["gloo"],
+        stage=whole_model(shape.num_layers),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,29 @@
+"""The buffers of an evaluation, which runs in the phase of checkpoints."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gkdplan.planner.memory import activations
+from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, TEACHER_BODY, Buffer
+from gkdplan.planner.memory.rank import Rank
+from gkdplan.planner.memory.teacher import body_bytes
+from gkdplan.vocab import Payload, Phase, Tier
+
+
+def evaluation_buffers(rank: Rank) -> Iterator[Buffer]:
+    """Held-out rows go through both models after the optimizer's step, the teacher's body being
+    fetched for it where it is offloaded."""
+    phase, moment = Phase.CHECKPOINT, "evaluation"
+    student, teacher = rank.student, rank.teacher
+    passing = max(
+        activations.forward_bytes(share.model, share.batch) for share in (student, teacher)
+    )
+    if rank.draft.models.teacher.offload is Tier.HOST:
+        yield Buffer(TEACHER_BODY, body_bytes(rank), phase, phase, moment)
+    if not rank.has_loss:
+        yield Buffer(ACTIVATIONS, passing, phase, phase, moment)
+        return
+    hidden = activations.hidden_bytes(student.model, student.batch, student.num_response_tokens)
+    from_hidden_states = replace(rank.loss, payload=Payload.HIDDEN)
+    yield Buffer(ACTIVATIONS, passing + hidden, phase, phase, moment)
+    yield Buffer(LOSS_TILES, from_hidden_states.tile_bytes(), phase, phase, moment)

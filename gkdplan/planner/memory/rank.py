@@ -1,0 +1,89 @@
+"""One rank of a class: its share of both models, and the rows that go through each."""
+
+from dataclasses import dataclass
+
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory.loss import Loss
+from gkdplan.planner.memory.model import RankModel, rank_model
+from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
+from gkdplan.runplan.model import AxisDegrees, RankClass
+from gkdplan.vocab import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A model's share and its micro-batch, in which `num_response_tokens` are learnt.
+
+    `rows` are those of the global batch that the rank works on, all micro-batches together.
+    """
+
+    model: RankModel
+    batch: Batch
+    rows: int
+    num_response_tokens: int
+
+    @property
+    def response_tokens_of_all_rows(self) -> int:
+        return self.rows // self.batch.rows * self.num_response_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """What every buffer of a rank is priced from."""
+
+    draft: Draft
+    student: Share
+    teacher: Share
+    state: TrainingState
+
+    @property
+    def has_loss(self) -> bool:
+        """The loss, and with it the head of either model, is where the student ends."""
+        return self.student.model.stage.is_last
+
+    @property
+    def has_teacher_head(self) -> bool:
+        return self.teacher.model.stage.is_last or self.has_loss
+
+    @property
+    def loss(self) -> Loss:
+        return Loss(
+            self.student.model,
+            self.teacher.model,
+            self.draft.objective.payload,
+            self.draft.layout.backend,
+            self.draft.objective.chunk_tokens,
+            self.student.num_response_tokens,
+            self.draft.models.vocab_size,
+        )
+
+    def share(self, role: Role) -> Share:
+        return self.student if role is Role.STUDENT else self.teacher
+
+
+def rank_of_class(draft: Draft, ranks: RankClass) -> Rank:
+    """Any rank of the class; where ranks differ by padding or by their place on the context axis,
+    the fullest."""
+    layout, models, backend = draft.layout, draft.models, draft.layout.backend
+    student = rank_model(models.student, layout.student, backend, ranks.stage)
+    teacher = rank_model(models.teacher, layout.teacher, backend, ranks.teacher_stage)
+    return Rank(
+        draft,
+        _share(draft, student, layout.student),
+        _share(draft, teacher, layout.teacher),
+        state_of_rank(student, layout.student, distributed=draft.optimizer.distributed),
+    )
+
+
+def _share(draft: Draft, model: RankModel, degrees: AxisDegrees) -> Share:
+    micro_rows = draft.batch.micro_rows
+    tokens = draft.sequence_tokens(degrees) // degrees.context
+    completion = min(draft.sampling.max_completion_length, tokens)
+    rows_of_all_ranks = draft.rows_per_rank * draft.layout.student.data
+    return Share(
+        model,
+        Batch(micro_rows, tokens),
+        max(micro_rows, rows_of_all_ranks // degrees.data),
+        micro_rows * completion,
+    )

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -38,6 +39,14 @@ CONFIG = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
 }
+MOE_CONFIG = CONFIG | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "head_dim": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+}
 TOKENS = [chr(ord("!") + i) for i in range(90)] + ["<|end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
@@ -46,8 +55,10 @@ CHAT_TEMPLATE = (
 
 
 def build_world(root: Path) -> Path:
-    """A working directory: models/tiny, the broken ones beside it, and data/rows.jsonl."""
+    """A working directory: models/tiny and models/tiny_moe, broken ones beside them, and
+    data/rows.jsonl."""
     _write_model(root / "models" / "tiny", TOKENS)
+    _write_model(root / "models" / "tiny_moe", TOKENS, MOE_CONFIG)
     _write_model(root / "models" / "foreign", TOKENS[::-1])
     truncated = _write_model(root / "models" / "truncated", TOKENS) / "model.safetensors"
     truncated.write_bytes(truncated.read_bytes()[:4096])
@@ -85,8 +96,8 @@ def finding_of(code: str, outcome: str) -> str | None:
     return next((block for block in findings(outcome) if f"[{code}]" in block.split("\n")[0]), None)
 
 
-def _write_model(directory: Path, tokens: list[str]) -> Path:
-    """A Llama of zeros with a tokenizer of whole characters."""
+def _write_model(directory: Path, tokens: list[str], config: Mapping[str, object] = CONFIG) -> Path:
+    """A model of zeros with a tokenizer of whole characters."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -94,7 +105,7 @@ def _write_model(directory: Path, tokens: list[str]) -> Path:
     from gkdplan.facts.tensors import expected_tensors
 
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(CONFIG))
+    (directory / "config.json").write_text(json.dumps(config))
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = {
         "version": "1.0",
@@ -104,7 +115,7 @@ def _write_model(directory: Path, tokens: list[str]) -> Path:
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = {"eos_token": "<|end|>", "pad_token": "<|end|>", "chat_template": CHAT_TEMPLATE}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    shape, _ = read_shape(CONFIG, "config.json")
+    shape, _ = read_shape(config, "config.json")
     assert shape is not None
     tensors = {name: np.zeros(size, np.float32) for name, size in expected_tensors(shape).items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

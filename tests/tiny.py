@@ -11,6 +11,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 CHAT_TEMPLATE = (
@@ -74,6 +76,28 @@ def save_qwen3(
     """A random Qwen3 with q and k norms and a tied head."""
     config = Qwen3Config(**_sizes(num_layers, hidden, ffn), head_dim=8, tie_word_embeddings=True)
     return _save(directory, Qwen3ForCausalLM, config, seed)
+
+
+def save_qwen3_moe(
+    directory: Path,
+    *,
+    num_layers: int = 2,
+    hidden: int = 32,
+    num_experts: int = 4,
+    per_token: int = 2,
+    ffn: int = 16,
+    seed: int = 0,
+) -> Path:
+    """A random Qwen3 with experts of width `ffn` in every layer, and an untied head."""
+    config = Qwen3MoeConfig(
+        **_sizes(num_layers, hidden, 48),
+        head_dim=8,
+        num_experts=num_experts,
+        num_experts_per_tok=per_token,
+        moe_intermediate_size=ffn,
+        tie_word_embeddings=False,
+    )
+    return _save(directory, Qwen3MoeForCausalLM, config, seed)
 
 
 def save_rows(path: Path, rows: list[tuple[str, str]] = ROWS) -> Path:

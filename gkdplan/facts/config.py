@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gkdplan.diagnostics import Diagnostic, error
+from gkdplan.facts.experts import MIXTRAL, QWEN2, QWEN3, ExpertKeys, read_experts
 from gkdplan.facts.keys import Keys
 from gkdplan.facts.rope import MAX_POSITIONS, read_rope
 from gkdplan.facts.text import shown
@@ -17,19 +18,24 @@ class Family:
     """What a `model_type` fixes and which keys its configs always hold.
 
     Keys in `required` have a default in transformers that fits one size of the family only
-    (32 kv heads, a head dim of 128), so a config without them is refused, not guessed.
+    (32 kv heads, a head dim of 128), so a config without them is refused, not guessed. Families
+    with `experts` have them in every layer.
     """
 
     architecture: str
     qkv_bias: bool
     qk_norm: bool
     required: tuple[str, ...]
+    experts: ExpertKeys | None = None
 
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", False, False, ()),
     "qwen2": Family("Qwen2ForCausalLM", True, False, ("num_key_value_heads",)),
     "qwen3": Family("Qwen3ForCausalLM", False, True, ("num_key_value_heads", "head_dim")),
+    "qwen3_moe": Family("Qwen3MoeForCausalLM", False, True, ("num_key_value_heads",), QWEN3),
+    "qwen2_moe": Family("Qwen2MoeForCausalLM", True, False, ("num_key_value_heads",), QWEN2),
+    "mixtral": Family("MixtralForCausalLM", False, False, ("num_key_value_heads",), MIXTRAL),
 }
 
 _ONLY = {
@@ -54,7 +60,7 @@ def read_shape(
 
     `origin` names the file in messages. GK102: another architecture; GK104: a key is missing, of
     another type or out of range; GK105: a feature that ModelShape cannot hold. Defaults are those
-    of transformers' LlamaConfig, Qwen2Config and Qwen3Config.
+    of the family's config class in transformers.
     """
     family_name = config.get("model_type")
     family = FAMILIES.get(family_name) if isinstance(family_name, str) else None
@@ -84,6 +90,7 @@ def read_shape(
         qkv_bias=family.qkv_bias,
         qk_norm=family.qk_norm,
         rope_scaling=rope_scaling,
+        moe=None if family.experts is None else read_experts(keys, family.experts),
     )
     _refuse_features(keys, family)
     if not keys.findings:
@@ -113,6 +120,10 @@ def _refuse_features(keys: Keys, family: Family) -> None:
     for key, why in _ABSENT.items():
         if keys.values.get(key):
             keys.refuse(key, why)
+    if family.experts is MIXTRAL and keys.has("sliding_window"):
+        keys.refuse("sliding_window", _ONLY["use_sliding_window"][1])
+    if family.experts is QWEN2 and not keys.flag("qkv_bias", True):
+        keys.refuse("qkv_bias", "queries, keys and values have a bias")
     # Qwen2 has its qkv bias whatever the key says; in the others the key adds one to o_proj too.
     if not family.qkv_bias and keys.flag("attention_bias", False):
         keys.refuse("attention_bias", "a bias on the attention's output is not available yet")

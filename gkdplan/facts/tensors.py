@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from gkdplan.diagnostics import Diagnostic, error
+from gkdplan.facts.experts import expert_tensors
 from gkdplan.facts.safetensors import Tensor
 from gkdplan.facts.text import listed
 from gkdplan.shape import ModelShape
@@ -11,7 +12,7 @@ WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a Hugging Face checkpoint's tensors for Llama, Qwen2 and Qwen3.
+    """Names and shapes of a Hugging Face checkpoint's tensors, for every family of facts.config.
 
     A projection's weight is [outputs, inputs], as torch.nn.Linear stores it.
     """
@@ -24,10 +25,12 @@ def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         "self_attn.v_proj.weight": (kv, hidden),
         "self_attn.o_proj.weight": (hidden, query),
         "post_attention_layernorm.weight": (hidden,),
-        "mlp.gate_proj.weight": (ffn, hidden),
-        "mlp.up_proj.weight": (ffn, hidden),
-        "mlp.down_proj.weight": (hidden, ffn),
     }
+    if shape.moe is None:
+        layer |= {f"mlp.{name}_proj.weight": (ffn, hidden) for name in ("gate", "up")}
+        layer["mlp.down_proj.weight"] = (hidden, ffn)
+    else:
+        layer |= expert_tensors(shape, shape.moe)
     if shape.qkv_bias:
         sizes = {"q": query, "k": kv, "v": kv}
         layer |= {f"self_attn.{name}_proj.bias": (size,) for name, size in sizes.items()}

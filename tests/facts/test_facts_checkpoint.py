@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from tiny_files import write_safetensors
 
 from gkdplan.diagnostics import Diagnostic, Severity
@@ -40,6 +41,24 @@ FAMILIES = {
     ),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, {"head_dim": 16}),
 }
+MOE_FAMILIES = {
+    "qwen3_moe": (
+        transformers.Qwen3MoeConfig,
+        transformers.Qwen3MoeForCausalLM,
+        {"head_dim": 16, "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "qwen2_moe": (
+        transformers.Qwen2MoeConfig,
+        transformers.Qwen2MoeForCausalLM,
+        {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2}
+        | {"shared_expert_intermediate_size": 40},
+    ),
+    "mixtral": (
+        transformers.MixtralConfig,
+        transformers.MixtralForCausalLM,
+        {"num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+}
 
 
 def shape_of(directory: Path) -> ModelShape:
@@ -68,6 +87,36 @@ def test_a_checkpoint_of_transformers_has_the_parameters_of_its_shape(
     assert expected_tensors(shape) == {
         name: tuple(parameter.shape) for name, parameter in model.named_parameters()
     }
+
+
+@pytest.mark.parametrize("family", MOE_FAMILIES)
+def test_a_checkpoint_with_experts_has_the_parameters_of_its_shape(
+    tmp_path: Path, family: str
+) -> None:
+    """In memory transformers stacks a layer's experts; its files hold them one by one."""
+    config_type, model_type, more = MOE_FAMILIES[family]
+    model = model_type(config_type(**SIZES, **more)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    shape = shape_of(tmp_path)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert shape.num_parameters == num_parameters
+    assert read(tmp_path) == (WeightFacts(1, num_parameters, 2 * num_parameters), ())
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    assert expected_tensors(shape) == saved
+
+
+def test_an_expert_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config_type, model_type, more = MOE_FAMILIES["qwen3_moe"]
+    model_type(config_type(**SIZES, **more)).save_pretrained(tmp_path)
+    tensors = tensors_of(tmp_path)
+    lost = "model.layers.1.mlp.experts.3.up_proj.weight"
+    del tensors[lost]
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    weights, (finding,) = read(tmp_path)
+    assert weights is None
+    assert finding.code == "GK107"
+    assert f"lacks tensors that its config.json asks for: `{lost}`" in finding.message
 
 
 def test_the_rope_rule_survives_the_way_through_transformers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.json_file import UnreadableError, read_object
+from gkdplan.shape import MoeShape
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -67,6 +68,65 @@ def test_qwen3_sizes_that_transformers_would_default_to_another_model_are_requir
     (finding,) = refused(qwen3)
     assert finding.code == "GK104"
     assert finding.message == f"`{key}` is missing from tiny/config.json"
+
+
+EXPERTS = {
+    "qwen3_moe": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 6},
+    "qwen2_moe": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 6}
+    | {"shared_expert_intermediate_size": 12},
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
+}
+
+
+def moe_config(llama_config: dict, family: str) -> dict:
+    return llama_config | {"model_type": family, "architectures": None} | EXPERTS[family]
+
+
+def test_each_family_of_experts_has_its_own_sizes(llama_config: dict) -> None:
+    shapes = {family: accepted(moe_config(llama_config, family)) for family in EXPERTS}
+    assert {family: shape.moe for family, shape in shapes.items()} == {
+        "qwen3_moe": MoeShape(8, 2, 6),
+        "qwen2_moe": MoeShape(8, 2, 6, shared_ffn_hidden_size=12, shared_expert_gate=True),
+        "mixtral": MoeShape(8, 2, 24),
+    }
+    assert [shape.qk_norm for shape in shapes.values()] == [True, False, False]
+    assert [shape.qkv_bias for shape in shapes.values()] == [False, True, False]
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_sizes_of_experts_are_required(llama_config: dict, family: str) -> None:
+    for key in EXPERTS[family]:
+        config = moe_config(llama_config, family)
+        del config[key]
+        (finding,) = refused(config)
+        named = "num_experts" if key == "num_local_experts" else key
+        assert (finding.code, f"`{named}` is missing" in finding.message) == ("GK104", True)
+
+
+def test_the_number_of_experts_is_read_in_both_spellings(llama_config: dict) -> None:
+    config = moe_config(llama_config, "qwen3_moe")
+    config["num_local_experts"] = config.pop("num_experts")
+    assert accepted(config).moe.num_experts == 8
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "code", "words"),
+    [
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "GK105", "`decoder_sparse_step` = 2"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, "GK105", "`mlp_only_layers`"),
+        ("qwen3_moe", {"num_experts_per_tok": 9}, "GK104", "= 9 exceeds the 8 experts"),
+        ("qwen3_moe", {"num_local_experts": 4}, "GK104", "= 8 and `num_local_experts` = 4 differ"),
+        ("qwen3_moe", {"num_experts": 0}, "GK104", "found 0"),
+        ("qwen2_moe", {"qkv_bias": False}, "GK105", "`qkv_bias` = false"),
+        ("mixtral", {"sliding_window": 4096}, "GK105", "`sliding_window` = 4096"),
+    ],
+)
+def test_experts_that_a_shape_cannot_hold_are_refused(
+    llama_config: dict, family: str, change: dict, code: str, words: str
+) -> None:
+    (finding,) = refused(moe_config(llama_config, family) | change)
+    assert finding.code == code
+    assert words in finding.message
 
 
 def test_the_llama3_rule_is_read_in_both_spellings(llama_config: dict) -> None:

@@ -6,6 +6,8 @@ from gkdplan.facts.known import find_known, known_ids
 # Published totals; for models that ship a copy of a tied head, the total without the copy. They
 # can be derived: Qwen2.5-0.5B has h 896, 14 heads of 64, 2 kv heads, ffn 4864, 24 layers, tied, so
 # 151936*896 + 24*(2*896*896 + 2*896*128 + 896 + 2*128 + 3*896*4864 + 2*896) + 896 = 494032768.
+# Mixtral-8x7B has h 4096, 8 kv heads of 128, 8 experts of ffn 14336, 32 layers, untied, so
+# 2*32000*4096 + 32*(2*4096*4096 + 2*4096*1024 + 8*4096 + 8*3*4096*14336 + 2*4096) + 4096.
 PUBLISHED = {
     "HuggingFaceTB/SmolLM2-135M": 134_515_008,
     "HuggingFaceTB/SmolLM2-360M": 361_821_120,
@@ -34,6 +36,12 @@ PUBLISHED = {
     "Qwen/Qwen3-8B": 8_190_735_360,
     "Qwen/Qwen3-14B": 14_768_307_200,
     "Qwen/Qwen3-32B": 32_762_123_264,
+    "Qwen/Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen/Qwen3-235B-A22B": 235_093_634_560,
+    "Qwen/Qwen1.5-MoE-A2.7B": 14_315_784_192,
+    "mistralai/Mixtral-8x7B-v0.1": 46_702_792_704,
+    "mistralai/Mixtral-8x22B-v0.1": 140_620_634_112,
+    "mistralai/Mixtral-8x22B-Instruct-v0.1": 140_630_071_296,
 }
 
 

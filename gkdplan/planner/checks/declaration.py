@@ -6,6 +6,7 @@ from gkdplan.planner.checks import (
     availability,
     distillation,
     effects,
+    experts,
     fit,
     layout,
     schedule,
@@ -20,6 +21,7 @@ RULES = (
     *distillation.RULES,
     *schedule.RULES,
     *availability.RULES,
+    *experts.RULES,
     *effects.RULES,
 )
 

@@ -1,6 +1,5 @@
 """`gkdplan diff`: what differs between two plans or locks, by decision."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -8,8 +7,8 @@ import typer
 from gkdplan.cli.arguments import AsJson
 from gkdplan.cli.files import compile_or_read
 from gkdplan.cli.terminal import show, show_json, width
-from gkdplan.report.changes import change_list
-from gkdplan.runplan.diff import compare
+from gkdplan.planner.what_if import peak_differences
+from gkdplan.report.changes import change_json, change_list, summary_json
 from gkdplan.runplan.model import SCHEMA_VERSION
 
 
@@ -20,11 +19,19 @@ def diff(
 ) -> None:
     """List what differs between two plans or locks.
 
-    Each change is safe, reshard (the state is spread anew) or restart (it is another run).
+    Each change is safe, reshard (the state is spread anew) or restart (it is another run), and
+    shows what it alone does to the peak, and whether something else is learnt.
     """
-    changes = compare(compile_or_read(old).decided(), compile_or_read(new).decided())
+    before, after = compile_or_read(old).decided(), compile_or_read(new).decided()
+    differences = peak_differences(before, after)
     if json:
-        rows = [asdict(change) for change in changes]
-        show_json({"schema_version": SCHEMA_VERSION, "ok": True, "changes": rows})
+        show_json(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "ok": True,
+                "changes": change_json(before, after, differences),
+                "summary": summary_json(before, after),
+            }
+        )
     else:
-        show(change_list(changes, width()))
+        show(change_list(before, after, differences, width()))

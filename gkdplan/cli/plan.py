@@ -1,8 +1,6 @@
 """`gkdplan plan`: the outline of what a plan decides, and a lock that keeps it."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +11,12 @@ from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.files import read_replaceable_lock, write_whole
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show, show_json, width
-from gkdplan.report.changes import change_list
+from gkdplan.planner.what_if import peak_differences
+from gkdplan.report.changes import change_json, change_list
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.outline import outline
 from gkdplan.runplan.codec import encode, to_record
-from gkdplan.runplan.diff import Change, compare
+from gkdplan.runplan.model import RunPlan
 
 
 def plan(
@@ -33,29 +32,33 @@ def plan(
     """
     compiled = compile_file(path)
     replaced = read_replaceable_lock(Path(output)) if output else None
-    changes = compare(replaced, compiled.run_plan) if replaced and compiled.run_plan else None
     if output and compiled.ok:
         write_whole(Path(output), encode(compiled.require()))
         print(f"wrote {output}", file=sys.stderr)
     if json:
-        show_json(_answer(compiled, changes))
+        show_json(_answer(compiled, replaced))
     else:
-        _show(compiled, changes, output)
+        _show(compiled, replaced, output)
     raise typer.Exit(0 if compiled.ok else 1)
 
 
-def _show(compiled: Compiled, changes: Sequence[Change] | None, output: str | None) -> None:
+def _show(compiled: Compiled, replaced: RunPlan | None, output: str | None) -> None:
     show_findings(compiled.diagnostics, sys.stderr)
-    if compiled.run_plan:
-        show(outline(compiled.run_plan, width()))
-    if changes is not None:
-        show(f"\nchanges to {output}\n{change_list(changes, width())}")
-
-
-def _answer(compiled: Compiled, changes: Sequence[Change] | None) -> dict[str, Any]:
     run_plan = compiled.run_plan
+    if run_plan:
+        show(outline(run_plan, width()))
+    if run_plan and replaced:
+        differences = peak_differences(replaced, run_plan)
+        show(f"\nchanges to {output}\n{change_list(replaced, run_plan, differences, width())}")
+
+
+def _answer(compiled: Compiled, replaced: RunPlan | None) -> dict[str, Any]:
+    run_plan = compiled.run_plan
+    changes = None
+    if run_plan and replaced:
+        changes = change_json(replaced, run_plan, peak_differences(replaced, run_plan))
     return {
         **check_json(compiled.diagnostics, run_plan.ledger if run_plan else None),
         "run_plan": to_record(run_plan) if run_plan else None,
-        "changes": None if changes is None else [asdict(change) for change in changes],
+        "changes": changes,
     }

@@ -26,16 +26,20 @@ class Priced:
 
 def price(plan: Plan, facts: Facts) -> Priced:
     """Price first, schedule then, sum last: the buffers know nothing of where they lie."""
-    decided = draft(plan, facts)
+    return price_draft(draft(plan, facts), facts.device, budget_bytes(plan, facts.device))
+
+
+def price_draft(decided: Draft, device: Device, budget: int) -> Priced:
+    """The memory of what was decided."""
     classes = decided.layout.classes
-    buffers = tuple(price_buffers(decided, ranks, facts.device) for ranks in classes)
-    moves = schedule_offload(decided, buffers, facts.device)
+    buffers = tuple(price_buffers(decided, ranks, device) for ranks in classes)
+    moves = schedule_offload(decided, buffers, device)
     ledger = tally(
         decided.layout,
         phases_of(decided),
         buffers,
         moves,
-        budget_bytes(plan, facts.device),
+        budget,
         host_bytes_per_node(decided, buffers),
     )
     return Priced(decided, buffers, moves, ledger)

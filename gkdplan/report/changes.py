@@ -1,13 +1,18 @@
-"""The differences between two run plans, a line each."""
+"""The differences between two run plans, a line each, with what they do to peak and objective."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from gkdplan.report.memory import Unit, unit_of
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
-from gkdplan.runplan.diff import Change, Label
+from gkdplan.runplan.diff import Change, Label, compare, is_result
+from gkdplan.runplan.model import Ledger, RunPlan
 from gkdplan.units import format_bytes
 
+_MOST_NAMED = 3
 _MEANINGS = {
     Label.SAFE: "changes nothing that is learned",
     Label.RESHARD: "spreads the same state over the ranks anew",
@@ -15,14 +20,56 @@ _MEANINGS = {
 }
 
 
-def change_list(changes: Sequence[Change], width: int = 80) -> str:
-    """`restart  objective.beta  0.5 -> 0.0`, the gravest first, and what the labels mean."""
+def change_list(
+    old: RunPlan, new: RunPlan, peak_differences: Mapping[str, int], width: int = 80
+) -> str:
+    """`restart  objective.beta  0.5 -> 0.0: same peak, another objective`, the gravest first; what
+    the labels mean, and what becomes of peak, verdict and objective.
+
+    `peak_differences` are the bytes of each decision alone; it may lack some.
+    """
+    changes = gravest_first(compare(old, new))
     if not changes:
         return "no differences"
-    lines = [wrap(f"{c.label:<9}", described(c), width) for c in gravest_first(changes)]
+    effects = _effects(changes, peak_differences)
+    lines = [
+        wrap(f"{change.label:<9}", described(change) + effects.get(change.path, ""), width)
+        for change in changes
+    ]
     present = [label for label in Label if any(c.label is label for c in changes)]
     legend = "; ".join(f"{label} {_MEANINGS[label]}" for label in reversed(present))
-    return "\n".join([*lines, wrap("", f"{plural(len(changes), 'difference')}: {legend}", width)])
+    lines += [
+        wrap("", f"{plural(len(changes), 'difference')}: {legend}", width),
+        wrap("peak       ", _peak(old.ledger, new.ledger, unit_of(old)), width),
+        wrap("objective  ", _objective(changes), width),
+    ]
+    return "\n".join(lines)
+
+
+def change_json(
+    old: RunPlan, new: RunPlan, peak_differences: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """The changes in the order of their paths, with the bytes of their decision alone, or null."""
+    return [
+        {**asdict(change), "peak_difference_bytes": peak_differences.get(change.decision)}
+        for change in compare(old, new)
+    ]
+
+
+def summary_json(old: RunPlan, new: RunPlan) -> dict[str, Any]:
+    """Peak, phase and verdict of both, and whether something else is learnt."""
+    sides = {"old": old.ledger, "new": new.ledger}
+    return {
+        **{
+            name: {
+                "peak_bytes": ledger.peak_bytes,
+                "peak_phase": ledger.peak_phase,
+                "verdict": ledger.verdict,
+            }
+            for name, ledger in sides.items()
+        },
+        "same_objective": not any(change.objective for change in compare(old, new)),
+    }
 
 
 def gravest_first(changes: Sequence[Change]) -> list[Change]:
@@ -37,7 +84,8 @@ def described(change: Change) -> str:
 def _values(change: Change) -> str:
     if _is_whole(change.old) or _is_whole(change.new):
         return "follows from the rest"
-    return f"{_value(change.path, change.old)} -> {_value(change.path, change.new)}"
+    old, new = _value(change.path, change.old), _value(change.path, change.new)
+    return f"{old} -> {new}" if old != new else f"{change.old} -> {change.new}"
 
 
 def _is_whole(value: Any) -> bool:
@@ -57,3 +105,50 @@ def _value(path: str, value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_value('', item) for item in value)}]"
     return value[:12] if path.endswith(("fingerprint", "tokenizer")) else str(value)
+
+
+def _effects(changes: Sequence[Change], peak_differences: Mapping[str, int]) -> dict[str, str]:
+    """What each change does, after its values: a decision's peak stands at its first change."""
+    effects: dict[str, str] = {}
+    members = Counter(change.decision for change in changes if not is_result(change.path))
+    told: set[str] = set()
+    for change in (change for change in changes if not is_result(change.path)):
+        decision, together = change.decision, members[change.decision] > 1
+        objective = "another objective" if change.objective else "same objective"
+        difference = peak_differences.get(decision)
+        if decision in told:
+            effects[change.path] = f": with {decision}, {objective}"
+        elif difference is None:
+            effects[change.path] = f": {objective}"
+        else:
+            peak = f"{decision} {_moved(difference)}" if together else _moved(difference)
+            effects[change.path] = f": {peak}, {objective}"
+        told.add(decision)
+    return effects
+
+
+def _moved(num_bytes: int) -> str:
+    if num_bytes == 0:
+        return "same peak"
+    return f"peak {'+' if num_bytes > 0 else '-'}{format_bytes(abs(num_bytes))}"
+
+
+def _peak(old: Ledger, new: Ledger, unit: Unit) -> str:
+    """44.4 -> 36.3 of 79.1 GiB in student, fits as before."""
+    peak = _to(unit.format(old.peak_bytes), unit.format(new.peak_bytes))
+    budget = _to(unit.format(old.budget_bytes), unit.format(new.budget_bytes))
+    phase, verdict = _to(old.peak_phase, new.peak_phase), _to(old.verdict, new.verdict)
+    as_before = " as before" if old.verdict == new.verdict else ""
+    return f"{peak} of {budget} {unit.name} in {phase}, {verdict}{as_before}"
+
+
+def _objective(changes: Sequence[Change]) -> str:
+    paths = [change.path for change in changes if change.objective]
+    if not paths:
+        return "the same"
+    more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+    return f"another, by {', '.join(paths[:_MOST_NAMED])}{more}"
+
+
+def _to(old: str, new: str) -> str:
+    return old if old == new else f"{old} -> {new}"

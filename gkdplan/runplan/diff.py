@@ -7,6 +7,7 @@ from typing import Any
 
 from gkdplan.runplan.codec import to_record
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.records import from_json
 
 
 class Label(StrEnum):
@@ -21,49 +22,97 @@ class Label(StrEnum):
 class Change:
     """One JSON path whose values differ; None stands for an absent value and an empty list too.
 
-    `old` and `new` are JSON values; the parts that follow from the rest (`ledger.classes`,
-    `schedule`, `steps`) are one change each and come whole.
+    `old` and `new` are JSON values; the parts that follow from the rest (`layout.classes`,
+    `ledger.classes`, `schedule`, `steps`) are one change each and come whole. Changes with one
+    `decision` are made together or not at all. `objective` says whether something else is learnt.
     """
 
     path: str
     old: Any
     new: Any
     label: Label
+    objective: bool
+    decision: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a change asks of a run, and whether it changes what is learnt: the loss, its teacher,
+    and whose responses it is taken on. Another student, rate or seed learns the same."""
+
+    pattern: str
+    label: Label
+    objective: bool = False
 
 
 _UNCOMPARED = ("schema_version", "tool", "fingerprint")
-_WHOLE = ("ledger.classes", "schedule", "steps")
+_WHOLE = ("layout.classes", "ledger.classes", "schedule", "steps")
+_RESULTS = ("layout.classes", "ledger.*", "schedule", "steps")
+_SAFE, _RESHARD, _RESTART = Label.SAFE, Label.RESHARD, Label.RESTART
 
-_LABELS = (
-    ("name", Label.SAFE),
-    ("inputs.*.origin", Label.SAFE),
-    ("models.*.offload", Label.SAFE),
-    ("models.*.recompute", Label.SAFE),
-    ("models.*.padded_vocab_size", Label.RESHARD),
-    ("layout.*", Label.RESHARD),
-    ("objective.payload", Label.SAFE),
-    ("objective.chunk_tokens", Label.SAFE),
-    ("batch.micro_rows", Label.SAFE),
-    ("batch.num_micro_batches", Label.SAFE),
-    ("optimizer.distributed", Label.RESHARD),
-    ("training.output", Label.SAFE),
-    ("training.save_interval", Label.SAFE),
-    ("training.keep", Label.SAFE),
-    ("training.eval_interval", Label.SAFE),
-    ("training.loggers", Label.SAFE),
-    ("ledger.*", Label.SAFE),
-    ("schedule", Label.SAFE),
-    ("steps", Label.SAFE),
-    ("*", Label.RESTART),
+_RULES = (
+    _Rule("name", _SAFE),
+    _Rule("inputs.*.origin", _SAFE),
+    _Rule("inputs.*.tokenizer", _RESTART, objective=True),
+    _Rule("models.vocab_size", _RESTART, objective=True),
+    _Rule("models.*.offload", _SAFE),
+    _Rule("models.*.recompute.*", _SAFE),
+    _Rule("models.*.padded_vocab_size", _RESHARD),
+    _Rule("models.*.stage_layers", _RESHARD),
+    _Rule("models.teacher.*", _RESTART, objective=True),
+    _Rule("models.student.*", _RESTART),
+    _Rule("layout.*", _RESHARD),
+    _Rule("objective.payload", _SAFE),
+    _Rule("objective.chunk_tokens", _SAFE),
+    _Rule("objective.*", _RESTART, objective=True),
+    _Rule("sampling.engine", _RESTART),
+    _Rule("sampling.*", _RESTART, objective=True),
+    _Rule("data.eval*", _SAFE),
+    _Rule("data.shuffle", _RESTART),
+    _Rule("data.*", _RESTART, objective=True),
+    _Rule("batch.micro_rows", _SAFE),
+    _Rule("batch.num_micro_batches", _SAFE),
+    _Rule("batch.global_rows", _RESTART),
+    _Rule("optimizer.distributed", _RESHARD),
+    _Rule("optimizer.*", _RESTART),
+    _Rule("training.output", _SAFE),
+    _Rule("training.save_interval", _SAFE),
+    _Rule("training.keep", _SAFE),
+    _Rule("training.eval_interval", _SAFE),
+    _Rule("training.loggers", _SAFE),
+    _Rule("training.*", _RESTART),
+    _Rule("ledger.*", _SAFE),
+    _Rule("schedule", _SAFE),
+    _Rule("steps", _SAFE),
 )
-"""The first pattern that a path matches labels it; what no pattern names changes the learning."""
+"""The first pattern that a path matches holds; every path of a run plan matches one."""
+
+_DECISIONS = (
+    ("models.*.offload", None),
+    ("models.*.dtype", None),
+    ("models.student.recompute.*", "models.student.recompute"),
+    ("models.*", "models and layout"),
+    ("layout.*", "models and layout"),
+    ("batch.*", "batch"),
+    ("data.train*", "data.train"),
+    ("data.eval*", "data.eval"),
+    ("*", None),
+)
+"""What can only change together: the first pattern names the decision; None is the path itself."""
 
 
 def compare(old: RunPlan, new: RunPlan) -> list[Change]:
     """The changes from `old` to `new`, in the order of their paths."""
     before, after = _leaves(to_record(old)), _leaves(to_record(new))
     return [
-        Change(path, before.get(path), after.get(path), label_of(path))
+        Change(
+            path,
+            before.get(path),
+            after.get(path),
+            label_of(path),
+            changes_objective(path),
+            decision_of(path),
+        )
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
@@ -71,7 +120,49 @@ def compare(old: RunPlan, new: RunPlan) -> list[Change]:
 
 def label_of(path: str) -> Label:
     """What a change at this path asks of a run."""
-    return next(label for pattern, label in _LABELS if fnmatchcase(path, pattern))
+    return _rule_of(path).label
+
+
+def changes_objective(path: str) -> bool:
+    """Whether a change at this path changes what is learnt."""
+    return _rule_of(path).objective
+
+
+def decision_of(path: str) -> str:
+    """The decision that a change at this path belongs to."""
+    decision = next(name for pattern, name in _DECISIONS if fnmatchcase(path, pattern))
+    return path if decision is None else decision
+
+
+def is_result(path: str) -> bool:
+    """Whether the value at this path follows from decisions elsewhere."""
+    return any(fnmatchcase(path, pattern) for pattern in _RESULTS)
+
+
+def with_decision(old: RunPlan, new: RunPlan, decision: str) -> RunPlan:
+    """`old`, but for one decision, which is taken from `new`; its results and seal stay `old`'s."""
+    record, other = to_record(old), to_record(new)
+    for change in compare(old, new):
+        if change.decision == decision:
+            _copy(other, record, change.path.split("[")[0].split("."))
+    changed: RunPlan = from_json(RunPlan, record)
+    return changed
+
+
+def _rule_of(path: str) -> _Rule:
+    for rule in _RULES:
+        if fnmatchcase(path, rule.pattern):
+            return rule
+    raise LookupError(f"no rule says what a change of {path} asks of a run")
+
+
+def _copy(source: dict[str, Any], target: dict[str, Any], keys: list[str]) -> None:
+    """The value at the keys, or at the first of them below which only one side has keys."""
+    key, *rest = keys
+    if rest and isinstance(source[key], dict) and isinstance(target[key], dict):
+        _copy(source[key], target[key], rest)
+    else:
+        target[key] = source[key]
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:

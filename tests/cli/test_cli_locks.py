@@ -33,7 +33,8 @@ def test_a_lock_that_is_replaced_is_compared_first(workplace, capsys):
     capsys.readouterr()
     assert run(["plan", "-o", "plan.lock.json"]) == 0
     assert (
-        "changes to plan.lock.json\nrestart  objective.beta  0.5 -> 1.0\n"
+        "changes to plan.lock.json\n"
+        "restart  objective.beta  0.5 -> 1.0: same peak, another objective\n"
         in capsys.readouterr().out
     )
     assert decode(Path("plan.lock.json").read_text()).objective.beta == 1.0
@@ -97,7 +98,15 @@ def test_plan_as_json_holds_findings_run_plan_and_changes(workplace, capsys):
     assert (answer["schema_version"], answer["ok"]) == (1, True)
     assert answer["run_plan"] == json.loads(Path("plan.lock.json").read_text())
     assert answer["changes"] == [
-        {"path": "objective.beta", "old": 0.5, "new": 1.0, "label": "restart"}
+        {
+            "path": "objective.beta",
+            "old": 0.5,
+            "new": 1.0,
+            "label": "restart",
+            "objective": True,
+            "decision": "objective.beta",
+            "peak_difference_bytes": 0,
+        }
     ]
     assert answer["summary"]["peak_bytes"] == answer["run_plan"]["ledger"]["peak_bytes"]
 
@@ -139,7 +148,9 @@ def test_diff_takes_plans_and_locks(workplace, capsys):
     workplace.write_plan("other.toml", beta=0.0)
     capsys.readouterr()
     assert run(["diff", "plan.lock.json", "other.toml"]) == 0
-    assert capsys.readouterr().out.startswith("restart  objective.beta  0.5 -> 0.0\n1 difference")
+    assert capsys.readouterr().out.startswith(
+        "restart  objective.beta  0.5 -> 0.0: same peak, another objective\n1 difference"
+    )
     assert run(["diff", "plan.toml", "plan.lock.json"]) == 0
     assert capsys.readouterr().out == "no differences\n"
 

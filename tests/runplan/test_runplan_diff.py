@@ -1,11 +1,22 @@
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
 from gkdplan.runplan.codec import fingerprint, seal, to_record
-from gkdplan.runplan.diff import Change, Label, compare, label_of
+from gkdplan.runplan.diff import (
+    Label,
+    changes_objective,
+    compare,
+    decision_of,
+    is_result,
+    label_of,
+    with_decision,
+)
 from gkdplan.runplan.model import SCHEMA_VERSION, AxisDegrees, RunPlan
 from gkdplan.runplan.records import from_json
+from gkdplan.shape import MoeShape
 
 
 def test_equal_run_plans_do_not_differ(run_plan):
@@ -21,12 +32,13 @@ def test_each_changed_decision_is_one_change(run_plan):
             batch=replace(run_plan.batch, micro_rows=2),
         )
     )
-    assert compare(run_plan, other) == [
-        Change("batch.micro_rows", 4, 2, Label.SAFE),
-        Change("layout.student.data", 1, 2, Label.RESHARD),
-        Change("layout.student.sequence", True, False, Label.RESHARD),
-        Change("layout.student.tensor", 2, 1, Label.RESHARD),
-        Change("objective.beta", 0.5, 0.0, Label.RESTART),
+    changes = compare(run_plan, other)
+    assert [(c.path, c.old, c.new, c.label, c.objective) for c in changes] == [
+        ("batch.micro_rows", 4, 2, Label.SAFE, False),
+        ("layout.student.data", 1, 2, Label.RESHARD, False),
+        ("layout.student.sequence", True, False, Label.RESHARD, False),
+        ("layout.student.tensor", 2, 1, Label.RESHARD, False),
+        ("objective.beta", 0.5, 0.0, Label.RESTART, True),
     ]
 
 
@@ -76,6 +88,17 @@ def test_a_list_that_is_filled_was_absent_before(run_plan):
         ("models.student.padded_vocab_size", Label.RESHARD),
         ("optimizer.distributed", Label.RESHARD),
         ("layout.world_size", Label.RESHARD),
+        ("layout.student.pipeline", Label.RESHARD),
+        ("layout.student.virtual_pipeline", Label.RESHARD),
+        ("layout.teacher.context", Label.RESHARD),
+        ("layout.student.expert", Label.RESHARD),
+        ("layout.student.expert_tensor", Label.RESHARD),
+        ("models.student.stage_layers", Label.RESHARD),
+        ("models.student.recompute.granularity", Label.SAFE),
+        ("models.student.recompute.modules", Label.SAFE),
+        ("models.student.shape.moe.num_experts_per_token", Label.RESTART),
+        ("data.eval[0].path", Label.SAFE),
+        ("data.train[0].path", Label.RESTART),
         ("inputs.student.tokenizer", Label.RESTART),
         ("models.student.shape.num_layers", Label.RESTART),
         ("data.train[0].fingerprint", Label.RESTART),
@@ -109,3 +132,104 @@ def test_whatever_changes_the_fingerprint_is_a_change(run_plan):
         container[key] = kept
         assert fingerprint(changed) != run_plan.fingerprint
         assert len(compare(run_plan, changed)) == 1
+
+
+def paths_of(hint, path=""):
+    """The JSON path of every leaf below a type: of a list its first item, of a union each kind."""
+    if isinstance(hint, UnionType):
+        for member in get_args(hint):
+            yield from paths_of(member, path)
+    elif is_dataclass(hint):
+        for field in fields(hint):
+            yield from paths_of(
+                get_type_hints(hint)[field.name], f"{path}.{field.name}".lstrip(".")
+            )
+    elif get_origin(hint) is tuple and is_dataclass(get_args(hint)[0]):
+        yield from paths_of(get_args(hint)[0], f"{path}[0]")
+    else:
+        yield path
+
+
+def test_every_field_of_a_run_plan_has_a_rule():
+    whole = ("layout.classes", "ledger.classes", "schedule", "steps")
+    uncompared = {"schema_version", "tool", "fingerprint"}
+    leaves = set(paths_of(RunPlan)) - uncompared
+    assert len(leaves) > 100
+    for path in leaves:
+        if not path.startswith(whole):
+            label_of(path)
+    with pytest.raises(LookupError, match=r"tomorrow\.field"):
+        label_of("tomorrow.field")
+
+
+@pytest.mark.parametrize(
+    ("path", "changed"),
+    [
+        ("objective.beta", True),
+        ("objective.loss_temperature", True),
+        ("objective.seq_kd", True),
+        ("sampling.top_p", True),
+        ("models.vocab_size", True),
+        ("models.teacher.revision", True),
+        ("data.train[0].fingerprint", True),
+        ("data.truncation", True),
+        ("objective.payload", False),
+        ("sampling.engine", False),
+        ("models.student.model", False),
+        ("models.teacher.offload", False),
+        ("models.teacher.stage_layers", False),
+        ("data.eval[0].fingerprint", False),
+        ("optimizer.lr", False),
+        ("batch.global_rows", False),
+        ("training.seed", False),
+        ("layout.student.tensor", False),
+    ],
+)
+def test_what_is_learnt_is_the_loss_its_teacher_and_its_responses(path, changed):
+    assert changes_objective(path) is changed
+
+
+def test_nothing_that_is_safe_or_a_reshard_changes_what_is_learnt():
+    leaves = set(paths_of(RunPlan)) - {"schema_version", "tool", "fingerprint"}
+    compared = [p for p in leaves if not p.startswith(("schedule.", "steps["))]
+    assert not [p for p in compared if changes_objective(p) and label_of(p) is not Label.RESTART]
+
+
+def test_a_decision_is_taken_over_alone(run_plan):
+    other = replace(
+        run_plan,
+        batch=replace(run_plan.batch, micro_rows=2, num_micro_batches=4),
+        objective=replace(run_plan.objective, beta=0.0),
+        data=replace(run_plan.data, eval=()),
+    )
+    assert with_decision(run_plan, other, "batch") == replace(run_plan, batch=other.batch)
+    assert with_decision(run_plan, other, "data.eval") == replace(run_plan, data=other.data)
+    assert with_decision(other, run_plan, "data.eval") == replace(other, data=run_plan.data)
+
+
+def test_a_part_that_one_side_lacks_is_taken_over_whole(run_plan):
+    student = run_plan.models.student
+    experts = MoeShape(8, 2, 64)
+    mixed = replace(student, shape=replace(student.shape, moe=experts))
+    other = replace(run_plan, models=replace(run_plan.models, student=mixed))
+    assert with_decision(run_plan, other, "models and layout") == other
+    assert with_decision(other, run_plan, "models and layout") == run_plan
+
+
+def test_every_decision_together_is_the_other_run_plan(run_plan):
+    other = replace(
+        run_plan,
+        layout=replace(run_plan.layout, student=AxisDegrees(1, False, 2)),
+        optimizer=replace(run_plan.optimizer, lr=1.0, distributed=False),
+        training=replace(run_plan.training, save_interval=5),
+    )
+    changed = run_plan
+    for decision in {decision_of(change.path) for change in compare(run_plan, other)}:
+        changed = with_decision(changed, other, decision)
+    assert changed == other
+
+
+def test_results_are_no_decisions():
+    assert is_result("ledger.peak_bytes")
+    assert is_result("layout.classes")
+    assert not is_result("layout.student.tensor")

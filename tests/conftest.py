@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import settings
 
-from gkdplan.runplan import codec, model, steps
+from gkdplan.runplan import codec, model, steps, timing
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Engine, Payload, Phase, Role, Source, Tier, Verdict
 
@@ -87,6 +87,33 @@ def moves() -> tuple[steps.Move, steps.Move]:
     )
 
 
+def prediction() -> timing.Timing:
+    return timing.Timing(
+        phases={
+            Phase.GENERATE: timing.Seconds(4.0, 8.0, 16.0),
+            Phase.TEACHER: timing.Seconds(2.0, 4.0, 8.0),
+            Phase.STUDENT: timing.Seconds(5.0, 7.0, 14.0),
+            Phase.OPTIMIZER: timing.Seconds(0.25, 0.5, 1.0),
+        },
+        step=timing.Seconds(10.0, 17.1, 34.0),
+        sampled_share=0.7,
+        tokens_per_s=67.4,
+        terms=(
+            timing.Term(Phase.GENERATE, "student: prompts", 1.0),
+            timing.Term(Phase.GENERATE, "student: tokens one by one", 7.0),
+            timing.Term(Phase.TEACHER, "compute", 3.96),
+            timing.Term(Phase.TEACHER, "offload transfers", 0.039),
+            timing.Term(Phase.STUDENT, "compute", 5.0),
+            timing.Term(Phase.STUDENT, "loss", 2.0),
+            timing.Term(Phase.OPTIMIZER, "update", 0.5),
+        ),
+        assumptions=(
+            timing.Assumption("flop_share", 0.8, 0.5, 0.25),
+            timing.Assumption("layer_launch_s", 2e-4, 5e-4, 1e-3),
+        ),
+    )
+
+
 @pytest.fixture
 def run_plan() -> model.RunPlan:
     """A small model into 12 of its layers on two CPU processes, tensor 2, all three sources."""
@@ -125,6 +152,7 @@ def run_plan() -> model.RunPlan:
             ),
             training=model.Training("runs/quickstart", 24, None, 2, 0, 42, ("tensorboard",)),
             ledger=ledger(),
+            timing=prediction(),
             schedule=model.Schedule((fetch, give_back)),
             steps=(
                 steps.Draw(42, 0.4, 0.5),

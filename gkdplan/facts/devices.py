@@ -8,6 +8,11 @@ matrices without TF32 unless told otherwise. Links are bytes/s in one direction:
 the quoted sum of both, PCIe 4.0 x16 is 32 GB/s, PCIe 5.0 x16 64 GB/s, and the 450 GB/s of
 NVLink-C2C are shared by the two GPUs of a GB200. Devices without NVLink talk over PCIe.
 
+The network between nodes is that of the vendor's own system where there is one: a 200 Gb/s adapter
+a GPU in a DGX A100, 400 Gb/s in a DGX H100, a DGX B200 and a GB200 tray (whose NVLink beyond the
+tray is not counted). Elsewhere it is an assumption: 100 Gb/s a GPU in a server, 10 Gb/s in a
+workstation and for a cpu.
+
 `host_memory_bytes_per_node` is that of the vendor's own system where there is one (DGX A100, DGX
 H100, DGX B200, a GB200 NVL72 tray), and a modest server or workstation elsewhere.
 `overhead_bytes` is half a GiB for the CUDA context and half a GiB for each of the communicators
@@ -37,9 +42,10 @@ def _gpu(
     hbm: float,
     device_link: float,
     host_link: float,
+    network: float,
     host_gib: int,
 ) -> Device:
-    """A row whose three bandwidths are in GB/s."""
+    """A row whose four bandwidths are in GB/s."""
     return Device(
         key=key,
         backend="nccl",
@@ -49,6 +55,7 @@ def _gpu(
         memory_bandwidth=hbm * 1e9,
         device_link_bandwidth=device_link * 1e9,
         host_link_bandwidth=host_link * 1e9,
+        network_bandwidth=network * 1e9,
         overhead_bytes=2 * _GIB,
     )
 
@@ -62,26 +69,27 @@ _CPU = Device(
     memory_bandwidth=12.8e9,
     device_link_bandwidth=4e9,
     host_link_bandwidth=12.8e9,
+    network_bandwidth=1.25e9,
     overhead_bytes=0,
 )
 
 # fmt: off
 _ROWS = (
     _CPU,
-    #    key               GiB  bf16   fp32   HBM   device   host     host GiB
-    _gpu("a100-40gb",     39.38, 312,  19.5, 1555,     300, _PCIE_4, 1024),
-    _gpu("a100-80gb",     79.14, 312,  19.5, 2039,     300, _PCIE_4, 2048),
-    _gpu("h100-80gb",     79.10, 989,    67, 3350,     450, _PCIE_5, 2048),
-    _gpu("h100-nvl",      93.00, 835,    60, 3900,     300, _PCIE_5, 1024),
-    _gpu("h200-141gb",   139.72, 989,    67, 4800,     450, _PCIE_5, 2048),
-    _gpu("h20-96gb",      95.00, 148,    44, 4000,     450, _PCIE_5, 1024),
-    _gpu("b200-192gb",   178.35, 2250,   75, 7700,     900, _PCIE_5, 2048),
-    _gpu("gb200",        184.31, 2500,   80, 8000,     900,    _C2C,  894),
-    _gpu("l40s-48gb",     44.39, 362,  91.6,  864, _PCIE_4, _PCIE_4,  512),
-    _gpu("l4-24gb",       22.03, 121,  30.3,  300, _PCIE_4, _PCIE_4,  192),
-    _gpu("a10-24gb",      21.95, 125,  31.2,  600, _PCIE_4, _PCIE_4,  192),
-    _gpu("rtx-4090-24gb", 23.52, 165.2, 82.6, 1008, _PCIE_4, _PCIE_4,  64),
-    _gpu("rtx-5090-32gb", 31.36, 209.5, 104.8, 1792, _PCIE_5, _PCIE_5, 64),
+    #    key               GiB  bf16   fp32   HBM   device   host   network  host GiB
+    _gpu("a100-40gb",     39.38, 312,  19.5, 1555,     300, _PCIE_4,    25, 1024),
+    _gpu("a100-80gb",     79.14, 312,  19.5, 2039,     300, _PCIE_4,    25, 2048),
+    _gpu("h100-80gb",     79.10, 989,    67, 3350,     450, _PCIE_5,    50, 2048),
+    _gpu("h100-nvl",      93.00, 835,    60, 3900,     300, _PCIE_5,  12.5, 1024),
+    _gpu("h200-141gb",   139.72, 989,    67, 4800,     450, _PCIE_5,    50, 2048),
+    _gpu("h20-96gb",      95.00, 148,    44, 4000,     450, _PCIE_5,    50, 1024),
+    _gpu("b200-192gb",   178.35, 2250,   75, 7700,     900, _PCIE_5,    50, 2048),
+    _gpu("gb200",        184.31, 2500,   80, 8000,     900,    _C2C,    50,  894),
+    _gpu("l40s-48gb",     44.39, 362,  91.6,  864, _PCIE_4, _PCIE_4,  12.5,  512),
+    _gpu("l4-24gb",       22.03, 121,  30.3,  300, _PCIE_4, _PCIE_4,  12.5,  192),
+    _gpu("a10-24gb",      21.95, 125,  31.2,  600, _PCIE_4, _PCIE_4,  12.5,  192),
+    _gpu("rtx-4090-24gb", 23.52, 165.2, 82.6, 1008, _PCIE_4, _PCIE_4,  1.25,   64),
+    _gpu("rtx-5090-32gb", 31.36, 209.5, 104.8, 1792, _PCIE_5, _PCIE_5,  1.25,   64),
 )
 # fmt: on
 

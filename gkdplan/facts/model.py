@@ -64,6 +64,7 @@ class Device:
     """One row of the device table. Bandwidths are bytes/s in one direction, FLOP/s are dense.
 
     `backend` is torch.distributed's ("gloo", "nccl"). `overhead_bytes` lie outside the allocator.
+    `network_bandwidth` is each device's share of its node's network.
     """
 
     key: str
@@ -74,6 +75,7 @@ class Device:
     memory_bandwidth: float
     device_link_bandwidth: float
     host_link_bandwidth: float
+    network_bandwidth: float
     overhead_bytes: int
 
 

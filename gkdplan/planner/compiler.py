@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gkdplan.diagnostics import Diagnostic, Severity
-from gkdplan.facts.model import Facts
+from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.checks.fit import check_fit
 from gkdplan.planner.pricing import Priced, price
 from gkdplan.planner.steps import lower_steps
+from gkdplan.planner.timing.prediction import predict
 from gkdplan.runplan.codec import seal
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan, Schedule
 from gkdplan.spec.plan import Plan
@@ -34,7 +35,7 @@ def compile_plan(plan: Plan, facts: Facts, tool: str) -> Compilation:
     if not _can_be_priced(declared):
         return Compilation(None, declared)
     priced = price(plan, facts)
-    run_plan = seal(_run_plan(priced, tool))
+    run_plan = seal(_run_plan(priced, facts.device, tool))
     return Compilation(run_plan, declared + check_fit(plan, facts, priced.ledger))
 
 
@@ -46,7 +47,7 @@ def _can_be_priced(findings: Iterable[Diagnostic]) -> bool:
     )
 
 
-def _run_plan(priced: Priced, tool: str) -> RunPlan:
+def _run_plan(priced: Priced, device: Device, tool: str) -> RunPlan:
     decided = priced.draft
     return RunPlan(
         schema_version=SCHEMA_VERSION,
@@ -63,6 +64,7 @@ def _run_plan(priced: Priced, tool: str) -> RunPlan:
         optimizer=decided.optimizer,
         training=decided.training,
         ledger=priced.ledger,
+        timing=predict(decided, priced.moves, device),
         schedule=Schedule(priced.moves),
         steps=lower_steps(decided, priced.moves),
     )

@@ -6,6 +6,7 @@ from gkdplan.report import words
 from gkdplan.report.memory import memory_tables, unit_of
 from gkdplan.report.objective import objective_card
 from gkdplan.report.step_words import sentence, verb
+from gkdplan.report.timing import timing_section
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import RunPlan
 from gkdplan.units import format_count
@@ -16,14 +17,14 @@ _LABEL_WIDTH = 12
 def outline(run_plan: RunPlan, width: int = 80) -> str:
     """What a person reviews before a run; no line is wider than `width`, whatever the names."""
     parts = (header(run_plan, width), *decisions(run_plan, width))
-    return "\n\n".join(
-        [
-            "\n".join(parts),
-            objective_card(run_plan, width),
-            memory_tables(run_plan, width),
-            step_list(run_plan, width),
-        ]
+    sections = (
+        "\n".join(parts),
+        objective_card(run_plan, width),
+        memory_tables(run_plan, width),
+        timing_section(run_plan, width),
+        step_list(run_plan, width),
     )
+    return "\n\n".join(sections)
 
 
 def header(run_plan: RunPlan, width: int = 80) -> str:

@@ -23,8 +23,9 @@ class Change:
     """One JSON path whose values differ; None stands for an absent value and an empty list too.
 
     `old` and `new` are JSON values; the parts that follow from the rest (`layout.classes`,
-    `ledger.classes`, `schedule`, `steps`) are one change each and come whole. Changes with one
-    `decision` are made together or not at all. `objective` says whether something else is learnt.
+    `ledger.classes`, `timing`, `schedule`, `steps`) are one change each and come whole. Changes
+    with one `decision` are made together or not at all. `objective` says whether something else is
+    learnt.
     """
 
     path: str
@@ -46,8 +47,8 @@ class _Rule:
 
 
 _UNCOMPARED = ("schema_version", "tool", "fingerprint")
-_WHOLE = ("layout.classes", "ledger.classes", "schedule", "steps")
-_RESULTS = ("layout.classes", "ledger.*", "schedule", "steps")
+_WHOLE = ("layout.classes", "ledger.classes", "timing", "schedule", "steps")
+_RESULTS = ("layout.classes", "ledger.*", "timing", "schedule", "steps")
 _SAFE, _RESHARD, _RESTART = Label.SAFE, Label.RESHARD, Label.RESTART
 
 _RULES = (
@@ -82,6 +83,7 @@ _RULES = (
     _Rule("training.loggers", _SAFE),
     _Rule("training.*", _RESTART),
     _Rule("ledger.*", _SAFE),
+    _Rule("timing*", _SAFE),
     _Rule("schedule", _SAFE),
     _Rule("steps", _SAFE),
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gkdplan.runplan.steps import Move, Step
+from gkdplan.runplan.timing import Timing
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Engine, Payload, Phase, Tier, Verdict
 
@@ -267,5 +268,6 @@ class RunPlan:
     optimizer: OptimizerPlan
     training: Training
     ledger: Ledger
+    timing: Timing
     schedule: Schedule
     steps: tuple[Step, ...]

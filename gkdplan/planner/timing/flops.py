@@ -1,0 +1,36 @@
+"""FLOPs of a layer and of the output head: two for each element of a matrix and token."""
+
+from functools import cache
+
+from gkdplan.shape import ModelShape
+
+
+@cache
+def active_elements(shape: ModelShape) -> int:
+    """Matrix elements of a layer that one token is multiplied with: projections, and the MLP, or
+    the router, the chosen experts and the shared one."""
+    hidden, moe = shape.hidden_size, shape.moe
+    attention = 2 * hidden * (shape.query_size + shape.kv_size)
+    if moe is None:
+        return attention + 3 * hidden * shape.ffn_hidden_size
+    routed = moe.num_experts_per_token * 3 * hidden * moe.expert_ffn_hidden_size
+    shared = 3 * hidden * moe.shared_ffn_hidden_size
+    gate = hidden if moe.shared_expert_gate else 0
+    return attention + moe.num_experts * hidden + routed + shared + gate
+
+
+def layer_flops(shape: ModelShape, num_tokens: float, tokens_of_row: int) -> float:
+    """A layer's forward over rows of `tokens_of_row` tokens, the causal half of attention only."""
+    return num_tokens * 2 * active_elements(shape) + attention_flops(
+        shape, num_tokens, tokens_of_row
+    )
+
+
+def attention_flops(shape: ModelShape, num_tokens: float, tokens_of_row: int) -> float:
+    """Scores and weighted values: 2 x 2 q s a token, halved by the causal mask."""
+    return num_tokens * 2 * shape.query_size * tokens_of_row
+
+
+def head_flops(shape: ModelShape, num_tokens: float, vocab_rows: int) -> float:
+    """Logits of `num_tokens` tokens over `vocab_rows` rows of the head."""
+    return num_tokens * 2 * shape.hidden_size * vocab_rows

@@ -1,0 +1,85 @@
+"""Named seconds of sampling responses: prompts in one pass, then a pass a token.
+
+A pass over one token a row reads every weight and the whole cache of keys and values, so that it is
+bound by the memory's bandwidth, or on a CPU and for many rows by the products.
+"""
+
+from collections.abc import Mapping
+
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.memory.generation import PREFILL_TOKENS, SAMPLER_BYTES
+from gkdplan.planner.timing.flops import attention_flops, head_flops, layer_flops
+from gkdplan.planner.timing.machine import Machine
+from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.vocab import Role
+
+PREFILL = "prompts"
+DECODE = "tokens one by one"
+
+
+def sampling_seconds(draft: Draft, role: Role, machine: Machine) -> Mapping[str, float]:
+    """Responses of the longest length to all of a rank's prompts."""
+    is_student = role is Role.STUDENT
+    model = draft.models.student if is_student else draft.models.teacher
+    degrees = draft.layout.student if is_student else draft.layout.teacher
+    rows = max(1, draft.batch.global_rows // degrees.data)
+    prompt, response = draft.data.max_length, draft.sampling.max_completion_length
+    return {
+        f"{role}: {PREFILL}": _prefill_s(model, degrees, machine, rows, prompt),
+        f"{role}: {DECODE}": response
+        * _decode_s(model, degrees, machine, rows, prompt + response // 2),
+    }
+
+
+def _prefill_s(
+    model: ModelPlan, degrees: AxisDegrees, machine: Machine, rows: int, prompt: int
+) -> float:
+    """All layers, one stage after the other, in batches of `PREFILL_TOKENS` prompt tokens."""
+    num_layers, tensor = model.shape.num_layers, degrees.tensor
+    rows_of_a_batch = max(1, PREFILL_TOKENS // prompt)
+    num_batches = -(-rows // rows_of_a_batch)
+    flops = num_layers * layer_flops(model.shape, rows * prompt, prompt)
+    flops += head_flops(model.shape, rows, model.padded_vocab_size)
+    launch_s = num_batches * num_layers * machine.assumed.layer_launch_s
+    compute_s = machine.compute_s(flops / tensor, model.dtype)
+    return max(compute_s, launch_s) + _reductions_s(model, degrees, machine, rows * prompt)
+
+
+def _decode_s(
+    model: ModelPlan, degrees: AxisDegrees, machine: Machine, rows: int, length: int
+) -> float:
+    """One token a row, with `length` tokens of each row in the cache."""
+    shape, tensor = model.shape, degrees.tensor
+    flops = shape.num_layers * (
+        layer_flops(shape, rows, 0) + 2 * attention_flops(shape, rows, length)
+    )
+    flops += head_flops(shape, rows, model.padded_vocab_size)
+    kv_elements = 2 * shape.num_layers * rows * length * shape.kv_size
+    num_bytes = (_read_elements(model, rows) + kv_elements) * model.dtype.num_bytes
+    pass_s = max(
+        machine.memory_s(num_bytes / tensor),
+        machine.decode_s(flops / tensor, model.dtype),
+        shape.num_layers * machine.assumed.layer_launch_s,
+    )
+    draw_s = machine.memory_s(rows * model.padded_vocab_size * SAMPLER_BYTES)
+    return pass_s + draw_s + _reductions_s(model, degrees, machine, rows)
+
+
+def _read_elements(model: ModelPlan, rows: int) -> int:
+    """Weights that a pass reads: the layers and the head, of experts those that some row chose."""
+    shape, moe = model.shape, model.shape.moe
+    layer = shape.num_parameters_per_layer
+    if moe is not None:
+        chosen = min(moe.num_experts, rows * moe.num_experts_per_token)
+        idle = moe.num_experts - chosen
+        layer -= idle * 3 * shape.hidden_size * moe.expert_ffn_hidden_size
+    return shape.num_layers * layer + model.padded_vocab_size * shape.hidden_size
+
+
+def _reductions_s(
+    model: ModelPlan, degrees: AxisDegrees, machine: Machine, num_tokens: int
+) -> float:
+    """Two all-reduces of hidden states a layer over the tensor axis."""
+    num_bytes = num_tokens * model.shape.hidden_size * model.dtype.num_bytes
+    one = machine.collective_s(num_bytes, degrees.tensor, span=degrees.tensor)
+    return model.shape.num_layers * 4 * one

@@ -1,0 +1,197 @@
+"""Named seconds of the teacher, student and optimizer phases of one global batch on one rank.
+
+M micro-batches through p stages of v chunks take M + (p - 1) / v times the slowest stage: the
+second part is the bubble (Narayanan et al., "Efficient large-scale language model training on GPU
+clusters using Megatron-LM", 2021, section 2.2).
+"""
+
+from collections.abc import Callable, Mapping
+
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.timing.flops import head_flops
+from gkdplan.planner.timing.machine import Machine
+from gkdplan.planner.timing.stage import Stage, stages_of
+from gkdplan.runplan.model import AxisDegrees, Recompute
+from gkdplan.vocab import Dtype, Payload
+
+COMPUTE = "compute"
+RECOMPUTE = "recompute"
+LOSS = "loss"
+ACCUMULATION = "gradient accumulation"
+TENSOR = "tensor communication"
+CONTEXT = "exposed context ring"
+EXPERT = "expert all-to-all"
+PIPELINE = "pipeline transfers"
+BUBBLE = "bubble"
+DATA = "exposed data communication"
+UPDATE = "update"
+
+LOSS_PASSES = 12
+"""Reads and writes of a float32 element of the vocabulary on each side of the divergence: as
+runtime/loss/{distribution,rules}.py walk them."""
+UPDATE_BYTES = {"gloo": 80, "nccl": 28}
+"""Of float32 gradients, main weights and moments an owned element: torch's AdamW makes about 20
+passes; a fused one reads four arrays and writes three."""
+
+Seconds = Mapping[str, float]
+
+
+def teacher_seconds(draft: Draft, machine: Machine) -> Seconds:
+    """The forward of all of a rank's rows; nothing is kept but the payload."""
+    degrees = draft.layout.teacher
+    rows = draft.batch.micro_rows
+    num_micro_batches = max(1, draft.batch.global_rows // (rows * degrees.data))
+    stages = stages_of(draft.models.teacher, degrees, machine, rows, draft.sequence_tokens(degrees))
+    wants_logits = draft.objective.payload is Payload.LOGITS
+    num_head_tokens = _response_tokens(draft, degrees) if wants_logits else 0
+
+    def of_micro_batch(stage: Stage) -> Seconds:
+        head = num_head_tokens if stage.is_last else 0
+        flops = head_flops(stage.model.shape, head, stage.model.padded_vocab_size) / degrees.tensor
+        return {
+            COMPUTE: stage.forward_s() + machine.compute_s(flops, stage.model.dtype),
+            TENSOR: stage.tensor_s(4),
+            CONTEXT: max(0.0, stage.ring_s() - stage.attention_s()),
+            EXPERT: stage.expert_s(2),
+            PIPELINE: stage.transfer_s(),
+        }
+
+    return _pipelined(stages, of_micro_batch, num_micro_batches, degrees)
+
+
+def student_seconds(draft: Draft, machine: Machine) -> Seconds:
+    """Forward, loss and backward of every micro-batch, then the reduction of the gradients, which
+    waits for the last of them."""
+    degrees, rows = draft.layout.student, draft.batch.micro_rows
+    stages = stages_of(draft.models.student, degrees, machine, rows, draft.sequence_tokens(degrees))
+    phase = _pipelined(
+        stages,
+        lambda stage: _student_micro_batch(draft, stage),
+        draft.batch.num_micro_batches,
+        degrees,
+    )
+    return {**phase, DATA: max(_reduction_s(draft, stage) for stage in stages)}
+
+
+def optimizer_seconds(draft: Draft, machine: Machine) -> Seconds:
+    """The update of the fullest stage, and the gather of its new weights."""
+    degrees = draft.layout.student
+    stages = stages_of(draft.models.student, degrees, machine, 1, 1)
+    bytes_of_update = UPDATE_BYTES[draft.layout.backend]
+
+    def update_s(stage: Stage) -> float:
+        dense, expert = stage.matrix_elements, stage.expert_elements
+        owned = dense + expert
+        if draft.optimizer.distributed:
+            owned = dense / (degrees.data * degrees.context) + expert / degrees.expert_data
+        norm_and_zeros = 2 * Dtype.FP32.num_bytes * (dense + expert)
+        return machine.memory_s(owned * bytes_of_update + norm_and_zeros)
+
+    slowest = max(stages, key=update_s)
+    gather = _data_s(slowest, slowest.model.dtype.num_bytes) if draft.optimizer.distributed else 0.0
+    return {UPDATE: update_s(slowest), DATA: gather}
+
+
+def _pipelined(
+    stages: tuple[Stage, ...],
+    of_micro_batch: Callable[[Stage], Seconds],
+    num_micro_batches: int,
+    degrees: AxisDegrees,
+) -> Seconds:
+    """Every micro-batch at the pace of the slowest stage, and the bubble."""
+    slowest = max(map(of_micro_batch, stages), key=lambda terms: sum(terms.values()))
+    phase = {name: num_micro_batches * seconds for name, seconds in slowest.items()}
+    if degrees.pipeline > 1:
+        num_idle = (degrees.pipeline - 1) / degrees.virtual_pipeline
+        phase[BUBBLE] = num_idle * sum(slowest.values())
+    return phase
+
+
+def _student_micro_batch(draft: Draft, stage: Stage) -> Seconds:
+    """Forward and backward, the backward twice the forward."""
+    machine, sequence = stage.machine, stage.degrees.sequence
+    again = recomputed_share(draft.models.student.recompute, stage)
+    forward_s, attention_s = stage.forward_s(), stage.attention_s()
+    num_gradients = stage.matrix_elements + stage.expert_elements
+    num_collectives = 8 + (2 if sequence else 0)
+    return {
+        COMPUTE: 3 * forward_s,
+        RECOMPUTE: again * forward_s,
+        LOSS: _loss_s(draft, stage) if stage.is_last else 0.0,
+        ACCUMULATION: machine.memory_s(2 * Dtype.FP32.num_bytes * num_gradients),
+        TENSOR: stage.tensor_s(num_collectives) + again * stage.tensor_s(4),
+        CONTEXT: max(0.0, 3 * (stage.ring_s() - attention_s)),
+        EXPERT: stage.expert_s(4) + again * stage.expert_s(2),
+        PIPELINE: 2 * stage.transfer_s(),
+    }
+
+
+def recomputed_share(recompute: Recompute, stage: Stage) -> float:
+    """Of a stage's forward that the backward makes again; selective modules are counted as the
+    attention of scores and values, or as the MLP, by their FLOPs."""
+    if recompute.granularity == "full":
+        if recompute.method == "uniform" or recompute.num_layers is None:
+            return 1.0
+        return min(1.0, recompute.num_layers * stage.degrees.virtual_pipeline / stage.num_layers)
+    if recompute.granularity == "selective":
+        return _selective_share(recompute, stage)
+    return 0.0
+
+
+def _selective_share(recompute: Recompute, stage: Stage) -> float:
+    shape = stage.model.shape
+    attention = 2 * shape.query_size * stage.tokens_of_row
+    projections = 4 * shape.hidden_size * (shape.query_size + shape.kv_size)
+    if shape.moe is None:
+        mlp = 6 * shape.hidden_size * shape.ffn_hidden_size
+    else:
+        width = shape.moe.num_experts_per_token * shape.moe.expert_ffn_hidden_size
+        mlp = 6 * shape.hidden_size * (width + shape.moe.shared_ffn_hidden_size)
+    modules = recompute.modules or ("core_attn",)
+    again = attention * ("core_attn" in modules) + mlp * bool({"mlp", "moe"} & {*modules})
+    return again / (attention + projections + mlp)
+
+
+def _loss_s(draft: Draft, stage: Stage) -> float:
+    """The student's head forward and twice backward, the teacher's forward where hidden states
+    travel, and the passes of the divergence over both sides' logits."""
+    student, teacher = draft.models.student, draft.models.teacher
+    tensor = stage.degrees.tensor
+    num_tokens = _response_tokens(draft, stage.degrees)
+    flops = 3 * head_flops(student.shape, num_tokens, student.padded_vocab_size)
+    if draft.objective.payload is Payload.HIDDEN:
+        flops += head_flops(teacher.shape, num_tokens, teacher.padded_vocab_size)
+    passes = 2 * LOSS_PASSES * Dtype.FP32.num_bytes * num_tokens * stage.vocab_rows
+    products_s = stage.machine.compute_s(flops / tensor, student.dtype)
+    return products_s + stage.machine.memory_s(passes)
+
+
+def _response_tokens(draft: Draft, degrees: AxisDegrees) -> int:
+    """Of a micro-batch on the context rank that has most of them: all that its share can hold."""
+    tokens = draft.sequence_tokens(degrees) // degrees.context
+    return draft.batch.micro_rows * min(draft.sampling.max_completion_length, tokens)
+
+
+def _reduction_s(draft: Draft, stage: Stage) -> float:
+    """Float32 gradients over the data axis: scattered, or summed whole; and a tied embedding's
+    between the first and the last stage."""
+    width = Dtype.FP32.num_bytes
+    num_passes = 1 if draft.optimizer.distributed else 2
+    seconds = num_passes * _data_s(stage, width)
+    if stage.degrees.pipeline > 1 and stage.model.shape.tied_embeddings and stage.is_first:
+        embedding = stage.vocab_rows * stage.model.shape.hidden_size * width
+        seconds += 2 * stage.machine.collective_s(embedding, 2, draft.layout.world_size)
+    return seconds
+
+
+def _data_s(stage: Stage, width: int) -> float:
+    """One gather or scatter of a stage's parameters, those of experts over their own data axis."""
+    degrees, machine = stage.degrees, stage.machine
+    ranks_of_a_stage = degrees.tensor * degrees.context * degrees.data
+    dense = machine.collective_s(
+        width * stage.matrix_elements, degrees.data * degrees.context, ranks_of_a_stage
+    )
+    expert = machine.collective_s(
+        width * stage.expert_elements, degrees.expert_data, ranks_of_a_stage
+    )
+    return dense + (expert if stage.expert_elements else 0.0)

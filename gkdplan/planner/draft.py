@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from gkdplan.facts.model import DataFile, Facts
-from gkdplan.planner.layout import assign_ranks
+from gkdplan.planner.layout import assign_ranks, token_multiple
 from gkdplan.planner.models import decide_inputs, decide_models, round_up
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import (
@@ -50,14 +50,9 @@ class Draft:
         return self.batch.num_micro_batches * self.batch.micro_rows
 
     def sequence_tokens(self, degrees: AxisDegrees) -> int:
-        """Tokens of the longest row, padded so that every axis that splits rows can do so: the
-        context axis into two chunks a rank (megatron/core/utils.py, get_batch_on_this_cp_rank),
-        each rank's share over the tensor axis under sequence parallelism."""
+        """Tokens of the longest row, padded so that every axis that splits rows can do so."""
         longest = self.data.max_length + self.sampling.max_completion_length
-        num_shares = degrees.tensor if degrees.sequence else 1
-        if degrees.context > 1:
-            num_shares = degrees.context * math.lcm(2, num_shares)
-        return round_up(longest, num_shares)
+        return round_up(longest, token_multiple(degrees))
 
 
 def draft(plan: Plan, facts: Facts) -> Draft:

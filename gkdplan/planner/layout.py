@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from math import lcm
 
 from gkdplan.facts.model import Device
 from gkdplan.runplan.model import AxisDegrees, Layout, RankClass
@@ -30,16 +31,24 @@ def assign_ranks(plan: Plan, device: Device) -> Layout:
 
 
 def stage_layers(num_layers: int, parallel: Parallel) -> tuple[tuple[int, ...], ...]:
-    """The layers of each stage, chunk by chunk: equal shares, but for the ends where the plan says
-    otherwise (megatron/core/transformer/transformer_block.py, get_num_layers_to_build)."""
-    stages = [0] * parallel.pipeline
+    """The layers of each stage, chunk by chunk: equal shares, but where the plan says otherwise
+    (megatron/core/transformer/transformer_block.py, get_num_layers_to_build)."""
+    chunks = parallel.virtual_pipeline
+    return tuple((num // chunks,) * chunks for num in layers_of_stages(num_layers, parallel))
+
+
+def layers_of_stages(num_layers: int, parallel: Parallel) -> tuple[int, ...]:
+    """The layers of each stage: those that the plan gives, and equal shares of what is left.
+
+    Their sum is `num_layers` where the checks have found the layout possible.
+    """
+    if parallel.stage_layers is not None:
+        return parallel.stage_layers
     ends = {0: parallel.first_stage_layers, parallel.pipeline - 1: parallel.last_stage_layers}
     given = {stage: num for stage, num in ends.items() if num is not None}
     num_equal = max(1, parallel.pipeline - len(given))
-    for stage in range(parallel.pipeline):
-        stages[stage] = given.get(stage, (num_layers - sum(given.values())) // num_equal)
-    chunks = parallel.virtual_pipeline
-    return tuple((num // chunks,) * chunks for num in stages)
+    equal = (num_layers - sum(given.values())) // num_equal
+    return tuple(given.get(stage, equal) for stage in range(parallel.pipeline))
 
 
 def _classes(plan: Plan, world_size: int) -> Iterator[RankClass]:
@@ -72,6 +81,17 @@ def axis_degrees(parallel: Parallel, world_size: int) -> AxisDegrees:
         expert=parallel.expert,
         expert_tensor=parallel.expert_tensor,
     )
+
+
+def token_multiple(degrees: AxisDegrees) -> int:
+    """What the length of a padded row is a multiple of.
+
+    A context rank takes two pieces of the row, an early and a late one
+    (megatron/core/utils.py, get_batch_on_this_cp_rank); sequence parallelism divides a context
+    rank's share over the tensor axis (megatron/core/tensor_parallel/mappings.py).
+    """
+    num_shares = degrees.tensor if degrees.sequence else 1
+    return num_shares if degrees.context == 1 else degrees.context * lcm(2, num_shares)
 
 
 def is_sequence_parallel(parallel: Parallel) -> bool:

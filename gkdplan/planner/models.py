@@ -1,9 +1,12 @@
 """The two models as they are built: shapes, one vocabulary, one padding."""
 
+from math import lcm
+
 from gkdplan.facts.model import Facts, ModelFacts
 from gkdplan.planner.layout import stage_layers, teacher_parallel
 from gkdplan.runplan.model import Inputs, Layout, ModelInput, ModelPlan, Models, Recompute
 from gkdplan.shape import ModelShape
+from gkdplan.spec import plan as spec
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Dtype, Tier
 
@@ -14,7 +17,7 @@ VOCAB_DIVISOR = 128
 
 def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
     """Both models, padded to one vocabulary size, and the ids that the loss is taken over."""
-    padded = padded_vocab_size(facts, layout.student.tensor)
+    padded = padded_vocab_size(facts, lcm(layout.student.tensor, layout.teacher.tensor))
     keep = plan.student.keep if plan.student.init == "layers" else None
     return Models(
         student=_model(
@@ -26,7 +29,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             init=plan.student.init,
             keep_layers=None if keep is None else keep.layers,
             stage_layers=stage_layers(student_shape(plan, facts).num_layers, plan.student.parallel),
-            recompute=Recompute(**plan.student.recompute.model_dump()),
+            recompute=_recompute(plan.student.recompute),
         ),
         teacher=_model(
             plan.teacher.model,
@@ -61,7 +64,7 @@ def true_vocab_size(facts: Facts) -> int:
 
 
 def padded_vocab_size(facts: Facts, tensor: int) -> int:
-    """One padded size for both models, so that a rank holds the same ids of both."""
+    """One padded size for both models, divisible over the tensor axis of either."""
     rows = max(facts.student.shape.vocab_size, facts.teacher.shape.vocab_size)
     return round_up(rows, VOCAB_DIVISOR * tensor)
 
@@ -97,6 +100,15 @@ def _model(
         stage_layers=stage_layers,
         recompute=recompute,
     )
+
+
+def _recompute(recompute: spec.Recompute) -> Recompute:
+    """Left out, the modules of "selective" are Megatron's own choice
+    (megatron/core/transformer/transformer_config.py)."""
+    modules = recompute.modules
+    if recompute.granularity == "selective" and not modules:
+        modules = ("core_attn",)
+    return Recompute(recompute.granularity, recompute.method, recompute.num_layers, modules)
 
 
 def _input(model: ModelFacts) -> ModelInput:

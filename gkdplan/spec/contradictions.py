@@ -74,6 +74,19 @@ def lora_needs_its_tuning(source: Source) -> Iterator[Diagnostic]:
         )
 
 
+def stages_are_given_one_way(source: Source) -> Iterator[Diagnostic]:
+    for table in ("student.parallel", "teacher.parallel"):
+        for key in ("first_stage_layers", "last_stage_layers"):
+            if source.has(f"{table}.stage_layers") and source.has(f"{table}.{key}"):
+                yield _contradiction(
+                    f"{table}.{key}",
+                    f"`{table}.{key}` and `{table}.stage_layers` both give a stage its layers",
+                    f"remove `{key}`: `stage_layers` names every stage",
+                    f"`stage_layers` is written on line "
+                    f"{source.locate(f'{table}.stage_layers').line}",
+                )
+
+
 def recompute_keys_need_their_granularity(source: Source) -> Iterator[Diagnostic]:
     granularity = source.value("student.recompute.granularity") or "none"
     readers = {"method": "full", "num_layers": "full", "modules": "selective"}
@@ -156,6 +169,7 @@ CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     kept_layers_need_init_layers,
     kept_layers_rise,
     lora_needs_its_tuning,
+    stages_are_given_one_way,
     recompute_keys_need_their_granularity,
     a_server_teacher_holds_no_weights_here,
     top_k_is_a_payload,

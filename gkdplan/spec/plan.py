@@ -74,6 +74,8 @@ class Parallel(Section):
     """Layers of the first pipeline stage, where it is not an equal share."""
     last_stage_layers: Count | None = None
     """Layers of the last pipeline stage, where it is not an equal share."""
+    stage_layers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    """Layers of each pipeline stage, first to last; left out, equal shares."""
     context: Count = 1
     """Ranks that share each sequence."""
     expert: Count = 1

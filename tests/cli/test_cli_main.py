@@ -190,7 +190,11 @@ def test_codes_are_explained_as_json(capsys: Capture) -> None:
     assert [row["code"] for row in json.loads(capsys.readouterr().out)["codes"]] == list(CODES)
     assert main.run(["explain", "GK001", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer.keys() == {"schema_version", "code", "title", "why", "mend", "example"}
+    keys = {"schema_version", "code", "title", "why", "mend", "source", "example"}
+    assert answer.keys() == keys
+    assert answer["source"] is None
+    assert main.run(["explain", "GK203", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["source"].startswith("megatron-core 0.16.1, ")
 
 
 def test_the_schema_is_printed(capsys: Capture) -> None:

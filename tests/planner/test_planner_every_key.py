@@ -25,7 +25,10 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "student.keep": {"student": {"init": "layers", "keep": {"layers": (0,)}}},
     "student.lora": {"student": {"tuning": "lora"}},
     "student.recompute.granularity": {},
-    "student.recompute": {"student": {"recompute": {"granularity": "full"}}},
+    "student.recompute.modules": {"student": {"recompute": {"granularity": "selective"}}},
+    "student.recompute": {
+        "student": {"recompute": {"granularity": "full", "method": "uniform", "num_layers": 1}}
+    },
     "teacher.parallel": {"cluster": {"devices_per_node": 2}, "teacher": {"parallel": {}}},
     "student.parallel": {"cluster": {"devices_per_node": 2}},
     "teacher.server": {"teacher": {"server": {"url": "http://host"}}},
@@ -40,6 +43,8 @@ VALUES: dict[str, Any] = {
     "batch.micro": 4,
     "student.parallel.sequence": False,
     "student.keep.layers": (0, 1),
+    "student.parallel.stage_layers": (1, 1),
+    "teacher.parallel.stage_layers": (1, 1),
     "data.truncation": "left",
     "student.dtype": "bf16",
     "teacher.dtype": "bf16",

@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterator
 
 from gkdplan import __version__
 from gkdplan.diagnostics import Severity
-from gkdplan.planner.checks.rule import Finding, plan_rule
+from gkdplan.facts.model import Facts
+from gkdplan.planner.checks.rule import Finding, plan_rule, rule
 from gkdplan.planner.layout import axis_degrees, teacher_parallel, world_size_of
 from gkdplan.spec.plan import Parallel, Plan
-from gkdplan.vocab import Engine
+from gkdplan.vocab import Engine, Role
 
 Value = Callable[[Plan], object]
 
-_RUN_AXES = {"tensor", "sequence"}
-"""The axes of a mesh that the executor builds; the others it can only plan."""
+_AXES_NOT_RUN = ("pipeline", "virtual_pipeline", "context", "expert", "expert_tensor")
+"""The axes of a mesh that the executor can only plan."""
 
 
 def _engine_tensor(plan: Plan) -> int | None:
@@ -61,14 +62,28 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
         yield _not_yet_run("student.recompute.granularity", plan.student.recompute.granularity)
 
 
-RULES = (feature_is_available, value_is_run)
+@rule("GK591", Severity.WARNING)
+def model_is_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Models with experts are planned and priced, and `gkdplan run` refuses them."""
+    for role, model in ((Role.STUDENT, facts.student), (Role.TEACHER, facts.teacher)):
+        if model.shape.moe is not None:
+            yield Finding(
+                f"`gkdplan run` does not yet run models with experts in gkdplan {__version__}",
+                f"{role}.model",
+                label="planned, but not yet run",
+                notes=(f"num_experts = {model.shape.moe.num_experts}, from {model.origin}",),
+            )
+
+
+PLAN_RULES = (feature_is_available, value_is_run)
+RULES = (*PLAN_RULES, model_is_run)
 
 
 def _axes_not_run(table: str, parallel: Parallel) -> Iterator[Finding]:
-    for axis, field in Parallel.model_fields.items():
-        value = getattr(parallel, axis)
-        if axis not in _RUN_AXES and value != field.default:
-            yield _not_yet_run(f"{table}.{axis}", value)
+    for axis in _AXES_NOT_RUN:
+        degree = getattr(parallel, axis)
+        if degree > 1:
+            yield _not_yet_run(f"{table}.{axis}", degree)
 
 
 def _teacher_layout_not_run(plan: Plan) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ from gkdplan.planner.checks import (
     availability,
     distillation,
     effects,
-    experts,
     fit,
     layout,
     schedule,
@@ -21,7 +20,6 @@ RULES = (
     *distillation.RULES,
     *schedule.RULES,
     *availability.RULES,
-    *experts.RULES,
     *effects.RULES,
 )
 
@@ -33,4 +31,4 @@ def check_declaration(plan: Plan, facts: Facts) -> tuple[Diagnostic, ...]:
 
 def check_plan_alone(plan: Plan) -> tuple[Diagnostic, ...]:
     """The findings that need no facts, for a plan whose models or files are not there."""
-    return tuple(finding for rule in availability.RULES for finding in rule(plan))
+    return tuple(finding for rule in availability.PLAN_RULES for finding in rule(plan))

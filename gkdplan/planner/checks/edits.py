@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Device, Facts
-from gkdplan.planner.checks.layout import valid_tensor_degrees
+from gkdplan.planner.checks import layout
+from gkdplan.planner.checks.degrees import possible_degrees
 from gkdplan.planner.checks.schedule import LARGEST_MICRO
 from gkdplan.planner.layout import axis_degrees, world_size_of
 from gkdplan.planner.pricing import price
@@ -19,6 +21,8 @@ def edits_that_fit(plan: Plan, facts: Facts) -> Iterator[str]:
     """Of each kind of edit the smallest that makes the plan fit, with the peak that it leaves."""
     for edits in _kinds_of_edits(plan, facts):
         for description, edited in edits:
+            if _breaks_a_rule(edited, facts):
+                continue
             ledger = price(edited, facts).ledger
             if fits(ledger, facts.device):
                 yield f"{description}: the peak is {format_bytes(ledger.peak_bytes)} then"
@@ -29,6 +33,12 @@ def fits(ledger: Ledger, device: Device) -> bool:
     """Whether both the device and the host have room."""
     has_host_memory = ledger.host_bytes_per_node <= device.host_memory_bytes_per_node
     return has_host_memory and ledger.verdict is not Verdict.OVER
+
+
+def _breaks_a_rule(plan: Plan, facts: Facts) -> bool:
+    return any(
+        found.severity is Severity.ERROR for rule in layout.RULES for found in rule(plan, facts)
+    )
 
 
 def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
@@ -65,7 +75,7 @@ def _larger_tensor_degrees(plan: Plan, facts: Facts) -> Edits:
     """The smallest first, where the global batch still divides."""
     if plan.teacher.parallel is not None:
         return
-    for tensor in valid_tensor_degrees(plan, facts):
+    for tensor in possible_degrees(plan, facts, "student.parallel", "tensor"):
         parallel = plan.student.parallel.model_copy(update={"tensor": tensor})
         data = axis_degrees(parallel, world_size_of(plan.cluster)).data
         divides = plan.batch.global_ % (plan.batch.micro * data) == 0

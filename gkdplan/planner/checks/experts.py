@@ -1,25 +1,98 @@
-"""Rules of models with experts."""
+"""Rules of the expert axes: what the experts of a layer must divide into."""
 
 from collections.abc import Iterator
 
-from gkdplan import __version__
-from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
+from gkdplan.planner.checks.degrees import set_degree
+from gkdplan.planner.checks.laid_out import laid_out
+from gkdplan.planner.checks.possible import (
+    expert_axis_has_experts,
+    expert_ffn_divides,
+    expert_tensor_axis_has_experts,
+    experts_divide,
+)
 from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 
 
-@rule("GK591", Severity.WARNING)
-def experts_are_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The runtime builds dense models only."""
-    for role, model in (("student", facts.student), ("teacher", facts.teacher)):
-        if model.shape.moe is not None:
+def _experts(shape: ModelShape) -> object:
+    return shape.moe
+
+
+@rule("GK220")
+def experts_divide_by_expert(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """num_experts % expert (megatron/core/transformer/moe/moe_layer.py)."""
+    for model in laid_out(plan, facts, _experts):
+        if model.shape.moe is not None and not experts_divide(model):
+            num_experts = model.shape.moe.num_experts
             yield Finding(
-                f"`gkdplan run` does not yet run models with experts in gkdplan {__version__}",
-                f"{role}.model",
-                label="planned, but not yet run",
-                notes=(f"num_experts = {model.shape.moe.num_experts}, from {model.origin}",),
+                f"{model.has} {num_experts} experts, not divisible by expert degree "
+                f"{model.parallel.expert}",
+                model.path("expert"),
+                label="each rank owns an equal number of experts",
+                notes=model.origin_of("num_experts", num_experts),
+                help=set_degree(plan, facts, model, "expert"),
             )
 
 
-RULES = (experts_are_run,)
+@rule("GK221")
+def expert_ffn_divides_by_expert_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """moe_ffn_hidden_size % expert_tensor (megatron/core/tensor_parallel/layers.py)."""
+    for model in laid_out(plan, facts, _experts):
+        if model.shape.moe is not None and not expert_ffn_divides(model):
+            columns = model.shape.moe.expert_ffn_hidden_size
+            yield Finding(
+                f"{model.has} experts of {columns} ffn columns, not divisible by expert tensor "
+                f"degree {model.parallel.expert_tensor}",
+                model.path("expert_tensor"),
+                label="each rank owns an equal share of them",
+                notes=model.origin_of("moe_intermediate_size", columns),
+                help=set_degree(plan, facts, model, "expert_tensor"),
+            )
+
+
+@rule("GK222")
+def expert_axis_needs_experts(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """expert > 1 needs experts (megatron/core/transformer/transformer_config.py)."""
+    for model in laid_out(plan, facts, _experts):
+        if not expert_axis_has_experts(model):
+            yield Finding(
+                f"{model.has} no experts to spread over an expert axis of {model.parallel.expert}",
+                model.path("expert"),
+                label="only the experts of a layer are spread over it",
+                help=_without(model.table, "expert"),
+            )
+
+
+@rule("GK223")
+def expert_tensor_axis_needs_experts(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """expert_tensor > 1 would divide nothing in a model without experts."""
+    for model in laid_out(plan, facts, _experts):
+        if not expert_tensor_axis_has_experts(model):
+            yield Finding(
+                f"{model.has} no experts whose matrices {model.parallel.expert_tensor} ranks could "
+                "share",
+                model.path("expert_tensor"),
+                label="only the matrices of experts are cut by it",
+                help=_without(model.table, "expert_tensor"),
+            )
+
+
+RULES = (
+    experts_divide_by_expert,
+    expert_ffn_divides_by_expert_tensor,
+    expert_axis_needs_experts,
+    expert_tensor_axis_needs_experts,
+)
+
+
+def _without(table: str, axis: str) -> tuple[str, ...]:
+    """A dense teacher may have to leave the layout of a student with experts."""
+    if table == "student.parallel":
+        return (
+            f"remove `{table}.{axis}`",
+            "where one model has experts and the other has none, give the teacher "
+            "`[teacher.parallel]`",
+        )
+    return (f"remove `{table}.{axis}`",)

@@ -1,0 +1,117 @@
+"""Rules of recompute: what each granularity needs to be told, and what it can name."""
+
+from collections.abc import Iterator
+
+from gkdplan.diagnostics import Severity
+from gkdplan.facts.model import Facts
+from gkdplan.planner.checks.laid_out import LaidOut, each_model
+from gkdplan.planner.checks.possible import stage_sizes
+from gkdplan.planner.checks.rule import Finding, one_of, rule
+from gkdplan.shape import ModelShape
+from gkdplan.spec.plan import Plan
+
+_TABLE = "student.recompute"
+OF_EVERY_LAYER = ("core_attn", "layernorm")
+OF_AN_MLP = ("mlp",)
+OF_EXPERTS = ("moe",)
+OF_A_SHARED_EXPERT = ("shared_experts",)
+MODULES = (*OF_EVERY_LAYER, *OF_AN_MLP, *OF_EXPERTS, *OF_A_SHARED_EXPERT)
+"""Megatron's recompute_modules, but for those of kernels and of an attention that no model of this
+planner has: "moe_act" needs grouped expert matrices, "mla_up_proj" latent attention."""
+
+
+@rule("GK230")
+def full_recompute_names_its_layers(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """ "full" needs a method and a number of layers
+    (megatron/core/transformer/transformer_config.py)."""
+    recompute = plan.student.recompute
+    if recompute.granularity != "full":
+        return
+    missing = [key for key in ("method", "num_layers") if getattr(recompute, key) is None]
+    if missing:
+        yield Finding(
+            f'`{_TABLE}.granularity = "full"` needs ' + " and ".join(f"`{k}`" for k in missing),
+            f"{_TABLE}.granularity",
+            label="which layers, and how many",
+            help=(
+                f"add {' and '.join(_EXAMPLES[key] for key in missing)} to `[{_TABLE}]`: "
+                "every layer is computed again, and one layer's input is kept for each",
+            ),
+        )
+
+
+@rule("GK231")
+def recomputed_modules_are_known(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The names of recompute_modules (megatron/core/transformer/transformer_config.py)."""
+    if plan.student.recompute.granularity != "selective":
+        return
+    offered = one_of(f'"{module}"' for module in _modules_of(_student(plan, facts).shape))
+    for index, module in enumerate(plan.student.recompute.modules):
+        if module not in MODULES:
+            yield Finding(
+                f'"{module}" is no module that can be computed again',
+                f"{_TABLE}.modules[{index}]",
+                label=_WITHOUT.get(module, "unknown name"),
+                help=(f"write {offered}",),
+            )
+
+
+@rule("GK232", Severity.WARNING)
+def recomputed_modules_are_there(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Megatron passes over modules that a layer does not have
+    (megatron/core/transformer/transformer_layer.py)."""
+    recompute, shape = plan.student.recompute, _student(plan, facts).shape
+    if recompute.granularity != "selective":
+        return
+    there = _modules_of(shape)
+    for index, module in enumerate(recompute.modules):
+        if module in MODULES and module not in there:
+            yield Finding(
+                f'`student` has no "{module}" to compute again',
+                f"{_TABLE}.modules[{index}]",
+                label="nothing is saved",
+                help=(f"write {one_of(f'{name!r}' for name in there)}".replace("'", '"'),),
+            )
+
+
+@rule("GK233", Severity.WARNING)
+def recomputed_layers_are_there(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Megatron takes what there is where the number goes beyond a stage's layers
+    (megatron/core/transformer/transformer_block.py)."""
+    recompute, model = plan.student.recompute, _student(plan, facts)
+    if recompute.granularity != "full" or recompute.num_layers is None:
+        return
+    largest = max(stage_sizes(model), default=0) // model.parallel.virtual_pipeline
+    if 0 < largest < recompute.num_layers:
+        yield Finding(
+            f"`{_TABLE}.num_layers = {recompute.num_layers}` is more than a stage has",
+            f"{_TABLE}.num_layers",
+            label=f"a run of layers on one rank is {largest} long",
+            help=(f"set `{_TABLE}.num_layers` to at most {largest}",),
+        )
+
+
+RULES = (
+    full_recompute_names_its_layers,
+    recomputed_modules_are_known,
+    recomputed_modules_are_there,
+    recomputed_layers_are_there,
+)
+
+_EXAMPLES = {"method": '`method = "uniform"`', "num_layers": "`num_layers = 1`"}
+_WITHOUT = {
+    "moe_act": "it needs grouped expert matrices, which the plan does not have",
+    "mla_up_proj": "it is part of latent attention, which no known family has",
+}
+
+
+def _student(plan: Plan, facts: Facts) -> LaidOut:
+    student, _ = each_model(plan, facts)
+    return student
+
+
+def _modules_of(shape: ModelShape) -> tuple[str, ...]:
+    if shape.moe is None:
+        return OF_EVERY_LAYER + OF_AN_MLP
+    shared = OF_A_SHARED_EXPERT if shape.moe.shared_ffn_hidden_size else ()
+    return OF_EVERY_LAYER + OF_EXPERTS + shared

@@ -49,9 +49,8 @@ def verify(
         notes.append(_twin_note(run_plan))
         run_plan = _priced(compile_for_device(compiled, "cpu"))
     with blamed(run_plan), warnings.catch_warnings(action="ignore"):
-        comparisons = compare(run_plan, runtime("trace").trace(run_plan))
-    errors = [comparison.error for comparison in comparisons if comparison.error is not None]
-    ok = all(abs(error) <= TOLERANCE for error in errors)
+        classes = compare(run_plan, runtime("trace").trace(run_plan))
+    ok = all(abs(error) <= TOLERANCE for of_class in classes for error in of_class.errors)
     if json:
         show_json(
             {
@@ -59,14 +58,14 @@ def verify(
                 "ok": ok,
                 "tolerance": TOLERANCE,
                 "device": run_plan.layout.device,
-                "phases": trace_json(comparisons),
+                **trace_json(classes),
                 "notes": notes,
             }
         )
     else:
         verdict = "every traced phase is" if ok else "not every traced phase is"
         lines = [f"{verdict} within {TOLERANCE:.0%}", *(wrap("note: ", n, width()) for n in notes)]
-        show("\n".join([trace_table(comparisons), *lines]))
+        show("\n".join([trace_table(classes), *lines]))
     raise typer.Exit(0 if ok else 1)
 
 

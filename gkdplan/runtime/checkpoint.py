@@ -42,7 +42,8 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         state.mkdir(parents=True)
     dist.barrier()
-    save_student(trainer.model, plan.models.student, mesh, source, partial / "student")
+    (student,) = trainer.chunks
+    save_student(student, plan.models.student, mesh, source, partial / "student")
     tensors = {name: t.cpu() for name, t in trainer.state_tensors().items()}
     save_file(tensors, state / f"rank_{mesh.rank}.safetensors")
     dist.barrier()

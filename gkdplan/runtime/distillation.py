@@ -1,5 +1,6 @@
 """What the loss needs beside the student and a micro-batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ from gkdplan.runplan.model import Objective
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """The teacher (a Megatron GPTModel) and the objective, over the ranks of a tensor group.
+    """The teacher and the objective, over the ranks of a tensor group.
 
-    `vocab_size` is the true vocabulary that the loss normalises over.
+    `teacher` is this rank's chunks of it, Megatron GPTModels. `vocab_size` is the true vocabulary
+    that the loss normalises over.
     """
 
-    teacher: Any
+    teacher: Sequence[Any]
     objective: Objective
     vocab_size: int
     tensor_group: ProcessGroup

@@ -26,9 +26,9 @@ from gkdplan.runtime.data.order import rows_of_rank, rows_of_step
 from gkdplan.runtime.evaluation import evaluate
 from gkdplan.runtime.responses import log_completions, sample_responses
 from gkdplan.runtime.session import Session
-from gkdplan.runtime.student import student_loss
+from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.summary import summarise
-from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payload
+from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
 from gkdplan.vocab import Phase, Source
 
 
@@ -44,7 +44,7 @@ class StepState:
     source: Source = Source.DATASET
     responses: list[tuple[int, ...]] = field(default_factory=list)
     micro_batches: list[MicroBatch] = field(default_factory=list)
-    payloads: list[TeacherPayload] = field(default_factory=list)
+    payloads: list[TeacherPayload | None] = field(default_factory=list)
     num_tokens: int = 0
     loss: float = 0.0
     lr: float = 0.0
@@ -122,7 +122,7 @@ class Executor:
         ]
         state.num_tokens = self._count_tokens(state.micro_batches)
         distillation = self.session.distillation
-        state.payloads = [teacher_payload(distillation, batch) for batch in state.micro_batches]
+        state.payloads = teacher_payloads(distillation, state.micro_batches)
 
     def _count_tokens(self, micro_batches: list[MicroBatch]) -> int:
         """Response tokens of the global batch: the one denominator of its loss."""
@@ -137,7 +137,9 @@ class Executor:
         pairs = list(zip(state.micro_batches, state.payloads, strict=True))
         distillation = self.session.distillation
         loss = self.session.trainer.forward_backward(
-            pairs, lambda model, pair: student_loss(distillation, model, *pair, state.num_tokens)
+            pairs,
+            lambda chunk, pair: student_forward(distillation, chunk, *pair, state.num_tokens),
+            shape=tuple(state.micro_batches[0].tokens_BS.shape),
         )
         dist.all_reduce(loss, group=self.session.mesh.data_group)
         state.loss = float(loss)

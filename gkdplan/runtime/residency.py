@@ -72,12 +72,13 @@ class Residency:
             parameter.data = _nothing_like(parameter)
 
 
-def keep_teacher_on_host(residency: Residency, teacher: Any) -> None:
-    """A GPTModel's parameters but its output head, which the student phase needs too."""
-    head = output_head(teacher)
-    body = [parameter for parameter in teacher.parameters() if parameter is not head]
+def keep_teacher_on_host(residency: Residency, chunks: Sequence[Any]) -> None:
+    """The GPTModels' parameters but the output head, which the student phase needs too."""
+    heads = [output_head(chunk) for chunk in chunks if chunk.post_process]
+    parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
+    body = [parameter for parameter in parameters if all(parameter is not head for head in heads)]
     residency.keep_on_host(TEACHER_BODY, body)
-    residency.bring([head])
+    residency.bring(heads)
 
 
 def _nothing_like(parameter: Parameter) -> Tensor:

@@ -54,7 +54,7 @@ class Session:
     def distillation(self) -> Distillation:
         plan = self.plan
         return Distillation(
-            self.teacher, plan.objective, plan.models.vocab_size, self.mesh.tensor_group
+            [self.teacher], plan.objective, plan.models.vocab_size, self.mesh.tensor_group
         )
 
     def model(self, role: Role) -> Any:
@@ -95,8 +95,8 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     )
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
-        keep_teacher_on_host(residency, teacher)
-    trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
+        keep_teacher_on_host(residency, [teacher])
+    trainer = Trainer([student], plan.optimizer, mesh, plan.training.num_steps)
     if start_step:
         restore(directory.checkpoint(start_step), plan, trainer, mesh)
     meter.adopt(_resident_tensors(student, teacher, trainer))

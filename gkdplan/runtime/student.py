@@ -8,9 +8,23 @@ from torch import Tensor
 from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.loss import jsd_linear, jsd_logits
-from gkdplan.runtime.megatron.forward import output_head, response_hidden
+from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
 from gkdplan.runtime.teacher.payload import TeacherPayload
 from gkdplan.vocab import Payload
+
+
+def student_forward(
+    distillation: Distillation,
+    chunk: Any,
+    batch: MicroBatch,
+    payload: TeacherPayload | None,
+    num_tokens: int,
+) -> Tensor:
+    """`student_loss` of the student's last chunk; of another one what it hands to the next."""
+    if not chunk.post_process:
+        return stage_output(chunk, batch.tokens_BS)
+    assert payload is not None
+    return student_loss(distillation, chunk, batch, payload, num_tokens)
 
 
 def student_loss(
@@ -46,7 +60,7 @@ def student_loss(
         hidden_NH,
         head_VH,
         payload.states,
-        output_head(distillation.teacher),
+        output_head(distillation.teacher[-1]),
         weights_N,
         beta=objective.beta,
         temperature=objective.loss_temperature,

@@ -1,9 +1,9 @@
 """The live bytes of a step, counted without weights, data or a second process.
 
 The plan's models, loss and optimizer run as they do in a run, on fake tensors of rows that fill
-the plan. What repeats itself byte for byte is run twice, not to its end: the first and the last
-micro-batch, and two chunks of the loss. A short step before the one that is counted makes what
-stays: Adam's moments and Megatron's buffers.
+the plan, on a rank of each class. What repeats itself byte for byte is not run to its end: of the
+micro-batches those that are in flight at one time and one more, and two chunks of the loss. A short
+step before the one that is counted makes what stays: Adam's moments and Megatron's buffers.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from typing import assert_never
 
 import torch
 
-from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.model import RankClass, RunPlan
 from gkdplan.runplan.steps import (
     Checkpoint,
     Draw,
@@ -29,28 +29,36 @@ from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.fake_world import fake_world
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import build_model
+from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.residency import Residency, keep_teacher_on_host
-from gkdplan.runtime.student import student_loss
-from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payload
+from gkdplan.runtime.student import student_forward
+from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
 from gkdplan.vocab import Phase, Tier
 
-NUM_REPEATS = 2
-"""How often what repeats itself is run."""
+NUM_LOSS_CHUNKS = 2
 
 
-def trace(plan: RunPlan) -> dict[Phase, int]:
-    """Peak live bytes of the phases teacher, student and optimizer on the rank where they are most.
+def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
+    """Peak live bytes of the phases teacher, student and optimizer, for each class of ranks.
 
-    `plan.layout.backend` must be "gloo". Where the optimizer's state is divided over the data axis
-    ranks differ: beside rank 0 those are traced that own most and that update the largest piece.
+    `plan.layout.backend` must be "gloo", and both models must have the student's layout.
     """
-    first, pieces = _trace_rank(plan, 0)
+    return {rank_class: _trace_class(plan, rank_class) for rank_class in plan.layout.classes}
+
+
+def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:
+    """The peaks on the rank where they are most.
+
+    Where the optimizer's state is divided over the data axis ranks differ: beside the first rank
+    those are traced that own most and that update the largest piece.
+    """
+    start = rank_class.ranks[0][0]
+    first, pieces = _trace_rank(plan, start)
     by_total = max(range(len(pieces)), key=lambda rank: sum(pieces[rank]))
     by_piece = max(range(len(pieces)), key=lambda rank: max(pieces[rank], default=0))
     others = [
-        _trace_rank(plan, data_rank * plan.layout.student.tensor)[0]
+        _trace_rank(plan, start + data_rank * plan.layout.student.tensor)[0]
         for data_rank in {by_total, by_piece} - {0}
     ]
     return {phase: max(peaks[phase] for peaks in (first, *others)) for phase in first}
@@ -58,31 +66,33 @@ def trace(plan: RunPlan) -> dict[Phase, int]:
 
 def _trace_rank(plan: RunPlan, rank: int) -> tuple[dict[Phase, int], list[list[int]]]:
     """Peaks by phase, and the pieces that each place on the data axis owns."""
-    with fake_world(plan.layout, rank, NUM_REPEATS * plan.objective.chunk_tokens) as mesh:
-        step = _build(plan, mesh)
+    with fake_world(plan.layout, rank, NUM_LOSS_CHUNKS * plan.objective.chunk_tokens) as mesh:
+        step = build_step(plan, mesh)
         with step.meter:
-            step.run(num_micro_batches=1, response_tokens=1)
-            step.run(plan.batch.num_micro_batches, plan.sampling.max_completion_length)
+            step.warm_up()
+            step.run()
         return step.peak_bytes, step.trainer.owned_pieces()
 
 
-def _build(plan: RunPlan, mesh: Mesh) -> "_Step":
-    student = build_model(plan.models.student, plan.layout.student, mesh, trainable=True)
-    teacher = build_model(plan.models.teacher, plan.layout.teacher, mesh, trainable=False)
+def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
+    """Both models, the loss and the optimizer of this rank, without weights."""
+    student = build_chunks(plan.models.student, plan.layout.student, mesh, trainable=True)
+    teacher = build_chunks(plan.models.teacher, plan.layout.teacher, mesh, trainable=False)
     meter = LiveBytes(mesh.device)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
         keep_teacher_on_host(residency, teacher)
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
-    meter.adopt([*student.parameters(), *teacher.parameters(), *trainer.resident_tensors()])
+    parameters = [parameter for chunk in (*student, *teacher) for parameter in chunk.parameters()]
+    meter.adopt([*parameters, *trainer.resident_tensors()])
     vocab_size = plan.models.vocab_size
     distillation = Distillation(teacher, plan.objective, vocab_size, mesh.tensor_group)
-    return _Step(plan, distillation, residency, trainer, meter)
+    return TracedStep(plan, distillation, residency, trainer, meter)
 
 
 @dataclass(slots=True)
-class _Step:
-    """One rank, ready to step."""
+class TracedStep:
+    """One rank, ready to step on rows that fill the plan."""
 
     plan: RunPlan
     distillation: Distillation
@@ -91,10 +101,17 @@ class _Step:
     meter: LiveBytes
     peak_bytes: dict[Phase, int] = field(default_factory=dict)
 
-    def run(self, num_micro_batches: int, response_tokens: int) -> None:
-        """Walk the plan's steps; `peak_bytes` holds those of the latest walk."""
+    def warm_up(self) -> None:
+        """A short step, which makes what stays."""
+        self._walk(self._unit, response_tokens=1)
+
+    def run(self) -> None:
+        """A full step; `peak_bytes` holds its peaks."""
+        self._walk(self.plan.batch.num_micro_batches, self.plan.sampling.max_completion_length)
+
+    def _walk(self, num_micro_batches: int, response_tokens: int) -> None:
         micro_batches: list[MicroBatch] = []
-        payloads: list[TeacherPayload] = []
+        payloads: list[TeacherPayload | None] = []
         for action in self.plan.steps:
             match action:
                 case Move():
@@ -128,22 +145,36 @@ class _Step:
         rows = [row] * self.plan.batch.micro_rows
         return [collate(rows, pad_id=0) for _ in range(num_micro_batches)]
 
-    def _teacher_forward(self, micro_batches: list[MicroBatch]) -> list[TeacherPayload]:
+    def _teacher_forward(self, micro_batches: list[MicroBatch]) -> list[TeacherPayload | None]:
         """The payload of every micro-batch, those between the first and the last not computed."""
-        first = teacher_payload(self.distillation, micro_batches[0])
-        others = [
-            TeacherPayload(torch.empty_like(first.states))
-            for _ in range(len(micro_batches) - NUM_REPEATS)
-        ]
-        last = [teacher_payload(self.distillation, batch) for batch in micro_batches[1:][-1:]]
-        return [first, *others, *last]
+        early, last = micro_batches[: -self._num_repeats], micro_batches[-self._num_repeats :]
+        first = teacher_payloads(self.distillation, early[: self._unit])
+        others = [_alike(first[0]) for _ in early[self._unit :]]
+        return [*first, *others, *teacher_payloads(self.distillation, last)]
 
     def _student_step(
-        self, micro_batches: list[MicroBatch], payloads: list[TeacherPayload]
+        self, micro_batches: list[MicroBatch], payloads: list[TeacherPayload | None]
     ) -> None:
         pairs = list(zip(micro_batches, payloads, strict=True))
         num_tokens = sum(batch.num_response_tokens for batch in micro_batches)
         self.trainer.forward_backward(
-            pairs[:NUM_REPEATS],
-            lambda model, pair: student_loss(self.distillation, model, *pair, num_tokens),
+            pairs[: self._num_repeats],
+            lambda chunk, pair: student_forward(self.distillation, chunk, *pair, num_tokens),
+            shape=tuple(micro_batches[0].tokens_BS.shape),
         )
+
+    @property
+    def _unit(self) -> int:
+        """Micro-batches that a schedule takes at one time: interleaved ones take a group."""
+        degrees = self.plan.layout.student
+        return degrees.pipeline if degrees.virtual_pipeline > 1 else 1
+
+    @property
+    def _num_repeats(self) -> int:
+        """Micro-batches after which a schedule repeats itself: those in flight and one more."""
+        degrees = self.plan.layout.student
+        return 3 * self._unit if degrees.virtual_pipeline > 1 else degrees.pipeline + 1
+
+
+def _alike(payload: TeacherPayload | None) -> TeacherPayload | None:
+    return None if payload is None else TeacherPayload(torch.empty_like(payload.states))

@@ -59,12 +59,20 @@ def test_a_gpu_plan_is_traced_and_priced_for_the_cpu_and_says_so(plan, capsys):
     errors = {phase["phase"]: phase["error"] for phase in answer["phases"]}
     assert errors["checkpoint"] is None
     assert all(abs(errors[phase]) <= 0.01 for phase in ("teacher", "student", "optimizer"))
+    (only,) = answer["classes"]
+    assert (only["ranks"], only["stage"], only["teacher_stage"]) == ([[0, 2]], 0, 0)
+    assert only["phases"] == answer["phases"]
 
 
 def test_a_phase_that_misses_by_more_than_a_hundredth_exits_with_1(plan, capsys, monkeypatch):
     real = trace.trace
     monkeypatch.setattr(
-        trace, "trace", lambda plan: {p: int(n * 1.011) for p, n in real(plan).items()}
+        trace,
+        "trace",
+        lambda plan: {
+            rank_class: {phase: int(num_bytes * 1.011) for phase, num_bytes in peaks.items()}
+            for rank_class, peaks in real(plan).items()
+        },
     )
     assert run(["verify", plan, "--trace"]) == 1
     assert "not every traced phase is within 1%" in capsys.readouterr().out

@@ -69,7 +69,7 @@ def _run_two_steps(lock: str) -> None:
 def _training_bytes(session) -> tuple[int, int]:
     """Gradients, and Adam's moments (float32 main weights are the parameters themselves)."""
     trainer = session.trainer
-    gradients = _storage_bytes(buffer.grad_data for buffer in trainer._ddp.buffers)
+    gradients = _storage_bytes(buffer.grad_data for buffer in trainer._buffers)
     moments = [
         value
         for state in trainer._adam.state.values()

@@ -38,7 +38,7 @@ def _compare(lock: str) -> None:
 
 def _step(executor: Executor, step: int) -> None:
     state = StepState(step, executor._examples_of(step))
-    executor.session.trainer._ddp.zero_grad_buffer()
+    executor.session.trainer._ddps[0].zero_grad_buffer()
     for action in executor.plan.steps:
         if not isinstance(action, Checkpoint):
             executor._walk(action, state)

@@ -100,7 +100,7 @@ def _one_step(session: Session, beta: float, temperature: float) -> StepState:
     objective = replace(session.plan.objective, beta=beta, loss_temperature=temperature)
     executor = Executor(replace(session, plan=replace(session.plan, objective=objective)))
     state = StepState(1, executor._examples_of(1))
-    session.trainer._ddp.zero_grad_buffer()
+    session.trainer._ddps[0].zero_grad_buffer()
     for action in executor.plan.steps[: _index(executor, "OptimizerStep")]:
         executor._walk(action, state)
     return state

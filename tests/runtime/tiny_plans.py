@@ -20,6 +20,9 @@ model = "{home}/student"
 dtype = "fp32"
 [student.parallel]
 tensor = {tensor}
+{parallel}
+[student.recompute]
+{recompute}
 [teacher]
 model = "{home}/teacher"
 offload = "{offload}"
@@ -52,6 +55,8 @@ keep = 4
 DEFAULTS = {
     "devices": 1,
     "tensor": 1,
+    "parallel": "",
+    "recompute": "",
     "offload": "none",
     "beta": 0.5,
     "lmbda": 0.0,

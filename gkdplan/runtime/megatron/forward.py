@@ -9,6 +9,7 @@ from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
+from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -19,11 +20,22 @@ def response_hidden(model: GPTModel, tokens_BS: Tensor, predict_N: Tensor) -> Te
     They stand at the places `predict_N` of the flattened [B * S] tokens and are whole on every
     tensor rank, which may multiply them with its own vocabulary shard: the gradients that come back
     are partial and are summed over the tensor axis. Attention is causal without a mask, so rows are
-    padded on the right. Under sequence parallelism the sequence is padded to a multiple of the
-    tensor degree and cut again.
+    padded on the right, to a `padded_length`, and cut again. `model` is the last chunk.
     """
     num_tokens = tokens_BS.size(1)
     return _sequence_first(model, tokens_BS)[predict_N % num_tokens, predict_N // num_tokens]
+
+
+def stage_output(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+    """What a chunk that is not the last hands to the next, [S, B, H], or its S / t tokens."""
+    return _decode(model, _padded(model, tokens_BS))
+
+
+def padded_length(config: TransformerConfig, num_tokens: int) -> int:
+    """Tokens of a row as the model takes it: under sequence parallelism a multiple of the tensor
+    degree."""
+    divisor = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    return num_tokens + -num_tokens % divisor
 
 
 def output_head(model: GPTModel) -> Tensor:
@@ -38,20 +50,24 @@ def output_head(model: GPTModel) -> Tensor:
 
 def _sequence_first(model: GPTModel, tokens_BS: Tensor) -> Tensor:
     """The hidden states as Megatron lays them out, [S, B, H]."""
-    config, num_tokens = model.config, tokens_BS.size(1)
-    if not config.sequence_parallel:
-        return copy_to_tensor_model_parallel_region(_decode(model, tokens_BS))
-    padded_BS = pad(tokens_BS, (0, -num_tokens % config.tensor_model_parallel_size))
-    share_SBH = _decode(model, padded_BS)
+    share_SBH = _decode(model, _padded(model, tokens_BS))
+    if not model.config.sequence_parallel:
+        return copy_to_tensor_model_parallel_region(share_SBH)
     return gather_from_sequence_parallel_region(share_SBH, tensor_parallel_output_grad=True)[
-        :num_tokens
+        : tokens_BS.size(1)
     ]
+
+
+def _padded(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+    num_tokens = tokens_BS.size(1)
+    padding = padded_length(model.config, num_tokens) - num_tokens
+    return pad(tokens_BS, (0, padding)) if padding else tokens_BS
 
 
 def _decode(model: GPTModel, tokens_BS: Tensor) -> Tensor:
     """The model's forward without the head; this rank's S / t tokens under sequence parallelism."""
-    model.post_process = False
+    is_last, model.post_process = model.post_process, False
     try:
         return model(tokens_BS, None, None)
     finally:
-        model.post_process = True
+        model.post_process = is_last

@@ -13,33 +13,56 @@ from torch.nn.functional import silu
 
 from gkdplan.runplan.model import AxisDegrees, ModelPlan
 from gkdplan.runtime.megatron import platform
-from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages
 from gkdplan.vocab import Dtype, Tier
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
 
 
 def build_model(plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh, *, trainable: bool) -> GPTModel:
-    """This rank's shard of the model, in `plan.dtype`.
+    """This rank's shard of a model whose layout has no pipeline; as `build_chunks`."""
+    (model,) = build_chunks(plan, degrees, mesh, trainable=trainable)
+    return model
 
-    It is built on the mesh's device; with `plan.offload` on the host it is built in host memory,
-    and no part of it has been on the device.
+
+def build_chunks(
+    plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh, *, trainable: bool
+) -> list[GPTModel]:
+    """This rank's shard of each run of layers of its pipeline stage, in `plan.dtype`.
+
+    They are built on the mesh's device; with `plan.offload` on the host they are built in host
+    memory, and no part of them has been on the device.
 
     The weights are allocated but not set: `weights.load_weights` or `weights.draw_weights` sets
     them all. With `trainable` false no parameter asks for a gradient and the model is in eval mode.
     """
-    shape, num_layers = plan.shape, num_model_layers(plan)
     config = transformer_config(plan, degrees)
-    model = GPTModel(
-        config,
-        platform.layer_spec(shape, config),
-        vocab_size=plan.padded_vocab_size,
-        max_sequence_length=shape.max_position_embeddings,
-        share_embeddings_and_output_weights=shape.tied_embeddings,
-        position_embedding_type="rope",
-        rotary_base=shape.rope_theta,
-    )
-    assert len(model.decoder.layers) == num_layers
+    is_first = mesh.pipeline_rank == 0
+    is_last = mesh.pipeline_rank == mesh.pipeline_size - 1
+    last_chunk = degrees.virtual_pipeline - 1
+    chunks = []
+    for index, num_layers in enumerate(plan.stage_layers[mesh.pipeline_rank]):
+        with platform.megatron_calls():
+            chunk = GPTModel(
+                config,
+                platform.layer_spec(plan.shape, config, num_layers),
+                vocab_size=plan.padded_vocab_size,
+                max_sequence_length=plan.shape.max_position_embeddings,
+                pre_process=is_first and index == 0,
+                post_process=is_last and index == last_chunk,
+                share_embeddings_and_output_weights=plan.shape.tied_embeddings,
+                position_embedding_type="rope",
+                rotary_base=plan.shape.rope_theta,
+                vp_stage=index if last_chunk else None,
+            )
+        assert len(chunk.decoder.layers) == num_layers
+        chunks.append(_ready(chunk, plan, mesh, trainable=trainable))
+    return chunks
+
+
+def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> GPTModel:
+    """What Megatron's constructor leaves open: rotary scaling, marks of shards, mode and place."""
+    shape = plan.shape
     if shape.rope_scaling is not None:
         rotary = model.rotary_pos_emb
         rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, *shape.rope_scaling)
@@ -76,6 +99,12 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         attention_softmax_in_fp32=True,
         tensor_model_parallel_size=degrees.tensor,
         sequence_parallel=degrees.sequence and degrees.tensor > 1,
+        pipeline_model_parallel_size=degrees.pipeline,
+        pipeline_model_parallel_layout=_pipeline_layout(plan),
+        virtual_pipeline_model_parallel_size=num_chunks_of_stages(degrees),
+        overlap_p2p_comm=degrees.virtual_pipeline > 1,
+        batch_p2p_comm=degrees.virtual_pipeline == 1,
+        deallocate_pipeline_outputs=True,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
@@ -83,6 +112,15 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         calculate_per_token_loss=True,
         **platform.config_overrides(torch.distributed.get_backend(), plan.offload),
     )
+
+
+def _pipeline_layout(plan: ModelPlan) -> list[list[str]] | None:
+    """Megatron's name for each layer of each chunk, chunks in the order of the model."""
+    if len(plan.stage_layers) == 1:
+        return None
+    in_order = [num for of_stages in zip(*plan.stage_layers, strict=True) for num in of_stages]
+    chunks = [["decoder"] * num_layers for num_layers in in_order]
+    return [["embedding", *chunks[0]], *chunks[1:-1], [*chunks[-1], "loss"]]
 
 
 def _mark_shards(model: GPTModel) -> None:

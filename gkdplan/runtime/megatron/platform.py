@@ -62,9 +62,9 @@ def config_overrides(backend: str, home: Tier) -> dict[str, Any]:
 
 
 def layer_spec(
-    shape: ModelShape, config: TransformerConfig
+    shape: ModelShape, config: TransformerConfig, num_layers: int
 ) -> ModuleSpec | TransformerBlockSubmodules:
-    """The modules of the decoder: Transformer Engine's on CUDA, local ones on the CPU."""
+    """The modules of `num_layers` layers: Transformer Engine's on CUDA, local ones on the CPU."""
     if _on_cuda():
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=shape.qk_norm)
     spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=shape.qk_norm)
@@ -73,7 +73,7 @@ def layer_spec(
     attention.core_attention = CoreAttention
     if shape.qk_norm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
-    return TransformerBlockSubmodules([spec] * config.num_layers, layer_norm=RMSNorm)
+    return TransformerBlockSubmodules([spec] * num_layers, layer_norm=RMSNorm)
 
 
 def _on_cuda() -> bool:

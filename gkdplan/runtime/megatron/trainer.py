@@ -12,12 +12,12 @@ from megatron.core.distributed import (
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from gkdplan.runplan.model import OptimizerPlan
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.schedule import run_schedule
 
 T = TypeVar("T")
 
@@ -32,18 +32,23 @@ class Trainer:
     rate is lr / warmup_steps and the last update uses `min_lr`.
     """
 
-    def __init__(self, model: GPTModel, plan: OptimizerPlan, mesh: Mesh, num_steps: int) -> None:
-        self.model = model
-        self._device = mesh.device
-        config = model.config
+    def __init__(
+        self, chunks: Sequence[GPTModel], plan: OptimizerPlan, mesh: Mesh, num_steps: int
+    ) -> None:
+        self.chunks = tuple(chunks)
+        self._mesh = mesh
+        config = chunks[0].config
         with platform.megatron_calls():
-            self._ddp = DistributedDataParallel(
-                config,
-                DistributedDataParallelConfig(
-                    grad_reduce_in_fp32=True, use_distributed_optimizer=plan.distributed
-                ),
-                model,
-            )
+            self._ddps = [
+                DistributedDataParallel(
+                    config,
+                    DistributedDataParallelConfig(
+                        grad_reduce_in_fp32=True, use_distributed_optimizer=plan.distributed
+                    ),
+                    chunk,
+                )
+                for chunk in chunks
+            ]
             self._optimizer = get_megatron_optimizer(
                 OptimizerConfig(
                     optimizer="adam",
@@ -58,7 +63,7 @@ class Trainer:
                     params_dtype=config.params_dtype,
                     use_distributed_optimizer=plan.distributed,
                 ),
-                [self._ddp],
+                self._ddps,
                 use_gloo_process_groups=False,
             )
         self._scheduler = OptimizerParamScheduler(
@@ -82,29 +87,30 @@ class Trainer:
         return self._optimizer.param_groups[0]["lr"]
 
     def forward_backward(
-        self, micro_batches: Sequence[T], forward_loss: Callable[[GPTModel, T], Tensor]
+        self,
+        micro_batches: Sequence[T],
+        forward_loss: Callable[[GPTModel, T], Tensor],
+        shape: tuple[int, int] | None = None,
     ) -> Tensor:
         """Add the gradients of all micro-batches and reduce them; returns the sum of the losses.
 
         `forward_loss` returns a scalar that already holds the normaliser of the global batch;
-        nothing divides it again. The returned sum is this rank's share, detached, float32: the
-        loss of the global batch is its sum over the data axis.
+        nothing divides it again. From a chunk that is not the last of the model it returns the
+        chunk's output in its place, and all micro-batches have the one `shape`, (rows, tokens). The
+        returned sum is the share of this rank's pipeline, detached, float32: the loss of the global
+        batch is its sum over the data axis.
         """
 
-        def forward_step(batches: Iterator[T], _: object) -> tuple[Tensor, Callable[..., Any]]:
-            return forward_loss(self.model, next(batches)), self._report
+        def forward_step(batches: Iterator[T], ddp: Any) -> tuple[Tensor, Callable[..., Any]]:
+            return forward_loss(ddp.module, next(batches)), self._report
 
-        with platform.megatron_calls():
-            losses = get_forward_backward_func()(
-                forward_step_func=forward_step,
-                data_iterator=iter(micro_batches),
-                model=[self._ddp],
-                num_microbatches=len(micro_batches),
-                seq_length=None,
-                micro_batch_size=None,
-                forward_only=False,
-            )
-        return torch.stack(losses).sum()
+        losses = run_schedule(self._ddps, micro_batches, forward_step, shape=shape)
+        loss = torch.zeros((), device=self._mesh.device)
+        if losses:
+            loss = torch.stack(losses).sum()
+        if self._mesh.pipeline_size > 1:
+            torch.distributed.all_reduce(loss, group=self._mesh.pipeline_group)
+        return loss
 
     def step(self) -> float:
         """Advance the schedule, clip, update, clear the gradients; returns the gradient's norm.
@@ -116,7 +122,8 @@ class Trainer:
         with platform.megatron_calls():
             _, grad_norm, _ = self._optimizer.step()
             self._optimizer.zero_grad()
-            self._ddp.zero_grad_buffer()
+            for ddp in self._ddps:
+                ddp.zero_grad_buffer()
         return float(grad_norm)
 
     def resident_tensors(self) -> list[Tensor]:
@@ -125,7 +132,7 @@ class Trainer:
         With float32 parameters the main ones share storage with the model's. Adam makes its
         moments in the first update.
         """
-        gradients = [buffer.grad_data for buffer in self._ddp.buffers]
+        gradients = [buffer.grad_data for buffer in self._buffers]
         mains = [parameter for _, parameter in self._main_parameters()]
         states = [value for state in self._adam.state.values() for value in state.values()]
         return gradients + mains + states
@@ -137,14 +144,13 @@ class Trainer:
         padding lies (megatron/core/optimizer/distrib_optimizer.py); without it the places are alike
         and the first one's pieces are given.
         """
-        (buffer,) = self._ddp.buffers
-        is_cut = self._ddp.ddp_config.use_distributed_optimizer
-        num_ranks = buffer.data_parallel_world_size if is_cut else 1
-        shard = buffer.numel // num_ranks
+        num_ranks = self._buffers[0].data_parallel_world_size if self._is_distributed else 1
         pieces = [[] for _ in range(num_ranks)]
-        for start, end, _ in buffer.param_index_map.values():
-            for rank in range(start // shard, (end - 1) // shard + 1):
-                pieces[rank].append(min(end, (rank + 1) * shard) - max(start, rank * shard))
+        for buffer in self._buffers:
+            shard = buffer.numel // num_ranks
+            for start, end, _ in buffer.param_index_map.values():
+                for rank in range(start // shard, (end - 1) // shard + 1):
+                    pieces[rank].append(min(end, (rank + 1) * shard) - max(start, rank * shard))
         return pieces
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -186,6 +192,15 @@ class Trainer:
             self._publish_main_parameters()
 
     @property
+    def _buffers(self) -> list[Any]:
+        """Megatron's gradient buffers, one a chunk."""
+        return [buffer for ddp in self._ddps for buffer in ddp.buffers]
+
+    @property
+    def _is_distributed(self) -> bool:
+        return self._ddps[0].ddp_config.use_distributed_optimizer
+
+    @property
     def _megatron_optimizer(self) -> Any:
         """The one link of Megatron's chain: every parameter of a dense model is in it."""
         (link,) = self._optimizer.chained_optimizers
@@ -205,16 +220,17 @@ class Trainer:
         """Bring the model's parameters in line with the main ones, over the data axis too."""
         if hasattr(self._megatron_optimizer, "_copy_main_params_to_model_params"):
             self._megatron_optimizer._copy_main_params_to_model_params()
-        if self._ddp.ddp_config.use_distributed_optimizer:
-            self._ddp.start_param_sync(force_sync=True)
+        if self._is_distributed:
+            for ddp in self._ddps:
+                ddp.start_param_sync(force_sync=True)
 
     def _home_of(self, value: Tensor) -> torch.device | str:
         """Adam keeps moments on the device and step counters on the host."""
-        return self._device if value.dim() else "cpu"
+        return self._mesh.device if value.dim() else "cpu"
 
     def _report(self, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Megatron's loss triple; the token count goes unused, as losses are sums already."""
-        unused = torch.zeros((), dtype=torch.int, device=self._device)
+        unused = torch.zeros((), dtype=torch.int, device=self._mesh.device)
         return loss, unused, loss.detach().clone()
 
 

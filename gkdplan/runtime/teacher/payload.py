@@ -1,13 +1,16 @@
 """What the teacher leaves for the student's loss. Legend: N response tokens, V/t vocab shard."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.distillation import Distillation
-from gkdplan.runtime.megatron.forward import output_head, response_hidden
+from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
+from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.vocab import Payload
 
 
@@ -18,10 +21,41 @@ class TeacherPayload:
     states: Tensor
 
 
-def teacher_payload(distillation: Distillation, batch: MicroBatch) -> TeacherPayload:
-    """Run the teacher on one micro-batch and keep what its response tokens need."""
+def teacher_payloads(
+    distillation: Distillation, micro_batches: Sequence[MicroBatch]
+) -> list[TeacherPayload | None]:
+    """Run the teacher on all micro-batches and keep what their response tokens need.
+
+    Every stage of the teacher takes part; the payloads are on the last, on others there is None.
+    """
+
+    def forward_step(
+        batches: Iterator[MicroBatch], chunk: Any
+    ) -> tuple[Tensor, Callable[..., TeacherPayload]]:
+        return _forward(distillation.objective.payload, chunk, next(batches)), _keep
+
+    if not micro_batches:
+        return []
     with torch.no_grad():
-        hidden_NH = response_hidden(distillation.teacher, batch.tokens_BS, batch.predict_N)
-        if distillation.objective.payload is Payload.LOGITS:
-            return TeacherPayload(hidden_NH @ output_head(distillation.teacher).t())
-    return TeacherPayload(hidden_NH)
+        payloads = run_schedule(
+            distillation.teacher,
+            micro_batches,
+            forward_step,
+            shape=tuple(micro_batches[0].tokens_BS.shape),
+            forward_only=True,
+        )
+    return payloads or [None] * len(micro_batches)
+
+
+def _forward(payload: Payload, chunk: Any, batch: MicroBatch) -> Tensor:
+    """What a chunk hands to the next one; of the last one what is kept."""
+    if not chunk.post_process:
+        return stage_output(chunk, batch.tokens_BS)
+    hidden_NH = response_hidden(chunk, batch.tokens_BS, batch.predict_N)
+    return hidden_NH @ output_head(chunk).t() if payload is Payload.LOGITS else hidden_NH
+
+
+def _keep(states: Tensor, *, non_loss_data: bool) -> TeacherPayload:
+    """What Megatron's schedule collects of the last chunk."""
+    assert non_loss_data
+    return TeacherPayload(states)

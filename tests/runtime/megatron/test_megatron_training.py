@@ -92,7 +92,7 @@ def _assert_trains_as_torch_does(
         _assert_relative(torch.tensor(trainer.step()), expected["norm"], 1e-5)
         assert math.isclose(trainer.lr, expected["lr"], rel_tol=1e-6)
     initial = load_hf(name, checkpoints).state_dict()
-    for key, value in full_tensors(trainer.model, plan_of(name, degrees.tensor), mesh):
+    for key, value in full_tensors(trainer.chunks[0], plan_of(name, degrees.tensor), mesh):
         moved = reference.state_dict()[key] - initial[key]
         _assert_relative(value - initial[key], moved, 1e-4, key)
 
@@ -163,14 +163,14 @@ def _trainer(
     plan = plan_of(name, degrees.tensor, dtype=dtype)
     model = build_model(plan, degrees, mesh, trainable=True)
     load_weights(model, checkpoints / name, plan, mesh)
-    return Trainer(model, optimizer, mesh, NUM_STEPS)
+    return Trainer([model], optimizer, mesh, NUM_STEPS)
 
 
 def _gradients(trainer: Trainer, name: str, degrees: AxisDegrees, mesh: Mesh) -> dict[str, Tensor]:
     """The reduced gradients under Hugging Face names, through a model that holds them."""
     plan = plan_of(name, degrees.tensor)
     holder = build_model(plan, degrees, mesh, trainable=False)
-    for held, parameter in zip(holder.parameters(), trainer.model.parameters(), strict=True):
+    for held, parameter in zip(holder.parameters(), trainer.chunks[0].parameters(), strict=True):
         held.data.copy_(parameter.main_grad)
     return dict(full_tensors(holder, plan, mesh))
 
@@ -188,7 +188,7 @@ def _resumes_exactly(checkpoints: Path, layouts: list[AxisDegrees], directory: P
                     path = directory / f"{mesh.rank}.safetensors"
                     save_file(uninterrupted.state_tensors(), path)
                     resumed = _trainer(*arguments)
-                    for parameter in resumed.model.parameters():
+                    for parameter in resumed.chunks[0].parameters():
                         parameter.data.fill_(float("nan"))
                     resumed.load_state_tensors(load_file(path))
                     assert _same_parameters(resumed, uninterrupted)
@@ -210,7 +210,7 @@ def _train(trainer: Trainer, mesh: Mesh, num_steps: int) -> list[tuple[float, fl
 
 
 def _same_parameters(one: Trainer, other: Trainer) -> bool:
-    return _same(dict(one.model.named_parameters()), dict(other.model.named_parameters()))
+    return _same(dict(one.chunks[0].named_parameters()), dict(other.chunks[0].named_parameters()))
 
 
 def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -60,7 +60,8 @@ def _check_layers(dtype: Dtype, tensor: int) -> None:
 
 
 def _deep(plan: ModelPlan, num_layers: int) -> ModelPlan:
-    return replace(plan, shape=plan.shape.with_layers(num_layers))
+    shape = plan.shape.with_layers(num_layers)
+    return replace(plan, shape=shape, stage_layers=((num_layers,),))
 
 
 def _saved_bytes(plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh) -> int:

@@ -135,7 +135,7 @@ def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
         init="pretrained",
         keep_layers=None,
         offload=Tier.DEVICE,
-        stage_layers=((config.num_hidden_layers,),),
+        stage_layers=((len(changes.get("keep_layers") or range(config.num_hidden_layers)),),),
     )
     return replace(plan, **changes)
 

@@ -1,0 +1,118 @@
+"""Steps of pipelined models traced on fake tensors: against the same steps on real ones, and
+against counts by hand."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import tiny
+import torch
+from gloo_ranks import run_on_ranks
+from settled_collectives import settled
+from tiny_plans import compile_tiny
+
+from gkdplan.planner.memory.activations import Batch, layer_bytes
+from gkdplan.planner.memory.model import rank_model
+from gkdplan.runplan.codec import decode, encode
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.fake_world import fake_world
+from gkdplan.runtime.megatron.mesh import close_mesh, init_mesh
+from gkdplan.runtime.trace import TracedStep, build_step, trace
+from gkdplan.vocab import Phase
+
+FILLED = {"prompt": 40, "completion": 24, "truncation": "right", "steps": 2, "micro": 2}
+UNEVEN = "pipeline = 2\nlast_stage_layers = 1"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Models with the proportions of real ones, and rows that fill the plan."""
+    home = tmp_path_factory.mktemp("axes")
+    tiny.save_qwen3(home / "teacher", num_layers=4, hidden=128, ffn=384, seed=1)
+    tiny.save_llama(home / "student", num_layers=4, hidden=96, ffn=256, seed=2)
+    tiny.save_rows(home / "rows.jsonl", [(q * 8, a * 8) for q, a in tiny.ROWS * 4])
+    return home
+
+
+LAYOUTS = {
+    "pipeline": {"devices": 2, "parallel": "pipeline = 2", "rows": 8},
+    "uneven pipeline, logits": {"devices": 2, "parallel": UNEVEN, "rows": 8, "payload": "logits"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_trace_equals_a_pipelined_step_on_real_tensors(layout, home, tmp_path):
+    run_plan = compile_tiny(home, tmp_path / "run", **FILLED, **LAYOUTS[layout])
+    traced = [{str(phase): n for phase, n in peaks.items()} for peaks in trace(run_plan).values()]
+    run_on_ranks(_check_step, run_plan.layout.world_size, encode(run_plan), traced)
+
+
+def _check_step(lock: str, traced: list[dict[str, int]]) -> None:
+    run_plan = decode(lock)
+    close_mesh()
+    platform.prepare("gloo")
+    mesh = init_mesh(run_plan.layout, seed=0)
+    step = build_step(run_plan, mesh)
+    with torch.no_grad():
+        for chunk in (*step.trainer.chunks, *step.distillation.teacher):
+            for parameter in chunk.parameters():
+                parameter.normal_(std=0.02)
+    every_micro_batch = patch.object(TracedStep, "_num_repeats", run_plan.batch.num_micro_batches)
+    with settled(step.meter), step.meter, every_micro_batch:
+        step.warm_up()
+        step.run()
+    for phase, expected in traced[mesh.pipeline_rank].items():
+        error = expected / step.peak_bytes[phase] - 1
+        print(f"stage {mesh.pipeline_rank} {phase} {error:+.4%}")
+        assert abs(error) <= 0.001, f"stage {mesh.pipeline_rank} {phase}: off by {error:+.4%}"
+
+
+def test_a_stage_keeps_one_micro_batch_more_for_each_stage_that_follows(home, tmp_path):
+    """1F1B: stage i of p has min(M, p - i) micro-batches in flight (Narayanan et al., "Efficient
+    Large-Scale Language Model Training on GPU Clusters Using Megatron-LM", 2021, section 2.2)."""
+    plans = [_pipeline_of_4(home, tmp_path, num_micro_batches) for num_micro_batches in range(1, 7)]
+    peaks = [[peaks[Phase.STUDENT] for peaks in trace(plan).values()] for plan in plans]
+    tokens = 8 * (2 * 64 + 2 * 24 + 2 * 24)  # int64: 2 rows of 64, places and labels of 24 each
+    student = rank_model(plans[0].models.student, plans[0].layout.student, "gloo", stage=0)
+    layer = layer_bytes(student, Batch(2, 64))
+    sent = 4  # of an output that was sent one float32 element stays
+    gradient = 4 * 2 * 64 * 96  # that was sent back, while the next forward runs
+    for stage in (0, 1, 2):  # whose peak lies in the backward of one micro-batch among others
+        for num, (fewer, more) in enumerate(pairwise(peaks), start=2):
+            fills = num <= 4 - stage
+            overlaps = stage > 0 and num == 4 - stage + 1
+            expected = tokens + fills * (layer + sent) + overlaps * gradient
+            assert more[stage] - fewer[stage] == expected, (stage, num)
+
+
+def _pipeline_of_4(home: Path, tmp_path: Path, num_micro_batches: int) -> RunPlan:
+    layout = {"devices": 4, "parallel": "pipeline = 4", "rows": 2 * num_micro_batches}
+    return compile_tiny(home, tmp_path / "run", **FILLED, **layout)
+
+
+def test_each_stage_holds_its_own_layers_and_the_ends_a_matrix_each(home, tmp_path):
+    """A tied embedding lies on both ends of the pipeline."""
+    run_plan = compile_tiny(home, tmp_path / "run", **FILLED, **LAYOUTS["uneven pipeline, logits"])
+    student, teacher = (_elements_of_stages(run_plan, role) for role in ("student", "teacher"))
+    for rank_class in run_plan.layout.classes:
+        with fake_world(run_plan.layout, rank_class.ranks[0][0], max_nonzero=1) as mesh:
+            step = build_step(run_plan, mesh)
+            held = _num_elements(step.trainer.chunks), _num_elements(step.distillation.teacher)
+        assert held == (student[rank_class.stage], teacher[rank_class.stage])
+
+
+def _num_elements(chunks: Sequence[torch.nn.Module]) -> int:
+    return sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
+
+
+def _elements_of_stages(run_plan: RunPlan, role: str) -> list[int]:
+    model = getattr(run_plan.models, role)
+    shape = model.shape
+    matrix = model.padded_vocab_size * shape.hidden_size
+    stages = [sum(layers) * shape.num_parameters_per_layer for layers in model.stage_layers]
+    stages[0] += matrix
+    stages[-1] += matrix + shape.hidden_size
+    return stages

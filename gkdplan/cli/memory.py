@@ -14,6 +14,7 @@ from gkdplan.report.diagnostics import check_json
 from gkdplan.report.memory import memory_report
 from gkdplan.report.outline import header
 from gkdplan.runplan.codec import to_record
+from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
 
 
 def memory(
@@ -21,11 +22,18 @@ def memory(
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="Write a page as well.")
     ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show a number's formula, as student.activations."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Show every buffer by phase, the peak, the budget and the moves."""
     compiled = compile_or_read(path)
     run_plan = compiled.run_plan
+    if explain is not None:
+        _explain(compiled.decided(), explain, as_json=json)
+        return
     if html and run_plan:
         from gkdplan.report.page import lock_page
 
@@ -40,3 +48,15 @@ def memory(
         if run_plan:
             show(f"{header(run_plan, width())}\n\n{memory_report(run_plan, width())}")
     raise typer.Exit(0 if compiled.ok else 1)
+
+
+def _explain(run_plan: RunPlan, name: str, *, as_json: bool) -> None:
+    from gkdplan.cli.formulas import explained
+    from gkdplan.report.formula import formula_json, formula_report
+
+    explanations = explained(run_plan, name)
+    if as_json:
+        rows = formula_json(explanations)
+        show_json({"schema_version": SCHEMA_VERSION, "ok": True, "explanations": rows})
+    else:
+        show(formula_report(explanations, width()))

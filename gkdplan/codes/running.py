@@ -43,6 +43,11 @@ CODES: dict[str, Code] = {
         "A page may replace an older page; a plan, a lock or a file of yours stays as it is.",
         "Name a file that does not exist yet, or an HTML page.",
     ),
+    "GK509": Code(
+        "a number that the ledger does not have",
+        "A formula belongs to one row of one phase, priced by the version that shows it.",
+        "Name a row, a phase, or both, as `gkdplan memory` shows them: `student.activations`.",
+    ),
     "GK510": Code(
         "the run directory holds another plan's run",
         "Two runs in one directory would mix their metrics and overwrite each other's students.",

@@ -1,7 +1,7 @@
 """What plan and facts decide before memory is priced: the nouns of a run plan but its ledger."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from gkdplan.facts.model import DataFile, Facts
 from gkdplan.planner.layout import assign_ranks, token_multiple
@@ -17,6 +17,7 @@ from gkdplan.runplan.model import (
     Models,
     Objective,
     OptimizerPlan,
+    RunPlan,
     Sampling,
     Training,
 )
@@ -71,6 +72,11 @@ def draft(plan: Plan, facts: Facts) -> Draft:
         optimizer=_optimizer(plan, facts),
         training=_training(plan, facts),
     )
+
+
+def draft_of(run_plan: RunPlan) -> Draft:
+    """What a run plan was priced from."""
+    return Draft(**{field.name: getattr(run_plan, field.name) for field in fields(Draft)})
 
 
 def effective_mix(plan: Plan) -> tuple[float, float]:

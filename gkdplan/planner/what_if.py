@@ -1,9 +1,9 @@
 """What one decision of another run plan would do to the peak, all others staying as they are."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from gkdplan.facts.devices import DEVICES
-from gkdplan.planner.draft import Draft
+from gkdplan.planner.draft import draft_of
 from gkdplan.planner.pricing import price_draft
 from gkdplan.runplan.diff import compare, is_result, with_decision
 from gkdplan.runplan.model import BatchPlan, RunPlan
@@ -27,8 +27,7 @@ def peak_differences(old: RunPlan, new: RunPlan) -> dict[str, int]:
 
 def _peak_bytes(run_plan: RunPlan) -> int:
     """The peak of what the run plan decides, priced now."""
-    parts = {field.name: getattr(run_plan, field.name) for field in fields(Draft)}
-    decided = Draft(**parts | {"batch": _divided(run_plan)})
+    decided = replace(draft_of(run_plan), batch=_divided(run_plan))
     device = DEVICES[run_plan.layout.device]
     return price_draft(decided, device, run_plan.ledger.budget_bytes).ledger.peak_bytes
 

@@ -61,7 +61,7 @@ def memory_tables(run_plan: RunPlan, width: int) -> str:
 def memory_table(run_plan: RunPlan, memory: ClassMemory, width: int) -> str:
     """Buffers x phases of one class; a cell is the bytes on the device, `host`, or `-`."""
     unit, phases = unit_of(run_plan), phases_of(run_plan)
-    title = f"{unit.name} a rank ({ranks(memory)})"
+    title = f"{unit.name} a rank ({ranks_of(memory.ranks)})"
     rows = [[title, *phases]]
     rows += [
         [name, *(_cell(run_plan, memory, name, phase) for phase in phases)]
@@ -84,9 +84,9 @@ def row_names(run_plan: RunPlan, memory: ClassMemory) -> list[str]:
     return sorted(names, key=_place)
 
 
-def ranks(memory: ClassMemory) -> str:
+def ranks_of(half_open: Sequence[tuple[int, int]]) -> str:
     """The ranks of a class: `rank 0`, `ranks 0-7`, `ranks 0-1, 4-5`."""
-    runs = [str(first) if end == first + 1 else f"{first}-{end - 1}" for first, end in memory.ranks]
+    runs = [str(first) if end == first + 1 else f"{first}-{end - 1}" for first, end in half_open]
     only_one = len(runs) == 1 and "-" not in runs[0]
     return f"{'rank' if only_one else 'ranks'} {', '.join(runs)}"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from gkdplan.report import objective, words
 from gkdplan.report.markup import Markup, section, tag
-from gkdplan.report.memory import budget, ranks
+from gkdplan.report.memory import budget, ranks_of
 from gkdplan.report.memory_chart import memory_chart, memory_figures, residency_chart
 from gkdplan.report.outline import labelled
 from gkdplan.report.run_chart import source_legend
@@ -27,7 +27,7 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
         part
         for index, memory in enumerate(run_plan.ledger.classes)
         for part in (
-            tag("p", ranks(memory), class_="ranks"),
+            tag("p", ranks_of(memory.ranks), class_="ranks"),
             memory_chart(run_plan, memory, measured if index == 0 else {}),
             tag(
                 "details",

@@ -1,0 +1,169 @@
+"""The numbers of a draft under their names, so that what is priced from them says its formula."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+from gkdplan.facts.model import Device
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.memory.quantity import named
+from gkdplan.runplan.formula import Symbol
+from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.shape import ModelShape, MoeShape
+
+SHAPE_SYMBOLS = {
+    "hidden_size": ("h", "hidden size"),
+    "ffn_hidden_size": ("F", "width of the gated MLP"),
+    "num_attention_heads": ("a", "query heads"),
+    "num_kv_heads": ("g", "kv heads"),
+    "head_dim": ("d", "size of a head"),
+}
+EXPERT_SYMBOLS = {
+    "num_experts": ("E", "experts of a layer"),
+    "num_experts_per_token": ("k", "experts of a token"),
+    "expert_ffn_hidden_size": ("Fe", "width of an expert"),
+    "shared_ffn_hidden_size": ("Fs", "width of the shared expert"),
+}
+AXIS_SYMBOLS = {
+    "tensor": ("t", "tensor degree"),
+    "context": ("c", "context degree"),
+    "data": ("D", "data degree"),
+    "expert": ("e", "expert degree"),
+    "expert_tensor": ("x", "expert tensor degree"),
+}
+OTHER_SYMBOLS = {
+    "l": "layers of a chunk",
+    "s": "tokens of the longest row",
+    "b": "rows of a micro-batch",
+    "P": "tokens of a prompt at most",
+    "R": "tokens of a response at most",
+    "C": "response tokens in the loss at one time",
+    "V": "padded vocabulary",
+    "v": "ids that the loss is taken over",
+    "o": "bytes outside the allocator",
+}
+Table = Mapping[str, tuple[str, str]]
+"""Field -> name and meaning of its symbol."""
+Owner = TypeVar("Owner", AxisDegrees, MoeShape)
+
+ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", *"Dctexo")
+"""How symbols follow each other in a product."""
+
+
+class _StudentShape(ModelShape):
+    """A shape of named numbers: unequal to a plain one, whose cached prices have no formula."""
+
+    __slots__ = ()
+
+
+class _TeacherShape(ModelShape):
+    """As the student's, and unequal to it where the sizes are the same."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NamedDraft(Draft):
+    """A draft whose numbers are symbols; also its derived sequence length is one."""
+
+    def sequence_tokens(self, degrees: AxisDegrees) -> int:
+        tokens = Draft.sequence_tokens(self, degrees)
+        return named("s" if degrees == self.layout.student else "s'", int(tokens))
+
+
+def with_names(draft: Draft) -> Draft:
+    """The same draft; numbers of the teacher that may differ have a prime."""
+    layout, models, batch = draft.layout, draft.models, draft.batch
+    student = _named_model(models.student, _StudentShape, "")
+    teacher = _named_model(models.teacher, _TeacherShape, "'")
+    vocab_size = named("v", models.vocab_size)
+    sampling, objective = draft.sampling, draft.objective
+    parts = {field.name: getattr(draft, field.name) for field in fields(Draft)}
+    parts |= {
+        "layout": replace(
+            layout,
+            student=_with_symbols(layout.student, AXIS_SYMBOLS, ""),
+            teacher=_with_symbols(layout.teacher, AXIS_SYMBOLS, _prime_of_axes(draft)),
+        ),
+        "models": replace(models, student=student, teacher=teacher, vocab_size=vocab_size),
+        "batch": replace(batch, micro_rows=named("b", batch.micro_rows)),
+        "data": replace(draft.data, max_length=named("P", draft.data.max_length)),
+        "sampling": replace(
+            sampling, max_completion_length=named("R", sampling.max_completion_length)
+        ),
+        "objective": replace(objective, chunk_tokens=named("C", objective.chunk_tokens)),
+    }
+    return NamedDraft(**parts)
+
+
+def with_named_overhead(device: Device) -> Device:
+    return replace(device, overhead_bytes=named("o", device.overhead_bytes))
+
+
+def symbols_of(draft: Draft, device: Device) -> dict[str, Symbol]:
+    """Name -> symbol, of all numbers that `with_names` names."""
+    return {symbol.name: symbol for symbol in _symbols(draft, device)}
+
+
+def _symbols(draft: Draft, device: Device) -> Iterator[Symbol]:
+    models, layout = draft.models, draft.layout
+    sides = (
+        (models.student, layout.student, "", ""),
+        (models.teacher, layout.teacher, "'", " of the teacher"),
+    )
+    for model, degrees, prime, whose in sides:
+        tables = [(model.shape, SHAPE_SYMBOLS), (degrees, AXIS_SYMBOLS)]
+        if model.shape.moe is not None:
+            tables.append((model.shape.moe, EXPERT_SYMBOLS))
+        for owner, table in tables:
+            for field, (name, meaning) in table.items():
+                yield Symbol(name + prime, getattr(owner, field), meaning + whose)
+        yield Symbol(f"l{prime}", model.stage_layers[0][0], OTHER_SYMBOLS["l"] + whose)
+        yield Symbol(f"s{prime}", draft.sequence_tokens(degrees), OTHER_SYMBOLS["s"] + whose)
+    values = {
+        "b": draft.batch.micro_rows,
+        "P": draft.data.max_length,
+        "R": draft.sampling.max_completion_length,
+        "C": draft.objective.chunk_tokens,
+        "V": models.student.padded_vocab_size,
+        "v": models.vocab_size,
+        "o": device.overhead_bytes,
+    }
+    for name, value in values.items():
+        yield Symbol(name, value, OTHER_SYMBOLS[name])
+
+
+def _prime_of_axes(draft: Draft) -> str:
+    return "" if draft.layout.student == draft.layout.teacher else "'"
+
+
+def _named_model(model: ModelPlan, cls: type[ModelShape], prime: str) -> ModelPlan:
+    shape = model.shape
+    values = {field.name: getattr(shape, field.name) for field in fields(shape)}
+    for field, (name, _) in SHAPE_SYMBOLS.items():
+        values[field] = named(name + prime, values[field])
+    if shape.moe is not None:
+        values["moe"] = _with_symbols(shape.moe, EXPERT_SYMBOLS, prime)
+    return replace(
+        model,
+        shape=cls(**values),
+        padded_vocab_size=named("V", model.padded_vocab_size),
+        stage_layers=_named_layers(model.stage_layers, f"l{prime}"),
+    )
+
+
+def _named_layers(
+    stage_layers: tuple[tuple[int, ...], ...], name: str
+) -> tuple[tuple[int, ...], ...]:
+    """Where every chunk has as many; uneven ones stay numbers."""
+    counts = {num for chunks in stage_layers for num in chunks}
+    if len(counts) > 1:
+        return stage_layers
+    return tuple(tuple(named(name, num) for num in chunks) for chunks in stage_layers)
+
+
+def _with_symbols(owner: Owner, table: Table, prime: str) -> Owner:
+    values: dict[str, Any] = {
+        field: named(name + prime, getattr(owner, field)) for field, (name, _) in table.items()
+    }
+    return replace(owner, **values)

@@ -15,12 +15,17 @@ CODES: dict[str, Code] = {
     ),
     "GK303": Code(
         "host memory too small for what is offloaded",
-        "Offloaded weights stay in the host's pinned memory for the whole run.",
-        "Keep the teacher on the device, or use fewer ranks on a node.",
+        "What is offloaded stays in the host's pinned memory for the whole run.",
+        "Offload less, or use fewer ranks on a node.",
     ),
     "GK304": Code(
         "a memory limit above the device's memory",
         "The verdict would approve what the device cannot hold.",
         "Remove it, or set it to at most what the device has.",
+    ),
+    "GK307": Code(
+        "an offload that the planner decided",
+        'With "auto" it takes what fits, else what is tight, at the least transfer time.',
+        'Nothing, or write "none" or "cpu" in place of "auto" to decide yourself.',
     ),
 }

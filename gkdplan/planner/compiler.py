@@ -36,7 +36,7 @@ def compile_plan(plan: Plan, facts: Facts, tool: str) -> Compilation:
         return Compilation(None, declared)
     priced = price(plan, facts)
     run_plan = seal(_run_plan(priced, facts.device, tool))
-    return Compilation(run_plan, declared + check_fit(plan, facts, priced.ledger))
+    return Compilation(run_plan, declared + check_fit(plan, facts, priced.ledger, priced.choices))
 
 
 def _can_be_priced(findings: Iterable[Diagnostic]) -> bool:
@@ -65,6 +65,6 @@ def _run_plan(priced: Priced, device: Device, tool: str) -> RunPlan:
         training=decided.training,
         ledger=priced.ledger,
         timing=predict(decided, priced.moves, device),
-        schedule=Schedule(priced.moves),
+        schedule=Schedule(priced.moves, priced.choices),
         steps=lower_steps(decided, priced.moves),
     )

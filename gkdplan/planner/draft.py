@@ -23,7 +23,7 @@ from gkdplan.runplan.model import (
 )
 from gkdplan.runplan.steps import Draw
 from gkdplan.spec.plan import Data, Plan
-from gkdplan.vocab import Engine, Payload, Role, Source
+from gkdplan.vocab import Engine, Payload, Role, Source, Tier
 
 CHUNK_TOKENS = {"gloo": 256, "nccl": 1024}
 """Response tokens whose logits exist at one time: small enough for a cache, large enough to fill
@@ -57,7 +57,10 @@ class Draft:
 
 
 def draft(plan: Plan, facts: Facts) -> Draft:
-    """Every value that the plan leaves open, decided; the checks have found the layout possible."""
+    """Every value that the plan leaves open, decided; the checks have found the layout possible.
+
+    An offload of "auto" is decided before: planner/auto_offload.py.
+    """
     layout = assign_ranks(plan, facts.device)
     batch = _batch(plan, layout)
     return Draft(
@@ -166,6 +169,7 @@ def _optimizer(plan: Plan, facts: Facts) -> OptimizerPlan:
         eps=optimizer.eps,
         clip_grad=optimizer.clip_grad,
         distributed=optimizer.distributed,
+        offload=Tier.HOST if optimizer.offload == "cpu" else Tier.DEVICE,
     )
 
 

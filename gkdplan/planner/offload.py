@@ -2,16 +2,49 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft, sampling_roles
-from gkdplan.planner.memory.buffer import TEACHER_BODY, Buffer
+from gkdplan.planner.memory.buffer import STUDENT_STATE, TEACHER_BODY, Buffer
 from gkdplan.runplan.model import Layout
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Role, Tier
 
 PINNED_EFFICIENCY = 0.8
 """The share of a link's bandwidth that a copy from pinned host memory reaches."""
+_PLACES = list(Phase)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """An object that waits at `home` and is on the device from before the steps of phase `first`
+    until before those of phase `until`; coming or leaving, its bytes travel or they do not."""
+
+    object: str
+    home: Tier
+    first: Phase
+    until: Phase
+    is_copied_in: bool
+    is_copied_out: bool
+
+
+def visits(draft: Draft) -> tuple[Visit, ...]:
+    """The objects that are not on the device all the time.
+
+    The teacher's body never changes, so its return only frees the device. The optimizer's state
+    changes in every update, and is copied both ways.
+    """
+    return tuple(_visits(draft))
+
+
+def _visits(draft: Draft) -> Iterator[Visit]:
+    if draft.models.teacher.offload is Tier.HOST:
+        samples = any(role is Role.TEACHER for _, role in sampling_roles(draft))
+        first = Phase.GENERATE if samples else Phase.TEACHER
+        yield Visit(TEACHER_BODY, Tier.HOST, first, Phase.STUDENT, True, False)
+    if draft.optimizer.offload is Tier.HOST:
+        yield Visit(STUDENT_STATE, Tier.HOST, Phase.OPTIMIZER, Phase.CHECKPOINT, True, True)
 
 
 def schedule_offload(
@@ -20,33 +53,21 @@ def schedule_offload(
     """The moves of one step, in order: at its end every object is where it was at its beginning.
 
     `buffers` are those of each class of ranks. Every rank moves its own share; bytes and seconds
-    are those of the largest share, which the other ranks wait for.
-
-    With `teacher.offload` the teacher's body is fetched before the first phase that uses it and
-    returned after the teacher phase. Its host copy never changes, so the return only frees the
-    device and takes no time.
+    are those of the largest share, which the other ranks wait for. Before a phase what leaves goes
+    first, and makes room for what comes.
     """
-    if draft.models.teacher.offload is not Tier.HOST:
-        return ()
-    num_bytes = max(map(_teacher_body_bytes, buffers))
-    samples = any(role is Role.TEACHER for _, role in sampling_roles(draft))
-    fetch = Move(
-        phase=Phase.GENERATE if samples else Phase.TEACHER,
-        object=TEACHER_BODY,
-        from_tier=Tier.HOST,
-        to_tier=Tier.DEVICE,
-        num_bytes=num_bytes,
-        seconds=num_bytes / (PINNED_EFFICIENCY * device.host_link_bandwidth),
+    moves = [move for visit in visits(draft) for move in _moves(visit, buffers, device)]
+    return tuple(
+        sorted(moves, key=lambda move: (_PLACES.index(move.phase), move.to_tier is Tier.DEVICE))
     )
-    release = Move(
-        phase=Phase.STUDENT,
-        object=TEACHER_BODY,
-        from_tier=Tier.DEVICE,
-        to_tier=Tier.HOST,
-        num_bytes=num_bytes,
-        seconds=0.0,
-    )
-    return fetch, release
+
+
+def _moves(visit: Visit, buffers: Sequence[Sequence[Buffer]], device: Device) -> Iterator[Move]:
+    num_bytes = max(_bytes_of(visit.object, of_class) for of_class in buffers)
+    copy_s = num_bytes / (PINNED_EFFICIENCY * device.host_link_bandwidth)
+    come_s, leave_s = copy_s * visit.is_copied_in, copy_s * visit.is_copied_out
+    yield Move(visit.first, visit.object, visit.home, Tier.DEVICE, num_bytes, come_s)
+    yield Move(visit.until, visit.object, Tier.DEVICE, visit.home, num_bytes, leave_s)
 
 
 def host_bytes_per_node(draft: Draft, buffers: Sequence[Sequence[Buffer]]) -> int:
@@ -54,11 +75,10 @@ def host_bytes_per_node(draft: Draft, buffers: Sequence[Sequence[Buffer]]) -> in
 
     A node is `devices_per_node` ranks in a row, so stages can meet in it.
     """
-    if draft.models.teacher.offload is not Tier.HOST:
-        return 0
+    objects = [visit.object for visit in visits(draft) if visit.home is Tier.HOST]
     of_nodes: Counter[int] = Counter()
     for rank_class, of_class in zip(draft.layout.classes, buffers, strict=True):
-        num_bytes = _teacher_body_bytes(of_class)
+        num_bytes = sum(_bytes_of(name, of_class) for name in objects)
         for run in rank_class.ranks:
             for node, num_ranks in _ranks_of_nodes(run, draft.layout):
                 of_nodes[node] += num_ranks * num_bytes
@@ -75,6 +95,6 @@ def _ranks_of_nodes(run: tuple[int, int], layout: Layout) -> Iterator[tuple[int,
         yield node, min(end, (node + 1) * size) - max(start, node * size)
 
 
-def _teacher_body_bytes(buffers: Sequence[Buffer]) -> int:
-    """Of the body that stays; evaluation fetches the same once more, for a moment."""
-    return sum(b.num_bytes for b in buffers if b.name == TEACHER_BODY and b.moment is None)
+def _bytes_of(name: str, buffers: Sequence[Buffer]) -> int:
+    """Of an object that stays; what is there for one moment does not move."""
+    return sum(b.num_bytes for b in buffers if b.name == name and b.moment is None)

@@ -45,6 +45,7 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
         schedule=draft.optimizer.schedule,
         clip_grad=draft.optimizer.clip_grad,
     )
+    yield from _moves_of(moves, Phase.CHECKPOINT)
     if draft.data.eval:
         num_rows = sum(source.num_rows for source in draft.data.eval)
         yield Evaluate(interval=training.eval_interval, num_rows=num_rows)

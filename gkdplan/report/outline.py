@@ -74,6 +74,8 @@ def _pipeline(run_plan: RunPlan) -> Iterator[tuple[str, str]]:
         yield "stages", words.stages(models.student, models.teacher)
     if models.student.recompute.granularity != "none":
         yield "recompute", words.recompute(models.student.recompute)
+    if run_plan.schedule.choices:
+        yield "offload", words.offload(run_plan.schedule.choices)
 
 
 def step_list(run_plan: RunPlan, width: int = 80) -> str:

@@ -1,8 +1,17 @@
 """A run plan's decisions as the sentences that the outline and the page share."""
 
+from collections.abc import Sequence
 from itertools import groupby
 
-from gkdplan.runplan.model import AxisDegrees, Layout, ModelPlan, Recompute, RunPlan
+from gkdplan.runplan.model import (
+    AxisDegrees,
+    Layout,
+    ModelPlan,
+    OffloadChoice,
+    Recompute,
+    RunPlan,
+)
+from gkdplan.units import format_bytes, format_seconds
 from gkdplan.vocab import Tier
 
 
@@ -88,6 +97,17 @@ def residence_of_teacher(teacher: ModelPlan) -> str:
     return "on the host between uses" if teacher.offload is Tier.HOST else "stays on the device"
 
 
+def offload(choices: Sequence[OffloadChoice]) -> str:
+    """What an offload of "auto" could be, each with its cost; what was chosen says itself."""
+    return f"auto, of {'; '.join(map(_choice, choices))}"
+
+
+def _choice(choice: OffloadChoice) -> str:
+    what = " and ".join(choice.offloaded) or "nothing"
+    peak, seconds = format_bytes(choice.peak_bytes), format_seconds(choice.transfer_s)
+    return f"{what} ({choice.verdict} at {peak}, {seconds} a step)"
+
+
 def data(run_plan: RunPlan) -> str:
     train = sum(source.num_rows for source in run_plan.data.train)
     held_out = sum(source.num_rows for source in run_plan.data.eval)
@@ -114,6 +134,8 @@ def optimizer(run_plan: RunPlan) -> str:
     chosen = run_plan.optimizer
     to_min = "" if chosen.schedule == "constant" else f" -> {chosen.min_lr:g}"
     state = "spread over data ranks" if chosen.distributed else "whole on each data rank"
+    if chosen.offload is Tier.HOST:
+        state += ", on the host between updates"
     return (
         f"{chosen.name}, lr {chosen.lr:g}{to_min} {chosen.schedule},"
         f" {plural(chosen.warmup_steps, 'warmup step')}; weight decay {chosen.weight_decay:g},"

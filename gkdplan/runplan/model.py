@@ -177,7 +177,8 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerPlan:
-    """How the weights move; a `clip_grad` of 0 clips nothing."""
+    """How the weights move; a `clip_grad` of 0 clips nothing. Main weights and moments wait for
+    their update in tier `offload`."""
 
     name: str
     lr: float
@@ -189,6 +190,7 @@ class OptimizerPlan:
     eps: float
     clip_grad: float
     distributed: bool
+    offload: Tier = Tier.DEVICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +243,27 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
+class OffloadChoice:
+    """What an offload of "auto" could be, and what it costs.
+
+    `offloaded` are tables of the plan ("teacher", "optimizer"); `verdict` is "over" also where the
+    host has too little memory; `transfer_s` are the seconds of a step's moves.
+    """
+
+    offloaded: tuple[str, ...]
+    verdict: Verdict
+    peak_bytes: int
+    host_bytes_per_node: int
+    transfer_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
-    """The moves of one step, in order."""
+    """The moves of one step, in order; `choices` are all that were priced where the plan left the
+    offload open."""
 
     moves: tuple[Move, ...]
+    choices: tuple[OffloadChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

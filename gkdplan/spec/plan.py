@@ -154,8 +154,8 @@ class Teacher(Section):
     """A hub revision."""
     dtype: Annotated[Dtype, Field(strict=False)] | None = None
     """Of the weights; left out, the student's."""
-    offload: Literal["none", "cpu"] = "none"
-    """Where its weights wait between uses: on the device, or in the host's memory."""
+    offload: Literal["none", "cpu", "auto"] = "none"
+    """Where its weights wait between uses: the device, the host, or what the budget asks."""
     parallel: Parallel | None = None
     """Its own layout on the same ranks; left out, the student's."""
     server: Server | None = None
@@ -254,8 +254,8 @@ class Optimizer(Section):
     """The largest norm of the gradient; 0 leaves it as it is."""
     distributed: bool = True
     """Spread the optimizer's state over the data axis."""
-    offload: Literal["none", "cpu"] = "none"
-    """Where the optimizer's state lies: on the device, or in the host's memory."""
+    offload: Literal["none", "cpu", "auto"] = "none"
+    """Where its state waits between updates: the device, the host, or what the budget asks."""
 
 
 class Run(Section):

@@ -226,7 +226,6 @@ def test_eval_rows_need_responses():
         ("generation.mode", {"generation": {"mode": "server", "server_url": "http://localhost"}}),
         ("generation.tensor", {"generation": {"tensor": 2}}),
         ("generation.sleep_level", {"generation": {"sleep_level": 1}}),
-        ("optimizer.offload", {"optimizer": {"offload": "cpu"}}),
         ("run.loggers[1]", {"run": {"loggers": ("tensorboard", "wandb")}}),
     ],
 )
@@ -258,6 +257,7 @@ TWO_STAGES = {"parallel": {"pipeline": 2}}
             "student.recompute.granularity",
             {"student": {"recompute": {"granularity": "full", "method": "block", "num_layers": 1}}},
         ),
+        ("optimizer.offload", {"optimizer": {"offload": "cpu"}}),
     ],
 )
 def test_what_is_planned_but_not_run_compiles_with_a_warning(path, tables):

@@ -32,7 +32,6 @@ _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
     "generation.mode": (lambda plan: plan.generation.mode, ("colocate",)),
     "generation.tensor": (_engine_tensor, (None,)),
     "generation.sleep_level": (lambda plan: plan.generation.sleep_level, (0,)),
-    "optimizer.offload": (lambda plan: plan.optimizer.offload, ("none",)),
 }
 """Key -> its value in a plan, and the values that this version can plan."""
 
@@ -60,6 +59,8 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
         yield from _teacher_layout_not_run(plan)
     if plan.student.recompute.granularity != "none":
         yield _not_yet_run("student.recompute.granularity", plan.student.recompute.granularity)
+    if plan.optimizer.offload == "cpu":
+        yield _not_yet_run("optimizer.offload", plan.optimizer.offload)
 
 
 @rule("GK591", Severity.WARNING)

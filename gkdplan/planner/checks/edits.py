@@ -43,7 +43,8 @@ def _breaks_a_rule(plan: Plan, facts: Facts) -> bool:
 
 def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
     yield _smaller_micro_batches(plan)
-    yield _other_offload(plan)
+    yield _other_offload(plan, "teacher")
+    yield _other_offload(plan, "optimizer")
     yield _distributed_optimizer(plan)
     yield _larger_tensor_degrees(plan, facts)
     yield _shorter_prompts(plan)
@@ -58,10 +59,13 @@ def _smaller_micro_batches(plan: Plan) -> Edits:
             yield f"set `batch.micro` to {micro}", plan.model_copy(update={"batch": batch})
 
 
-def _other_offload(plan: Plan) -> Edits:
-    offload = "cpu" if plan.teacher.offload == "none" else "none"
-    teacher = plan.teacher.model_copy(update={"offload": offload})
-    yield f'set `teacher.offload` to "{offload}"', plan.model_copy(update={"teacher": teacher})
+def _other_offload(plan: Plan, table: str) -> Edits:
+    """What is "auto" already is as good as it can be."""
+    section = getattr(plan, table)
+    if section.offload != "auto":
+        offload = "cpu" if section.offload == "none" else "none"
+        edited = plan.model_copy(update={table: section.model_copy(update={"offload": offload})})
+        yield f'set `{table}.offload` to "{offload}"', edited
 
 
 def _distributed_optimizer(plan: Plan) -> Edits:

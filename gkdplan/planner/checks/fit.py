@@ -1,14 +1,16 @@
 """Rules of memory: whether the device and the host hold what the ledger counts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from gkdplan.diagnostics import Diagnostic, error, warning
+from gkdplan import __version__
+from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.model import Facts
+from gkdplan.planner.auto_offload import OFFLOADABLE, cheapest
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.runplan.model import Ledger
+from gkdplan.runplan.model import Ledger, OffloadChoice
 from gkdplan.spec.plan import Plan
-from gkdplan.units import format_bytes, parse_bytes
+from gkdplan.units import format_bytes, format_seconds, parse_bytes
 from gkdplan.vocab import Verdict
 
 
@@ -27,12 +29,17 @@ def memory_limit_is_within_the_device(plan: Plan, facts: Facts) -> Iterator[Find
         )
 
 
+_VERBS = {Verdict.FITS: "fits", Verdict.TIGHT: "is tight"}
+
 RULES = (memory_limit_is_within_the_device,)
 
 
-def check_fit(plan: Plan, facts: Facts, ledger: Ledger) -> tuple[Diagnostic, ...]:
-    """The findings about memory: the device's (GK301, GK302) and the host's (GK303)."""
-    return (*_device(plan, facts, ledger), *_host(plan, facts, ledger))
+def check_fit(
+    plan: Plan, facts: Facts, ledger: Ledger, choices: Sequence[OffloadChoice] = ()
+) -> tuple[Diagnostic, ...]:
+    """The findings about memory: the device's (GK301, GK302), the host's (GK303), and what an
+    offload of "auto" became (GK307)."""
+    return (*_device(plan, facts, ledger), *_host(plan, facts, ledger), *_auto(plan, choices))
 
 
 def _device(plan: Plan, facts: Facts, ledger: Ledger) -> Iterator[Diagnostic]:
@@ -62,13 +69,61 @@ def _host(plan: Plan, facts: Facts, ledger: Ledger) -> Iterator[Diagnostic]:
     if ledger.host_bytes_per_node > available:
         yield error(
             "GK303",
-            f"a node has {format_bytes(available)} of host memory, and the offloaded teacher takes "
+            f"a node has {format_bytes(available)} of host memory, and what is offloaded takes "
             f"{format_bytes(ledger.host_bytes_per_node)}",
-            "teacher.offload",
+            _offload_key(plan),
             label="every rank keeps its shard in pinned memory",
             notes=(f"host memory of a node of {facts.device.key}, from the device table",),
             help=_edits(plan, facts),
         )
+
+
+def _auto(plan: Plan, choices: Sequence[OffloadChoice]) -> Iterator[Diagnostic]:
+    """What was chosen, beside what else was priced; what is not run yet says so."""
+    if not choices:
+        return
+    chosen = choices[cheapest(choices)]
+    path = next(f"{table}.offload" for table in OFFLOADABLE if _is_auto(plan, table))
+    yield note(
+        "GK307",
+        f"`auto` is {_offloaded(chosen)}: {_reason(chosen)}",
+        path,
+        notes=tuple(map(_priced, choices)),
+    )
+    if "optimizer" in chosen.offloaded and _is_auto(plan, "optimizer"):
+        yield warning(
+            "GK591",
+            f'`gkdplan run` does not yet run `optimizer.offload = "cpu"` in gkdplan {__version__}',
+            "optimizer.offload",
+            label="planned, but not yet run",
+        )
+
+
+def _reason(chosen: OffloadChoice) -> str:
+    if chosen.verdict is Verdict.OVER:
+        return "nothing fits, and this has the smallest peak"
+    return f"of what {_VERBS[chosen.verdict]} the least transfer"
+
+
+def _priced(choice: OffloadChoice) -> str:
+    return (
+        f"{_offloaded(choice)}: peak {format_bytes(choice.peak_bytes)}, {choice.verdict}, "
+        f"host {format_bytes(choice.host_bytes_per_node)} a node, "
+        f"{format_seconds(choice.transfer_s)} of transfer a step"
+    )
+
+
+def _offloaded(choice: OffloadChoice) -> str:
+    return f"{' and '.join(choice.offloaded) or 'nothing'} to the host"
+
+
+def _is_auto(plan: Plan, table: str) -> bool:
+    return bool(getattr(plan, table).offload == "auto")
+
+
+def _offload_key(plan: Plan) -> str:
+    """The key that sends most bytes to the host."""
+    return "optimizer.offload" if plan.teacher.offload == "none" else "teacher.offload"
 
 
 def _edits(plan: Plan, facts: Facts) -> tuple[str, ...]:

@@ -11,10 +11,11 @@ from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_for_de
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
-from gkdplan.diagnostics import UserError, error
+from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.report.trace import compare, trace_json, trace_table
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import RunPlan
+from gkdplan.vocab import Tier
 
 TOLERANCE = 0.01
 """Of the trace: how far a phase's planned peak may be off."""
@@ -89,4 +90,16 @@ def _priced(compiled: Compiled) -> RunPlan:
     ]
     if compiled.run_plan is None or others:
         raise UserError(*compiled.diagnostics)
+    if compiled.run_plan.optimizer.offload is Tier.HOST:
+        raise UserError(_not_traced("optimizer.offload", "cpu"))
     return compiled.run_plan
+
+
+def _not_traced(path: str, value: str) -> Diagnostic:
+    return error(
+        "GK591",
+        f'`gkdplan verify --trace` does not yet trace `{path} = "{value}"` in gkdplan '
+        f"{__version__}",
+        path,
+        help=("take it out of the plan",),
+    )

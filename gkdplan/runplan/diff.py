@@ -74,6 +74,7 @@ _RULES = (
     _Rule("batch.micro_rows", _SAFE),
     _Rule("batch.num_micro_batches", _SAFE),
     _Rule("batch.global_rows", _RESTART),
+    _Rule("optimizer.offload", _SAFE),
     _Rule("optimizer.distributed", _RESHARD),
     _Rule("optimizer.*", _RESTART),
     _Rule("training.output", _SAFE),

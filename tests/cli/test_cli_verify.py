@@ -76,3 +76,9 @@ def test_a_phase_that_misses_by_more_than_a_hundredth_exits_with_1(plan, capsys,
     )
     assert run(["verify", plan, "--trace"]) == 1
     assert "not every traced phase is within 1%" in capsys.readouterr().out
+
+
+def test_a_state_on_the_host_is_not_traced_in_silence(plan, capsys):
+    Path(plan).write_text(f'{PLAN}[optimizer]\noffload = "cpu"\n', encoding="utf-8")
+    assert run(["verify", plan, "--trace"]) == 1
+    assert "error[GK591]: `gkdplan verify --trace` does not yet trace" in capsys.readouterr().err

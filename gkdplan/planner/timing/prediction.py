@@ -55,7 +55,7 @@ def _machine(draft: Draft, device: Device, outlook: int) -> Machine:
 
 
 def _named_seconds(draft: Draft, moves: Sequence[Move], machine: Machine) -> Named:
-    """The terms of every phase that a step can have."""
+    """The terms of every phase that a step can have; before a checkpoint only what moves counts."""
     phases = {
         Phase.GENERATE: _generation(draft, machine),
         Phase.TEACHER: teacher_seconds(draft, machine),
@@ -64,7 +64,7 @@ def _named_seconds(draft: Draft, moves: Sequence[Move], machine: Machine) -> Nam
     }
     named = {phase: dict(terms) for phase, terms in phases.items() if terms}
     for move in moves:
-        terms = named[move.phase]
+        terms = named.setdefault(move.phase, {})
         terms[OFFLOAD] = terms.get(OFFLOAD, 0.0) + move.seconds
     return named
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gkdplan.report.memory import ranks
+from gkdplan.report.memory import ranks_of
 from gkdplan.runplan.model import ClassMemory, RankClass, RunPlan
 from gkdplan.vocab import Phase
 
@@ -119,7 +119,7 @@ def _phases_json(phases: Iterable[Comparison]) -> list[dict[str, Any]]:
 
 
 def _rows(of_class: ClassComparison) -> list[tuple[str, str, str, str]]:
-    title = f"MiB of tensors, {ranks(of_class.memory)}"
+    title = f"MiB of tensors, {ranks_of(of_class.memory.ranks)}"
     return [(title, "planned", "traced", "error"), *map(_row, of_class.phases)]
 
 

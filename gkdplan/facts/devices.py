@@ -15,8 +15,7 @@ workstation and for a cpu.
 
 `host_memory_bytes_per_node` is that of the vendor's own system where there is one (DGX A100, DGX
 H100, DGX B200, a GB200 NVL72 tray), and a modest server or workstation elsewhere.
-`overhead_bytes` is half a GiB for the CUDA context and half a GiB for each of the communicators
-of all ranks, the tensor axis and the data axis.
+Half a GiB for the CUDA context and for each NCCL communicator are assumptions on the safe side.
 
 The row "cpu" is one rank on a laptop, a fixed assumption so that a plan compiles alike on every
 machine: 8 GiB a rank (`cluster.memory_limit` overrides it), one core with AVX2 at 3 GHz (32 fp32
@@ -56,7 +55,8 @@ def _gpu(
         device_link_bandwidth=device_link * 1e9,
         host_link_bandwidth=host_link * 1e9,
         network_bandwidth=network * 1e9,
-        overhead_bytes=2 * _GIB,
+        context_bytes=_GIB // 2,
+        communicator_bytes=_GIB // 2,
     )
 
 
@@ -70,7 +70,8 @@ _CPU = Device(
     device_link_bandwidth=4e9,
     host_link_bandwidth=12.8e9,
     network_bandwidth=1.25e9,
-    overhead_bytes=0,
+    context_bytes=0,
+    communicator_bytes=0,
 )
 
 # fmt: off

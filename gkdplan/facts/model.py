@@ -63,7 +63,8 @@ class ModelFacts:
 class Device:
     """One row of the device table. Bandwidths are bytes/s in one direction, FLOP/s are dense.
 
-    `backend` is torch.distributed's ("gloo", "nccl"). `overhead_bytes` lie outside the allocator.
+    `backend` is torch.distributed's ("gloo", "nccl"). `context_bytes` and the
+    `communicator_bytes` of each group of ranks lie outside the allocator.
     `network_bandwidth` is each device's share of its node's network.
     """
 
@@ -76,7 +77,8 @@ class Device:
     device_link_bandwidth: float
     host_link_bandwidth: float
     network_bandwidth: float
-    overhead_bytes: int
+    context_bytes: int
+    communicator_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from gkdplan.runplan.model import ClassMemory, RankClass, RunPlan
 from gkdplan.vocab import Phase
 
 OVERHEAD = "overhead"
-"""The ledger's row of what is held outside tensors, which no trace sees."""
+"""How the rows of what is held outside tensors begin, which no trace sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,9 @@ def trace_json(classes: Sequence[ClassComparison]) -> dict[str, Any]:
 
 def _tensor_bytes(memory: ClassMemory, phase: Phase) -> int:
     planned = memory.phases[phase]
-    return planned.peak_bytes - planned.rows.get(OVERHEAD, 0)
+    return planned.peak_bytes - sum(
+        num_bytes for name, num_bytes in planned.rows.items() if name.startswith(OVERHEAD)
+    )
 
 
 def _side_by_side(classes: Sequence[ClassComparison]) -> Iterable[tuple[Comparison, ...]]:

@@ -5,7 +5,7 @@ from planner_facts import facts, plan
 
 from gkdplan.planner.draft import draft
 from gkdplan.planner.layout import assign_ranks
-from gkdplan.planner.memory.buffer import Buffer
+from gkdplan.planner.memory.buffer import CONTEXT, Buffer
 from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.memory.ledger import tally
 from gkdplan.planner.offload import host_bytes_per_node, schedule_offload
@@ -68,7 +68,7 @@ def test_an_object_is_absent_where_a_move_has_taken_it_away():
 def test_the_verdict_leaves_room_for_the_allocator(num_bytes, overhead, verdict):
     found = ledger(
         Buffer("params", num_bytes, Phase.TEACHER, Phase.TEACHER),
-        Buffer("overhead", overhead, Phase.TEACHER, Phase.TEACHER),
+        Buffer(CONTEXT, overhead, Phase.TEACHER, Phase.TEACHER),
     )
     assert found.verdict is verdict
 

@@ -14,7 +14,10 @@ ACTIVATIONS = "activations"
 PAYLOADS = {payload: f"payload ({payload})" for payload in Payload}
 LOSS_TILES = "loss tiles"
 TEMPORARIES = "temporaries"
-OVERHEAD = "overhead"
+CONTEXT = "overhead (context)"
+COMMUNICATORS = "overhead (nccl)"
+OVERHEADS = (CONTEXT, COMMUNICATORS)
+"""Outside torch's allocator."""
 REPORT_ORDER = (
     STUDENT_PARAMS,
     STUDENT_GRADS,
@@ -26,7 +29,7 @@ REPORT_ORDER = (
     *PAYLOADS.values(),
     LOSS_TILES,
     TEMPORARIES,
-    OVERHEAD,
+    *OVERHEADS,
 )
 FIRST, LAST = Phase.GENERATE, Phase.CHECKPOINT
 

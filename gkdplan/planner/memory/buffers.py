@@ -10,7 +10,6 @@ from gkdplan.planner.memory.buffer import (
     FIRST,
     KV_CACHE,
     LAST,
-    OVERHEAD,
     REPORT_ORDER,
     STUDENT_GRADS,
     STUDENT_PARAMS,
@@ -21,6 +20,7 @@ from gkdplan.planner.memory.buffer import (
 from gkdplan.planner.memory.checkpoint import state_file_bytes, student_files_bytes
 from gkdplan.planner.memory.evaluation import evaluation_buffers
 from gkdplan.planner.memory.optimizer import NUM_UPDATE_COPIES
+from gkdplan.planner.memory.overhead import overhead_buffers
 from gkdplan.planner.memory.rank import Rank, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
 from gkdplan.planner.memory.teacher import forward_buffers, weight_buffers
@@ -31,8 +31,8 @@ from gkdplan.vocab import Dtype, Phase, Role
 def price_buffers(draft: Draft, ranks: RankClass, device: Device) -> tuple[Buffer, ...]:
     """All buffers that hold bytes on a rank of the class, in the order of the report."""
     rank = rank_of_class(draft, ranks)
-    overhead = Buffer(OVERHEAD, device.overhead_bytes, FIRST, LAST)
-    buffers = (buffer for buffer in (*_buffers(rank), overhead) if buffer.num_bytes > 0)
+    priced = (*_buffers(rank), *overhead_buffers(draft, device))
+    buffers = (buffer for buffer in priced if buffer.num_bytes > 0)
     return tuple(sorted(buffers, key=lambda buffer: REPORT_ORDER.index(buffer.name)))
 
 

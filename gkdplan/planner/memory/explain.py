@@ -50,9 +50,10 @@ ORIGINS = {
         "gather buffer, rotary angles, copies of the optimizer and of saving",
         "megatron/core/utils.py, GlobalMemoryBuffer",
     ),
-    buffer.OVERHEAD: (
-        "device context and communicators, outside torch's allocator",
-        "the device table",
+    buffer.CONTEXT: ("the device's context, outside torch's allocator", "the device table"),
+    buffer.COMMUNICATORS: (
+        "a communicator for each group in which the rank talks",
+        "the device table; megatron/core/parallel_state.py",
     ),
     **dict.fromkeys(
         buffer.PAYLOADS.values(),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from gkdplan.planner.memory.buffer import OVERHEAD, Buffer
+from gkdplan.planner.memory.buffer import OVERHEADS, Buffer
 from gkdplan.runplan.model import ClassMemory, Layout, Ledger, PhaseMemory
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Tier, Verdict
@@ -94,7 +94,7 @@ def _rows(buffers: Sequence[Buffer]) -> Mapping[str, int]:
 
 
 def _verdict(peak: PhaseMemory, budget_bytes: int) -> Verdict:
-    overhead = peak.rows.get(OVERHEAD, 0)
+    overhead = sum(peak.rows.get(name, 0) for name in OVERHEADS)
     if peak.peak_bytes <= SAFE_SHARE * budget_bytes:
         return Verdict.FITS
     if peak.peak_bytes - overhead <= USABLE_SHARE * (budget_bytes - overhead):

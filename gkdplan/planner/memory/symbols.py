@@ -40,13 +40,14 @@ OTHER_SYMBOLS = {
     "C": "response tokens in the loss at one time",
     "V": "padded vocabulary",
     "v": "ids that the loss is taken over",
-    "o": "bytes outside the allocator",
+    "o": "bytes of a device's context",
+    "n": "bytes of a communicator",
 }
 Table = Mapping[str, tuple[str, str]]
 """Field -> name and meaning of its symbol."""
 Owner = TypeVar("Owner", AxisDegrees, MoeShape)
 
-ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", *"Dctexo")
+ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", *"Dctexon")
 """How symbols follow each other in a product."""
 
 
@@ -97,7 +98,11 @@ def with_names(draft: Draft) -> Draft:
 
 
 def with_named_overhead(device: Device) -> Device:
-    return replace(device, overhead_bytes=named("o", device.overhead_bytes))
+    return replace(
+        device,
+        context_bytes=named("o", device.context_bytes),
+        communicator_bytes=named("n", device.communicator_bytes),
+    )
 
 
 def symbols_of(draft: Draft, device: Device) -> dict[str, Symbol]:
@@ -127,7 +132,8 @@ def _symbols(draft: Draft, device: Device) -> Iterator[Symbol]:
         "C": draft.objective.chunk_tokens,
         "V": models.student.padded_vocab_size,
         "v": models.vocab_size,
-        "o": device.overhead_bytes,
+        "o": device.context_bytes,
+        "n": device.communicator_bytes,
     }
     for name, value in values.items():
         yield Symbol(name, value, OTHER_SYMBOLS[name])

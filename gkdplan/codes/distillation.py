@@ -60,8 +60,9 @@ CODES: dict[str, Code] = {
     ),
     "GK420": Code(
         "a global batch that does not divide",
-        "It is made of whole micro-batches on every data rank.",
+        "It is made of whole micro-batches on every data rank, of the student and of the teacher.",
         "Set `batch.global` to a multiple of micro x data ranks, as shown.",
+        "megatron-core 0.16.1, megatron/core/num_microbatches_calculator.py",
     ),
     "GK421": Code(
         "fewer rows than one global batch",

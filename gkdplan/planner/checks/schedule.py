@@ -5,6 +5,7 @@ from math import ceil
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
+from gkdplan.planner.checks.laid_out import LaidOut, laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, rule
 from gkdplan.planner.draft import num_steps, num_train_rows
 from gkdplan.planner.layout import axis_degrees, world_size_of
@@ -17,16 +18,19 @@ LARGEST_MICRO = 4096
 
 @rule("GK420")
 def global_batch_divides(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """global % (micro x data) (megatron/core/num_microbatches_calculator.py)."""
-    data = _data_ranks(plan)
+    """global % (micro x data), for each model's data ranks
+    (megatron/core/num_microbatches_calculator.py)."""
     micro, rows = plan.batch.micro, plan.batch.global_
-    if rows % (micro * data):
+    for model in laid_out(plan, facts):
+        data = axis_degrees(model.parallel, model.world_size).data
+        if not data or rows % (micro * data) == 0:
+            continue
         whole = rows // (micro * data)
         globals_ = (n * micro * data for n in (whole, whole + 1) if n)
         yield Finding(
             f"a global batch of {rows:,} rows is not divisible by {micro * data:,}",
             "batch.global",
-            label=f"micro-batches of {micro:,} x {data:,} data ranks",
+            label=f"micro-batches of {micro:,} x {data:,} data ranks{_whose(model)}",
             help=(
                 f"set `batch.global` to {one_of(globals_)}",
                 *(f"set `batch.micro` to {m}" for m in _nearest_micro(micro, rows, data)),
@@ -121,6 +125,11 @@ RULES = (
     rows_fit_positions,
     bf16_is_slow_on_a_cpu,
 )
+
+
+def _whose(model: LaidOut) -> str:
+    """Nothing where both models have the same data ranks."""
+    return "" if len(model.roles) > 1 else f" of {model.name}"
 
 
 def _data_ranks(plan: Plan) -> int:

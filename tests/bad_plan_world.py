@@ -2,8 +2,8 @@
 
 `tests/bad_plans/GKnnn_reason.toml` is a plan, and the text file beside it is the exact outcome in
 a working directory with the models and data of `build_world`. `python tests/bad_plan_world.py`
-writes every outcome anew, with the examples of `gkdplan explain`: read the difference before you
-keep it.
+writes every outcome anew, with the examples of `gkdplan explain` and docs/codes.md: read the
+difference before you keep it.
 """
 
 import contextlib
@@ -20,8 +20,10 @@ from bad_models import write_bad_data, write_bad_models
 from bad_pairs import write_bad_pairs
 
 from gkdplan.cli.main import run
+from gkdplan.codes.reference import reference
 
 BAD_PLANS = Path(__file__).parent / "bad_plans"
+CODES_PAGE = Path(__file__).parents[1] / "docs" / "codes.md"
 EXAMPLES = Path(__file__).parents[1] / "gkdplan" / "cli" / "examples"
 
 CONFIG = {
@@ -123,7 +125,8 @@ def _write_model(directory: Path, tokens: list[str], config: Mapping[str, object
 
 
 def regenerate() -> None:
-    """Write every outcome, and one finding of each code as its example."""
+    """Write every outcome, one finding of each code as its example, and the page of all codes."""
+    CODES_PAGE.write_text(reference())
     EXAMPLES.mkdir(exist_ok=True)
     for example in EXAMPLES.glob("*.txt"):
         example.unlink()

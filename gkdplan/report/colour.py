@@ -10,7 +10,12 @@ _STYLES = (
     (re.compile(r"\bover(?=: peak)"), "bold red"),
     (re.compile(r"^(?:restart|reshard|safe)(?= )", re.MULTILINE), "bold"),
     (re.compile(r"^[a-z]+(?= {2,}\S)", re.MULTILINE), "cyan"),
-    (re.compile(r"^(?:[GM]iB a rank|steps of|moves of).*$", re.MULTILINE), "bold"),
+    (
+        re.compile(
+            r"^(?:[GM]iB(?: a rank|, stage)|the other ranks|steps of|moves of).*$", re.MULTILINE
+        ),
+        "bold",
+    ),
     (re.compile(r"^(?:peak|headroom)  .*$", re.MULTILINE), "bold"),
     (re.compile(r"(?<=^[ \d]\d )[a-z]+", re.MULTILINE), "cyan"),
 )

@@ -1,9 +1,10 @@
 """The dry-run memory report: buffers x phases of each class of ranks, peak, budget, moves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-from gkdplan.report.residency import phases_of, tiers
+from gkdplan.report.residency import phases_of, tiers, timeline
 from gkdplan.report.step_words import duration, verb
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import ClassMemory, RunPlan
@@ -53,16 +54,34 @@ def memory_report(run_plan: RunPlan, width: int) -> str:
 
 
 def memory_tables(run_plan: RunPlan, width: int) -> str:
-    """A table of each class of ranks, then budget and headroom."""
-    tables = [memory_table(run_plan, memory, width) for memory in run_plan.ledger.classes]
-    return "\n\n".join([*tables, wrap("", budget(run_plan), width)])
+    """The table of the fullest ranks, a line for each group of the others, budget and headroom."""
+    fullest = run_plan.ledger.fullest_class
+    parts = [memory_table(run_plan, fullest, width)]
+    if len(run_plan.ledger.classes) > 1:
+        parts.append("\n".join(_columns(other_classes(run_plan))))
+    return "\n\n".join([*parts, wrap("", budget(run_plan), width)])
+
+
+def other_classes(run_plan: RunPlan) -> list[list[str]]:
+    """Ranks, stages, peak and its phase of every class but the fullest, under a head; neighbours
+    that hold the same rows at a peak in the same phase share a line."""
+    unit, fullest = unit_of(run_plan), run_plan.ledger.fullest_class
+    rows = [["the other ranks", "stage", f"peak {unit.name}", "in"]]
+    for phase, group in _alike(run_plan.ledger.classes):
+        members = [memory for memory in group if memory is not fullest]
+        if members:
+            peaks = [memory.phases[phase].peak_bytes for memory in members]
+            stages = runs((memory.stage, memory.stage + 1) for memory in members)
+            edges = dict.fromkeys(unit.format(edge) for edge in (min(peaks), max(peaks)))
+            ranks = ranks_of([run for memory in members for run in memory.ranks])
+            rows.append([ranks, stages, "-".join(edges), phase])
+    return rows
 
 
 def memory_table(run_plan: RunPlan, memory: ClassMemory, width: int) -> str:
     """Buffers x phases of one class; a cell is the bytes on the device, `host`, or `-`."""
     unit, phases = unit_of(run_plan), phases_of(run_plan)
-    title = f"{unit.name} a rank ({ranks_of(memory.ranks)})"
-    rows = [[title, *phases]]
+    rows = [[_title(run_plan, memory), *phases]]
     rows += [
         [name, *(_cell(run_plan, memory, name, phase) for phase in phases)]
         for name in row_names(run_plan, memory)
@@ -86,9 +105,19 @@ def row_names(run_plan: RunPlan, memory: ClassMemory) -> list[str]:
 
 def ranks_of(half_open: Sequence[tuple[int, int]]) -> str:
     """The ranks of a class: `rank 0`, `ranks 0-7`, `ranks 0-1, 4-5`."""
-    runs = [str(first) if end == first + 1 else f"{first}-{end - 1}" for first, end in half_open]
-    only_one = len(runs) == 1 and "-" not in runs[0]
-    return f"{'rank' if only_one else 'ranks'} {', '.join(runs)}"
+    only_one = len(half_open) == 1 and half_open[0][1] == half_open[0][0] + 1
+    return f"{'rank' if only_one else 'ranks'} {runs(half_open)}"
+
+
+def runs(half_open: Iterable[tuple[int, int]]) -> str:
+    """Numbers as `0-7, 9`; runs that touch or overlap are joined."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(half_open):
+        if joined and joined[-1][1] >= start:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return ", ".join(str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in joined)
 
 
 def budget(run_plan: RunPlan) -> str:
@@ -103,22 +132,48 @@ def budget(run_plan: RunPlan) -> str:
 
 
 def move_list(run_plan: RunPlan) -> str:
-    """One aligned line a move, under a title."""
-    if not run_plan.schedule.moves:
+    """One aligned line a move: bytes, time, and all that is on the fullest rank's device then."""
+    memory = run_plan.ledger.fullest_class
+    scenes = [scene for scene in timeline(run_plan, memory) if scene.move]
+    if not scenes:
         return "nothing moves between device and host"
-    rows = [
-        [
-            f"  before {move.phase}",
-            f"{verb(move)} {move.object}",
-            f"{move.from_tier} -> {move.to_tier}",
-            format_bytes(move.num_bytes),
-            duration(move),
-        ]
-        for move in run_plan.schedule.moves
-    ]
+    rows = [["moves of a step", "", "bytes", "time", "on device"]]
+    for scene in scenes:
+        if scene.move:
+            rows.append(
+                [
+                    f"  before {scene.phase}",
+                    f"{verb(scene.move)} {scene.move.object}",
+                    format_bytes(scene.move.num_bytes),
+                    duration(scene.move),
+                    format_bytes(scene.device_bytes),
+                ]
+            )
+    return "\n".join(_columns(rows))
+
+
+def _title(run_plan: RunPlan, memory: ClassMemory) -> str:
+    unit, ranks = unit_of(run_plan).name, ranks_of(memory.ranks)
+    if len(run_plan.ledger.classes) == 1:
+        return f"{unit} a rank ({ranks})"
+    return f"{unit}, stage {memory.stage}, {ranks}"
+
+
+def _alike(classes: Sequence[ClassMemory]) -> Iterator[tuple[Phase, list[ClassMemory]]]:
+    """Runs of classes whose peaks are in one phase and made of the same rows."""
+    for (phase, _), run in groupby(classes, key=_peak_of):
+        yield phase, list(run)
+
+
+def _peak_of(memory: ClassMemory) -> tuple[Phase, frozenset[str]]:
+    phase = max(memory.phases, key=lambda phase: memory.phases[phase].peak_bytes)
+    return phase, frozenset(name for name, size in memory.phases[phase].rows.items() if size)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(["moves of a step", *(line.rstrip() for line in lines)])
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return [line.rstrip() for line in lines]
 
 
 def _cell(run_plan: RunPlan, memory: ClassMemory, name: str, phase: Phase) -> str:

@@ -26,7 +26,7 @@ def memory_chart(
     return tag("div", tag("div", *bars, class_="bars"), _legend(memory, names, unit))
 
 
-def residency_chart(run_plan: RunPlan) -> Markup:
+def residency_table(run_plan: RunPlan) -> Markup:
     """Objects that move x phases, each cell the tier in which the object lies."""
     phases = phases_of(run_plan)
     head = tag("tr", tag("th", "", scope="col"), *(tag("th", p, scope="col") for p in phases))

@@ -1,12 +1,13 @@
 """The parts of the page that show what was decided."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from gkdplan.report import objective, words
 from gkdplan.report.markup import Markup, section, tag
-from gkdplan.report.memory import budget, ranks_of
-from gkdplan.report.memory_chart import memory_chart, memory_figures, residency_chart
+from gkdplan.report.memory import budget, other_classes, ranks_of, unit_of
+from gkdplan.report.memory_chart import memory_chart, memory_figures, residency_table
 from gkdplan.report.outline import labelled
+from gkdplan.report.residency_chart import residency_timeline
 from gkdplan.report.run_chart import source_legend
 from gkdplan.report.step_words import sentence, verb
 from gkdplan.runplan.draw import source_of_step
@@ -23,24 +24,15 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
 
     `measured` has the peaks of the first class of ranks, of the phases that were measured.
     """
-    memory = [
-        part
-        for index, memory in enumerate(run_plan.ledger.classes)
-        for part in (
-            tag("p", ranks_of(memory.ranks), class_="ranks"),
-            memory_chart(run_plan, memory, measured if index == 0 else {}),
-            tag(
-                "details",
-                tag("summary", "the figures"),
-                memory_figures(run_plan, memory),
-            ),
-        )
-    ]
     caption = "planned, and measured where it ran" if measured else "planned, by phase of a step"
-    sections = [section("Memory", caption, *memory, tag("p", budget(run_plan)))]
+    memory = [*_memory(run_plan, measured), tag("p", budget(run_plan))]
+    sections = [section("Memory", caption, *memory)]
     if run_plan.schedule.moves:
-        parts = [residency_chart(run_plan), _moves(run_plan)]
-        sections.append(section("Residency", "where each object lies, by phase", *parts))
+        table = tag("details", tag("summary", "by phase"), residency_table(run_plan))
+        fullest = run_plan.ledger.fullest_class
+        chart = residency_timeline(run_plan, fullest)
+        caption = f"{unit_of(run_plan).name} on {ranks_of(fullest.ranks)}, hatched while they move"
+        sections.append(section("Residency", caption, chart, table, _moves(run_plan)))
     return [
         *sections,
         section("Objective", objective.TITLE, _rows(objective.card_rows(run_plan))),
@@ -49,6 +41,32 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
         section("Steps", f"of a global batch: {words.batch(run_plan)}", _steps(run_plan)),
         section("Decisions", "", _rows(labelled(run_plan))),
     ]
+
+
+def _memory(run_plan: RunPlan, measured: Mapping[Phase, int]) -> Iterator[Markup]:
+    """The bars of the fullest class, and of the first where it was measured; then a line for each
+    group of the others."""
+    classes, fullest = run_plan.ledger.classes, run_plan.ledger.fullest_class
+    shown = [fullest, classes[0]] if measured and classes[0] is not fullest else [fullest]
+    for memory in shown:
+        stage = f", stage {memory.stage}" if len(classes) > 1 else ""
+        yield tag("p", f"{ranks_of(memory.ranks)}{stage}", class_="ranks")
+        yield memory_chart(run_plan, memory, measured if memory is classes[0] else {})
+        figures = memory_figures(run_plan, memory)
+        yield tag("details", tag("summary", "the figures"), figures)
+    if len(classes) > 1:
+        yield _other_classes(run_plan)
+
+
+def _other_classes(run_plan: RunPlan) -> Markup:
+    head, *rows = other_classes(run_plan)
+    table = tag(
+        "table",
+        tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))),
+        tag("tbody", *(tag("tr", *(tag("td", cell) for cell in row)) for row in rows)),
+        class_="others",
+    )
+    return tag("div", table, class_="scroll")
 
 
 def _moves(run_plan: RunPlan) -> Markup:
@@ -89,21 +107,30 @@ def _sources(run_plan: RunPlan) -> list[Markup]:
 
 
 def _layout(run_plan: RunPlan) -> list[Markup]:
-    student, teacher = run_plan.layout.student, run_plan.layout.teacher
-    if student == teacher:
-        return [_mesh(student, "ranks")]
-    return [_mesh(student, "the student's ranks"), _mesh(teacher, "the teacher's ranks")]
-
-
-def _mesh(axes: AxisDegrees, name: str) -> Markup:
-    """A row a data rank, a column a tensor rank, while they can be told apart."""
-    if axes.tensor * axes.data > _MAX_CELLS:
-        return tag("p", f"{name}: {words.degrees(axes)}")
-    ranks = [
-        tag("span", str(rank), title=f"rank {rank}") for rank in range(axes.tensor * axes.data)
+    layout = run_plan.layout
+    if layout.student == layout.teacher:
+        return [_mesh(layout.student, layout.world_size, "ranks")]
+    return [
+        _mesh(layout.student, layout.world_size, "the student's ranks"),
+        _mesh(layout.teacher, layout.world_size, "the teacher's ranks"),
     ]
-    grid = tag("div", *ranks, class_="mesh", style=f"--columns:{axes.tensor}")
-    caption = f"{name}: tensor across, data down"
+
+
+def _mesh(axes: AxisDegrees, world_size: int, name: str) -> Markup:
+    """A tensor group a row, in the order of ranks, while they can be told apart."""
+    if world_size > _MAX_CELLS:
+        return tag("p", f"{name}: {words.degrees(axes)}")
+    per_stage = world_size // axes.pipeline
+
+    def stage(rank: int) -> str:
+        return f", stage {rank // per_stage}" if axes.pipeline > 1 else ""
+
+    cells = [
+        tag("span", str(rank), title=f"rank {rank}{stage(rank)}") for rank in range(world_size)
+    ]
+    grid = tag("div", *cells, class_="mesh", style=f"--columns:{axes.tensor}")
+    down = ["context"] * (axes.context > 1) + ["data"] + ["pipeline"] * (axes.pipeline > 1)
+    caption = f"{name}: tensor across; {', then '.join(down)} down"
     return tag("figure", tag("figcaption", caption), grid)
 
 

@@ -1,7 +1,28 @@
-"""Where the objects that move lie, phase by phase."""
+"""Where objects lie, phase by phase and while something moves."""
 
-from gkdplan.runplan.model import RunPlan
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from gkdplan.runplan.model import ClassMemory, RunPlan
+from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Tier
+
+_OF_ONE_PHASE = ("kv cache", "activations", "loss tiles")
+"""Rows that a phase makes and drops: none of their bytes outlives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A phase, or a move before it: row -> bytes on the device and on the host of one rank."""
+
+    phase: Phase
+    move: Move | None
+    device: Mapping[str, int]
+    host: Mapping[str, int]
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(self.device.values())
 
 
 def phases_of(run_plan: RunPlan) -> list[Phase]:
@@ -17,7 +38,7 @@ def tiers(run_plan: RunPlan) -> dict[str, dict[Phase, Tier]]:
     move finds it. What the ledger counts in a phase is on the device in it, if only for a moment.
     """
     residency: dict[str, dict[Phase, Tier]] = {}
-    moves = sorted(run_plan.schedule.moves, key=lambda move: list(Phase).index(move.phase))
+    moves = moves_in_order(run_plan)
     for name in dict.fromkeys(move.object for move in moves):
         own = [move for move in moves if move.object == name]
         tier = own[0].from_tier
@@ -28,6 +49,61 @@ def tiers(run_plan: RunPlan) -> dict[str, dict[Phase, Tier]]:
                     tier = move.to_tier
             residency[name][phase] = Tier.DEVICE if _is_counted(run_plan, name, phase) else tier
     return residency
+
+
+def moves_in_order(run_plan: RunPlan) -> list[Move]:
+    """The moves of a step as they happen: by phase, and within one as the schedule has them."""
+    return sorted(run_plan.schedule.moves, key=lambda move: list(Phase).index(move.phase))
+
+
+def timeline(run_plan: RunPlan, memory: ClassMemory) -> list[Scene]:
+    """The scenes of a step on a rank of a class: before each phase its moves, then the phase.
+
+    While an object moves it lies on the device whole, beside what both the phase before and the
+    phase after keep there, and beside the other objects that are there between their own moves; a
+    copy lies at both of its ends. An object that returns without a copy has left one on the host.
+    The phase before the first is the last of the step before.
+    """
+    return list(_scenes(run_plan, memory))
+
+
+def _scenes(run_plan: RunPlan, memory: ClassMemory) -> Iterator[Scene]:
+    moves = moves_in_order(run_plan)
+    sizes = {move.object: _largest(memory, move.object) for move in moves}
+    places = {move.object: move.from_tier for move in reversed(moves)}
+    stays_on_host = {m.object for m in moves if m.to_tier is Tier.HOST and not m.seconds}
+    phases = [phase for phase in phases_of(run_plan) if phase in memory.phases]
+    for index, phase in enumerate(phases):
+        rows, before = memory.phases[phase].rows, memory.phases[phases[index - 1]].rows
+        kept = {
+            name: min(num_bytes, before[name])
+            for name, num_bytes in rows.items()
+            if name in before and name not in sizes and name not in _OF_ONE_PHASE
+        }
+        for move in (move for move in moves if move.phase is phase):
+            on_device = {n for n in sizes if places[n] is Tier.DEVICE} | {move.object}
+            on_host = _on_host(places) | stays_on_host | _host_end(move)
+            yield Scene(phase, move, kept | _sized(sizes, on_device), _sized(sizes, on_host))
+            places[move.object] = move.to_tier
+        yield Scene(phase, None, rows, _sized(sizes, _on_host(places) | stays_on_host))
+
+
+def _on_host(places: Mapping[str, Tier]) -> set[str]:
+    return {name for name, tier in places.items() if tier is Tier.HOST}
+
+
+def _host_end(move: Move) -> set[str]:
+    return {move.object} if Tier.HOST in (move.from_tier, move.to_tier) else set()
+
+
+def _sized(sizes: Mapping[str, int], names: set[str]) -> dict[str, int]:
+    """Those of the objects that the rank has a share of."""
+    return {name: size for name, size in sizes.items() if name in names and size}
+
+
+def _largest(memory: ClassMemory, name: str) -> int:
+    """The bytes of an object on a rank: those it has on the device where it is there."""
+    return max(phase.rows.get(name, 0) for phase in memory.phases.values())
 
 
 def _is_counted(run_plan: RunPlan, name: str, phase: Phase) -> bool:

@@ -187,15 +187,15 @@ def test_big_plans_are_told_in_gib(run_plan):
     assert "peak 61.0 of 80.0 GiB" in header(replace(run_plan, ledger=big))
 
 
-def test_each_class_of_ranks_has_its_table(run_plan):
+def test_the_first_of_the_fullest_ranks_has_the_table_and_others_a_line(run_plan):
     (memory,) = run_plan.ledger.classes
     classes = (
         ClassMemory(((0, 1),), 0, 0, memory.phases),
         ClassMemory(((1, 2), (4, 8)), 1, 0, memory.phases),
     )
     report = memory_report(replace(run_plan, ledger=replace(run_plan.ledger, classes=classes)), 80)
-    assert "MiB a rank (rank 0)" in report
-    assert "MiB a rank (ranks 1, 4-7)" in report
+    assert "MiB, stage 0, rank 0 " in report
+    assert "ranks 1, 4-7     1      2,013.5   student" in report
 
 
 def test_an_object_stays_where_its_last_move_left_it(run_plan):

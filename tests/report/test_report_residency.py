@@ -1,0 +1,203 @@
+from dataclasses import replace
+
+import pytest
+from test_report_page import Page
+
+from gkdplan.report.memory import memory_report
+from gkdplan.report.page import lock_page
+from gkdplan.report.residency import timeline
+from gkdplan.report.residency_chart import residency_timeline
+from gkdplan.runplan.model import ClassMemory, PhaseMemory, Schedule
+from gkdplan.runplan.steps import Move
+from gkdplan.vocab import Phase, Tier
+
+MiB = 2**20
+
+
+def scenes_of(run_plan):
+    return timeline(run_plan, run_plan.ledger.fullest_class)
+
+
+def in_mib(rows):
+    return {name: num_bytes / MiB for name, num_bytes in rows.items()}
+
+
+def with_optimizer_away(run_plan):
+    """The optimizer's state comes for its update and is copied back after it."""
+    name, size = "student main + Adam", 560 * MiB
+    moves = (
+        *run_plan.schedule.moves,
+        Move(Phase.OPTIMIZER, name, Tier.HOST, Tier.DEVICE, size, 0.1),
+        Move(Phase.CHECKPOINT, name, Tier.DEVICE, Tier.HOST, size, 0.1),
+    )
+    (memory,) = run_plan.ledger.classes
+    phases = {
+        phase: in_phase
+        if phase is Phase.OPTIMIZER
+        else replace(in_phase, rows={n: b for n, b in in_phase.rows.items() if n != name})
+        for phase, in_phase in memory.phases.items()
+    }
+    ledger = replace(run_plan.ledger, classes=(replace(memory, phases=phases),))
+    return replace(run_plan, schedule=Schedule(moves), ledger=ledger)
+
+
+def test_the_scenes_are_the_phases_with_their_moves_before_them(run_plan):
+    told = [(scene.phase, scene.move and scene.move.to_tier) for scene in scenes_of(run_plan)]
+    assert told == [
+        (Phase.GENERATE, Tier.DEVICE),
+        (Phase.GENERATE, None),
+        (Phase.TEACHER, None),
+        (Phase.STUDENT, Tier.HOST),
+        (Phase.STUDENT, None),
+        (Phase.OPTIMIZER, None),
+        (Phase.CHECKPOINT, None),
+    ]
+
+
+def test_a_moving_object_lies_beside_what_outlives_the_phase(run_plan):
+    fetch, _, _, leave, *_ = scenes_of(run_plan)
+    resident = {
+        "student params": 280.0,
+        "student grads": 280.0,
+        "student main + Adam": 560.0,
+        "teacher head": 108.0,
+        "teacher body": 405.0,
+    }
+    assert in_mib(fetch.device) == resident
+    # the payload is made in the teacher's phase and read in the student's; activations are not
+    assert in_mib(leave.device) == {**resident, "payload (hidden)": 2.0}
+
+
+def test_a_phase_has_the_rows_of_the_ledger(run_plan):
+    (memory,) = run_plan.ledger.classes
+    for scene in scenes_of(run_plan):
+        if scene.move is None:
+            assert scene.device == memory.phases[scene.phase].rows
+
+
+def test_an_object_that_returns_without_a_copy_never_left_the_host(run_plan):
+    assert [in_mib(scene.host) for scene in scenes_of(run_plan)] == [{"teacher body": 405.0}] * 7
+
+
+def test_an_object_that_is_copied_back_is_at_one_place_between_its_moves(run_plan):
+    scenes = scenes_of(with_optimizer_away(run_plan))
+    name = "student main + Adam"
+    places = [
+        (scene.phase, bool(scene.move), name in scene.device, name in scene.host)
+        for scene in scenes
+        if scene.phase in (Phase.STUDENT, Phase.OPTIMIZER, Phase.CHECKPOINT)
+        and (scene.move is None or scene.move.object == name)
+    ]
+    assert places == [
+        (Phase.STUDENT, False, False, True),
+        (Phase.OPTIMIZER, True, True, True),
+        (Phase.OPTIMIZER, False, True, False),
+        (Phase.CHECKPOINT, True, True, True),
+        (Phase.CHECKPOINT, False, False, True),
+    ]
+
+
+def test_another_object_that_is_there_counts_while_one_moves(run_plan):
+    moves = (
+        Move(Phase.TEACHER, "teacher body", Tier.HOST, Tier.DEVICE, 405 * MiB, 0.1),
+        Move(Phase.TEACHER, "teacher head", Tier.HOST, Tier.DEVICE, 108 * MiB, 0.1),
+        Move(Phase.STUDENT, "teacher head", Tier.DEVICE, Tier.HOST, 108 * MiB, 0.0),
+        Move(Phase.STUDENT, "teacher body", Tier.DEVICE, Tier.HOST, 405 * MiB, 0.0),
+    )
+    scenes = [s for s in scenes_of(replace(run_plan, schedule=Schedule(moves))) if s.move]
+    beside = [{n for n in ("teacher body", "teacher head") if n in s.device} for s in scenes]
+    both = {"teacher body", "teacher head"}
+    assert beside == [{"teacher body"}, both, both, {"teacher body"}]
+
+
+@pytest.mark.parametrize("change", [lambda plan: plan, with_optimizer_away])
+def test_no_move_needs_more_than_the_phases_beside_it(run_plan, change):
+    changed = change(run_plan)
+    (memory,) = changed.ledger.classes
+    phases = list(memory.phases)
+    for scene in scenes_of(changed):
+        beside = (phases[phases.index(scene.phase) - 1], scene.phase)
+        assert scene.device_bytes <= max(memory.phases[phase].peak_bytes for phase in beside)
+
+
+def test_each_move_is_listed_with_all_that_is_on_the_device(run_plan):
+    lines = memory_report(run_plan, 80).splitlines()[-3:]
+    assert lines[0].split()[-2:] == ["on", "device"]
+    assert lines[1].split()[-2:] == ["1.6", "GiB"]  # 1228 + 405 = 1633 MiB
+    assert lines[2].split()[-2:] == ["1.6", "GiB"]  # 1230 + 405 = 1635 MiB
+
+
+def test_a_picture_has_every_block_to_scale_and_hatches_what_moves(run_plan):
+    (memory,) = run_plan.ledger.classes
+    page = Page(residency_timeline(run_plan, memory))
+    scenes = scenes_of(run_plan)
+    heights = [float(a["height"]) for a in page.of_class("block")]
+    sizes = [
+        num_bytes
+        for scene in scenes
+        for rows in (scene.device, scene.host)
+        for num_bytes in rows.values()
+    ]
+    assert len(heights) == len(sizes)
+    largest = max(scene.device_bytes for scene in scenes)
+    assert sum(heights) == pytest.approx(220 * sum(sizes) / largest, rel=1e-2)
+    # the fetch copies between both ends; the return only frees the device
+    assert len(page.of_class("hatch")) == 3
+    assert {"generate", "fetch teacher", "return teacher", "no copy"} <= set(page.text)
+
+
+def test_a_page_of_a_plan_without_moves_has_no_timeline(run_plan):
+    html = lock_page(replace(run_plan, schedule=Schedule(())))
+    assert Page(html).of_class("timeline") == []
+
+
+def staged(run_plan, peaks):
+    """A stage a peak: a class of two ranks each, whose peak is in the student's phase."""
+    (memory,) = run_plan.ledger.classes
+    student = memory.phases[Phase.STUDENT]
+    classes = tuple(
+        ClassMemory(
+            ((2 * stage, 2 * stage + 2),),
+            stage,
+            0,
+            {
+                **memory.phases,
+                Phase.STUDENT: PhaseMemory(
+                    {**student.rows, **({"loss tiles": 0} if stage < len(peaks) - 1 else {})},
+                    peak,
+                ),
+            },
+        )
+        for stage, peak in enumerate(peaks)
+    )
+    return replace(
+        run_plan, ledger=replace(run_plan.ledger, classes=classes, peak_bytes=max(peaks))
+    )
+
+
+def test_sixteen_stages_are_one_table_and_a_line_for_each_group(run_plan):
+    peaks = [(3000 - 50 * stage) * MiB for stage in range(15)] + [2500 * MiB]
+    lines = memory_report(staged(run_plan, peaks), 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("MiB, stage 0, ranks 0-1 ")
+    start = lines.index("the other ranks  stage  peak MiB         in")
+    # the last stage has the loss, so its peak is made of other rows
+    assert lines[start + 1 : start + 4] == [
+        "ranks 2-29       1-14   2,300.0-2,950.0  student",
+        "ranks 30-31      15     2,500.0          student",
+        "",
+    ]
+    assert sum(line.startswith("student params") for line in lines) == 1
+
+
+def test_the_fullest_stage_has_the_table_wherever_it_is(run_plan):
+    lines = memory_report(staged(run_plan, [2500 * MiB, 3000 * MiB, 2500 * MiB, 2400 * MiB]), 80)
+    assert lines.startswith("MiB, stage 1, ranks 2-3 ")
+    assert "ranks 0-1, 4-5   0, 2   2,500.0   student" in lines
+
+
+def test_a_page_draws_the_fullest_class_and_lists_the_others(run_plan):
+    page = Page(lock_page(staged(run_plan, [2500 * MiB, 3000 * MiB, 2400 * MiB])))
+    assert page.text.count("ranks 2-3, stage 1") == 1
+    assert "ranks 4-5" in page.text
+    assert len(page.of_class("bars")) == 1

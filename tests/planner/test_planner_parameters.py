@@ -95,11 +95,15 @@ def test_absurdly_many_ranks_cost_no_time():
     assert state.optimizer_bytes > 0
 
 
-def test_the_piece_updated_at_one_time_is_a_parameters_part_in_one_shard():
+def test_an_update_makes_two_arrays_of_a_piece_beside_one_of_the_piece_before():
     # Last one first: b at 0-60, a from the next multiple of 64: 64-164; the buffer ends at 256, so
-    # shards meet at 128: a is cut into 64 and 36.
+    # shards meet at 128: a is cut into 64 and 36. The first shard updates b, then 64 of a.
     parameters = (Parameter("a", 100), Parameter("b", 60))
     state = state_of(parameters, Dtype.BF16, 2, distributed=True)
     assert state.owned_elements == 60 + 64
-    assert state.largest_bytes == 64 * 4
-    assert state_of(parameters, Dtype.BF16, 2, distributed=False).largest_bytes == 100 * 4
+    assert state.update_bytes == (2 * 64 + 60) * 4
+    # Not divided, a is the first and b, the smaller, the second: 2 x 100 or 2 x 60 + 100.
+    assert state_of(parameters, Dtype.BF16, 2, distributed=False).update_bytes == 220 * 4
+    # A vector in between is updated with the other vectors.
+    between = (parameters[0], Parameter("norm", 7, is_vector=True), parameters[1])
+    assert state_of(between, Dtype.BF16, 2, distributed=False).update_bytes == 220 * 4

@@ -34,8 +34,10 @@ def chunk_bytes(model: RankModel, batch: Batch) -> int:
 
 
 def final_norm_bytes(model: RankModel, batch: Batch) -> int:
-    """What the norm before the head keeps; its output, the loss's input, is counted here too."""
-    return _norm_bytes(model, batch) if model.stage.is_last else 0
+    """What the norm before the head keeps; the loss takes what it needs of its output."""
+    if not model.stage.is_last:
+        return 0
+    return _norm_bytes(model, batch) - boundary_bytes(model, batch)
 
 
 def layer_bytes(model: RankModel, batch: Batch) -> int:
@@ -65,13 +67,36 @@ def backward_bytes(model: RankModel, batch: Batch) -> int:
 
     The gradient of its output is there: received from the next stage, or left by the final norm,
     which is released. The most is reached either at the down projection (gradients of its input and
-    of its weight) or inside the gated unit (two more of the MLP's width).
+    of its weight, from the gathered gradient of its output under sequence parallelism) or inside
+    the gated unit (two more of the MLP's width).
     """
     width = model.dtype.num_bytes * model.ffn_size
     down_projection = width * (batch.num_tokens + model.shape.hidden_size)
+    down_projection += gather_bytes(model, batch)
     gated_unit = 2 * width * batch.num_tokens
     released = final_norm_bytes(model, batch) - boundary_bytes(model, batch)
     return max(0, max(down_projection, gated_unit) - released)
+
+
+def embedding_bytes(model: RankModel, batch: Batch) -> int:
+    """The backward of the embedding: the gradient of the matrix, as large as it, that of its
+    output, of all tokens on every tensor rank, and that of the stage's output, held to the end.
+
+    Tensor ranks have a copy of the second, as each clears the tokens of the other ranks
+    (megatron/core/tensor_parallel/layers.py, VocabParallelEmbedding).
+    """
+    matrix = model.head_elements * model.dtype.num_bytes
+    num_copies = 1 if model.tensor == 1 else 2
+    output = num_copies * batch.num_tokens * model.shape.hidden_size * model.dtype.num_bytes
+    received = 0 if model.stage.is_last else boundary_bytes(model, batch)
+    return matrix + output + received
+
+
+def input_bytes(model: RankModel, batch: Batch) -> int:
+    """A received input beside what the first layer keeps of it: where the norm works in float32 it
+    keeps a copy, and the pipeline's schedule the input."""
+    is_copied = not model.kernels.norm and model.dtype.num_bytes < FP32_BYTES
+    return boundary_bytes(model, batch) if is_copied else 0
 
 
 def mlp_bytes(model: RankModel, num_tokens: int) -> int:
@@ -81,17 +106,16 @@ def mlp_bytes(model: RankModel, num_tokens: int) -> int:
     return num_tokens * num_widths * model.ffn_size * model.dtype.num_bytes
 
 
-def hidden_bytes(model: RankModel, batch: Batch, num_response_tokens: int) -> int:
-    """The final hidden states as the loss takes them: those of response tokens, and under sequence
-    parallelism those of all tokens, gathered."""
-    num_tokens = num_response_tokens + (batch.num_tokens if model.sequence else 0)
-    return num_tokens * model.shape.hidden_size * model.dtype.num_bytes
+def response_bytes(model: RankModel, num_response_tokens: int) -> int:
+    """The final hidden states as the loss takes them, those of response tokens."""
+    return num_response_tokens * model.shape.hidden_size * model.dtype.num_bytes
 
 
 def gather_bytes(model: RankModel, batch: Batch) -> int:
-    """Megatron's buffer for the gathered input of a layer under sequence parallelism: N h w.
+    """Gathered hidden states of all tokens under sequence parallelism: N h w.
 
-    It is allocated once and stays (megatron/core/utils.py, GlobalMemoryBuffer).
+    Those of a trained layer's input are in a buffer that is allocated once and stays
+    (megatron/core/utils.py, GlobalMemoryBuffer).
     """
     if not model.sequence:
         return 0

@@ -19,13 +19,12 @@ from gkdplan.planner.memory.buffer import (
 )
 from gkdplan.planner.memory.checkpoint import state_file_bytes, student_files_bytes
 from gkdplan.planner.memory.evaluation import evaluation_buffers
-from gkdplan.planner.memory.optimizer import NUM_UPDATE_COPIES
 from gkdplan.planner.memory.overhead import overhead_buffers
 from gkdplan.planner.memory.rank import Rank, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
 from gkdplan.planner.memory.teacher import forward_buffers, weight_buffers
 from gkdplan.runplan.model import RankClass
-from gkdplan.vocab import Dtype, Phase, Role
+from gkdplan.vocab import Phase, Role
 
 
 def price_buffers(draft: Draft, ranks: RankClass, device: Device) -> tuple[Buffer, ...]:
@@ -61,18 +60,10 @@ def _resident(rank: Rank) -> Iterator[Buffer]:
     yield Buffer(STUDENT_PARAMS, state.parameter_bytes, FIRST, LAST)
     yield Buffer(STUDENT_GRADS, state.gradient_bytes, FIRST, LAST)
     yield Buffer(STUDENT_STATE, state.optimizer_bytes, FIRST, LAST)
-    yield Buffer(TEMPORARIES, _gather_bytes(rank) + _angle_bytes(rank), FIRST, LAST)
-    update = NUM_UPDATE_COPIES[rank.draft.layout.backend] * state.largest_bytes
-    yield Buffer(TEMPORARIES, update, Phase.OPTIMIZER, Phase.OPTIMIZER)
-
-
-def _gather_bytes(rank: Rank) -> int:
-    """Megatron keeps one gather buffer for each dtype, as large as its largest use."""
-    largest: dict[Dtype, int] = {}
-    for share in (rank.student, rank.teacher):
-        num_bytes = activations.gather_bytes(share.model, share.batch)
-        largest[share.model.dtype] = max(num_bytes, largest.get(share.model.dtype, 0))
-    return sum(largest.values())
+    gathered = activations.gather_bytes(rank.student.model, rank.student.batch)
+    yield Buffer(TEMPORARIES, gathered + _angle_bytes(rank), FIRST, LAST)
+    if rank.draft.layout.backend == "gloo":
+        yield Buffer(TEMPORARIES, state.update_bytes, Phase.OPTIMIZER, Phase.OPTIMIZER)
 
 
 def _angle_bytes(rank: Rank) -> int:

@@ -23,7 +23,7 @@ def evaluation_buffers(rank: Rank) -> Iterator[Buffer]:
     if not rank.has_loss:
         yield Buffer(ACTIVATIONS, passing, phase, phase, moment)
         return
-    hidden = activations.hidden_bytes(student.model, student.batch, student.num_response_tokens)
+    hidden = activations.response_bytes(student.model, student.num_response_tokens)
     from_hidden_states = replace(rank.loss, payload=Payload.HIDDEN)
     yield Buffer(ACTIVATIONS, passing + hidden, phase, phase, moment)
     yield Buffer(LOSS_TILES, from_hidden_states.tile_bytes(), phase, phase, moment)

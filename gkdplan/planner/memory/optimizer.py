@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 from gkdplan.planner.memory.model import RankModel
-from gkdplan.planner.memory.parameters import Parameter, largest_elements, num_elements
+from gkdplan.planner.memory.parameters import Parameter, num_elements
 from gkdplan.runplan.model import AxisDegrees
 from gkdplan.vocab import Dtype
 
@@ -16,10 +17,6 @@ PARAMETER_ALIGNMENT = 64
 BUCKET_ALIGNMENT = 128
 """Elements; with a distributed optimizer a bucket ends at a multiple of it and of the number of
 its shards."""
-
-NUM_UPDATE_COPIES = {"gloo": 2, "nccl": 0}
-"""Arrays as large as the updated piece that AdamW makes: torch's the root of the second moment and
-its quotient, Transformer Engine's none."""
 
 Span = tuple[int, int]
 
@@ -42,8 +39,9 @@ class TrainingState:
     optimizer_bytes: int
     owned_elements: int
     """Elements whose main weights and moments this rank keeps."""
-    largest_bytes: int
-    """The largest piece that Adam updates at one time, float32."""
+    update_bytes: int
+    """What torch's AdamW, which Megatron takes on a CPU, makes at most while it updates;
+    Transformer Engine's makes nothing."""
     bucket_bytes: int
     """The largest part of the gradients that is reduced at one time, float32."""
 
@@ -80,64 +78,81 @@ def training_state(
         gradient_bytes=sum(bucket.num_elements for bucket in buckets) * FP32_BYTES,
         optimizer_bytes=owned * num_copies * FP32_BYTES,
         owned_elements=owned,
-        largest_bytes=max(bucket.largest_piece for bucket in buckets) * FP32_BYTES,
+        update_bytes=max(bucket.update_elements for bucket in buckets) * FP32_BYTES,
         bucket_bytes=max(bucket.num_elements for bucket in buckets) * FP32_BYTES,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """Elements, padding among them; those of its fullest shard; the largest piece in any shard."""
+    """Elements, padding among them, and of the fullest shard: those that it owns, and those of the
+    arrays that an update makes."""
 
     num_elements: int
     owned_elements: int
-    largest_piece: int
+    update_elements: int
+
+
+@dataclass(slots=True)
+class _Update:
+    """The arrays that AdamW makes for one piece of a parameter after the other: the root of the
+    second moment and the quotient with it, while the quotient of the piece before is still there.
+    Matrices and vectors are updated apart."""
+
+    before: int = 0
+    largest: int = 0
+
+    def of(self, num_elements: int, is_vector: bool) -> None:
+        before = 0 if is_vector else self.before
+        self.largest = max(self.largest, 2 * num_elements + before)
+        self.before = self.before if is_vector else num_elements
 
 
 def _buckets(buffer: GradientBuffer, distributed: bool) -> Iterator[_Bucket]:
-    """Without a distributed optimizer there is one, neither padded nor cut."""
+    """Without a distributed optimizer there is one, neither padded nor cut; with it the last
+    parameter comes first, and a shared embedding, first or last, has a bucket of its own."""
     if not distributed:
+        update = _Update()
+        for parameter in buffer.parameters:
+            update.of(parameter.num_elements, parameter.is_vector)
         length = num_elements(buffer.parameters)
-        yield _Bucket(length, length, largest_elements(buffer.parameters))
+        yield _Bucket(length, length, update.largest)
         return
-    for parameters in _runs(buffer.parameters):
-        spans, length = _place(parameters, buffer.num_shards)
-        share = _largest_share(spans, length // buffer.num_shards, buffer.num_shards)
-        yield _Bucket(length, *share)
+    before = 0
+    for _, run in groupby(reversed(buffer.parameters), key=lambda parameter: parameter.is_shared):
+        bucket, before = _cut_bucket(tuple(run), buffer.num_shards, before)
+        yield bucket
 
 
-def _runs(parameters: tuple[Parameter, ...]) -> Iterator[tuple[Parameter, ...]]:
-    """The parameters of each bucket: a shared embedding has its own, first or last."""
-    shared = tuple(parameter for parameter in parameters if parameter.is_shared)
-    others = tuple(parameter for parameter in parameters if not parameter.is_shared)
-    return filter(None, (shared, others))
+def _cut_bucket(
+    parameters: tuple[Parameter, ...], num_shards: int, before: int
+) -> tuple[_Bucket, int]:
+    """A bucket, and the largest piece that is the last of any shard; `before` is that of the bucket
+    before it."""
+    spans, length = _place(parameters, num_shards)
+    shard = length // num_shards
+    if max(end - start for start, end in spans) >= 2 * shard - 1:
+        return _Bucket(length, shard, 2 * shard + min(before, shard)), shard
+    owned = [0] * num_shards
+    updates = [_Update(before) for _ in range(num_shards)]
+    for parameter, (start, end) in zip(parameters, spans, strict=True):
+        for rank in range(start // shard, (end - 1) // shard + 1):
+            piece = min(end, (rank + 1) * shard) - max(start, rank * shard)
+            owned[rank] += piece
+            updates[rank].of(piece, parameter.is_vector)
+    largest = max(update.largest for update in updates)
+    return _Bucket(length, max(owned), largest), max(update.before for update in updates)
 
 
-def _place(parameters: tuple[Parameter, ...], num_shards: int) -> tuple[tuple[Span, ...], int]:
-    """Where each parameter lies in its bucket, last one first, and the bucket's length."""
+def _place(parameters: tuple[Parameter, ...], num_shards: int) -> tuple[list[Span], int]:
+    """Where each parameter lies in its bucket, and the bucket's length."""
     spans = []
     end = 0
-    for parameter in reversed(parameters):
+    for parameter in parameters:
         start = _align(end, PARAMETER_ALIGNMENT)
         end = start + parameter.num_elements
         spans.append((start, end))
-    return tuple(spans), _align(end, math.lcm(num_shards, BUCKET_ALIGNMENT))
-
-
-def _largest_share(spans: tuple[Span, ...], shard: int, num_shards: int) -> tuple[int, int]:
-    """Elements of parameters, padding left out, in the fullest of `num_shards` equal shards, and
-    those of the largest piece of a parameter in any shard."""
-    longest = max(end - start for start, end in spans)
-    if longest >= 2 * shard - 1:
-        return shard, shard
-    shares = [0] * num_shards
-    largest = 0
-    for start, end in spans:
-        for rank in range(start // shard, (end - 1) // shard + 1):
-            piece = min(end, (rank + 1) * shard) - max(start, rank * shard)
-            shares[rank] += piece
-            largest = max(largest, piece)
-    return max(shares), largest
+    return spans, _align(end, math.lcm(num_shards, BUCKET_ALIGNMENT))
 
 
 def _align(position: int, alignment: int) -> int:

@@ -9,12 +9,14 @@ from gkdplan.shape import ModelShape
 class Parameter:
     """One tensor of a rank's shard.
 
-    `is_shared` marks each copy of a tied embedding whose ends lie on different pipeline stages.
+    `is_shared` marks each copy of a tied embedding whose ends lie on different pipeline stages;
+    `is_vector` a norm's weight or a bias, which no weight decay shrinks.
     """
 
     name: str
     num_elements: int
     is_shared: bool = False
+    is_vector: bool = False
 
 
 EMBEDDING = "embedding.word_embeddings.weight"
@@ -48,7 +50,7 @@ def parameters_of_chunk(
     )
     if not is_last:
         return (*embedding, *layers)
-    final_norm = Parameter("decoder.final_layernorm.weight", shape.hidden_size)
+    final_norm = Parameter("decoder.final_layernorm.weight", shape.hidden_size, is_vector=True)
     has_own_head = is_copied or not shape.tied_embeddings
     head = (Parameter(OUTPUT_LAYER, matrix, is_copied),) if has_own_head else ()
     return (*embedding, *layers, final_norm, *head)
@@ -85,4 +87,7 @@ def _layer(shape: ModelShape, tensor: int, prefix: str) -> tuple[Parameter, ...]
         "mlp.linear_fc1.weight": 2 * ffn * hidden,
         "mlp.linear_fc2.weight": hidden * ffn,
     }
-    return tuple(Parameter(f"{prefix}.{name}", size) for name, size in sizes.items())
+    return tuple(
+        Parameter(f"{prefix}.{name}", size, is_vector=name.endswith(("norm.weight", "bias")))
+        for name, size in sizes.items()
+    )

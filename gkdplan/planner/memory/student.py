@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from gkdplan.planner.memory import activations
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, TEMPORARIES, Buffer
 from gkdplan.planner.memory.rank import Rank
-from gkdplan.planner.memory.stage import num_chunks_in_flight
+from gkdplan.planner.memory.stage import (
+    num_chunks_in_flight,
+    num_held_in_backward,
+    num_inputs_in_flight,
+    num_left_at_embedding,
+)
 from gkdplan.vocab import Phase
 
 Moment = tuple[int, int]
@@ -24,20 +29,31 @@ def student_buffers(rank: Rank) -> Iterator[Buffer]:
 
 def _moments(rank: Rank) -> dict[str, Moment]:
     """The loss, where it is; the backward of the last layer of a chunk; and that of the embedding,
-    where it is, whose gradient is as large as the matrix. Other chunks wait for their backward.
-    """
-    model, batch = rank.student.model, rank.student.batch
-    chunk = activations.chunk_bytes(model, batch)
-    num_in_flight = num_chunks_in_flight(model.stage, rank.draft.batch.num_micro_batches)
-    waiting = (num_in_flight - 1) * chunk
-    saved = waiting + chunk + activations.final_norm_bytes(model, batch)
+    where it is. Other chunks wait for their backward."""
+    model, batch, stage = rank.student.model, rank.student.batch, rank.student.model.stage
+    num_micro_batches = rank.draft.batch.num_micro_batches
+    num_in_flight = num_chunks_in_flight(stage, num_micro_batches)
+    boundary = activations.boundary_bytes(model, batch)
+    held = num_held_in_backward(stage, num_micro_batches) * boundary
+    saved = (
+        num_in_flight * activations.chunk_bytes(model, batch)
+        + num_inputs_in_flight(stage, num_in_flight) * activations.input_bytes(model, batch)
+        + activations.final_norm_bytes(model, batch)
+        + held
+    )
     kept = rank.loss.kept_bytes() if rank.has_loss else 0
     moments = {"backward": (saved + activations.backward_bytes(model, batch), kept)}
     if rank.has_loss:
-        hidden = activations.hidden_bytes(model, batch, rank.student.num_response_tokens)
+        hidden = activations.response_bytes(model, rank.student.num_response_tokens)
+        input_before = 0 if stage.is_interleaved else held
         tiles = rank.loss.gradient_bytes() + rank.loss.tile_bytes()
-        moments["loss"] = saved + hidden, tiles
-    if model.stage.is_first:
-        gradient = model.head_elements * model.dtype.num_bytes
-        moments["embedding"] = waiting + gradient, kept
+        moments["loss"] = saved + input_before + hidden, tiles
+    if stage.is_first:
+        num_waiting = num_left_at_embedding(stage, num_micro_batches) - 1
+        waiting = (
+            num_waiting * activations.chunk_bytes(model, batch)
+            + num_inputs_in_flight(stage, num_waiting) * activations.input_bytes(model, batch)
+            + held
+        )
+        moments["embedding"] = waiting + activations.embedding_bytes(model, batch), kept
     return moments

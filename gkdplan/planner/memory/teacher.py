@@ -15,6 +15,7 @@ from gkdplan.planner.memory.buffer import (
 from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.rank import Rank
+from gkdplan.planner.memory.stage import num_held_in_forward
 from gkdplan.vocab import Phase
 
 
@@ -46,7 +47,10 @@ def forward_buffers(rank: Rank) -> Iterator[Buffer]:
     the student does, on the way it lies on both."""
     share, kind, phase = rank.teacher, rank.draft.objective.payload, Phase.TEACHER
     passing = activations.forward_bytes(share.model, share.batch)
-    yield Buffer(ACTIVATIONS, passing, phase, phase)
+    between = activations.boundary_bytes(share.model, share.batch)
+    yield Buffer(
+        ACTIVATIONS, passing + num_held_in_forward(share.model.stage) * between, phase, phase
+    )
     made = payload_bytes(share.model, kind, share.response_tokens_of_all_rows)
     if rank.has_loss and share.model.stage.is_last:
         yield Buffer(PAYLOADS[kind], made, phase, Phase.STUDENT)

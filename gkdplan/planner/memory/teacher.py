@@ -48,9 +48,8 @@ def forward_buffers(rank: Rank) -> Iterator[Buffer]:
     share, kind, phase = rank.teacher, rank.draft.objective.payload, Phase.TEACHER
     passing = activations.forward_bytes(share.model, share.batch)
     between = activations.boundary_bytes(share.model, share.batch)
-    yield Buffer(
-        ACTIVATIONS, passing + num_held_in_forward(share.model.stage) * between, phase, phase
-    )
+    num_held = num_held_in_forward(share.model.stage, rank.draft.batch.num_micro_batches)
+    yield Buffer(ACTIVATIONS, passing + num_held * between, phase, phase)
     made = payload_bytes(share.model, kind, share.response_tokens_of_all_rows)
     if rank.has_loss and share.model.stage.is_last:
         yield Buffer(PAYLOADS[kind], made, phase, Phase.STUDENT)

@@ -27,6 +27,7 @@ unit: $(INSTALLED) $(TEACHER)
 
 bench: $(INSTALLED) $(TEACHER)
 	$(BIN)/python benchmarks/check_cold.py
+	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/loss.py
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, Severity, Span, UserError, error
+from gkdplan.facts.model import Facts
 from gkdplan.runplan.model import RunPlan
 from gkdplan.spec.load import load_plan
 from gkdplan.spec.plan import Plan
@@ -20,12 +21,14 @@ TOOL = f"gkdplan {__version__}"
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What became of a plan file; `run_plan` may be there although there are errors."""
+    """What became of a plan file; `run_plan` may be there although there are errors, and `facts`
+    although there is no run plan."""
 
     plan: Plan | None
     run_plan: RunPlan | None
     diagnostics: tuple[Diagnostic, ...]
     source: Source | None = None
+    facts: Facts | None = None
 
     @property
     def ok(self) -> bool:
@@ -71,8 +74,8 @@ def compile_file(path: str | None) -> Compiled:
     plan = loaded.plan
     if plan is None:
         return Compiled(None, None, loaded.diagnostics)
-    run_plan, findings = _compile(plan)
-    compiled = Compiled(plan, run_plan, findings, loaded.source)
+    facts, run_plan, findings = _compile(plan)
+    compiled = Compiled(plan, run_plan, findings, loaded.source, facts)
     placed = compiled.placed(findings)
     return replace(compiled, diagnostics=tuple(sorted(placed, key=_position)))
 
@@ -82,8 +85,8 @@ def compile_for_device(compiled: Compiled, device: str) -> Compiled:
     assert compiled.plan is not None
     cluster = compiled.plan.cluster.model_copy(update={"device": device})
     plan = compiled.plan.model_copy(update={"cluster": cluster})
-    run_plan, findings = _compile(plan)
-    return Compiled(plan, run_plan, findings)
+    facts, run_plan, findings = _compile(plan)
+    return Compiled(plan, run_plan, findings, facts=facts)
 
 
 @contextmanager
@@ -96,7 +99,7 @@ def blamed(run_plan: RunPlan) -> Iterator[None]:
         raise
 
 
-def _compile(plan: Plan) -> tuple[RunPlan | None, tuple[Diagnostic, ...]]:
+def _compile(plan: Plan) -> tuple[Facts | None, RunPlan | None, tuple[Diagnostic, ...]]:
     from gkdplan.facts.lookup import look_up
     from gkdplan.facts.model import ModelRef
     from gkdplan.planner.checks.declaration import check_plan_alone
@@ -111,9 +114,9 @@ def _compile(plan: Plan) -> tuple[RunPlan | None, tuple[Diagnostic, ...]]:
         eval=plan.data.eval,
     )
     if facts is None:
-        return None, seen + check_plan_alone(plan)
+        return None, None, seen + check_plan_alone(plan)
     compilation = compile_plan(plan, facts, TOOL)
-    return compilation.run_plan, seen + compilation.diagnostics
+    return facts, compilation.run_plan, seen + compilation.diagnostics
 
 
 def _position(finding: Diagnostic) -> tuple[int, int]:

@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "gkdplan.cli.check",
     "plan": "gkdplan.cli.plan",
     "memory": "gkdplan.cli.memory",
+    "search": "gkdplan.cli.search",
     "run": "gkdplan.cli.run",
     "verify": "gkdplan.cli.verify",
     "show": "gkdplan.cli.show",

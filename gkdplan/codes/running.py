@@ -35,7 +35,7 @@ CODES: dict[str, Code] = {
     ),
     "GK507": Code(
         "what running needs is not installed",
-        "Checking and planning need three small packages; training needs torch and megatron-core.",
+        "Checking and planning need four small packages; training needs torch and megatron-core.",
         "Install the extra: `pip install 'gkdplan[run]'`.",
     ),
     "GK508": Code(
@@ -97,6 +97,11 @@ CODES: dict[str, Code] = {
         "a tokenizer that a run has not seen",
         "Teacher and student would learn over ids that were never compared token by token.",
         "Put tokenizer.json beside the model's config.json.",
+    ),
+    "GK520": Code(
+        "a file that is there already",
+        "A plan that was written by hand would be lost.",
+        "Name a file that does not exist yet.",
     ),
     "GK521": Code(
         "weights that cannot be read",

@@ -47,6 +47,10 @@ def test_a_plan_that_does_not_fit_names_the_peak_and_its_largest_rows():
 EDITS = {
     "batch.micro": lambda v: {"batch": {"micro": v}},
     "student.parallel.tensor": lambda v: {"student": {"parallel": {"tensor": v}}},
+    "student.parallel.pipeline": lambda v: {"student": {"parallel": {"pipeline": v}}},
+    "student.recompute": lambda v: {
+        "student": {"recompute": {"granularity": "full", "method": "block", "num_layers": v}}
+    },
     "data.max_length": lambda v: {"data": {"max_length": v}},
 }
 
@@ -54,20 +58,22 @@ EDITS = {
 def test_every_edit_that_is_offered_fits_with_the_peak_that_it_names():
     offered = list(edits_that_fit(h100_plan(), H100))
     assert offered
-    for text in offered:
-        key, value, peak = re.fullmatch(
-            r"set `(\S+)` to (\d+): the peak is (.+) then", text
-        ).groups()
+    before = ledger_of(h100_plan()).peak_bytes
+    for edit in offered:
+        key, value = re.fullmatch(r"set `(\S+)` to .*?(\d+)", edit.description).groups()
         ledger = ledger_of(h100_plan(**EDITS[key](int(value))))
         assert ledger.verdict is not Verdict.OVER
-        assert format_bytes(ledger.peak_bytes) == peak
+        assert edit.peak_bytes == ledger.peak_bytes
+        assert edit.saved_bytes == before - ledger.peak_bytes
+        saved, peak = format_bytes(edit.saved_bytes), format_bytes(edit.peak_bytes)
+        assert edit.sentence.endswith(f": it saves {saved}, the peak is {peak} then")
 
 
 def test_the_micro_batch_that_is_offered_is_the_largest_that_fits():
     (micro,) = (
         int(match[1])
-        for text in edits_that_fit(h100_plan(), H100)
-        if (match := re.match(r"set `batch.micro` to (\d+)", text))
+        for edit in edits_that_fit(h100_plan(), H100)
+        if (match := re.match(r"set `batch.micro` to (\d+)", edit.description))
     )
     larger = [m for m in range(micro + 1, 8) if 16 % (2 * m) == 0]
     assert all(ledger_of(h100_plan(batch={"micro": m})).verdict is Verdict.OVER for m in larger)
@@ -80,8 +86,8 @@ def test_offloading_is_offered_where_the_teacher_is_what_is_too_much():
         data={"max_length": 128},
         generation={"max_completion_length": 128},
     )
-    texts = list(edits_that_fit(crowded, H100))
-    assert any(text.startswith('set `teacher.offload` to "cpu"') for text in texts)
+    edits = list(edits_that_fit(crowded, H100))
+    assert any(edit.description == 'set `teacher.offload` to "cpu"' for edit in edits)
 
 
 def test_a_plan_close_to_the_limit_is_a_warning():

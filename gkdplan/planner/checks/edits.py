@@ -1,31 +1,58 @@
 """Single edits of a plan that could make it fit, and those that do: each is priced first."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Device, Facts
-from gkdplan.planner.checks import layout
+from gkdplan.planner.checks import availability, layout, schedule
 from gkdplan.planner.checks.degrees import possible_degrees
 from gkdplan.planner.checks.schedule import LARGEST_MICRO
 from gkdplan.planner.layout import axis_degrees, world_size_of
+from gkdplan.planner.models import student_shape
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.model import Ledger
-from gkdplan.spec.plan import Plan
+from gkdplan.spec.plan import Plan, Recompute
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Verdict
 
 Edits = Iterator[tuple[str, Plan]]
 
 
-def edits_that_fit(plan: Plan, facts: Facts) -> Iterator[str]:
-    """Of each kind of edit the smallest that makes the plan fit, with the peak that it leaves."""
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What to write, the bytes that it takes off the peak of the fullest rank, and that peak.
+
+    `runs` says whether `gkdplan run` takes the edited plan as far as it takes the plan itself.
+    """
+
+    description: str
+    saved_bytes: int
+    peak_bytes: int
+    runs: bool
+
+    @property
+    def sentence(self) -> str:
+        """set `batch.micro` to 2: it saves 3.1 GiB, the peak is 60.2 GiB then."""
+        saved = f"it saves {format_bytes(self.saved_bytes)}, " if self.saved_bytes > 0 else ""
+        planned = "" if self.runs else " (planned, but not yet run)"
+        peak = f"the peak is {format_bytes(self.peak_bytes)} then"
+        return f"{self.description}{planned}: {saved}{peak}"
+
+
+def edits_that_fit(plan: Plan, facts: Facts) -> Iterator[Edit]:
+    """Of each kind of edit the smallest that makes the plan fit."""
+    peak_bytes = price(plan, facts).ledger.peak_bytes
+    not_run, broken = _num_not_run(plan), broken_rules(plan, facts)
     for edits in _kinds_of_edits(plan, facts):
         for description, edited in edits:
-            if _breaks_a_rule(edited, facts):
+            if broken_rules(edited, facts) - broken:
                 continue
             ledger = price(edited, facts).ledger
             if fits(ledger, facts.device):
-                yield f"{description}: the peak is {format_bytes(ledger.peak_bytes)} then"
+                saved_bytes = peak_bytes - ledger.peak_bytes
+                runs = _num_not_run(edited) <= not_run
+                yield Edit(description, saved_bytes, ledger.peak_bytes, runs)
                 break
 
 
@@ -35,10 +62,18 @@ def fits(ledger: Ledger, device: Device) -> bool:
     return has_host_memory and ledger.verdict is not Verdict.OVER
 
 
-def _breaks_a_rule(plan: Plan, facts: Facts) -> bool:
-    return any(
-        found.severity is Severity.ERROR for rule in layout.RULES for found in rule(plan, facts)
-    )
+def broken_rules(plan: Plan, facts: Facts) -> set[str]:
+    """Codes of the errors among the rules that a layout can break."""
+    return {
+        found.code
+        for rule in (*layout.RULES, *schedule.RULES)
+        for found in rule(plan, facts)
+        if found.severity is Severity.ERROR
+    }
+
+
+def _num_not_run(plan: Plan) -> int:
+    return sum(1 for _ in availability.value_is_run(plan))
 
 
 def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
@@ -46,7 +81,9 @@ def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
     yield _other_offload(plan, "teacher")
     yield _other_offload(plan, "optimizer")
     yield _distributed_optimizer(plan)
-    yield _larger_tensor_degrees(plan, facts)
+    yield _larger_degrees(plan, facts, "tensor")
+    yield _larger_degrees(plan, facts, "pipeline")
+    yield _recompute(plan, facts)
     yield _shorter_prompts(plan)
 
 
@@ -75,18 +112,32 @@ def _distributed_optimizer(plan: Plan) -> Edits:
         yield "set `optimizer.distributed` to true", edited
 
 
-def _larger_tensor_degrees(plan: Plan, facts: Facts) -> Edits:
-    """The smallest first, where the global batch still divides."""
+def _larger_degrees(plan: Plan, facts: Facts, axis: str) -> Edits:
+    """The smallest first, of both models."""
     if plan.teacher.parallel is not None:
         return
-    for tensor in possible_degrees(plan, facts, "student.parallel", "tensor"):
-        parallel = plan.student.parallel.model_copy(update={"tensor": tensor})
-        data = axis_degrees(parallel, world_size_of(plan.cluster)).data
-        divides = plan.batch.global_ % (plan.batch.micro * data) == 0
-        if tensor > plan.student.parallel.tensor and divides:
+    for degree in possible_degrees(plan, facts, "student.parallel", axis):
+        if degree > getattr(plan.student.parallel, axis):
+            parallel = plan.student.parallel.model_copy(update={axis: degree})
             student = plan.student.model_copy(update={"parallel": parallel})
             edited = plan.model_copy(update={"student": student})
-            yield f"set `student.parallel.tensor` to {tensor}", edited
+            yield f"set `student.parallel.{axis}` to {degree}", edited
+
+
+def _recompute(plan: Plan, facts: Facts) -> Edits:
+    """Fewest layers first: by eighths of a chunk's layers, at last all of them."""
+    parallel = plan.student.parallel
+    chunk = student_shape(plan, facts).num_layers // parallel.pipeline // parallel.virtual_pipeline
+    for num_layers in dict.fromkeys(chunk * eighths // 8 for eighths in range(1, 9)):
+        if num_layers:
+            block = Recompute(granularity="full", method="block", num_layers=num_layers)
+            student = plan.student.model_copy(update={"recompute": block})
+            edited = plan.model_copy(update={"student": student})
+            described = (
+                'set `student.recompute` to granularity "full", method "block", '
+                f"num_layers {num_layers}"
+            )
+            yield described, edited
 
 
 def _shorter_prompts(plan: Plan) -> Edits:

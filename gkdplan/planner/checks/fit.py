@@ -127,7 +127,8 @@ def _offload_key(plan: Plan) -> str:
 
 
 def _edits(plan: Plan, facts: Facts) -> tuple[str, ...]:
-    return tuple(edits_that_fit(plan, facts)) or ("no single edit makes it fit",)
+    edits = tuple(edit.sentence for edit in edits_that_fit(plan, facts))
+    return edits or ("no single edit makes it fit",)
 
 
 def _shortfall(ledger: Ledger) -> str:

@@ -93,10 +93,15 @@ def _rows(buffers: Sequence[Buffer]) -> Mapping[str, int]:
     return rows
 
 
-def _verdict(peak: PhaseMemory, budget_bytes: int) -> Verdict:
+def usable_bytes(peak: PhaseMemory, budget_bytes: int) -> int:
+    """The largest peak with the overhead of this one that is not refused."""
     overhead = sum(peak.rows.get(name, 0) for name in OVERHEADS)
+    return overhead + int(USABLE_SHARE * (budget_bytes - overhead))
+
+
+def _verdict(peak: PhaseMemory, budget_bytes: int) -> Verdict:
     if peak.peak_bytes <= SAFE_SHARE * budget_bytes:
         return Verdict.FITS
-    if peak.peak_bytes - overhead <= USABLE_SHARE * (budget_bytes - overhead):
+    if peak.peak_bytes <= usable_bytes(peak, budget_bytes):
         return Verdict.TIGHT
     return Verdict.OVER

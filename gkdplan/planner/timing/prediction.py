@@ -46,8 +46,27 @@ def predict(draft: Draft, moves: Sequence[Move], device: Device) -> Timing:
 
 def likely_step_s(draft: Draft, moves: Sequence[Move], device: Device) -> float:
     """What candidates are ranked by: `predict(...).step.likely`."""
-    named = _named_seconds(draft, moves, _machine(draft, device, LIKELY))
-    return _step_s(named, _sampled_share(draft))
+    return without_student_s(draft, device) + student_s(draft, device) + moves_s(moves)
+
+
+def without_student_s(draft: Draft, device: Device) -> float:
+    """Likely seconds of a step's other phases, moves left out."""
+    machine = _machine(draft, device, LIKELY)
+    return (
+        _sampled_share(draft) * sum(_generation(draft, machine).values())
+        + sum(teacher_seconds(draft, machine).values())
+        + sum(optimizer_seconds(draft, machine).values())
+    )
+
+
+def student_s(draft: Draft, device: Device) -> float:
+    """Likely seconds of the student's phase, moves left out."""
+    return sum(student_seconds(draft, _machine(draft, device, LIKELY)).values())
+
+
+def moves_s(moves: Sequence[Move]) -> float:
+    """Seconds of a step's moves."""
+    return sum(move.seconds for move in moves)
 
 
 def _machine(draft: Draft, device: Device, outlook: int) -> Machine:

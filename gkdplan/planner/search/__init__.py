@@ -1,0 +1,1 @@
+"""Layouts of a plan that keep every rule and fit, ranked by predicted time: docs/search.md."""

@@ -1,0 +1,130 @@
+"""The candidates: meshes of both models, sizes of a micro-batch, recompute and offload."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from gkdplan.facts.model import Facts
+from gkdplan.planner.layout import world_size_of
+from gkdplan.planner.models import student_shape
+from gkdplan.shape import ModelShape
+from gkdplan.spec.plan import Parallel, Plan, Recompute
+
+OFFLOADS = ("none", "cpu")
+
+
+def meshes(plan: Plan, facts: Facts) -> Iterator[Plan]:
+    """The plan with every mesh whose axes divide the ranks; simple ones come first."""
+    for student in _parallels(plan, student_shape(plan, facts)):
+        for teacher in _distinct(_teachers(plan, facts, student)):
+            if teacher != student:
+                yield _with_mesh(plan, student, teacher)
+
+
+def micro_sizes(plan: Plan) -> tuple[int, ...]:
+    """Rows that divide the share of a data rank, rising; none where there is no such share."""
+    parallel = plan.student.parallel
+    ranks = parallel.tensor * parallel.context * parallel.pipeline
+    data = max(1, world_size_of(plan.cluster) // ranks)
+    rows, remainder = divmod(plan.batch.global_, data)
+    return () if remainder else divisors(rows)
+
+
+def recomputes(plan: Plan, num_layers: int) -> tuple[Recompute, ...]:
+    """Nothing, the MLP, the first half of each chunk's layers, every layer."""
+    parallel = plan.student.parallel
+    half = num_layers // (parallel.pipeline * parallel.virtual_pipeline) // 2
+    block = [Recompute(granularity="full", method="block", num_layers=half)] if half else []
+    return (
+        Recompute(),
+        Recompute(granularity="selective", modules=("mlp",)),
+        *block,
+        Recompute(granularity="full", method="uniform", num_layers=1),
+    )
+
+
+def with_micro(plan: Plan, micro: int) -> Plan:
+    return plan.model_copy(update={"batch": plan.batch.model_copy(update={"micro": micro})})
+
+
+def with_savings(plan: Plan, recompute: Recompute, offload: str) -> Plan:
+    student = plan.student.model_copy(update={"recompute": recompute})
+    teacher = plan.teacher.model_copy(update={"offload": offload})
+    return plan.model_copy(update={"student": student, "teacher": teacher})
+
+
+def divisors(number: int) -> tuple[int, ...]:
+    return tuple(d for d in range(1, number + 1) if number % d == 0)
+
+
+def _with_mesh(plan: Plan, student: Parallel, teacher: Parallel | None) -> Plan:
+    return plan.model_copy(
+        update={
+            "student": plan.student.model_copy(update={"parallel": student}),
+            "teacher": plan.teacher.model_copy(update={"parallel": teacher}),
+        }
+    )
+
+
+def _teachers(plan: Plan, facts: Facts, student: Parallel) -> Iterator[Parallel | None]:
+    """The student's mesh, also with stages of its own depth, the plan's, and tensor axes alone."""
+    yield None
+    if student.pipeline > 1:
+        no_stages = {"virtual_pipeline": 1, "first_stage_layers": None, "last_stage_layers": None}
+        for stages in islice(_stages(facts.teacher.shape.num_layers, student.pipeline), 1):
+            yield student.model_copy(update={**no_stages, "stage_layers": None, **stages})
+    if plan.teacher.parallel is not None:
+        yield plan.teacher.parallel
+    for tensor in divisors(world_size_of(plan.cluster)):
+        if tensor <= plan.cluster.devices_per_node:
+            yield Parallel(tensor=tensor, context=student.context)
+
+
+def _distinct(parallels: Iterator[Parallel | None]) -> Iterator[Parallel | None]:
+    seen: list[Parallel | None] = []
+    for parallel in parallels:
+        if parallel not in seen:
+            seen.append(parallel)
+            yield parallel
+
+
+def _parallels(plan: Plan, shape: ModelShape) -> Iterator[Parallel]:
+    world_size = world_size_of(plan.cluster)
+    for pipeline in divisors(world_size):
+        for context in divisors(world_size // pipeline):
+            for tensor in divisors(world_size // pipeline // context):
+                for expert, expert_tensor in _experts(shape, tensor, world_size // pipeline):
+                    for stages in _stages(shape.num_layers, pipeline):
+                        mesh = Parallel(
+                            tensor=tensor,
+                            sequence=plan.student.parallel.sequence if tensor > 1 else None,
+                            pipeline=pipeline,
+                            context=context,
+                            expert=expert,
+                            expert_tensor=expert_tensor,
+                        )
+                        yield mesh.model_copy(update=stages)
+
+
+def _experts(shape: ModelShape, tensor: int, ranks: int) -> Iterator[tuple[int, int]]:
+    """Expert degrees that divide the experts, each expert whole or divided as the rest is."""
+    if shape.moe is None:
+        yield 1, 1
+        return
+    for expert in divisors(shape.moe.num_experts):
+        for expert_tensor in sorted({1, tensor}):
+            if ranks % (expert * expert_tensor) == 0:
+                yield expert, expert_tensor
+
+
+def _stages(num_layers: int, pipeline: int) -> Iterator[dict[str, int]]:
+    """Equal stages in chunks; where the layers do not divide, a shorter last stage, which has the
+    head and the loss too."""
+    if num_layers % pipeline:
+        longer = -(-num_layers // pipeline)
+        last = num_layers - (pipeline - 1) * longer
+        if last > 0:
+            yield {"last_stage_layers": last}
+        return
+    chunks = divisors(num_layers // pipeline) if pipeline > 1 else (1,)
+    for num_chunks in chunks:
+        yield {"virtual_pipeline": num_chunks}

@@ -1,0 +1,144 @@
+"""A search's ranking as a table: layouts that fit, the fastest first, all seconds predicted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gkdplan.report.memory import GIB, MIB, Unit
+from gkdplan.report.words import plural
+from gkdplan.report.wrapping import wrap
+from gkdplan.runplan.model import AxisDegrees, Recompute
+from gkdplan.runplan.ranking import Dropped, Option, Ranking
+from gkdplan.units import format_bytes
+
+_HEADER = (
+    "mesh",
+    "teacher",
+    "micro",
+    "recompute",
+    "offload",
+    "peak",
+    "headroom",
+    "s/step",
+    "tok/s",
+)
+_LEFT_ALIGNED = 2
+_LEGEND = (
+    "mesh is tensor/pipeline/context/expert/data, pipeline x chunks where stages interleave; "
+    "peak and headroom in {unit} of the fullest rank; seconds are predicted, not measured"
+)
+
+
+def ranking_table(ranking: Ranking, width: int = 80) -> str:
+    """The layouts, what each column means, how many candidates there were and what was dropped."""
+    shown = ranking.options
+    unit = GIB if any(option.budget_bytes >= 10 * 2**30 for option in shown) else MIB
+    parts = [_table(shown, unit), wrap("", _LEGEND.format(unit=unit.name), width)] if shown else []
+    return "\n".join([*parts, *(wrap("", line, width) for line in _remarks(ranking, unit))])
+
+
+def ranking_json(ranking: Ranking) -> dict[str, Any]:
+    """`counts`, `options`, `dropped` and `own` as JSON values; `changes` as an object."""
+    dropped, own = ranking.dropped, ranking.own
+    return {
+        "counts": asdict(ranking.counts),
+        "options": [_option_json(option) for option in ranking.options],
+        "dropped": dropped and {**asdict(dropped), "option": _option_json(dropped.option)},
+        "own": own and _option_json(own),
+    }
+
+
+def _option_json(option: Option) -> dict[str, Any]:
+    headroom_bytes = option.budget_bytes - option.peak_bytes
+    return {
+        **asdict(option),
+        "headroom_bytes": headroom_bytes,
+        "changes": dict(option.changes),
+    }
+
+
+def _remarks(ranking: Ranking, unit: Unit) -> Iterator[str]:
+    counts, dropped, own = ranking.counts, ranking.dropped, ranking.own
+    yield (
+        f"{plural(counts.considered, 'candidate')}: {counts.against_rules:,} break a rule, "
+        f"{counts.over:,} do not fit, {counts.fitting:,} fit"
+    )
+    if counts.planned:
+        yield (
+            f"{counts.planned:,} more keep every rule, but `gkdplan run` does not run them yet; "
+            "`--planned` ranks them too"
+        )
+    if any(not option.runs for option in ranking.options):
+        yield "* planned only: `gkdplan run` does not run it yet"
+    if dropped is not None:
+        yield f"the fastest that does not fit: {_lacks(dropped, unit)}"
+    if own is not None:
+        yield f"the plan's own layout: {_described(own)}: {own.step_s:.3g} s a step, {own.verdict}"
+
+
+def _lacks(dropped: Dropped, unit: Unit) -> str:
+    option = dropped.option
+    lacking = [
+        f"{format_bytes(num_bytes)} too much {where}"
+        for num_bytes, where in (
+            (dropped.device_bytes, f"on the device in {option.peak_phase}"),
+            (dropped.host_bytes, "in a node's host memory"),
+        )
+        if num_bytes
+    ]
+    return (
+        f"{_described(option)}: {option.step_s:.3g} s a step, a peak of "
+        f"{unit.format(option.peak_bytes)} of {unit.format(option.budget_bytes)} {unit.name}, "
+        f"{' and '.join(lacking) or 'over'}"
+    )
+
+
+def _described(option: Option) -> str:
+    """2/1/1/1/4, micro 4, recompute none, teacher on the device."""
+    teacher = "" if option.teacher == option.student else f" with teacher {mesh(option.teacher)}"
+    return (
+        f"{mesh(option.student)}{teacher}, micro {option.micro_rows}, recompute "
+        f"{recompute(option.recompute)}, teacher on the {option.teacher_offload}"
+    )
+
+
+def mesh(axes: AxisDegrees) -> str:
+    """tensor/pipeline/context/expert/data; 2/4x3/1/1/2 has four stages of three chunks."""
+    chunks = f"x{axes.virtual_pipeline}" if axes.virtual_pipeline > 1 else ""
+    expert = f"{axes.expert}x{axes.expert_tensor}" if axes.expert_tensor > 1 else axes.expert
+    return f"{axes.tensor}/{axes.pipeline}{chunks}/{axes.context}/{expert}/{axes.data}"
+
+
+def recompute(chosen: Recompute) -> str:
+    """none, mlp, block 9, full."""
+    if chosen.granularity == "selective":
+        return "+".join(chosen.modules)
+    if chosen.granularity == "full" and chosen.method == "block":
+        return f"block {chosen.num_layers}"
+    return chosen.granularity
+
+
+def _table(options: Sequence[Option], unit: Unit) -> str:
+    rows = [_HEADER, *(_row(option, unit) for option in options)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            f"{cell:<{w}}" if index < _LEFT_ALIGNED else f"{cell:>{w}}"
+            for index, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _row(option: Option, unit: Unit) -> tuple[str, ...]:
+    return (
+        mesh(option.student) + ("" if option.runs else "*"),
+        "same" if option.teacher == option.student else mesh(option.teacher),
+        str(option.micro_rows),
+        recompute(option.recompute),
+        option.teacher_offload,
+        unit.format(option.peak_bytes),
+        unit.format(option.budget_bytes - option.peak_bytes),
+        f"{option.step_s:.3g}",
+        f"{option.tokens_per_s:,.0f}",
+    )

@@ -1,0 +1,106 @@
+"""`gkdplan search`: its table, its JSON, the plan it writes and its exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gkdplan.cli.main import run
+from gkdplan.spec.load import load_plan
+
+
+def searched(capsys, *arguments: str) -> tuple[int, str, str]:
+    status = run(["search", *arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_the_fastest_layouts_are_a_table_of_eighty_columns(workplace, capsys):
+    status, out, _ = searched(capsys, "--top", "3")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0].split() == [
+        "mesh", "teacher", "micro", "recompute", "offload", "peak", "headroom", "s/step", "tok/s",
+    ]  # fmt: skip
+    meshes = [line.split()[0] for line in lines[1:4]]
+    assert {*meshes} <= {"1/1/1/1/2", "2/1/1/1/1"}
+    assert lines[4].startswith("mesh is tensor/pipeline/context/expert/data")
+    assert max(map(len, lines)) <= 80
+    assert "predicted, not measured" in " ".join(lines)
+    assert "the plan's own layout: 2/1/1/1/1" in out
+
+
+def test_json_has_the_counts_and_the_layouts(workplace, capsys):
+    status, out, _ = searched(capsys, "--json", "--planned")
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["ok"]
+    assert answer["counts"]["planned"] == 0
+    assert len(answer["options"]) == 10
+    best = answer["options"][0]
+    assert best["headroom_bytes"] == best["budget_bytes"] - best["peak_bytes"]
+    assert answer["own"]["changes"] == {}
+    assert answer["edits"] == []
+
+
+def test_the_best_becomes_a_plan_that_checks(workplace, capsys):
+    Path("plan.toml").write_text("# mine\n" + Path("plan.toml").read_text())
+    _, out, _ = searched(capsys, "--json", "-o", "best.toml")
+    best = json.loads(out)["options"][0]
+    text = Path("best.toml").read_text()
+    assert text.startswith("# mine\n")
+    chosen, own = (
+        load_plan(name, Path(name).read_text()).plan for name in ("best.toml", "plan.toml")
+    )
+    assert chosen is not None
+    assert own is not None
+    assert chosen.student.parallel.tensor == best["student"]["tensor"]
+    assert chosen.batch.micro == best["micro_rows"]
+    assert chosen.distill == own.distill
+    assert run(["check", "best.toml"]) == 0
+
+
+def test_no_file_is_overwritten(workplace, capsys):
+    before = Path("plan.toml").read_text()
+    status, _, err = searched(capsys, "-o", "plan.toml")
+    assert status == 1
+    assert "error[GK520]: `plan.toml` is there already" in err
+    assert Path("plan.toml").read_text() == before
+
+
+def test_where_nothing_fits_the_exit_code_is_1_and_edits_are_named(workplace, capsys):
+    workplace.write_plan(limit="2 GiB")
+    status, out, _ = searched(capsys, "-o", "best.toml")
+    assert status == 1
+    assert "0 fit" in out
+    assert "the fastest that does not fit" in out
+    assert not Path("best.toml").exists()
+
+
+def test_a_plan_that_does_not_fit_gets_edits_with_their_bytes(workplace, capsys):
+    workplace.write_plan(limit="10 GiB")
+    text = Path("plan.toml").read_text().replace('offload = "cpu"', 'offload = "none"')
+    Path("plan.toml").write_text(text)
+    status, out, _ = searched(capsys, "--json")
+    answer = json.loads(out)
+    assert answer["own"]["verdict"] == "over"
+    assert any(edit["saved_bytes"] > 0 for edit in answer["edits"])
+    assert status == (0 if answer["options"] else 1)
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_an_error_that_no_layout_mends_is_shown(workplace, capsys, as_json):
+    text = Path("plan.toml").read_text().replace("steps = 3", 'steps = 3\nloggers = ["wandb"]')
+    Path("plan.toml").write_text(text)
+    status, out, err = searched(capsys, *as_json)
+    assert status == 1
+    assert "GK590" in (out if as_json else err)
+
+
+def test_a_layout_that_breaks_a_rule_is_searched_all_the_same(workplace, capsys):
+    text = Path("plan.toml").read_text().replace("tensor = 2", "tensor = 3")
+    Path("plan.toml").write_text(text)
+    status, out, _ = searched(capsys)
+    assert status == 0
+    assert "1/1/1/1/2" in out
+    assert "own layout" not in out

@@ -1,0 +1,192 @@
+"""The search: what it returns fits, keeps every rule, and is ranked by time."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, data_file, facts, plan
+
+from gkdplan.diagnostics import Severity
+from gkdplan.planner.checks.edits import broken_rules, edits_that_fit, fits
+from gkdplan.planner.compiler import compile_plan
+from gkdplan.planner.pricing import price
+from gkdplan.planner.search.searching import search
+from gkdplan.planner.search.space import meshes, micro_sizes, with_micro
+from gkdplan.runplan.model import AxisDegrees
+from gkdplan.shape import MoeShape
+from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Verdict
+
+KNOWN = facts(QWEN_3B, QWEN_7B, "h100-80gb", train=(data_file(4096),))
+
+
+def wanted(devices: int = 2, nodes: int = 1, **tables) -> Plan:
+    base = {
+        "cluster": {"device": "h100-80gb", "devices_per_node": devices, "num_nodes": nodes},
+        "student": {"model": "student", "dtype": "bf16"},
+        "generation": {"max_completion_length": 512},
+        "data": {"train": ("rows.jsonl",), "max_length": 1536},
+        "batch": {"micro": 4, "global": 16},
+    }
+    return plan(**{**base, **tables})
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return search(wanted(4), KNOWN, top=40, include_planned=True)
+
+
+def test_the_ranking_is_by_time(planned):
+    seconds = [option.step_s for option in planned.ranking.options]
+    assert len(seconds) == 40
+    assert seconds == sorted(seconds)
+
+
+def test_every_layout_compiles_without_errors_to_the_figures_shown(planned):
+    for option, found in zip(planned.ranking.options, planned.plans, strict=True):
+        compiled = compile_plan(found, KNOWN, "test")
+        errors = [d for d in compiled.diagnostics if d.severity is Severity.ERROR]
+        assert not errors, errors
+        run_plan = compiled.run_plan
+        assert run_plan is not None
+        assert option.peak_bytes == run_plan.ledger.peak_bytes
+        assert option.step_s == pytest.approx(run_plan.timing.step.likely)
+        assert (option.student, option.teacher) == (
+            run_plan.layout.student,
+            run_plan.layout.teacher,
+        )
+
+
+def test_its_changes_are_what_makes_the_plan_that_layout(planned):
+    original = wanted(4)
+    for option, found in zip(planned.ranking.options, planned.plans, strict=True):
+        for path, value in option.changes:
+            assert _at(found, path) == value
+            assert _at(original, path) != value
+
+
+def _at(node, path: str):
+    for name in path.split("."):
+        node = None if node is None else getattr(node, name)
+    return node
+
+
+def test_candidates_are_counted_once(planned):
+    counts = planned.ranking.counts
+    parts = counts.against_rules + counts.planned + counts.over + counts.fitting
+    assert parts == counts.considered
+    assert counts.fitting >= 40
+
+
+def test_no_two_layouts_are_the_same(planned):
+    layouts = [
+        (o.student, o.teacher, o.micro_rows, o.recompute, o.teacher_offload, p.student.parallel)
+        for o, p in zip(planned.ranking.options, planned.plans, strict=True)
+    ]
+    assert all(layout not in layouts[:index] for index, layout in enumerate(layouts))
+
+
+def test_only_what_runs_is_ranked_unless_asked_for():
+    ranking = search(wanted(4), KNOWN).ranking
+    assert ranking.options
+    assert all(option.runs for option in ranking.options)
+    assert all(option.student.pipeline == 1 for option in ranking.options)
+    assert all(option.recompute.granularity == "none" for option in ranking.options)
+    assert ranking.counts.planned > ranking.counts.fitting
+
+
+def test_several_nodes_are_no_reason_to_leave_a_layout_out():
+    ranking = search(wanted(2, nodes=2), KNOWN).ranking
+    assert ranking.options
+    assert all(option.runs for option in ranking.options)
+
+
+def test_the_fastest_that_does_not_fit_says_what_it_lacks():
+    ranking = search(wanted(2), KNOWN, include_planned=True).ranking
+    dropped = ranking.dropped
+    assert dropped is not None
+    assert dropped.option.verdict is Verdict.OVER
+    budget = dropped.option.budget_bytes
+    assert dropped.device_bytes >= dropped.option.peak_bytes - budget > 0
+
+
+def test_nothing_fits_where_nothing_can():
+    tiny = {"device": "h100-80gb", "devices_per_node": 2, "memory_limit": "4 GiB"}
+    found = search(wanted(2, cluster=tiny), KNOWN, include_planned=True)
+    assert found.plans == found.ranking.options == ()
+    assert found.ranking.counts.fitting == 0
+    assert found.ranking.dropped is not None
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_memory_does_not_fall_as_micro_batches_grow(data):
+    """What the bisection over micro-batches rests on."""
+    possible = [mesh for mesh in ALL_MESHES if len(micro_sizes(mesh)) > 1]
+    mesh = data.draw(st.sampled_from(possible))
+    offload = data.draw(st.sampled_from(["none", "cpu"]))
+    teacher = mesh.teacher.model_copy(update={"offload": offload})
+    sized = [
+        with_micro(mesh.model_copy(update={"teacher": teacher}), size) for size in micro_sizes(mesh)
+    ]
+    peaks = [price(p, KNOWN).ledger.peak_bytes for p in sized if not broken_rules(p, KNOWN)]
+    assert peaks == sorted(peaks)
+
+
+ALL_MESHES = list(meshes(wanted(8, batch={"micro": 1, "global": 64}), KNOWN))
+
+
+def test_the_space_has_every_axis_and_each_mesh_once():
+    moe = replace(SMOLLM2, num_attention_heads=8, num_kv_heads=4, moe=MoeShape(8, 2, 512))
+    known = facts(moe, moe, "h100-80gb")
+    space = list(meshes(wanted(8), known))
+    axes = [mesh.student.parallel for mesh in space]
+    for axis in ("tensor", "pipeline", "context", "expert", "expert_tensor", "virtual_pipeline"):
+        assert max(getattr(parallel, axis) for parallel in axes) > 1, axis
+    assert any(mesh.teacher.parallel for mesh in space)
+    keys = [(m.student.parallel, m.teacher.parallel) for m in space]
+    assert len(keys) == len({repr(key) for key in keys})
+
+
+def test_a_kept_sequence_setting_goes_with_the_tensor_axis():
+    parallel = {"tensor": 2, "sequence": False}
+    student = {"model": "student", "dtype": "bf16", "parallel": parallel}
+    for mesh in meshes(wanted(4, student=student), KNOWN):
+        expected = False if mesh.student.parallel.tensor > 1 else None
+        assert mesh.student.parallel.sequence is expected
+
+
+def test_the_plans_own_layout_is_told():
+    own = search(wanted(2), KNOWN).ranking.own
+    assert own is not None
+    assert own.student == AxisDegrees(1, False, 2)
+    assert own.changes == ()
+    broken = wanted(2, batch={"micro": 3, "global": 16})
+    assert search(broken, KNOWN).ranking.own is None
+
+
+def test_an_edit_says_the_bytes_that_it_saves():
+    over = wanted(2, batch={"micro": 8, "global": 16})
+    before = price(over, KNOWN).ledger
+    assert not fits(before, KNOWN.device)
+    edits = {edit.description: edit for edit in edits_that_fit(over, KNOWN)}
+    smaller = edits["set `batch.micro` to 2"]
+    after = price(with_micro(over, 2), KNOWN).ledger
+    assert (smaller.peak_bytes, smaller.saved_bytes) == (
+        after.peak_bytes,
+        before.peak_bytes - after.peak_bytes,
+    )
+    assert smaller.runs
+    assert "GiB, the peak is" in smaller.sentence
+
+
+def test_an_edit_that_is_not_run_yet_says_so():
+    cluster = {"device": "h100-80gb", "devices_per_node": 2, "memory_limit": "56 GiB"}
+    over = wanted(cluster=cluster, batch={"micro": 1, "global": 16})
+    edits = {edit.description: edit for edit in edits_that_fit(over, KNOWN)}
+    pipeline = edits["set `student.parallel.pipeline` to 2"]
+    assert not pipeline.runs
+    assert pipeline.saved_bytes > 0
+    assert "(planned, but not yet run)" in pipeline.sentence
+    assert edits["set `student.parallel.tensor` to 2"].runs

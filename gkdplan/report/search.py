@@ -10,22 +10,13 @@ from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import AxisDegrees, Recompute
 from gkdplan.runplan.ranking import Dropped, Option, Ranking
 from gkdplan.units import format_bytes
+from gkdplan.vocab import Tier
 
-_HEADER = (
-    "mesh",
-    "teacher",
-    "micro",
-    "recompute",
-    "offload",
-    "peak",
-    "headroom",
-    "s/step",
-    "tok/s",
-)
+_HEADER = ["mesh", "teacher", "micro", "recompute", "offload", "peak", "free", "s/step", "tok/s"]
 _LEFT_ALIGNED = 2
 _LEGEND = (
     "mesh is tensor/pipeline/context/expert/data, pipeline x chunks where stages interleave; "
-    "peak and headroom in {unit} of the fullest rank; seconds are predicted, not measured"
+    "peak and what it leaves free are {unit} of the fullest rank; seconds are predicted"
 )
 
 
@@ -33,7 +24,11 @@ def ranking_table(ranking: Ranking, width: int = 80) -> str:
     """The layouts, what each column means, how many candidates there were and what was dropped."""
     shown = ranking.options
     unit = GIB if any(option.budget_bytes >= 10 * 2**30 for option in shown) else MIB
-    parts = [_table(shown, unit), wrap("", _LEGEND.format(unit=unit.name), width)] if shown else []
+    parts = (
+        [_table(shown, unit, width), wrap("", _LEGEND.format(unit=unit.name), width)]
+        if shown
+        else []
+    )
     return "\n".join([*parts, *(wrap("", line, width) for line in _remarks(ranking, unit))])
 
 
@@ -94,11 +89,11 @@ def _lacks(dropped: Dropped, unit: Unit) -> str:
 
 
 def _described(option: Option) -> str:
-    """2/1/1/1/4, micro 4, recompute none, teacher on the device."""
+    """2/1/1/1/4, micro 4, recompute none, offload none."""
     teacher = "" if option.teacher == option.student else f" with teacher {mesh(option.teacher)}"
     return (
         f"{mesh(option.student)}{teacher}, micro {option.micro_rows}, recompute "
-        f"{recompute(option.recompute)}, teacher on the {option.teacher_offload}"
+        f"{recompute(option.recompute)}, offload {offload(option)}"
     )
 
 
@@ -107,6 +102,16 @@ def mesh(axes: AxisDegrees) -> str:
     chunks = f"x{axes.virtual_pipeline}" if axes.virtual_pipeline > 1 else ""
     expert = f"{axes.expert}x{axes.expert_tensor}" if axes.expert_tensor > 1 else axes.expert
     return f"{axes.tensor}/{axes.pipeline}{chunks}/{axes.context}/{expert}/{axes.data}"
+
+
+def offload(option: Option) -> str:
+    """What waits on the host: none, teacher, optimizer, both."""
+    away = {
+        "teacher": option.teacher_offload is Tier.HOST,
+        "optimizer": option.optimizer_offload is Tier.HOST,
+    }
+    names = [name for name, is_away in away.items() if is_away]
+    return "both" if len(names) == len(away) else next(iter(names), "none")
 
 
 def recompute(chosen: Recompute) -> str:
@@ -118,11 +123,13 @@ def recompute(chosen: Recompute) -> str:
     return chosen.granularity
 
 
-def _table(options: Sequence[Option], unit: Unit) -> str:
+def _table(options: Sequence[Option], unit: Unit, width: int) -> str:
+    """Aligned, with narrow gaps where wide ones would not leave room."""
     rows = [_HEADER, *(_row(option, unit) for option in options)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    gap = "  " if sum(widths) + 2 * len(widths) - 2 <= width else " "
     return "\n".join(
-        "  ".join(
+        gap.join(
             f"{cell:<{w}}" if index < _LEFT_ALIGNED else f"{cell:>{w}}"
             for index, (cell, w) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
@@ -136,7 +143,7 @@ def _row(option: Option, unit: Unit) -> tuple[str, ...]:
         "same" if option.teacher == option.student else mesh(option.teacher),
         str(option.micro_rows),
         recompute(option.recompute),
-        option.teacher_offload,
+        offload(option),
         unit.format(option.peak_bytes),
         unit.format(option.budget_bytes - option.peak_bytes),
         f"{option.step_s:.3g}",

@@ -22,6 +22,7 @@ class Option:
     micro_rows: int
     recompute: Recompute
     teacher_offload: Tier
+    optimizer_offload: Tier
     peak_bytes: int
     peak_phase: Phase
     budget_bytes: int

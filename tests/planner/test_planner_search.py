@@ -81,7 +81,7 @@ def test_candidates_are_counted_once(planned):
 
 def test_no_two_layouts_are_the_same(planned):
     layouts = [
-        (o.student, o.teacher, o.micro_rows, o.recompute, o.teacher_offload, p.student.parallel)
+        (o.student, o.teacher, o.micro_rows, o.recompute, o.teacher_offload, o.optimizer_offload, p)
         for o, p in zip(planned.ranking.options, planned.plans, strict=True)
     ]
     assert all(layout not in layouts[:index] for index, layout in enumerate(layouts))

@@ -97,10 +97,11 @@ def _smaller_micro_batches(plan: Plan) -> Edits:
 
 
 def _other_offload(plan: Plan, table: str) -> Edits:
-    """What is "auto" already is as good as it can be."""
+    """To where it is not; "auto" has tried both."""
+    offloads = {"none": "cpu", "cpu": "none"}
     section = getattr(plan, table)
-    if section.offload != "auto":
-        offload = "cpu" if section.offload == "none" else "none"
+    if section.offload in offloads:
+        offload = offloads[section.offload]
         edited = plan.model_copy(update={table: section.model_copy(update={"offload": offload})})
         yield f'set `{table}.offload` to "{offload}"', edited
 

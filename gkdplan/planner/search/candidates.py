@@ -8,7 +8,7 @@ from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.edits import fits
 from gkdplan.planner.draft import Draft, draft
 from gkdplan.planner.pricing import price
-from gkdplan.planner.search.space import OFFLOADS, with_micro, with_savings
+from gkdplan.planner.search.space import Saving, with_micro
 from gkdplan.planner.timing.prediction import moves_s, student_s, without_student_s
 from gkdplan.runplan.model import Recompute as DecidedRecompute
 from gkdplan.spec.plan import Plan, Recompute
@@ -41,29 +41,22 @@ def mesh_of(plan: Plan, sizes: Sequence[int], facts: Facts) -> Mesh:
     return Mesh(plan, tuple(sizes), drafts, seconds)
 
 
-def candidates_of(
-    mesh: Mesh, recompute: Recompute, runs: bool, facts: Facts
-) -> Iterator[Candidate]:
-    """Every micro-batch, with the teacher on the device and on the host.
+def candidates_of(mesh: Mesh, saving: Saving, runs: bool, facts: Facts) -> Iterator[Candidate]:
+    """Every micro-batch. Memory does not fall as they grow, so that only the border is sought."""
+    plans = [with_micro(saving.applied_to(mesh.plan), size) for size in mesh.sizes]
+    smallest = price(plans[0], facts)
+    num_fitting = 0
+    if fits(smallest.ledger, facts.device):
+        num_fitting = bisect_left(plans, True, lo=1, key=lambda plan: not _fits(plan, facts))
+    transfer_s = moves_s(smallest.moves)
+    for index, plan in enumerate(plans):
+        student = student_s(_with_recompute(mesh.drafts[index], saving.recompute), facts.device)
+        step_s = mesh.without_student_s[index] + student + transfer_s
+        yield Candidate(plan, step_s, index < num_fitting, runs)
 
-    Memory does not fall as micro-batches grow, so that only the border is sought.
-    """
-    seconds = [
-        rest + student_s(_with_recompute(decided, recompute), facts.device)
-        for decided, rest in zip(mesh.drafts, mesh.without_student_s, strict=True)
-    ]
-    for offload in OFFLOADS:
-        saving = with_savings(mesh.plan, recompute, offload)
-        plans = [with_micro(saving, size) for size in mesh.sizes]
-        priced = [price(plans[0], facts)]
-        num_fitting = 0
-        if fits(priced[0].ledger, facts.device):
-            num_fitting = bisect_left(
-                plans, True, lo=1, key=lambda p: not fits(price(p, facts).ledger, facts.device)
-            )
-        transfer_s = moves_s(priced[0].moves)
-        for index, plan in enumerate(plans):
-            yield Candidate(plan, seconds[index] + transfer_s, index < num_fitting, runs)
+
+def _fits(plan: Plan, facts: Facts) -> bool:
+    return fits(price(plan, facts).ledger, facts.device)
 
 
 def _with_recompute(decided: Draft, recompute: Recompute) -> Draft:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from gkdplan.facts.model import Facts
+from gkdplan.planner.auto_offload import OFFLOADABLE
 from gkdplan.planner.memory.ledger import usable_bytes
 from gkdplan.planner.pricing import price
 from gkdplan.planner.timing.prediction import likely_step_s
@@ -39,8 +40,10 @@ def changes_of(candidate: Plan, plan: Plan) -> Changes:
     changes: list[tuple[str, Value]] = []
     for path, old, new in tables:
         changes += _changes_of_table(path, old, new)
-    if candidate.teacher.offload != plan.teacher.offload:
-        changes.append(("teacher.offload", candidate.teacher.offload))
+    for table in OFFLOADABLE:
+        offload = getattr(candidate, table).offload
+        if offload != getattr(plan, table).offload:
+            changes.append((f"{table}.offload", offload))
     changes += _changes_of_teacher(plan.teacher.parallel, candidate.teacher.parallel)
     if candidate.batch.micro != plan.batch.micro:
         changes.append(("batch.micro", candidate.batch.micro))
@@ -58,6 +61,7 @@ def _option(candidate: Plan, plan: Plan, facts: Facts, runs: bool) -> tuple[Opti
         micro_rows=decided.batch.micro_rows,
         recompute=decided.models.student.recompute,
         teacher_offload=decided.models.teacher.offload,
+        optimizer_offload=decided.optimizer.offload,
         peak_bytes=ledger.peak_bytes,
         peak_phase=ledger.peak_phase,
         budget_bytes=ledger.budget_bytes,

@@ -12,19 +12,19 @@ from gkdplan.planner.checks.laid_out import each_model
 from gkdplan.planner.models import student_shape
 from gkdplan.planner.search.candidates import Candidate, candidates_of, mesh_of
 from gkdplan.planner.search.options import dropped_of, option_of
-from gkdplan.planner.search.space import (
-    OFFLOADS,
-    meshes,
-    micro_sizes,
-    recomputes,
-    with_micro,
-    with_savings,
-)
+from gkdplan.planner.search.space import meshes, micro_sizes, savings, with_micro
 from gkdplan.runplan.ranking import Counts, Dropped, Option, Ranking
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Verdict
 
-SEARCHED = ("student.parallel", "student.recompute", "teacher.parallel", "teacher.offload", "batch")
+SEARCHED = (
+    "student.parallel",
+    "student.recompute",
+    "teacher.parallel",
+    "teacher.offload",
+    "optimizer.offload",
+    "batch.micro",
+)
 """Keys and tables that candidates set."""
 
 
@@ -45,19 +45,19 @@ def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = F
     considered = against_rules = planned = 0
     candidates: list[Candidate] = []
     for mesh in meshes(plan, facts):
-        savings = recomputes(mesh, student_shape(plan, facts).num_layers)
+        of_mesh = savings(mesh, student_shape(plan, facts).num_layers)
         sizes = micro_sizes(mesh) or (mesh.batch.micro,)
         kept = _kept(mesh, sizes, facts)
-        considered += len(sizes) * len(savings) * len(OFFLOADS)
-        against_rules += (len(sizes) - len(kept)) * len(savings) * len(OFFLOADS)
-        running = [_runs(with_savings(mesh, saving, OFFLOADS[0])) for saving in savings]
-        if not include_planned:
-            planned += len(kept) * (len(savings) - sum(running)) * len(OFFLOADS)
-        if not kept or not (include_planned or any(running)):
+        considered += len(sizes) * len(of_mesh)
+        against_rules += (len(sizes) - len(kept)) * len(of_mesh)
+        if not kept:
             continue
-        laid_out = mesh_of(mesh, kept, facts)
-        for saving, runs in zip(savings, running, strict=True):
-            if runs or include_planned:
+        run = [(saving, _runs(saving.applied_to(mesh))) for saving in of_mesh]
+        wanted = [(saving, runs) for saving, runs in run if runs or include_planned]
+        planned += (len(of_mesh) - len(wanted)) * len(kept)
+        if wanted:
+            laid_out = mesh_of(mesh, kept, facts)
+            for saving, runs in wanted:
                 candidates += candidates_of(laid_out, saving, runs, facts)
     candidates.sort(key=lambda candidate: candidate.step_s)
     num_fitting = sum(candidate.fits for candidate in candidates)

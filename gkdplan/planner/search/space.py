@@ -1,6 +1,7 @@
 """The candidates: meshes of both models, sizes of a micro-batch, recompute and offload."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 from gkdplan.facts.model import Facts
@@ -9,7 +10,26 @@ from gkdplan.planner.models import student_shape
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Parallel, Plan, Recompute
 
-OFFLOADS = ("none", "cpu")
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """What a layout does for memory at the cost of time; offloads as the plan writes them."""
+
+    recompute: Recompute
+    teacher_offload: str
+    optimizer_offload: str
+
+    def applied_to(self, plan: Plan) -> Plan:
+        changes: tuple[tuple[str, str, object], ...] = (
+            ("student", "recompute", self.recompute),
+            ("teacher", "offload", self.teacher_offload),
+            ("optimizer", "offload", self.optimizer_offload),
+        )
+        tables = {
+            table: getattr(plan, table).model_copy(update={key: value})
+            for table, key, value in changes
+        }
+        return plan.model_copy(update=tables)
 
 
 def meshes(plan: Plan, facts: Facts) -> Iterator[Plan]:
@@ -29,7 +49,26 @@ def micro_sizes(plan: Plan) -> tuple[int, ...]:
     return () if remainder else divisors(rows)
 
 
-def recomputes(plan: Plan, num_layers: int) -> tuple[Recompute, ...]:
+def savings(plan: Plan, num_layers: int) -> tuple[Saving, ...]:
+    """Every recompute with every offload, the cheapest first."""
+    places = ("none", "cpu")
+    return tuple(
+        Saving(recompute, teacher, optimizer)
+        for recompute in _recomputes(plan, num_layers)
+        for optimizer in places
+        for teacher in places
+    )
+
+
+def with_micro(plan: Plan, micro: int) -> Plan:
+    return plan.model_copy(update={"batch": plan.batch.model_copy(update={"micro": micro})})
+
+
+def divisors(number: int) -> tuple[int, ...]:
+    return tuple(d for d in range(1, number + 1) if number % d == 0)
+
+
+def _recomputes(plan: Plan, num_layers: int) -> tuple[Recompute, ...]:
     """Nothing, the MLP, the first half of each chunk's layers, every layer."""
     parallel = plan.student.parallel
     half = num_layers // (parallel.pipeline * parallel.virtual_pipeline) // 2
@@ -40,20 +79,6 @@ def recomputes(plan: Plan, num_layers: int) -> tuple[Recompute, ...]:
         *block,
         Recompute(granularity="full", method="uniform", num_layers=1),
     )
-
-
-def with_micro(plan: Plan, micro: int) -> Plan:
-    return plan.model_copy(update={"batch": plan.batch.model_copy(update={"micro": micro})})
-
-
-def with_savings(plan: Plan, recompute: Recompute, offload: str) -> Plan:
-    student = plan.student.model_copy(update={"recompute": recompute})
-    teacher = plan.teacher.model_copy(update={"offload": offload})
-    return plan.model_copy(update={"student": student, "teacher": teacher})
-
-
-def divisors(number: int) -> tuple[int, ...]:
-    return tuple(d for d in range(1, number + 1) if number % d == 0)
 
 
 def _with_mesh(plan: Plan, student: Parallel, teacher: Parallel | None) -> Plan:

@@ -1,7 +1,8 @@
 """What lets megatron-core, written for CUDA, run in a process that computes on the CPU.
 
 Each shim answers one habit of megatron-core 0.16: `torch.cuda.current_device()` as the device of
-new tensors, literal "cuda" devices, CUDA random states, and type names compared with "torch.cuda".
+new tensors, literal "cuda" devices, CUDA random states, type names compared with "torch.cuda", and
+Transformer Engine's part in recompute.
 """
 
 import contextlib
@@ -32,6 +33,14 @@ class CpuRngStates(megatron_random.CudaRNGStatesTracker):
             torch.set_rng_state(outer)
 
 
+class NoFp8:
+    """What the recompute of norms asks of Transformer Engine, also of models without fp8."""
+
+    @staticmethod
+    def is_fp8_enabled() -> bool:
+        return False
+
+
 class CudaAsCpu(TorchFunctionMode):
     """While entered, on this thread, what asks for CUDA gets the CPU."""
 
@@ -60,6 +69,9 @@ def install() -> None:
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     megatron_random._CUDA_RNG_STATE_TRACKER = CpuRngStates()
     megatron_random._CUDA_RNG_STATE_TRACKER_INITIALIZED = True
+    megatron_random.FP8GlobalStateManager = NoFp8
+    megatron_random.activation_recompute_forward = lambda **_: contextlib.nullcontext()
+    megatron_random.fp8_autocast = lambda **_: contextlib.nullcontext()
 
 
 def _is_cuda(device: object) -> bool:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from megatron.core.distributed import param_and_grad_buffer
 from megatron.core.optimizer import clip_grads
 from megatron.core.tensor_parallel import layers, mappings
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -91,6 +91,11 @@ def _norm(chunk_size: int, flag: Tensor, tensors: list[list[Tensor]], *_: object
     return torch.stack([torch.norm(gradient) for gradient in gradients]).norm().reshape(1), None
 
 
+def _copied(storage: UntypedStorage, source: UntypedStorage) -> UntypedStorage:
+    """A copy of storages, whose operands the mode's cache of results would keep alive."""
+    return storage
+
+
 _STAND_INS = (
     (layers, "dist_reduce_scatter_func", _reduce_scatter),
     (mappings, "dist_reduce_scatter_func", _reduce_scatter),
@@ -98,4 +103,5 @@ _STAND_INS = (
     (dist, "all_gather_object", _every_rank_says),
     (param_and_grad_buffer, "_coalescing_manager", lambda *_, **__: nullcontext()),
     (clip_grads, "l2_norm_impl", _norm),
+    (UntypedStorage, "copy_", _copied),
 )

@@ -1,5 +1,7 @@
 """A ModelPlan as a Megatron GPTModel: every field of the shape has one place in the config."""
 
+from typing import Any
+
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.layers import (
@@ -11,7 +13,7 @@ from megatron.core.tensor_parallel.layers import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.functional import silu
 
-from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.runplan.model import AxisDegrees, ModelPlan, Recompute
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages
 from gkdplan.vocab import Dtype, Tier
@@ -105,6 +107,7 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         overlap_p2p_comm=degrees.virtual_pipeline > 1,
         batch_p2p_comm=degrees.virtual_pipeline == 1,
         deallocate_pipeline_outputs=True,
+        **_recompute(plan.recompute),
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
@@ -121,6 +124,20 @@ def _pipeline_layout(plan: ModelPlan) -> list[list[str]] | None:
     in_order = [num for of_stages in zip(*plan.stage_layers, strict=True) for num in of_stages]
     chunks = [["decoder"] * num_layers for num_layers in in_order]
     return [["embedding", *chunks[0]], *chunks[1:-1], [*chunks[-1], "loss"]]
+
+
+def _recompute(recompute: Recompute) -> dict[str, Any]:
+    """Megatron's fields; what is kept for the recomputation is not spread over the tensor axis."""
+    if recompute.granularity == "none":
+        return {}
+    modules = list(recompute.modules) or None
+    return {
+        "recompute_granularity": recompute.granularity,
+        "recompute_method": recompute.method,
+        "recompute_num_layers": recompute.num_layers,
+        "recompute_modules": modules if recompute.granularity == "selective" else None,
+        "distribute_saved_activations": False,
+    }
 
 
 def _mark_shards(model: GPTModel) -> None:

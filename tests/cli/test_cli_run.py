@@ -94,6 +94,18 @@ def test_a_dry_run_launches_nothing(workplace, launcher, capsys):
     assert "MiB a rank (ranks 0-1)" in capsys.readouterr().out
 
 
+def test_what_is_planned_and_not_run_has_a_dry_run_and_no_launch(workplace, capsys):
+    plan = Path("plan.toml")
+    plan.write_text(plan.read_text().replace("tensor = 2", "pipeline = 2"))
+    assert run(["run", "--dry-run"]) == 0
+    assert "warning[GK591]" in capsys.readouterr().err
+    assert run(["run"]) == 1
+    err = capsys.readouterr().err
+    assert "error[GK591]: `student.parallel.pipeline` (2) is planned, but not yet run" in err
+    assert "plan.toml:10:12" in err
+    assert not Path("runs").exists()
+
+
 def test_a_plan_with_errors_is_never_launched(workplace, launcher, capsys):
     workplace.write_plan(limit="1 GiB")
     assert run(["run"]) == 1

@@ -100,6 +100,33 @@ def test_a_teacher_is_held_to_its_own_axes():
     assert findings[0].message.startswith("`teacher` has 11 layers left for 3")
 
 
+def test_a_student_of_some_layers_is_held_to_those():
+    tables = {
+        "cluster": {"devices_per_node": 2},
+        "student": {
+            "init": "layers",
+            "keep": {"layers": (0, 1, 2, 3, 4)},
+            "parallel": {"pipeline": 2},
+        },
+    }
+    findings = check_declaration(plan(**tables), facts(student=DENSE, teacher=DENSE))
+    (found,) = (f for f in findings if f.code == "GK210")
+    assert found.message == "`student` has 5 layers for 2 equal pipeline stages"
+
+
+@pytest.mark.parametrize(("rows", "is_refused"), [(8, False), (4, True)])
+def test_a_global_batch_divides_over_the_teachers_data_ranks_too(rows, is_refused):
+    tables = {
+        "cluster": {"devices_per_node": 8},
+        "student": {"parallel": {"tensor": 2}},
+        "teacher": {"parallel": {}},
+        "batch": {"micro": 1, "global": rows},
+    }
+    findings = check_declaration(plan(**tables), facts(student=DENSE, teacher=DENSE))
+    labels = [f.label for f in findings if f.code == "GK420"]
+    assert labels == (["micro-batches of 1 x 8 data ranks of `teacher`"] if is_refused else [])
+
+
 def test_a_teacher_does_not_train_and_needs_no_sequence_parallelism_for_its_experts():
     assert not found(EXPERTS, 2, teacher={"tensor": 2, "sequence": False})
 

@@ -13,6 +13,7 @@ from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.memory import memory_report
 from gkdplan.report.outline import header
+from gkdplan.report.residency import timeline_json
 from gkdplan.runplan.codec import to_record
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
 
@@ -42,7 +43,8 @@ def memory(
     if json:
         answer = check_json(compiled.diagnostics, run_plan.ledger if run_plan else None)
         record = to_record(run_plan) if run_plan else {}
-        show_json({**answer, "ledger": record.get("ledger"), "schedule": record.get("schedule")})
+        parts = {"ledger": record.get("ledger"), "schedule": record.get("schedule")}
+        show_json({**answer, **parts, "timeline": timeline_json(run_plan) if run_plan else None})
     else:
         show_findings(compiled.diagnostics, sys.stderr)
         if run_plan:

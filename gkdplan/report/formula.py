@@ -9,7 +9,10 @@ from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.formula import Explanation, Symbol
 from gkdplan.units import format_bytes
 
-_NOTE = "numbers before the symbols hold bytes an element, copies, and layers that are summed up"
+_NOTE = (
+    "the number before the symbols holds bytes of an element, copies, summed layers, and"
+    " micro-batches in flight"
+)
 
 
 def formula_report(explanations: Sequence[Explanation], width: int = 80) -> str:

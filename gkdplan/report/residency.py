@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gkdplan.runplan.model import ClassMemory, RunPlan
 from gkdplan.runplan.steps import Move
@@ -65,6 +66,20 @@ def timeline(run_plan: RunPlan, memory: ClassMemory) -> list[Scene]:
     The phase before the first is the last of the step before.
     """
     return list(_scenes(run_plan, memory))
+
+
+def timeline_json(run_plan: RunPlan) -> list[dict[str, Any]]:
+    """The scenes on the fullest rank: `move` is the object that moves, or null in a phase."""
+    return [
+        {
+            "phase": scene.phase,
+            "move": scene.move and scene.move.object,
+            "device": dict(scene.device),
+            "host": dict(scene.host),
+            "device_bytes": scene.device_bytes,
+        }
+        for scene in timeline(run_plan, run_plan.ledger.fullest_class)
+    ]
 
 
 def _scenes(run_plan: RunPlan, memory: ClassMemory) -> Iterator[Scene]:

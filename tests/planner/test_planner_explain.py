@@ -163,3 +163,9 @@ def test_every_symbol_has_its_place():
     symbols = symbols_of(draft_of(run_plan), facts().device)
     assert {name.rstrip("'") for name in symbols} <= set(ORDER)
     assert len(set(ORDER)) == len(ORDER)
+
+
+def test_the_page_of_formulas_has_every_symbol():
+    page = (ROOT / "docs/formulas.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(ORDER)

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -5,7 +6,7 @@ from test_report_page import Page
 
 from gkdplan.report.memory import memory_report
 from gkdplan.report.page import lock_page
-from gkdplan.report.residency import timeline
+from gkdplan.report.residency import timeline, timeline_json
 from gkdplan.report.residency_chart import residency_timeline
 from gkdplan.runplan.model import ClassMemory, PhaseMemory, Schedule
 from gkdplan.runplan.steps import Move
@@ -118,6 +119,18 @@ def test_no_move_needs_more_than_the_phases_beside_it(run_plan, change):
     for scene in scenes_of(changed):
         beside = (phases[phases.index(scene.phase) - 1], scene.phase)
         assert scene.device_bytes <= max(memory.phases[phase].peak_bytes for phase in beside)
+
+
+def test_the_scenes_as_json_are_those_of_the_fullest_rank(run_plan):
+    scenes = timeline_json(run_plan)
+    assert [(scene["phase"], scene["move"]) for scene in scenes[:3]] == [
+        ("generate", "teacher body"),
+        ("generate", None),
+        ("teacher", None),
+    ]
+    assert scenes[0]["device_bytes"] == 1633 * MiB  # 280 + 280 + 560 + 108 + 405
+    assert scenes[0]["host"] == {"teacher body": 405 * MiB}
+    assert json.loads(json.dumps(scenes)) == scenes
 
 
 def test_each_move_is_listed_with_all_that_is_on_the_device(run_plan):

@@ -90,6 +90,8 @@ def _priced(compiled: Compiled) -> RunPlan:
     ]
     if compiled.run_plan is None or others:
         raise UserError(*compiled.diagnostics)
+    if compiled.run_plan.sampling.vllm is not None:
+        raise UserError(_not_traced("generation.engine", "vllm"))
     if compiled.run_plan.optimizer.offload is Tier.HOST:
         raise UserError(_not_traced("optimizer.offload", "cpu"))
     return compiled.run_plan

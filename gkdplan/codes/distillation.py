@@ -58,6 +58,11 @@ CODES: dict[str, Code] = {
         "Held-out figures then tell how well rows were remembered, not what was learned.",
         "Name other rows in `data.eval`.",
     ),
+    "GK416": Code(
+        "a sleeping engine on a cpu",
+        "Sleep gives memory of a GPU back; vllm refuses it elsewhere.",
+        "Set `generation.sleep_level` to 0.",
+    ),
     "GK420": Code(
         "a global batch that does not divide",
         "It is made of whole micro-batches on every data rank, of the student and of the teacher.",

@@ -64,6 +64,21 @@ _MESH_AND_TENSOR = {
         "Set `parallel.tensor` to one of the degrees shown.",
         _LINEAR,
     ),
+    "GK240": Code(
+        "a student that vllm's tensor degree does not divide",
+        "vllm gives each rank of an engine whole heads and an equal share of every matrix.",
+        "Set `generation.tensor` to one of the degrees shown.",
+    ),
+    "GK241": Code(
+        "ranks that do not divide into engines",
+        "Every rank belongs to one engine, and the ranks of an engine to one node.",
+        "Set `generation.tensor` to a divisor of `cluster.devices_per_node`.",
+    ),
+    "GK242": Code(
+        "heads that vllm has no kernel for",
+        "On a cpu vllm's attention is compiled for some sizes of a head only.",
+        'Sample with `generation.engine = "megatron"`, which takes every size.',
+    ),
 }
 
 _PIPELINE = {

@@ -23,6 +23,16 @@ CODES: dict[str, Code] = {
         "The verdict would approve what the device cannot hold.",
         "Remove it, or set it to at most what the device has.",
     ),
+    "GK305": Code(
+        "a share of memory without room for a kv cache",
+        "Of its share vllm first takes weights, the peak of a forward and its graphs.",
+        "Raise `generation.gpu_memory_utilization`, or the engine's tensor degree.",
+    ),
+    "GK306": Code(
+        "a kv cache that holds no whole sequence",
+        "vllm refuses to start where a prompt with its longest response does not fit the cache.",
+        "Raise `generation.gpu_memory_utilization`, or shorten prompts and responses.",
+    ),
     "GK307": Code(
         "an offload that the planner decided",
         'With "auto" it takes what fits, else what is tight, at the least transfer time.',

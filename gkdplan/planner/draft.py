@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass, fields
 
-from gkdplan.facts.model import DataFile, Facts
+from gkdplan.facts.model import DataFile, Device, Facts
+from gkdplan.planner.engine import decide_vllm, refit_bucket_bytes
 from gkdplan.planner.layout import assign_ranks, token_multiple
 from gkdplan.planner.models import decide_inputs, decide_models, round_up
 from gkdplan.runplan.draw import share_of_sources
@@ -14,6 +15,7 @@ from gkdplan.runplan.model import (
     DataSource,
     Inputs,
     Layout,
+    ModelPlan,
     Models,
     Objective,
     OptimizerPlan,
@@ -63,13 +65,14 @@ def draft(plan: Plan, facts: Facts) -> Draft:
     """
     layout = assign_ranks(plan, facts.device)
     batch = _batch(plan, layout)
+    models = decide_models(plan, facts, layout)
     return Draft(
         name=plan.name,
         inputs=decide_inputs(facts),
-        models=decide_models(plan, facts, layout),
+        models=models,
         layout=layout,
         objective=_objective(plan, layout, batch),
-        sampling=_sampling(plan),
+        sampling=_sampling(plan, models.student, layout, batch, facts.device),
         data=_data(plan.data, facts),
         batch=batch,
         optimizer=_optimizer(plan, facts),
@@ -131,14 +134,21 @@ def _objective(plan: Plan, layout: Layout, batch: BatchPlan) -> Objective:
     )
 
 
-def _sampling(plan: Plan) -> Sampling:
+def _sampling(
+    plan: Plan, student: ModelPlan, layout: Layout, batch: BatchPlan, device: Device
+) -> Sampling:
     override = plan.distill.sampling_temperature
+    is_refitted = plan.generation.engine is Engine.VLLM and effective_mix(plan)[0] > 0
+    is_here = is_refitted and plan.generation.mode == "colocate"
     return Sampling(
         engine=plan.generation.engine,
         temperature=plan.distill.temperature if override is None else override,
         top_p=plan.generation.top_p,
         top_k=plan.generation.top_k,
         max_completion_length=plan.generation.max_completion_length,
+        server_url=plan.generation.server_url,
+        refit_bucket_bytes=refit_bucket_bytes(student) if is_refitted else 0,
+        vllm=decide_vllm(plan, student, layout, batch, device) if is_here else None,
     )
 
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft, sampling_roles
-from gkdplan.planner.memory.buffer import STUDENT_STATE, TEACHER_BODY, Buffer
+from gkdplan.planner.memory.buffer import (
+    ENGINE_WEIGHTS,
+    KV_CACHE,
+    STUDENT_STATE,
+    TEACHER_BODY,
+    Buffer,
+)
 from gkdplan.runplan.model import Layout
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Role, Tier
@@ -33,7 +39,9 @@ def visits(draft: Draft) -> tuple[Visit, ...]:
     """The objects that are not on the device all the time.
 
     The teacher's body never changes, so its return only frees the device. The optimizer's state
-    changes in every update, and is copied both ways.
+    changes in every update, and is copied both ways. An engine that sleeps at level 1 copies its
+    weights to the host each time (vllm/device_allocator/cumem.py), at level 2 it forgets them, as
+    the refit writes them anew; its cache is forgotten at both.
     """
     return tuple(_visits(draft))
 
@@ -43,6 +51,12 @@ def _visits(draft: Draft) -> Iterator[Visit]:
         samples = any(role is Role.TEACHER for _, role in sampling_roles(draft))
         first = Phase.GENERATE if samples else Phase.TEACHER
         yield Visit(TEACHER_BODY, Tier.HOST, first, Phase.STUDENT, True, False)
+    engine = draft.sampling.vllm
+    if engine is not None and engine.sleep_level > 0:
+        waits = engine.sleep_level == 1
+        home = Tier.HOST if waits else Tier.DROPPED
+        yield Visit(ENGINE_WEIGHTS, home, Phase.REFIT, Phase.TEACHER, waits, waits)
+        yield Visit(KV_CACHE, Tier.DROPPED, Phase.GENERATE, Phase.TEACHER, False, False)
     if draft.optimizer.offload is Tier.HOST:
         yield Visit(STUDENT_STATE, Tier.HOST, Phase.OPTIMIZER, Phase.CHECKPOINT, True, True)
 

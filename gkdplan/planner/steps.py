@@ -12,6 +12,7 @@ from gkdplan.runplan.steps import (
     Generate,
     Move,
     OptimizerStep,
+    Refit,
     Step,
     StudentStep,
     TeacherForward,
@@ -27,6 +28,11 @@ def lower_steps(draft: Draft, moves: Sequence[Move]) -> tuple[Step, ...]:
 def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
     objective, training = draft.objective, draft.training
     yield Draw(seed=training.seed, lmbda=objective.lmbda, seq_kd=objective.seq_kd)
+    yield from _moves_of(moves, Phase.REFIT)
+    if draft.sampling.refit_bucket_bytes:
+        student = draft.models.student
+        num_bytes = student.num_parameters * student.dtype.num_bytes
+        yield Refit(num_bytes=num_bytes, bucket_bytes=draft.sampling.refit_bucket_bytes)
     yield from _moves_of(moves, Phase.GENERATE)
     for source, role in sampling_roles(draft):
         yield Generate(

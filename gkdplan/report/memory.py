@@ -6,8 +6,9 @@ from itertools import groupby
 
 from gkdplan.report.residency import phases_of, tiers, timeline
 from gkdplan.report.step_words import duration, verb
+from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
-from gkdplan.runplan.model import ClassMemory, RunPlan
+from gkdplan.runplan.model import ClassMemory, RunPlan, VllmPlan
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Phase, Tier
 
@@ -17,7 +18,9 @@ _ROW_ORDER = (
     "student",
     "teacher body",
     "teacher",
+    "vllm",
     "kv cache",
+    "refit",
     "activations",
     "payload",
     "loss",
@@ -59,7 +62,10 @@ def memory_tables(run_plan: RunPlan, width: int) -> str:
     parts = [memory_table(run_plan, fullest, width)]
     if len(run_plan.ledger.classes) > 1:
         parts.append("\n".join(_columns(other_classes(run_plan))))
-    return "\n\n".join([*parts, wrap("", budget(run_plan), width)])
+    about = [budget(run_plan)]
+    if run_plan.sampling.vllm is not None:
+        about.append(f"kv cache {capacity(run_plan.sampling.vllm)}")
+    return "\n\n".join([*parts, "\n".join(wrap("", line, width) for line in about)])
 
 
 def other_classes(run_plan: RunPlan) -> list[list[str]]:
@@ -128,6 +134,15 @@ def budget(run_plan: RunPlan) -> str:
         f"budget {unit.format(ledger.budget_bytes)} {unit.name} a rank,"
         f" headroom {unit.format(headroom)} {unit.name} ({headroom / ledger.budget_bytes:.0%});"
         f" host {format_bytes(ledger.host_bytes_per_node)} a node"
+    )
+
+
+def capacity(engine: VllmPlan) -> str:
+    """What vllm's cache holds: 123,456 tokens, 60 sequences of 2,048 tokens at once."""
+    sequences = plural(engine.num_sequences, "sequence")
+    return (
+        f"of {engine.capacity_tokens:,} tokens holds {sequences} of "
+        f"{engine.max_model_len:,} tokens at once"
     )
 
 

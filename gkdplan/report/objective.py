@@ -3,7 +3,7 @@
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.draw import share_of_sources, steps_per_source
-from gkdplan.runplan.model import Objective, RunPlan
+from gkdplan.runplan.model import Objective, RunPlan, Sampling
 from gkdplan.runplan.steps import Draw
 from gkdplan.vocab import Engine, Payload, Source
 
@@ -135,4 +135,16 @@ def sampling(run_plan: RunPlan) -> str:
         return "none: no engine"
     top_k = "" if chosen.top_k is None else f", top_k {chosen.top_k}"
     tokens = plural(chosen.max_completion_length, "token")
-    return f"{chosen.engine}, top_p {chosen.top_p:g}{top_k}, at most {tokens}"
+    return f"{_engine(chosen)}, top_p {chosen.top_p:g}{top_k}, at most {tokens}"
+
+
+def _engine(chosen: Sampling) -> str:
+    if chosen.server_url is not None:
+        return f"{chosen.engine} at {chosen.server_url}"
+    if chosen.vllm is None:
+        return str(chosen.engine)
+    sleep = f", sleep level {chosen.vllm.sleep_level}" if chosen.vllm.sleep_level else ""
+    return (
+        f"{chosen.engine} on tensor {chosen.vllm.tensor}, {chosen.vllm.gpu_memory_utilization:.0%} "
+        f"of the device{sleep}, at most {plural(chosen.vllm.max_num_seqs, 'sequence')} at once"
+    )

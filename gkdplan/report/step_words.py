@@ -12,6 +12,7 @@ from gkdplan.runplan.steps import (
     Generate,
     Move,
     OptimizerStep,
+    Refit,
     Step,
     StudentStep,
     TeacherForward,
@@ -34,6 +35,8 @@ def verb(step: Step) -> str:
     match step:
         case Draw():
             return "draw"
+        case Refit():
+            return "refit"
         case Generate():
             return "generate"
         case Move():
@@ -57,6 +60,11 @@ def sentence(step: Step) -> str:
     match step:
         case Draw():
             return draw_rule(step)
+        case Refit():
+            return (
+                f"the student's weights to vllm, {format_bytes(step.num_bytes)} in buckets of "
+                f"{format_bytes(step.bucket_bytes)}, if the student samples"
+            )
         case Generate():
             prompts = plural(step.rows_per_rank, "prompt")
             length = plural(step.max_completion_length, "token")

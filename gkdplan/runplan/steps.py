@@ -15,6 +15,15 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
+class Refit:
+    """Where the draw fell on the student's samples, its weights travel to the engine, `num_bytes`
+    in buckets of `bucket_bytes`; what the engine has cached of prompts is forgotten."""
+
+    num_bytes: int
+    bucket_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Generate:
     """Where the draw fell on `source`, `role` samples a response to each of the rank's prompts."""
 
@@ -81,4 +90,14 @@ class Checkpoint:
     keep: int
 
 
-Step = Draw | Generate | Move | TeacherForward | StudentStep | OptimizerStep | Evaluate | Checkpoint
+Step = (
+    Draw
+    | Refit
+    | Generate
+    | Move
+    | TeacherForward
+    | StudentStep
+    | OptimizerStep
+    | Evaluate
+    | Checkpoint
+)

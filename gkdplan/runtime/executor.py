@@ -15,6 +15,7 @@ from gkdplan.runplan.steps import (
     Generate,
     Move,
     OptimizerStep,
+    Refit,
     Step,
     StudentStep,
     TeacherForward,
@@ -80,6 +81,8 @@ class Executor:
             case Draw():
                 state.source = source_of_step(action, state.step)
                 state.responses = [example.response or () for example in state.examples]
+            case Refit():
+                raise AssertionError("the launcher refuses a plan with vllm: GK591")
             case Generate():
                 if action.source is state.source:
                     with phases.phase(Phase.GENERATE):

@@ -23,7 +23,7 @@ from gkdplan.runplan.model import AxisDegrees, RunPlan
 from gkdplan.runtime import worker
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
-from gkdplan.vocab import Role, Tier
+from gkdplan.vocab import Engine, Role, Tier
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -125,6 +125,8 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     if models.student.recompute.granularity != "none":
         granularity = models.student.recompute.granularity
         yield _planned_only("student.recompute.granularity", granularity)
+    if run_plan.sampling.engine is Engine.VLLM:
+        yield _planned_only("generation.engine", run_plan.sampling.engine)
     if run_plan.optimizer.offload is not Tier.DEVICE:
         yield _planned_only("optimizer.offload", run_plan.optimizer.offload)
 

@@ -21,6 +21,7 @@ from gkdplan.runplan.steps import (
     Generate,
     Move,
     OptimizerStep,
+    Refit,
     StudentStep,
     TeacherForward,
 )
@@ -127,7 +128,7 @@ class TracedStep:
                 case OptimizerStep():
                     with self._phase(Phase.OPTIMIZER):
                         self.trainer.step()
-                case Draw() | Generate() | Evaluate() | Checkpoint():
+                case Draw() | Refit() | Generate() | Evaluate() | Checkpoint():
                     continue
                 case _:
                     assert_never(action)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.spec.plan import Optimizer
+from gkdplan.spec.plan import Generation, Optimizer
 from gkdplan.spec.source import Source
 from gkdplan.spec.toml_words import format_value
 
@@ -146,6 +146,17 @@ def server_mode_needs_a_url(source: Source) -> Iterator[Diagnostic]:
         )
 
 
+def a_server_is_of_vllm(source: Source) -> Iterator[Diagnostic]:
+    engine = source.value("generation.engine") or Generation.model_fields["engine"].default
+    if source.value("generation.mode") == "server" and engine != "vllm":
+        yield _contradiction(
+            "generation.mode",
+            '`generation.mode = "server"` is read only with `generation.engine = "vllm"`',
+            'set `generation.engine = "vllm"`, or remove `mode`',
+            f"the engine is {engine}",
+        )
+
+
 def the_learning_rate_falls(source: Source) -> Iterator[Diagnostic]:
     lr, min_lr = source.value("optimizer.lr"), source.value("optimizer.min_lr")
     lr = Optimizer.model_fields["lr"].default if lr is None else lr
@@ -174,5 +185,6 @@ CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     a_server_teacher_holds_no_weights_here,
     top_k_is_a_payload,
     server_mode_needs_a_url,
+    a_server_is_of_vllm,
     the_learning_rate_falls,
 )

@@ -78,6 +78,13 @@ def test_a_phase_that_misses_by_more_than_a_hundredth_exits_with_1(plan, capsys,
     assert "not every traced phase is within 1%" in capsys.readouterr().out
 
 
+def test_vllm_is_not_traced_in_silence(plan, capsys):
+    text = PLAN.replace('"none"', '"vllm"').replace("lmbda = 0.0", "lmbda = 1.0")
+    Path(plan).write_text(text, encoding="utf-8")
+    assert run(["verify", plan, "--trace"]) == 1
+    assert "does not yet trace `generation.engine =" in capsys.readouterr().err
+
+
 def test_a_state_on_the_host_is_not_traced_in_silence(plan, capsys):
     Path(plan).write_text(f'{PLAN}[optimizer]\noffload = "cpu"\n', encoding="utf-8")
     assert run(["verify", plan, "--trace"]) == 1

@@ -222,10 +222,7 @@ def test_eval_rows_need_responses():
         ("student.tuning", {"student": {"tuning": "lora"}}),
         ("distill.payload", {"distill": {"payload": "top_k", "top_k": 64}}),
         ("distill.sft_alpha", {"distill": {"sft_alpha": 0.1}}),
-        ("generation.engine", {"generation": {"engine": "vllm"}}),
-        ("generation.mode", {"generation": {"mode": "server", "server_url": "http://localhost"}}),
         ("generation.tensor", {"generation": {"tensor": 2}}),
-        ("generation.sleep_level", {"generation": {"sleep_level": 1}}),
         ("run.loggers[1]", {"run": {"loggers": ("tensorboard", "wandb")}}),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planner_facts import data_file, facts, plan
+from planner_facts import TINY, data_file, facts, plan
 
 import gkdplan
 from gkdplan.planner.compiler import compile_plan
@@ -33,7 +33,9 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "student.parallel": {"cluster": {"devices_per_node": 2}},
     "teacher.server": {"teacher": {"server": {"url": "http://host"}}},
     "distill.top_k": {"distill": {"payload": "top_k"}},
-    "generation.server_url": {"generation": {"mode": "server"}},
+    "generation.mode": {"generation": {"engine": "vllm", "server_url": "http://host"}},
+    "generation.server_url": {"generation": {"engine": "vllm", "mode": "server"}},
+    "generation.gpu_memory_utilization": {"generation": {"engine": "vllm"}},
     "optimizer.distributed": {"cluster": {"devices_per_node": 2}},
 }
 """What else a plan says where a table or key is read."""
@@ -68,6 +70,9 @@ BESIDE_THE_RUNTIME = {
     "context",
     "expert",
     "expert_tensor",
+    "server_url",  # as vllm is not yet run
+    "refit_bucket_bytes",
+    "vllm",
     "save_interval",  # the steps carry both intervals
     "eval_interval",
 }
@@ -157,4 +162,5 @@ def _compile(tables: dict[str, Any]) -> Any:
     name = tables.get("name", "test")
     chosen = plan(**{table: keys for table, keys in tables.items() if table != "name"})
     chosen = chosen.model_copy(update={"name": name})
-    return compile_plan(chosen, replace(facts(), eval=(held_out,)), "test")
+    shape = replace(TINY, head_dim=32)  # which vllm knows on a cpu
+    return compile_plan(chosen, facts(shape, shape, eval=(held_out,)), "test")

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from gkdplan.report.memory import memory_report, unit_of
+from gkdplan.report.memory import memory_report, memory_tables, unit_of
 from gkdplan.report.objective import card_rows, mixture, sources
 from gkdplan.report.outline import decisions, header, outline, step_list
 from gkdplan.report.residency import tiers
 from gkdplan.report.words import layers_of_stages
 from gkdplan.runplan.draw import source_of_step
-from gkdplan.runplan.model import AxisDegrees, ClassMemory, Recompute
+from gkdplan.runplan.model import AxisDegrees, ClassMemory, OffloadChoice, Recompute, VllmPlan
 from gkdplan.runplan.steps import Draw
 from gkdplan.vocab import Engine, Phase, Source, Tier, Verdict
 
@@ -229,3 +229,34 @@ def test_every_step_of_the_plan_is_numbered_in_order(run_plan):
     # 0.7 = 0.4 + (1 - 0.4) * 0.5
     assert "student's samples if u < 0.4, teacher's samples if u < 0.7, else dataset" in lines[0]
     assert "[384, 512]" in lines[4]  # 8 rows of at most 48 response tokens, hidden size 512
+
+
+CACHE = VllmPlan(2, 0.3, 1, 144, 8, 1152, 0, block_tokens=16, num_blocks=100, kv_cache_bytes=2**20)
+
+
+def test_a_colocated_engine_says_what_its_cache_holds(run_plan):
+    sampling = replace(run_plan.sampling, engine=Engine.VLLM, vllm=CACHE)
+    text = outline(replace(run_plan, sampling=sampling), 400)
+    assert "vllm on tensor 2, 30% of the device, sleep level 1, at most 8 sequences at once" in text
+    # 99 usable blocks of 16 tokens; 144 tokens are 9 blocks
+    line = "kv cache of 1,584 tokens holds 11 sequences of 144 tokens at once"
+    assert line in memory_tables(replace(run_plan, sampling=sampling), 400).splitlines()
+    assert "kv cache of" not in outline(run_plan, 400)
+
+
+def test_a_server_is_named(run_plan):
+    sampling = replace(run_plan.sampling, engine=Engine.VLLM, server_url="http://host:8000")
+    assert "vllm at http://host:8000" in outline(replace(run_plan, sampling=sampling), 400)
+
+
+def test_an_offload_of_auto_shows_all_that_was_priced(run_plan):
+    choices = (
+        OffloadChoice((), Verdict.OVER, 90 * GiB, 0, 0.0),
+        OffloadChoice(("teacher", "optimizer"), Verdict.FITS, 60 * GiB, GiB, 0.86),
+    )
+    schedule = replace(run_plan.schedule, choices=choices)
+    assert text_of(replace(run_plan, schedule=schedule))["offload"] == (
+        "auto, of nothing (over at 90.0 GiB, 0 s a step); "
+        "teacher and optimizer (fits at 60.0 GiB, 0.86 s a step)"
+    )
+    assert "offload" not in text_of(run_plan)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode, encode, fingerprint, seal, to_record
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
-from gkdplan.runplan.steps import Step
+from gkdplan.runplan.steps import Refit, Step
 
 SCALARS = {
     str: st.text(max_size=8),
@@ -87,9 +87,10 @@ def test_the_lock_has_the_sections_that_the_documentation_names(run_plan):
 
 
 def test_every_kind_of_step_has_its_own_tag(run_plan):
-    kinds = [step["kind"] for step in to_record(run_plan)["steps"]]
+    refitted = replace(run_plan, steps=(*run_plan.steps, Refit(2**30, 2**29)))
+    kinds = [step["kind"] for step in to_record(refitted)["steps"]]
     assert set(kinds) == {
-        "draw", "move", "generate", "teacher_forward", "student_step", "optimizer_step",
+        "draw", "move", "refit", "generate", "teacher_forward", "student_step", "optimizer_step",
         "evaluate", "checkpoint",
     }  # fmt: skip
     assert len(set(kinds)) == len(get_args(Step))
@@ -136,7 +137,7 @@ def edited(run_plan: RunPlan, *path_and_value) -> str:
         (("models", "student", "dtype", "fp8"), "models.student.dtype", "one of fp32, bf16"),
         (("models", "student", "dtype", ...), "models.student.dtype", "is missing"),
         (("batch", "rows", 1), "batch.rows", "is not a known key"),
-        (("steps", 4, "kind", "import_os"), "steps[4].kind", "one of draw, generate, move"),
+        (("steps", 4, "kind", "import_os"), "steps[4].kind", "one of draw, refit, generate"),
         (("steps", 4, "width", "wide"), "steps[4].width", "an integer, not a string"),
         (("optimizer", "betas", [0.9]), "optimizer.betas", "should have 2 items, not 1"),
         (

@@ -9,7 +9,7 @@ from gkdplan.diagnostics import UserError
 from gkdplan.runplan.model import AxisDegrees, Recompute, RunPlan
 from gkdplan.runtime.launch import check_machine
 from gkdplan.shape import MoeShape
-from gkdplan.vocab import Tier
+from gkdplan.vocab import Engine, Tier
 
 EXPERTS = MoeShape(num_experts=4, num_experts_per_token=2, expert_ffn_hidden_size=64)
 
@@ -54,6 +54,11 @@ def test_a_teacher_of_another_layout_is_refused(run_plan):
 def test_an_optimizer_on_the_host_is_refused(run_plan):
     optimizer = replace(run_plan.optimizer, offload=Tier.HOST)
     assert refused(replace(run_plan, optimizer=optimizer)) == ["optimizer.offload"]
+
+
+def test_vllm_is_refused_also_on_a_server(run_plan):
+    sampling = replace(run_plan.sampling, engine=Engine.VLLM, server_url="http://host:8000")
+    assert refused(replace(run_plan, sampling=sampling)) == ["generation.engine"]
 
 
 def test_everything_comes_at_once(run_plan):

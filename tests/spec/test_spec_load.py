@@ -149,7 +149,12 @@ def test_a_missing_key_points_at_its_table_or_at_the_first_line() -> None:
         ("[batch]", '[teacher.server]\nurl = "x"\n[teacher.parallel]\n[batch]', "teacher.parallel"),
         ("lmbda = 0.5", "top_k = 5", "distill.top_k"),
         ("lmbda = 0.5", 'payload = "top_k"', "distill.payload"),
-        ("[batch]", '[generation]\nmode = "server"\n[batch]', "generation.mode"),
+        ("[batch]", '[generation]\nengine = "vllm"\nmode = "server"\n[batch]', "generation.mode"),
+        (
+            "[batch]",
+            '[generation]\nmode = "server"\nserver_url = "http://x"\n[batch]',
+            "generation.mode",
+        ),
         ("[batch]", '[generation]\nserver_url = "http://x"\n[batch]', "generation.server_url"),
         ("lr = 1e-4", "lr = 1e-4\nmin_lr = 1e-3", "optimizer.min_lr"),
         ("lr = 1e-4", 'min_lr = 1e-6\nschedule = "constant"', "optimizer.min_lr"),

@@ -17,10 +17,16 @@ _AXES_NOT_RUN = ("pipeline", "virtual_pipeline", "context", "expert", "expert_te
 
 
 def _engine_tensor(plan: Plan) -> int | None:
-    """The engine's own tensor degree; it may only be the student's, whose weights it shares."""
+    """Megatron's own tensor degree; it may only be the student's, whose weights it shares."""
     degree = plan.generation.tensor
-    is_own = plan.generation.engine is not Engine.NONE and degree != plan.student.parallel.tensor
+    is_own = plan.generation.engine is Engine.MEGATRON and degree != plan.student.parallel.tensor
     return degree if is_own else None
+
+
+def _teacher_samples_of_vllm(plan: Plan) -> bool | float:
+    """The share of steps on the teacher's samples, where vllm, which holds the student, samples."""
+    is_drawn = plan.generation.engine is Engine.VLLM and plan.distill.lmbda < 1
+    return plan.distill.seq_kd if is_drawn else False
 
 
 _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
@@ -28,10 +34,8 @@ _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
     "teacher.server": (lambda plan: plan.teacher.server, (None,)),
     "distill.payload": (lambda plan: plan.distill.payload, ("auto", "hidden", "logits")),
     "distill.sft_alpha": (lambda plan: plan.distill.sft_alpha, (0.0,)),
-    "generation.engine": (lambda plan: plan.generation.engine, (Engine.MEGATRON, Engine.NONE)),
-    "generation.mode": (lambda plan: plan.generation.mode, ("colocate",)),
+    "distill.seq_kd": (_teacher_samples_of_vllm, (False,)),
     "generation.tensor": (_engine_tensor, (None,)),
-    "generation.sleep_level": (lambda plan: plan.generation.sleep_level, (0,)),
 }
 """Key -> its value in a plan, and the values that this version can plan."""
 
@@ -59,6 +63,8 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
         yield from _teacher_layout_not_run(plan)
     if plan.student.recompute.granularity != "none":
         yield _not_yet_run("student.recompute.granularity", plan.student.recompute.granularity)
+    if plan.generation.engine is Engine.VLLM:
+        yield _not_yet_run("generation.engine", plan.generation.engine)
     if plan.optimizer.offload == "cpu":
         yield _not_yet_run("optimizer.offload", plan.optimizer.offload)
 

@@ -10,11 +10,13 @@ from gkdplan.planner.checks import (
     layout,
     schedule,
     tokens,
+    vllm,
 )
 from gkdplan.spec.plan import Plan
 
 RULES = (
     *layout.RULES,
+    *vllm.RULES,
     *fit.RULES,
     *tokens.RULES,
     *distillation.RULES,

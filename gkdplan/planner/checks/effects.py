@@ -13,6 +13,7 @@ from gkdplan.vocab import Engine
 Effectless = Iterator[tuple[str, str]]
 """Dotted keys, each with the reason why it has no effect."""
 
+_OF_COLOCATED = ("generation.gpu_memory_utilization", "generation.sleep_level")
 _OF_SAMPLING = ("distill.sampling_temperature", "generation.top_p", "generation.top_k")
 
 
@@ -36,6 +37,13 @@ def _of_sampling(plan: Plan, facts: Facts) -> Effectless:
     distill, generation = plan.distill, plan.generation
     if generation.engine is not Engine.VLLM:
         yield "generation.gpu_memory_utilization", "it is a share for vllm"
+        yield "generation.sleep_level", "only vllm sleeps"
+    elif generation.mode == "server":
+        for key in (*_OF_COLOCATED, "generation.tensor"):
+            yield key, "the server decides it"
+    elif not any(effective_mix(plan)):
+        for key in (*_OF_COLOCATED, "generation.tensor"):
+            yield key, "no step samples, so that there is no engine"
     if generation.engine is Engine.NONE:
         for key in (*_OF_SAMPLING, "generation.tensor"):
             yield key, '`generation.engine` is "none"'

@@ -9,14 +9,17 @@ STUDENT_GRADS = "student grads"
 STUDENT_STATE = "student main + Adam"
 TEACHER_BODY = "teacher body"
 TEACHER_HEAD = "teacher head"
+ENGINE_WEIGHTS = "vllm weights"
 KV_CACHE = "kv cache"
+REFIT_BUFFER = "refit buffer"
 ACTIVATIONS = "activations"
 PAYLOADS = {payload: f"payload ({payload})" for payload in Payload}
 LOSS_TILES = "loss tiles"
 TEMPORARIES = "temporaries"
 CONTEXT = "overhead (context)"
 COMMUNICATORS = "overhead (nccl)"
-OVERHEADS = (CONTEXT, COMMUNICATORS)
+GRAPHS = "overhead (vllm graphs)"
+OVERHEADS = (CONTEXT, COMMUNICATORS, GRAPHS)
 """Outside torch's allocator."""
 REPORT_ORDER = (
     STUDENT_PARAMS,
@@ -24,14 +27,16 @@ REPORT_ORDER = (
     STUDENT_STATE,
     TEACHER_BODY,
     TEACHER_HEAD,
+    ENGINE_WEIGHTS,
     KV_CACHE,
+    REFIT_BUFFER,
     ACTIVATIONS,
     *PAYLOADS.values(),
     LOSS_TILES,
     TEMPORARIES,
     *OVERHEADS,
 )
-FIRST, LAST = Phase.GENERATE, Phase.CHECKPOINT
+FIRST, LAST = Phase.REFIT, Phase.CHECKPOINT
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from gkdplan.planner.memory.overhead import overhead_buffers
 from gkdplan.planner.memory.rank import Rank, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
 from gkdplan.planner.memory.teacher import forward_buffers, weight_buffers
+from gkdplan.planner.memory.vllm import vllm_buffers
 from gkdplan.runplan.model import RankClass
-from gkdplan.vocab import Phase, Role
+from gkdplan.vocab import Engine, Phase, Role
 
 
 def price_buffers(draft: Draft, ranks: RankClass, device: Device) -> tuple[Buffer, ...]:
@@ -36,17 +37,21 @@ def price_buffers(draft: Draft, ranks: RankClass, device: Device) -> tuple[Buffe
 
 
 def phases_of(draft: Draft) -> tuple[Phase, ...]:
-    """The phases that a step of this plan can have; the engine shares the student's weights, so
-    nothing is refitted."""
+    """The phases that a step of this plan can have; Megatron samples from the weights that it
+    trains, so that only vllm is refitted."""
+    refitted = (Phase.REFIT,) if draft.sampling.refit_bucket_bytes else ()
     sampled = (Phase.GENERATE,) if sampling_roles(draft) else ()
-    return (*sampled, Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER, Phase.CHECKPOINT)
+    return (*refitted, *sampled, Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER, Phase.CHECKPOINT)
 
 
 def _buffers(rank: Rank) -> Iterator[Buffer]:
     yield from _resident(rank)
     yield from weight_buffers(rank)
-    for _, role in sampling_roles(rank.draft):
-        yield from _sampling(rank, role)
+    if rank.draft.sampling.engine is Engine.VLLM:
+        yield from vllm_buffers(rank)
+    else:
+        for _, role in sampling_roles(rank.draft):
+            yield from _sampling(rank, role)
     yield from forward_buffers(rank)
     yield from student_buffers(rank)
     yield from _saving(rank)

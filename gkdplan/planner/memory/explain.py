@@ -35,9 +35,18 @@ ORIGINS = {
         "megatron/core/models/gpt/gpt_model.py",
     ),
     buffer.KV_CACHE: (
-        "keys and values of every row that is sampled, at full length",
+        "keys and values: Megatron's of every row at full length, vllm's what its share leaves",
         "docs/sampling.md",
     ),
+    buffer.ENGINE_WEIGHTS: (
+        "the student's weights once more, as vllm's tensor ranks divide them",
+        "vllm/model_executor/layers/linear.py",
+    ),
+    buffer.REFIT_BUFFER: (
+        "a bucket of whole weights, a tensor's gathered pieces, and the module that is reloaded",
+        "vllm/model_executor/model_loader/reload/layerwise.py",
+    ),
+    buffer.GRAPHS: ("CUDA graphs of vllm: an assumption", "gkdplan/planner/engine.py"),
     buffer.ACTIVATIONS: (
         "what layers keep for the backward, and what passes, at the phase's fullest moment",
         "megatron/core/transformer/transformer_layer.py; Korthikanti et al., arXiv 2205.05198",

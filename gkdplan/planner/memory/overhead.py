@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
-from gkdplan.planner.memory.buffer import COMMUNICATORS, CONTEXT, FIRST, LAST, Buffer
+from gkdplan.planner.memory.buffer import COMMUNICATORS, CONTEXT, FIRST, GRAPHS, LAST, Buffer
 from gkdplan.runplan.model import AxisDegrees, Layout
 
 Group = tuple[str | int, ...]
@@ -12,10 +12,15 @@ Group = tuple[str | int, ...]
 
 
 def overhead_buffers(draft: Draft, device: Device) -> Iterator[Buffer]:
-    """Named terms of the device table; a cpu's are 0."""
-    num_groups = len(groups(draft.layout))
+    """Named terms of the device table; a cpu's are 0. An engine over several ranks has a
+    communicator of its own (vllm/distributed/device_communicators)."""
+    engine = draft.sampling.vllm
+    of_engine = 1 if engine is not None and engine.tensor > 1 else 0
+    num_groups = len(groups(draft.layout)) + of_engine
     yield Buffer(CONTEXT, device.context_bytes, FIRST, LAST)
     yield Buffer(COMMUNICATORS, num_groups * device.communicator_bytes, FIRST, LAST)
+    if engine is not None:
+        yield Buffer(GRAPHS, engine.graph_bytes, FIRST, LAST)
 
 
 def groups(layout: Layout) -> set[Group]:

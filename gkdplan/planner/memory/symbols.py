@@ -8,7 +8,7 @@ from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.quantity import named
 from gkdplan.runplan.formula import Symbol
-from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.runplan.model import AxisDegrees, ModelPlan, Sampling
 from gkdplan.shape import ModelShape, MoeShape
 
 SHAPE_SYMBOLS = {
@@ -40,6 +40,10 @@ OTHER_SYMBOLS = {
     "C": "response tokens in the loss at one time",
     "V": "padded vocabulary",
     "v": "ids that the loss is taken over",
+    "T": "tensor degree of vllm",
+    "K": "bytes of vllm's kv cache",
+    "B": "bytes of a refit's bucket",
+    "G": "bytes of vllm's graphs",
     "o": "bytes of a device's context",
     "n": "bytes of a communicator",
 }
@@ -47,7 +51,7 @@ Table = Mapping[str, tuple[str, str]]
 """Field -> name and meaning of its symbol."""
 Owner = TypeVar("Owner", AxisDegrees, MoeShape)
 
-ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", *"Dctexon")
+ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", *"DctexTKBGon")
 """How symbols follow each other in a product."""
 
 
@@ -78,7 +82,7 @@ def with_names(draft: Draft) -> Draft:
     student = _named_model(models.student, _StudentShape, "")
     teacher = _named_model(models.teacher, _TeacherShape, "'")
     vocab_size = named("v", models.vocab_size)
-    sampling, objective = draft.sampling, draft.objective
+    objective = draft.objective
     parts = {field.name: getattr(draft, field.name) for field in fields(Draft)}
     parts |= {
         "layout": replace(
@@ -89,9 +93,7 @@ def with_names(draft: Draft) -> Draft:
         "models": replace(models, student=student, teacher=teacher, vocab_size=vocab_size),
         "batch": replace(batch, micro_rows=named("b", batch.micro_rows)),
         "data": replace(draft.data, max_length=named("P", draft.data.max_length)),
-        "sampling": replace(
-            sampling, max_completion_length=named("R", sampling.max_completion_length)
-        ),
+        "sampling": _named_sampling(draft.sampling),
         "objective": replace(objective, chunk_tokens=named("C", objective.chunk_tokens)),
     }
     return NamedDraft(**parts)
@@ -132,11 +134,41 @@ def _symbols(draft: Draft, device: Device) -> Iterator[Symbol]:
         "C": draft.objective.chunk_tokens,
         "V": models.student.padded_vocab_size,
         "v": models.vocab_size,
+        **_engine_values(draft.sampling),
         "o": device.context_bytes,
         "n": device.communicator_bytes,
     }
     for name, value in values.items():
         yield Symbol(name, value, OTHER_SYMBOLS[name])
+
+
+def _engine_values(sampling: Sampling) -> dict[str, int]:
+    engine = sampling.vllm
+    if engine is None:
+        return {"B": sampling.refit_bucket_bytes}
+    return {
+        "T": engine.tensor,
+        "K": engine.kv_cache_bytes,
+        "B": sampling.refit_bucket_bytes,
+        "G": engine.graph_bytes,
+    }
+
+
+def _named_sampling(sampling: Sampling) -> Sampling:
+    engine = sampling.vllm
+    if engine is not None:
+        engine = replace(
+            engine,
+            tensor=named("T", engine.tensor),
+            kv_cache_bytes=named("K", engine.kv_cache_bytes),
+            graph_bytes=named("G", engine.graph_bytes),
+        )
+    return replace(
+        sampling,
+        max_completion_length=named("R", sampling.max_completion_length),
+        refit_bucket_bytes=named("B", sampling.refit_bucket_bytes),
+        vllm=engine,
+    )
 
 
 def _prime_of_axes(draft: Draft) -> str:

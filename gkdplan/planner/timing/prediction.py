@@ -6,7 +6,7 @@ from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft, sampling_roles
 from gkdplan.planner.timing.assumptions import LIKELY, OUTLOOKS, assumptions_of
 from gkdplan.planner.timing.machine import Machine
-from gkdplan.planner.timing.sampling import sampling_seconds
+from gkdplan.planner.timing.sampling import refit_seconds, sampling_seconds
 from gkdplan.planner.timing.training import optimizer_seconds, student_seconds, teacher_seconds
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import Draw, Move
@@ -76,6 +76,7 @@ def _machine(draft: Draft, device: Device, outlook: int) -> Machine:
 def _named_seconds(draft: Draft, moves: Sequence[Move], machine: Machine) -> Named:
     """The terms of every phase that a step can have; before a checkpoint only what moves counts."""
     phases = {
+        Phase.REFIT: refit_seconds(draft, machine),
         Phase.GENERATE: _generation(draft, machine),
         Phase.TEACHER: teacher_seconds(draft, machine),
         Phase.STUDENT: student_seconds(draft, machine),
@@ -104,7 +105,7 @@ def _step_s(named: Named, sampled_share: float) -> float:
     total = 0.0
     for phase, terms in named.items():
         for name, seconds in terms.items():
-            is_drawn = phase is Phase.GENERATE and name != OFFLOAD
+            is_drawn = phase in (Phase.REFIT, Phase.GENERATE) and name != OFFLOAD
             total += seconds * (sampled_share if is_drawn else 1.0)
     return total
 

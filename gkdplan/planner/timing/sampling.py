@@ -15,20 +15,53 @@ from gkdplan.vocab import Role
 
 PREFILL = "prompts"
 DECODE = "tokens one by one"
+REFIT = "weights to the engine"
 
 
 def sampling_seconds(draft: Draft, role: Role, machine: Machine) -> Mapping[str, float]:
     """Responses of the longest length to all of a rank's prompts."""
-    is_student = role is Role.STUDENT
-    model = draft.models.student if is_student else draft.models.teacher
-    degrees = draft.layout.student if is_student else draft.layout.teacher
+    model = draft.models.student if role is Role.STUDENT else draft.models.teacher
+    degrees = _degrees(draft, role)
     rows = max(1, draft.batch.global_rows // degrees.data)
+    rows_at_once = min(rows, _most_rows(draft))
+    num_rounds = -(-rows // rows_at_once)
     prompt, response = draft.data.max_length, draft.sampling.max_completion_length
+    token_s = _decode_s(model, degrees, machine, rows_at_once, prompt + response // 2)
     return {
         f"{role}: {PREFILL}": _prefill_s(model, degrees, machine, rows, prompt),
-        f"{role}: {DECODE}": response
-        * _decode_s(model, degrees, machine, rows, prompt + response // 2),
+        f"{role}: {DECODE}": num_rounds * response * token_s,
     }
+
+
+def refit_seconds(draft: Draft, machine: Machine) -> Mapping[str, float]:
+    """The student's weights gathered over its tensor axis, written to a bucket and from there to
+    the engine, or over the network to a server."""
+    if not draft.sampling.refit_bucket_bytes:
+        return {}
+    student, degrees = draft.models.student, draft.layout.student
+    num_bytes = student.num_parameters * student.dtype.num_bytes
+    if draft.sampling.vllm is None:
+        copy_s = machine.link_s(num_bytes, span=machine.devices_per_node + 1)
+    else:
+        copy_s = machine.memory_s(4 * num_bytes)
+    gather_s = machine.collective_s(num_bytes, degrees.tensor, span=degrees.tensor)
+    return {REFIT: gather_s + copy_s}
+
+
+def _degrees(draft: Draft, role: Role) -> AxisDegrees:
+    """The mesh of the model that samples: that of the engine, where there is one."""
+    engine = draft.sampling.vllm
+    if engine is not None:
+        return AxisDegrees(engine.tensor, False, draft.layout.world_size // engine.tensor)
+    return draft.layout.student if role is Role.STUDENT else draft.layout.teacher
+
+
+def _most_rows(draft: Draft) -> int:
+    """Rows that are sampled at one time: vllm's cache may hold fewer than there are."""
+    engine = draft.sampling.vllm
+    if engine is None:
+        return draft.batch.global_rows
+    return max(1, min(engine.max_num_seqs, engine.num_sequences))
 
 
 def _prefill_s(

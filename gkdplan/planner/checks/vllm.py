@@ -1,0 +1,154 @@
+"""Rules of vllm on the ranks that train: what its tensor degree divides, what a cpu refuses, and
+whether its share of memory holds a sequence. Sources are those of vllm 0.32."""
+
+from collections.abc import Iterator
+
+from gkdplan.diagnostics import Diagnostic, error
+from gkdplan.facts.model import Device, Facts
+from gkdplan.planner.checks.rule import Finding, one_of, rule
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.engine import engine_tensor, smallest_share
+from gkdplan.planner.layout import world_size_of
+from gkdplan.planner.memory.engine import EngineModel, kv_token_bytes, padded_vocab_rows
+from gkdplan.planner.models import student_shape
+from gkdplan.runplan.model import ModelPlan, VllmPlan
+from gkdplan.shape import ModelShape
+from gkdplan.spec.plan import Plan
+from gkdplan.units import format_bytes
+from gkdplan.vocab import Engine
+
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""vllm/v1/attention/backends/cpu_attn.py, get_supported_head_sizes."""
+
+
+@rule("GK240")
+def engine_tensor_divides_the_student(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """num_attention_heads % tensor (vllm/config/model.py, verify_with_parallel_config); kv heads
+    % tensor, or tensor % kv heads, and ffn % tensor (vllm/model_executor/layers/linear.py); padded
+    vocabulary % tensor (vllm/model_executor/layers/vocab_parallel_embedding.py)."""
+    if not _is_colocated(plan):
+        return
+    shape, degree = student_shape(plan, facts), engine_tensor(plan)
+    for number, what in _undivided(shape, degree):
+        yield Finding(
+            f"the student has {number:,} {what}, not divisible by vllm's tensor degree {degree}",
+            _tensor_key(plan),
+            label="each rank of the engine holds an equal share",
+            notes=(f"sizes from {facts.student.origin}",),
+            help=_other_degrees(plan, shape),
+        )
+
+
+@rule("GK241")
+def ranks_divide_into_engines(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """world % tensor: every rank belongs to one engine, and an engine to one node
+    (vllm/distributed/parallel_state.py, initialize_model_parallel)."""
+    if not _is_colocated(plan):
+        return
+    cluster, degree = plan.cluster, engine_tensor(plan)
+    if cluster.devices_per_node % degree:
+        yield Finding(
+            f"{cluster.devices_per_node} devices of a node cannot be divided into engines of "
+            f"{degree}",
+            _tensor_key(plan),
+            label="every rank belongs to one engine, and an engine to one node",
+            help=_other_degrees(plan, student_shape(plan, facts)),
+        )
+
+
+@rule("GK242")
+def heads_have_a_size_that_vllm_knows(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """On a cpu vllm has kernels for some sizes only (vllm/v1/attention/backends/cpu_attn.py)."""
+    size = facts.student.shape.head_dim
+    if _is_colocated(plan) and facts.device.backend == "gloo" and size not in CPU_HEAD_SIZES:
+        yield Finding(
+            f"vllm has no attention on a cpu for heads of {size}",
+            "generation.engine",
+            label=f"it knows {one_of(CPU_HEAD_SIZES)}",
+            notes=(f"head_dim = {size}, from {facts.student.origin}",),
+            help=('set `generation.engine` to "megatron"',),
+        )
+
+
+@rule("GK416")
+def a_sleeping_engine_has_a_gpu(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Sleep mode unmaps CUDA memory; a cpu refuses it (vllm/config/model.py)."""
+    level = plan.generation.sleep_level
+    if _is_colocated(plan) and facts.device.backend == "gloo" and level:
+        yield Finding(
+            f"vllm cannot sleep on a cpu, and `generation.sleep_level` is {level}",
+            "generation.sleep_level",
+            label="it is memory of a gpu that a sleeping engine gives back",
+            help=("set `generation.sleep_level` to 0",),
+        )
+
+
+RULES = (
+    engine_tensor_divides_the_student,
+    ranks_divide_into_engines,
+    heads_have_a_size_that_vllm_knows,
+    a_sleeping_engine_has_a_gpu,
+)
+
+
+def check_engine(draft: Draft, facts: Facts) -> Iterator[Diagnostic]:
+    """GK305 where vllm's share does not even hold what is no cache, GK306 where the cache is too
+    small for one sequence: vllm refuses to start (vllm/v1/core/kv_cache_utils.py,
+    _check_enough_kv_cache_memory)."""
+    engine = draft.sampling.vllm
+    if engine is None or engine.num_sequences > 0:
+        return
+    student = draft.models.student
+    token_bytes = kv_token_bytes(EngineModel(student.shape, student.dtype, engine.tensor))
+    share = format_bytes(int(engine.gpu_memory_utilization * facts.device.memory_bytes))
+    code, message = (
+        ("GK306", f"a kv cache of {engine.capacity_tokens:,} tokens holds no whole sequence")
+        if engine.num_blocks
+        else ("GK305", f"vllm's share of {share} leaves nothing for a kv cache")
+    )
+    yield error(
+        code,
+        message,
+        "generation.gpu_memory_utilization",
+        label=f"a prompt and its response take {engine.max_model_len:,} tokens",
+        notes=(f"{format_bytes(token_bytes)} a token on a rank, tensor {engine.tensor}",),
+        help=_larger_share(engine, student, facts.device),
+    )
+
+
+def _larger_share(engine: VllmPlan, student: ModelPlan, device: Device) -> tuple[str, ...]:
+    percent = smallest_share(engine, student, device)
+    if percent is None:
+        return ("set `generation.tensor` higher, or shorten prompts and responses",)
+    return (f"set `generation.gpu_memory_utilization` to at least {percent / 100:g}",)
+
+
+def _is_colocated(plan: Plan) -> bool:
+    return plan.generation.engine is Engine.VLLM and plan.generation.mode == "colocate"
+
+
+def _undivided(shape: ModelShape, degree: int) -> Iterator[tuple[int, str]]:
+    if shape.num_attention_heads % degree:
+        yield shape.num_attention_heads, "attention heads"
+    if shape.num_kv_heads % degree and degree % shape.num_kv_heads:
+        yield shape.num_kv_heads, "kv heads"
+    width = shape.ffn_hidden_size if shape.moe is None else shape.moe.expert_ffn_hidden_size
+    if width % degree:
+        yield width, "ffn columns"
+    if padded_vocab_rows(shape) % degree:
+        yield padded_vocab_rows(shape), "padded rows of the embedding"
+
+
+def _other_degrees(plan: Plan, shape: ModelShape) -> tuple[str, ...]:
+    ranks = min(world_size_of(plan.cluster), plan.cluster.devices_per_node)
+    degrees = [
+        degree
+        for degree in range(1, min(ranks, shape.num_attention_heads) + 1)
+        if plan.cluster.devices_per_node % degree == 0 and not any(_undivided(shape, degree))
+    ]
+    return (f"set `generation.tensor` to {one_of(degrees)}",) if degrees else ()
+
+
+def _tensor_key(plan: Plan) -> str:
+    """Where the degree is written: left out, it is the student's."""
+    return "student.parallel.tensor" if plan.generation.tensor is None else "generation.tensor"

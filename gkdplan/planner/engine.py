@@ -1,0 +1,91 @@
+"""What vllm is told: its shares of memory, its limits, and the size of a refit's bucket."""
+
+import math
+from dataclasses import replace
+
+from gkdplan.facts.model import Device
+from gkdplan.planner.memory.engine import EngineModel, forward_bytes, kv_token_bytes, weight_bytes
+from gkdplan.runplan.model import BatchPlan, Layout, ModelPlan, VllmPlan
+from gkdplan.spec.plan import Plan
+
+BLOCK_TOKENS = {"gloo": 128, "nccl": 16}
+"""Of a block of the kv cache, by backend (vllm/config/cache.py; vllm/platforms/cpu.py)."""
+MAX_SEQUENCES = 256
+"""Sequences that are worked on at one time, at most: vllm's default on most devices."""
+MAX_BATCHED_TOKENS = 8192
+"""Tokens of one forward: prompts come in chunks (vllm/engine/arg_utils.py, get_batch_defaults)."""
+GRAPH_BYTES = 2**29
+"""Of CUDA graphs, for which vllm profiles and sets memory aside: an assumption."""
+REFIT_BUCKET_BYTES = 2**29
+"""Weights that travel to the engine together, unless one tensor is larger."""
+
+
+def engine_tensor(plan: Plan) -> int:
+    """`generation.tensor`, or the student's degree."""
+    return plan.generation.tensor or plan.student.parallel.tensor
+
+
+def decide_vllm(
+    plan: Plan, student: ModelPlan, layout: Layout, batch: BatchPlan, device: Device
+) -> VllmPlan:
+    """The engine that the ranks share: `layout.world_size // tensor` of them.
+
+    The kv cache is what is left of the share: vllm takes gpu_memory_utilization of all of the
+    device, and from it weights, the peak of a forward, its own communicator and its graphs
+    (vllm/v1/worker/gpu_worker.py, determine_available_memory). The run plan names the bytes, so
+    that they are what was planned; on a CPU vllm has no other way.
+    """
+    generation = plan.generation
+    tensor = engine_tensor(plan)
+    length = plan.data.max_length + generation.max_completion_length
+    num_prompts = -(-batch.global_rows * tensor // layout.world_size)
+    max_sequences = min(num_prompts, MAX_SEQUENCES)
+    undecided = VllmPlan(
+        tensor=tensor,
+        gpu_memory_utilization=generation.gpu_memory_utilization,
+        sleep_level=generation.sleep_level,
+        max_model_len=length,
+        max_num_seqs=max_sequences,
+        max_num_batched_tokens=max(max_sequences, min(MAX_BATCHED_TOKENS, max_sequences * length)),
+        graph_bytes=GRAPH_BYTES if layout.backend == "nccl" else 0,
+        block_tokens=BLOCK_TOKENS[layout.backend],
+        num_blocks=0,
+        kv_cache_bytes=0,
+    )
+    share = math.ceil(generation.gpu_memory_utilization * device.memory_bytes)
+    left = max(0, share - _bytes_beside_the_cache(undecided, student, device))
+    block_bytes = _block_bytes(undecided, student)
+    num_blocks = left // block_bytes
+    return replace(undecided, num_blocks=num_blocks, kv_cache_bytes=num_blocks * block_bytes)
+
+
+def smallest_share(engine: VllmPlan, student: ModelPlan, device: Device) -> int | None:
+    """Percent of the device's memory with which the cache holds one sequence; None above 100."""
+    num_blocks = 1 - (-engine.max_model_len // engine.block_tokens)
+    cache = num_blocks * _block_bytes(engine, student)
+    share = (cache + _bytes_beside_the_cache(engine, student, device)) / device.memory_bytes
+    return math.ceil(100 * share) if share <= 1 else None
+
+
+def _block_bytes(engine: VllmPlan, student: ModelPlan) -> int:
+    return engine.block_tokens * kv_token_bytes(_model(engine, student))
+
+
+def _bytes_beside_the_cache(engine: VllmPlan, student: ModelPlan, device: Device) -> int:
+    model = _model(engine, student)
+    passing = forward_bytes(model, engine.max_num_batched_tokens, engine.max_num_seqs)
+    communicator = device.communicator_bytes if engine.tensor > 1 else 0
+    return weight_bytes(model) + passing + communicator + engine.graph_bytes
+
+
+def _model(engine: VllmPlan, student: ModelPlan) -> EngineModel:
+    return EngineModel(student.shape, student.dtype, engine.tensor)
+
+
+def refit_bucket_bytes(student: ModelPlan) -> int:
+    """A bucket holds whole tensors as the checkpoint has them, the largest at least, and never more
+    than there is."""
+    shape, width = student.shape, student.dtype.num_bytes
+    embedding = shape.vocab_size * shape.hidden_size
+    largest = max(embedding, shape.hidden_size * max(shape.ffn_hidden_size, shape.query_size))
+    return min(shape.num_parameters * width, max(REFIT_BUCKET_BYTES, largest * width))

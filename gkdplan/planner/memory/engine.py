@@ -1,0 +1,113 @@
+"""Bytes of a vllm engine on one of its tensor ranks, as vllm 0.32 lays them out.
+
+h hidden, F ffn, q and k the query and kv sizes of a rank, T the engine's tensor degree, w bytes of
+an element. Kv heads that are fewer than T are held by several ranks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gkdplan.shape import ModelShape
+from gkdplan.vocab import Dtype
+
+VOCAB_MULTIPLE = 64
+"""vllm pads the rows of an embedding to it, whatever the degree
+(vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE)."""
+SAMPLER_BYTES = 28
+"""A sequence and an id of the vocabulary while a token is drawn: float32 logits, sorted with int64
+ids, their softmax and its running sum, masks (vllm/v1/sample/ops/topk_topp_sampler.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """The share of a model that one tensor rank of the engine holds."""
+
+    shape: ModelShape
+    dtype: Dtype
+    tensor: int
+
+    @property
+    def query_size(self) -> int:
+        return self.shape.query_size // self.tensor
+
+    @property
+    def kv_size(self) -> int:
+        """Of whole heads, one at least (vllm/config/model.py, get_num_kv_heads)."""
+        return max(1, self.shape.num_kv_heads // self.tensor) * self.shape.head_dim
+
+    @property
+    def vocab_rows(self) -> int:
+        return padded_vocab_rows(self.shape) // self.tensor
+
+    @property
+    def embedding_elements(self) -> int:
+        return self.vocab_rows * self.shape.hidden_size
+
+
+def padded_vocab_rows(shape: ModelShape) -> int:
+    return -(-shape.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def weight_bytes(model: EngineModel) -> int:
+    """Embedding, layers, final norm, head, and the table of rotary angles of every position
+    (vllm/model_executor/layers/rotary_embedding/base.py)."""
+    shape = model.shape
+    matrices = 1 if shape.tied_embeddings else 2
+    layer = sum(_layer_elements(model))
+    angles = shape.max_position_embeddings * shape.head_dim
+    elements = matrices * model.embedding_elements + shape.num_layers * layer + shape.hidden_size
+    return (elements + angles) * model.dtype.num_bytes
+
+
+def kv_token_bytes(model: EngineModel) -> int:
+    """Keys and values of one token: 2 L max(1, g // T) d w
+    (vllm/v1/kv_cache_interface.py, FullAttentionSpec)."""
+    return 2 * model.shape.num_layers * model.kv_size * model.dtype.num_bytes
+
+
+def forward_bytes(model: EngineModel, num_tokens: int, num_sequences: int) -> int:
+    """The most that passes while vllm profiles itself: a forward of `num_tokens` tokens, then the
+    drawing of a token of each sequence beside the final hidden states
+    (vllm/v1/worker/gpu_model_runner.py, profile_run)."""
+    width = model.dtype.num_bytes
+    hidden = num_tokens * model.shape.hidden_size * width
+    logits = num_sequences * model.shape.vocab_size * (width + SAMPLER_BYTES)
+    return max(num_tokens * _widest(model) * width, hidden + logits)
+
+
+def reload_bytes(model: EngineModel) -> int:
+    """The largest module: new weights are loaded beside the old ones, one module at a time
+    (vllm/model_executor/model_loader/reload/layerwise.py)."""
+    return max(model.embedding_elements, *_layer_elements(model)) * model.dtype.num_bytes
+
+
+def _layer_elements(model: EngineModel) -> Iterator[int]:
+    """Of each module of a layer."""
+    shape, moe = model.shape, model.shape.moe
+    hidden, query, kv = shape.hidden_size, model.query_size, model.kv_size
+    yield (hidden + (1 if shape.qkv_bias else 0)) * (query + 2 * kv)
+    yield query * hidden
+    yield 2 * hidden + (2 * shape.head_dim if shape.qk_norm else 0)
+    if moe is None:
+        yield 2 * hidden * (shape.ffn_hidden_size // model.tensor)
+        yield hidden * (shape.ffn_hidden_size // model.tensor)
+        return
+    yield moe.num_experts * hidden
+    yield moe.num_experts * 3 * hidden * (moe.expert_ffn_hidden_size // model.tensor)
+    yield 3 * hidden * (moe.shared_ffn_hidden_size // model.tensor)
+    yield hidden if moe.shared_expert_gate else 0
+
+
+def _widest(model: EngineModel) -> int:
+    """Elements of a token where a layer holds most: the residual and the layer's input beside
+    attention's projections and output, or beside the MLP's (an expert's: of every copy of the
+    token, with its input or output, whichever is wider: fused_moe's two caches)."""
+    shape, moe = model.shape, model.shape.moe
+    hidden = shape.hidden_size
+    attention = hidden + 2 * model.query_size + 2 * model.kv_size
+    if moe is None:
+        mlp = 3 * (shape.ffn_hidden_size // model.tensor)
+    else:
+        width = moe.expert_ffn_hidden_size // model.tensor
+        mlp = moe.num_experts_per_token * (max(2 * width, hidden) + width)
+    return 2 * hidden + max(attention, mlp)

@@ -1,0 +1,46 @@
+"""The rows of vllm on a rank that trains: its weights, its cache, and the way of new weights."""
+
+from collections.abc import Iterator
+
+from gkdplan.planner.memory.buffer import (
+    ACTIVATIONS,
+    ENGINE_WEIGHTS,
+    FIRST,
+    KV_CACHE,
+    LAST,
+    REFIT_BUFFER,
+    Buffer,
+)
+from gkdplan.planner.memory.engine import EngineModel, forward_bytes, reload_bytes, weight_bytes
+from gkdplan.planner.memory.model import chunks_of_stage
+from gkdplan.planner.memory.parameters import largest_elements
+from gkdplan.planner.memory.rank import Rank
+from gkdplan.vocab import Phase
+
+
+def vllm_buffers(rank: Rank) -> Iterator[Buffer]:
+    """Weights and cache stay, unless the schedule lets the engine sleep; a server holds its own,
+    and only the way to it is here."""
+    sampling, student = rank.draft.sampling, rank.draft.models.student
+    if not sampling.refit_bucket_bytes:
+        return
+    refit = sampling.refit_bucket_bytes + _gathered_bytes(rank)
+    engine = sampling.vllm
+    if engine is not None:
+        model = EngineModel(student.shape, student.dtype, engine.tensor)
+        refit += reload_bytes(model)
+        forward = forward_bytes(model, engine.max_num_batched_tokens, engine.max_num_seqs)
+        yield Buffer(ENGINE_WEIGHTS, weight_bytes(model), FIRST, LAST)
+        yield Buffer(KV_CACHE, engine.kv_cache_bytes, FIRST, LAST)
+        yield Buffer(ACTIVATIONS, forward, Phase.GENERATE, Phase.GENERATE)
+    yield Buffer(REFIT_BUFFER, refit, Phase.REFIT, Phase.REFIT)
+
+
+def _gathered_bytes(rank: Rank) -> int:
+    """Beside the bucket the pieces of one tensor, gathered over the tensor axis and not yet
+    joined."""
+    student = rank.student.model
+    if student.tensor == 1:
+        return 0
+    whole = chunks_of_stage(student.shape, student.padded_vocab_size, 1, student.stage)
+    return max(map(largest_elements, whole)) * student.dtype.num_bytes

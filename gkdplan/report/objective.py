@@ -13,7 +13,7 @@ SOURCE_NAMES = {
     Source.DATASET: "dataset responses",
 }
 
-TITLE = "objective of a response token: t is the teacher's distribution, s the student's"
+LEGEND = "of a response token: t is the teacher's distribution, s the student's"
 
 _LABEL_WIDTH = 13
 _MOST_COUNTED_STEPS = 100_000
@@ -22,7 +22,7 @@ _MOST_COUNTED_STEPS = 100_000
 def objective_card(run_plan: RunPlan, width: int = 80) -> str:
     """The card in plain text; no line is wider than `width`."""
     rows = (wrap(label.ljust(_LABEL_WIDTH), text, width) for label, text in card_rows(run_plan))
-    return "\n".join([wrap("", TITLE, width), *rows])
+    return "\n".join([wrap("objective ", LEGEND, width), *rows])
 
 
 def card_rows(run_plan: RunPlan) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from gkdplan.runplan.steps import Draw
 from gkdplan.vocab import Phase
 
 _MAX_CELLS = 256
-_MAX_COLUMNS = 40
+_MAX_COLUMNS, _MAX_ROWS = 40, 32
 
 
 def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Markup]:
@@ -35,7 +35,7 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
         sections.append(section("Residency", caption, chart, table, _moves(run_plan)))
     return [
         *sections,
-        section("Objective", objective.TITLE, _rows(objective.card_rows(run_plan))),
+        section("Objective", objective.LEGEND, _rows(objective.card_rows(run_plan))),
         section("Sources", "what each step learns from", *_sources(run_plan)),
         section("Layout", words.layout(run_plan.layout), *_layout(run_plan)),
         section("Steps", f"of a global batch: {words.batch(run_plan)}", _steps(run_plan)),
@@ -117,21 +117,18 @@ def _layout(run_plan: RunPlan) -> list[Markup]:
 
 
 def _mesh(axes: AxisDegrees, world_size: int, name: str) -> Markup:
-    """A tensor group a row, in the order of ranks, while they can be told apart."""
-    if world_size > _MAX_CELLS:
-        return tag("p", f"{name}: {words.degrees(axes)}")
+    """A tensor group a row; with pipelines a stage a row; while ranks can be told apart."""
     per_stage = world_size // axes.pipeline
-
-    def stage(rank: int) -> str:
-        return f", stage {rank // per_stage}" if axes.pipeline > 1 else ""
-
+    columns = axes.tensor if axes.pipeline == 1 else per_stage
+    if columns > _MAX_COLUMNS or world_size // columns > _MAX_ROWS:
+        return tag("p", f"{name}: {words.degrees(axes)}")
     cells = [
-        tag("span", str(rank), title=f"rank {rank}{stage(rank)}") for rank in range(world_size)
+        tag("span", str(rank), title=f"rank {rank}, stage {rank // per_stage}")
+        for rank in range(world_size)
     ]
-    grid = tag("div", *cells, class_="mesh", style=f"--columns:{axes.tensor}")
-    down = ["context"] * (axes.context > 1) + ["data"] + ["pipeline"] * (axes.pipeline > 1)
-    caption = f"{name}: tensor across; {', then '.join(down)} down"
-    return tag("figure", tag("figcaption", caption), grid)
+    grid = tag("div", *cells, class_="mesh", style=f"--columns:{columns}")
+    order = "a tensor group a row" if axes.pipeline == 1 else "a stage a row, tensor groups in it"
+    return tag("figure", tag("figcaption", f"{name}: {order}"), grid)
 
 
 def _steps(run_plan: RunPlan) -> Markup:

@@ -9,6 +9,7 @@ from gkdplan.report.markup import Markup, tag
 from gkdplan.report.page import lock_page, run_page
 from gkdplan.report.run_record import read_run
 from gkdplan.runplan.codec import encode, seal
+from gkdplan.runplan.model import AxisDegrees
 from gkdplan.vocab import Phase, Source
 
 VOID = {"meta"}
@@ -121,7 +122,26 @@ def test_there_is_a_cell_for_every_step_and_every_rank(run_plan):
     page = Page(html)
     assert sum("step 7: " in a.get("title", "") for _, a in page.elements) == 1
     ranks = [a["title"] for _, a in page.elements if a.get("title", "").startswith("rank ")]
-    assert ranks == ["rank 0", "rank 1"]
+    assert ranks == ["rank 0, stage 0", "rank 1, stage 0"]
+
+
+def test_a_stage_of_a_pipeline_is_a_row_of_ranks(run_plan):
+    student = AxisDegrees(tensor=2, sequence=True, data=2, pipeline=4)
+    layout = replace(run_plan.layout, world_size=16, student=student, teacher=student)
+    page = Page(lock_page(replace(run_plan, layout=layout)))
+    (mesh,) = page.of_class("mesh")
+    assert mesh["style"] == "--columns:4"  # tensor 2 x data 2 ranks of a stage
+    titles = [a["title"] for _, a in page.elements if a.get("title", "").startswith("rank ")]
+    assert len(titles) == 16
+    assert titles[5] == "rank 5, stage 1"
+
+
+def test_ranks_that_cannot_be_told_apart_are_told_in_words(run_plan):
+    degrees = AxisDegrees(tensor=2, sequence=True, data=512, pipeline=4)
+    layout = replace(run_plan.layout, world_size=4096, student=degrees, teacher=degrees)
+    page = Page(lock_page(replace(run_plan, layout=layout)))
+    assert page.of_class("mesh") == []
+    assert "ranks: tensor 2 + sequence, pipeline 4, data 512" in page.text
 
 
 def test_a_hostile_name_is_only_text(run_plan):

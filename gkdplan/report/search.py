@@ -56,7 +56,7 @@ def _remarks(ranking: Ranking, unit: Unit) -> Iterator[str]:
     counts, dropped, own = ranking.counts, ranking.dropped, ranking.own
     yield (
         f"{plural(counts.considered, 'candidate')}: {counts.against_rules:,} break a rule, "
-        f"{counts.over:,} do not fit, {counts.fitting:,} fit"
+        f"{counts.over:,} do not fit, {counts.slower:,} are slower"
     )
     if counts.planned:
         yield (

@@ -45,14 +45,17 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Candidates: `considered` is the sum of the others; `planned` are those left out because
-    `gkdplan run` does not run them yet."""
+    """Candidates: `considered` is the sum of the others and of the options.
+
+    `planned` are left out because `gkdplan run` does not run them yet; `over` were passed over
+    because they do not fit; `slower` come after the last option and were not priced.
+    """
 
     considered: int
     against_rules: int
     planned: int
     over: int
-    fitting: int
+    slower: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def test_where_nothing_fits_the_exit_code_is_1_and_edits_are_named(workplace, ca
     workplace.write_plan(limit="2 GiB")
     status, out, _ = searched(capsys, "-o", "best.toml")
     assert status == 1
-    assert "0 fit" in out
+    assert "0 are slower" in out
     assert "the fastest that does not fit" in out
     assert not Path("best.toml").exists()
 

@@ -23,7 +23,7 @@ OPTION = Option(
     runs=False,
     changes=(("batch.micro", 4), ("teacher.parallel", None)),
 )
-COUNTS = Counts(considered=10, against_rules=4, planned=3, over=1, fitting=2)
+COUNTS = Counts(considered=10, against_rules=4, planned=3, over=1, slower=1)
 OVER = replace(OPTION, peak_bytes=90 * GiB, verdict=Verdict.OVER)
 RANKING = Ranking(COUNTS, (OPTION,), Dropped(OVER, 14 * GiB, 2 * GiB), None)
 
@@ -48,14 +48,14 @@ def test_what_the_dropped_one_lacks_is_said_for_device_and_host():
 
 def test_counts_say_why_candidates_are_not_there():
     words = " ".join(ranking_table(RANKING).split())
-    assert "10 candidates: 4 break a rule, 1 do not fit, 2 fit" in words
+    assert "10 candidates: 4 break a rule, 1 do not fit, 1 are slower" in words
     assert "3 more keep every rule" in words
     assert "`--planned`" in words
 
 
 def test_without_layouts_there_is_no_table():
     nothing = Ranking(Counts(5, 5, 0, 0, 0), (), None, None)
-    assert ranking_table(nothing) == "5 candidates: 5 break a rule, 0 do not fit, 0 fit"
+    assert ranking_table(nothing) == "5 candidates: 5 break a rule, 0 do not fit, 0 are slower"
 
 
 def test_names_of_meshes_recompute_and_offload():

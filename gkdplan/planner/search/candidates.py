@@ -1,62 +1,81 @@
-"""Candidates of one mesh: their predicted seconds, and where they stop to fit."""
+"""Candidates of one mesh and their predicted seconds; their memory is not priced here."""
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks.edits import fits
 from gkdplan.planner.draft import Draft, draft
-from gkdplan.planner.pricing import price
-from gkdplan.planner.search.space import Saving, with_micro
+from gkdplan.planner.memory.buffers import price_buffers
+from gkdplan.planner.offload import schedule_offload
+from gkdplan.planner.search.space import OFFLOADED, Saving, with_micro
 from gkdplan.planner.timing.prediction import moves_s, student_s, without_student_s
 from gkdplan.runplan.model import Recompute as DecidedRecompute
 from gkdplan.spec.plan import Plan, Recompute
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A plan that keeps every rule; `runs` says whether `gkdplan run` takes it."""
+class Series:
+    """A mesh of one saving with micro-batches that rise: its memory does not fall as they do."""
 
-    plan: Plan
-    step_s: float
-    fits: bool
+    mesh: Plan
+    saving: Saving
     runs: bool
+
+    def plan(self, micro: int) -> Plan:
+        return with_micro(self.saving.applied_to(self.mesh), micro)
 
 
 @dataclass(frozen=True, slots=True)
-class Mesh:
-    """A mesh with the micro-batches that it can have, rising, and what their steps take without the
-    student's phase, which alone depends on recompute."""
+class Candidate:
+    """A plan of a series, which keeps every rule."""
 
-    plan: Plan
-    sizes: tuple[int, ...]
-    drafts: tuple[Draft, ...]
-    without_student_s: tuple[float, ...]
+    series: Series
+    micro: int
+    step_s: float
 
-
-def mesh_of(plan: Plan, sizes: Sequence[int], facts: Facts) -> Mesh:
-    drafts = tuple(draft(with_micro(plan, size), facts) for size in sizes)
-    seconds = tuple(without_student_s(decided, facts.device) for decided in drafts)
-    return Mesh(plan, tuple(sizes), drafts, seconds)
+    @property
+    def plan(self) -> Plan:
+        return self.series.plan(self.micro)
 
 
-def candidates_of(mesh: Mesh, saving: Saving, runs: bool, facts: Facts) -> Iterator[Candidate]:
-    """Every micro-batch. Memory does not fall as they grow, so that only the border is sought."""
-    plans = [with_micro(saving.applied_to(mesh.plan), size) for size in mesh.sizes]
-    smallest = price(plans[0], facts)
-    num_fitting = 0
-    if fits(smallest.ledger, facts.device):
-        num_fitting = bisect_left(plans, True, lo=1, key=lambda plan: not _fits(plan, facts))
-    transfer_s = moves_s(smallest.moves)
-    for index, plan in enumerate(plans):
-        student = student_s(_with_recompute(mesh.drafts[index], saving.recompute), facts.device)
-        step_s = mesh.without_student_s[index] + student + transfer_s
-        yield Candidate(plan, step_s, index < num_fitting, runs)
+def candidates_of(
+    mesh: Plan, sizes: Sequence[int], wanted: Sequence[tuple[Saving, bool]], facts: Facts
+) -> Iterator[Candidate]:
+    """Every micro-batch with every saving that is wanted, each with whether it is run.
+
+    The student's phase depends on recompute, the moves on what is offloaded, and neither on the
+    other.
+    """
+    drafts = [draft(with_micro(mesh, size), facts) for size in sizes]
+    others = [without_student_s(decided, facts.device) for decided in drafts]
+    students: dict[Recompute, list[float]] = {}
+    transfers = _transfers_s(mesh, wanted, facts)
+    for saving, runs in wanted:
+        series = Series(mesh, saving, runs)
+        if saving.recompute not in students:
+            students[saving.recompute] = [
+                student_s(_with_recompute(decided, saving.recompute), facts.device)
+                for decided in drafts
+            ]
+        moving = sum(transfers[name] for name in saving.offloaded)
+        times = zip(sizes, others, students[saving.recompute], strict=True)
+        for size, other, student in times:
+            yield Candidate(series, size, other + student + moving)
 
 
-def _fits(plan: Plan, facts: Facts) -> bool:
-    return fits(price(plan, facts).ledger, facts.device)
+def _transfers_s(
+    mesh: Plan, wanted: Sequence[tuple[Saving, bool]], facts: Facts
+) -> dict[str, float]:
+    """Table of the plan -> seconds of its moves in a step, where it is offloaded."""
+    names = {name for saving, _ in wanted for name in saving.offloaded}
+    return {name: _transfer_s(mesh, name, facts) for name in sorted(names)}
+
+
+def _transfer_s(mesh: Plan, name: str, facts: Facts) -> float:
+    places = {table: "cpu" if table == name else "none" for table in OFFLOADED}
+    decided = draft(Saving(mesh.student.recompute, **places).applied_to(mesh), facts)
+    buffers = [price_buffers(decided, ranks, facts.device) for ranks in decided.layout.classes]
+    return moves_s(schedule_offload(decided, buffers, facts.device))
 
 
 def _with_recompute(decided: Draft, recompute: Recompute) -> Draft:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.auto_offload import OFFLOADABLE
 from gkdplan.planner.memory.ledger import usable_bytes
 from gkdplan.planner.pricing import price
+from gkdplan.planner.search.space import OFFLOADED
 from gkdplan.planner.timing.prediction import likely_step_s
 from gkdplan.runplan.model import Ledger
 from gkdplan.runplan.ranking import Dropped, Option, Value
@@ -40,7 +40,7 @@ def changes_of(candidate: Plan, plan: Plan) -> Changes:
     changes: list[tuple[str, Value]] = []
     for path, old, new in tables:
         changes += _changes_of_table(path, old, new)
-    for table in OFFLOADABLE:
+    for table in OFFLOADED:
         offload = getattr(candidate, table).offload
         if offload != getattr(plan, table).offload:
             changes.append((f"{table}.offload", offload))

@@ -1,21 +1,20 @@
-"""The search: rules first, then time, and memory where the border between fitting and not lies."""
+"""The search: rules first, then time, and memory from the fastest on until enough of them fit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks import availability
 from gkdplan.planner.checks.degrees import is_possible
-from gkdplan.planner.checks.edits import broken_rules
+from gkdplan.planner.checks.edits import broken_rules, fits
 from gkdplan.planner.checks.laid_out import each_model
 from gkdplan.planner.models import student_shape
-from gkdplan.planner.search.candidates import Candidate, candidates_of, mesh_of
+from gkdplan.planner.pricing import price
+from gkdplan.planner.search.candidates import Candidate, candidates_of
 from gkdplan.planner.search.options import dropped_of, option_of
 from gkdplan.planner.search.space import meshes, micro_sizes, savings, with_micro
 from gkdplan.runplan.ranking import Counts, Dropped, Option, Ranking
 from gkdplan.spec.plan import Plan
-from gkdplan.vocab import Verdict
 
 SEARCHED = (
     "student.parallel",
@@ -39,8 +38,7 @@ class Found:
 def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = False) -> Found:
     """The `top` fastest layouts of the plan that fit; its other keys stay as they are.
 
-    Without `include_planned` those that `gkdplan run` would refuse are left out and counted. Every
-    option was priced and timed by itself.
+    Without `include_planned` those that `gkdplan run` would refuse are left out and counted.
     """
     considered = against_rules = planned = 0
     candidates: list[Candidate] = []
@@ -56,20 +54,42 @@ def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = F
         wanted = [(saving, runs) for saving, runs in run if runs or include_planned]
         planned += (len(of_mesh) - len(wanted)) * len(kept)
         if wanted:
-            laid_out = mesh_of(mesh, kept, facts)
-            for saving, runs in wanted:
-                candidates += candidates_of(laid_out, saving, runs, facts)
+            candidates += candidates_of(mesh, kept, wanted, facts)
     candidates.sort(key=lambda candidate: candidate.step_s)
-    num_fitting = sum(candidate.fits for candidate in candidates)
-    counts = Counts(considered, against_rules, planned, len(candidates) - num_fitting, num_fitting)
-    ranked = list(islice(_fitting(candidates, plan, facts), top))
+    fitting, over = _fastest(candidates, top, facts)
+    num_slower = len(candidates) - len(fitting) - len(over)
     ranking = Ranking(
-        counts=counts,
-        options=tuple(option for option, _ in ranked),
-        dropped=_dropped(candidates, plan, facts),
+        counts=Counts(considered, against_rules, planned, len(over), num_slower),
+        options=tuple(
+            option_of(found.plan, plan, facts, runs=found.series.runs) for found in fitting
+        ),
+        dropped=_dropped(over, plan, facts),
         own=_own(plan, facts),
     )
-    return Found(ranking, tuple(found for _, found in ranked))
+    return Found(ranking, tuple(found.plan for found in fitting))
+
+
+def _fastest(
+    candidates: Sequence[Candidate], top: int, facts: Facts
+) -> tuple[list[Candidate], list[Candidate]]:
+    """The first that fit, and those that were passed over because they do not.
+
+    Where one does not fit, none of its series with larger micro-batches does.
+    """
+    fitting: list[Candidate] = []
+    over: list[Candidate] = []
+    smallest_over: dict[int, int] = {}
+    for candidate in candidates:
+        if len(fitting) == top:
+            break
+        series, micro = id(candidate.series), candidate.micro
+        is_over = micro >= smallest_over.get(series, micro + 1)
+        if is_over or not fits(price(candidate.plan, facts).ledger, facts.device):
+            smallest_over[series] = min(micro, smallest_over.get(series, micro))
+            over.append(candidate)
+        else:
+            fitting.append(candidate)
+    return fitting, over
 
 
 def _kept(mesh: Plan, sizes: Sequence[int], facts: Facts) -> tuple[int, ...]:
@@ -85,23 +105,11 @@ def _runs(plan: Plan) -> bool:
     return not any((finding.path or "").startswith(SEARCHED) for finding in findings)
 
 
-def _fitting(
-    candidates: Sequence[Candidate], plan: Plan, facts: Facts
-) -> Iterator[tuple[Option, Plan]]:
-    """Those that fit when they are priced by themselves."""
-    for candidate in candidates:
-        if candidate.fits:
-            option = option_of(candidate.plan, plan, facts, runs=candidate.runs)
-            if option.verdict is not Verdict.OVER:
-                yield option, candidate.plan
-
-
-def _dropped(candidates: Sequence[Candidate], plan: Plan, facts: Facts) -> Dropped | None:
-    over = (candidate for candidate in candidates if not candidate.fits)
-    fastest = next(over, None)
-    if fastest is None:
+def _dropped(over: Sequence[Candidate], plan: Plan, facts: Facts) -> Dropped | None:
+    """The fastest of those that do not fit."""
+    if not over:
         return None
-    return dropped_of(fastest.plan, plan, facts, runs=fastest.runs)
+    return dropped_of(over[0].plan, plan, facts, runs=over[0].series.runs)
 
 
 def _own(plan: Plan, facts: Facts) -> Option | None:

@@ -10,24 +10,27 @@ from gkdplan.planner.models import student_shape
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Parallel, Plan, Recompute
 
+OFFLOADED = ("teacher", "optimizer")
+"""Tables of a plan whose weights or state may wait on the host."""
+
 
 @dataclass(frozen=True, slots=True)
 class Saving:
     """What a layout does for memory at the cost of time; offloads as the plan writes them."""
 
     recompute: Recompute
-    teacher_offload: str
-    optimizer_offload: str
+    teacher: str
+    optimizer: str
+
+    @property
+    def offloaded(self) -> tuple[str, ...]:
+        return tuple(name for name in OFFLOADED if getattr(self, name) == "cpu")
 
     def applied_to(self, plan: Plan) -> Plan:
-        changes: tuple[tuple[str, str, object], ...] = (
-            ("student", "recompute", self.recompute),
-            ("teacher", "offload", self.teacher_offload),
-            ("optimizer", "offload", self.optimizer_offload),
-        )
         tables = {
-            table: getattr(plan, table).model_copy(update={key: value})
-            for table, key, value in changes
+            "student": plan.student.model_copy(update={"recompute": self.recompute}),
+            "teacher": plan.teacher.model_copy(update={"offload": self.teacher}),
+            "optimizer": plan.optimizer.model_copy(update={"offload": self.optimizer}),
         }
         return plan.model_copy(update=tables)
 

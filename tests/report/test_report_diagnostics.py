@@ -81,7 +81,8 @@ def test_notes_and_help_stay_within_the_width(sentences: list[str], width: int) 
     words = [
         word for line in printed for word in line.split() if word not in ("=", "note:", "help:")
     ]
-    assert words == [word for sentence in sentences * 2 for word in sentence.split()]
+    # A word wider than a line is broken, so the letters are compared and not the words.
+    assert "".join(words) == "".join("".join(sentence.split()) for sentence in sentences * 2)
 
 
 @pytest.mark.parametrize(

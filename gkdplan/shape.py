@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear maps of a dense layer, by the names that Hugging Face gives them."""
+
 
 @dataclass(frozen=True, slots=True)
 class MoeShape:
@@ -80,6 +83,24 @@ class ModelShape:
         matrices = 1 if self.tied_embeddings else 2
         embeddings = matrices * self.vocab_size * self.hidden_size
         return embeddings + self.num_layers * self.num_parameters_per_layer + self.hidden_size
+
+    def projection_size(self, name: str) -> tuple[int, int]:
+        """(out, in) features of one of PROJECTIONS."""
+        hidden, query, kv, ffn = (
+            self.hidden_size,
+            self.query_size,
+            self.kv_size,
+            self.ffn_hidden_size,
+        )
+        return {
+            "q_proj": (query, hidden),
+            "k_proj": (kv, hidden),
+            "v_proj": (kv, hidden),
+            "o_proj": (hidden, query),
+            "gate_proj": (ffn, hidden),
+            "up_proj": (ffn, hidden),
+            "down_proj": (hidden, ffn),
+        }[name]
 
     def with_layers(self, num_layers: int) -> "ModelShape":
         """The same shape with another depth."""

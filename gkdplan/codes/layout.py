@@ -188,5 +188,27 @@ _RECOMPUTE = {
         "Lower `num_layers` to the length that is shown.",
     ),
 }
+_LORA = {
+    "GK250": Code(
+        "a target that is no projection",
+        "An adapter sits beside a linear map of a layer, under the name that Hugging Face gives "
+        "the map. Megatron fuses q, k and v, and gate and up: each named part has an A and a B of "
+        "its own, as in PEFT, and the others have none.",
+        'Write names that are shown, or "all-linear" for all of them.',
+    ),
+    "GK251": Code(
+        "adapters of kv heads that ranks share",
+        "With fewer kv heads than tensor ranks Megatron cuts the fused projection where a rank's "
+        "rows end, so that one holds other parts than another.",
+        "Lower the tensor degree, or leave q, k and v without adapters.",
+        f"{_MEGATRON}, megatron/core/transformer/attention.py",
+    ),
+}
 
-CODES: dict[str, Code] = {**_MESH_AND_TENSOR, **_PIPELINE, **_EXPERTS_AND_TOKENS, **_RECOMPUTE}
+CODES: dict[str, Code] = {
+    **_MESH_AND_TENSOR,
+    **_PIPELINE,
+    **_EXPERTS_AND_TOKENS,
+    **_RECOMPUTE,
+    **_LORA,
+}

@@ -4,7 +4,8 @@ from math import lcm
 
 from gkdplan.facts.model import Facts, ModelFacts
 from gkdplan.planner.layout import stage_layers, teacher_parallel
-from gkdplan.runplan.model import Inputs, Layout, ModelInput, ModelPlan, Models, Recompute
+from gkdplan.planner.lora import decide_lora
+from gkdplan.runplan.model import Inputs, Layout, LoraPlan, ModelInput, ModelPlan, Models, Recompute
 from gkdplan.shape import ModelShape
 from gkdplan.spec import plan as spec
 from gkdplan.spec.plan import Plan
@@ -30,6 +31,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             keep_layers=None if keep is None else keep.layers,
             stage_layers=stage_layers(student_shape(plan, facts).num_layers, plan.student.parallel),
             recompute=_recompute(plan.student.recompute),
+            lora=decide_lora(plan.student, student_shape(plan, facts)),
         ),
         teacher=_model(
             plan.teacher.model,
@@ -85,6 +87,7 @@ def _model(
     offload: Tier = Tier.DEVICE,
     stage_layers: tuple[tuple[int, ...], ...],
     recompute: Recompute = NO_RECOMPUTE,
+    lora: LoraPlan | None = None,
 ) -> ModelPlan:
     return ModelPlan(
         model=model,
@@ -99,6 +102,7 @@ def _model(
         offload=offload,
         stage_layers=stage_layers,
         recompute=recompute,
+        lora=lora,
     )
 
 

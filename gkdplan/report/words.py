@@ -6,12 +6,14 @@ from itertools import groupby
 from gkdplan.runplan.model import (
     AxisDegrees,
     Layout,
+    LoraPlan,
     ModelPlan,
     OffloadChoice,
     Recompute,
     RunPlan,
 )
-from gkdplan.units import format_bytes, format_seconds
+from gkdplan.shape import PROJECTIONS
+from gkdplan.units import format_bytes, format_count, format_seconds
 from gkdplan.vocab import Tier
 
 
@@ -83,6 +85,16 @@ def recompute(chosen: Recompute) -> str:
         unit = "layers a unit" if chosen.method == "uniform" else "first layers of each stage"
         return f"full, {chosen.method}: {chosen.num_layers} {unit}"
     return "none"
+
+
+def lora(chosen: LoraPlan) -> str:
+    """What is trained beside the frozen weights."""
+    what = "every projection" if chosen.targets == PROJECTIONS else ", ".join(chosen.targets)
+    dropped = f", dropout {chosen.dropout:g}" if chosen.dropout else ""
+    return (
+        f"{format_count(chosen.num_parameters)} trained: rank {chosen.rank}, alpha"
+        f" {chosen.alpha:g}{dropped}, on {what}; the rest is frozen"
+    )
 
 
 def origin_of_student(student: ModelPlan) -> str:

@@ -44,6 +44,22 @@ class Recompute:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraPlan:
+    """Low-rank adapters (Hu et al., arXiv 2106.09685) beside the frozen projections `targets`, each
+    with an A [rank, in] and a B [out, rank] of its own: y = W x + alpha / rank B A dropout(x).
+
+    `targets` are some of `shape.PROJECTIONS`, in that order; `num_parameters` counts the whole
+    model's adapters.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPlan:
     """One of the two models.
 
@@ -64,6 +80,7 @@ class ModelPlan:
     offload: Tier
     stage_layers: tuple[tuple[int, ...], ...]
     recompute: Recompute = Recompute()
+    lora: LoraPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)

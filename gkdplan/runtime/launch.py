@@ -122,6 +122,8 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     for role, model in ((Role.STUDENT, models.student), (Role.TEACHER, models.teacher)):
         if model.shape.moe is not None:
             yield _planned_only(f"{role}.model", model.model)
+    if models.student.lora is not None:
+        yield _planned_only("student.tuning", "lora")
     if models.student.recompute.granularity != "none":
         granularity = models.student.recompute.granularity
         yield _planned_only("student.recompute.granularity", granularity)

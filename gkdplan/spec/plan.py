@@ -104,10 +104,10 @@ class Lora(Section):
     """Rank of each adapter."""
     alpha: Positive = 32.0
     """The adapter's output is scaled by alpha / rank."""
-    dropout: Fraction = 0.0
-    """Probability of dropping an adapter's input."""
-    targets: tuple[Text, ...] = ("all-linear",)
-    """Modules that get an adapter."""
+    dropout: Decay = 0.0
+    """Probability of dropping an element of an adapter's input."""
+    targets: Annotated[tuple[Text, ...], Field(min_length=1)] = ("all-linear",)
+    """Projections that get an adapter, by Hugging Face's names (q_proj, ...), or "all-linear"."""
 
 
 class Keep(Section):

@@ -6,9 +6,10 @@ PLAN = """
 name = "nowhere"
 [student]
 model = "no/such-model"
-tuning = "lora"
 [teacher]
 model = "no/such-model"
+[distill]
+sft_alpha = 0.5
 [data]
 train = ["rows.jsonl"]
 """

@@ -30,7 +30,6 @@ def _teacher_samples_of_vllm(plan: Plan) -> bool | float:
 
 
 _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
-    "student.tuning": (lambda plan: plan.student.tuning, ("full",)),
     "teacher.server": (lambda plan: plan.teacher.server, (None,)),
     "distill.payload": (lambda plan: plan.distill.payload, ("auto", "hidden", "logits")),
     "distill.sft_alpha": (lambda plan: plan.distill.sft_alpha, (0.0,)),
@@ -61,6 +60,8 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
     if plan.teacher.parallel is not None:
         yield from _axes_not_run("teacher.parallel", plan.teacher.parallel)
         yield from _teacher_layout_not_run(plan)
+    if plan.student.tuning != "full":
+        yield _not_yet_run("student.tuning", plan.student.tuning)
     if plan.student.recompute.granularity != "none":
         yield _not_yet_run("student.recompute.granularity", plan.student.recompute.granularity)
     if plan.generation.engine is Engine.VLLM:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks import experts, heads, mesh, pipeline, recompute, sequence
+from gkdplan.planner.checks import experts, heads, lora, mesh, pipeline, recompute, sequence
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.spec.plan import Plan
 
@@ -33,5 +33,6 @@ RULES = (
     *pipeline.RULES,
     *experts.RULES,
     *recompute.RULES,
+    *lora.RULES,
     kept_layers_exist,
 )

@@ -6,6 +6,7 @@ a rank, t tensor degree, s = t under sequence parallelism, else 1.
 
 from dataclasses import dataclass
 
+from gkdplan.planner.memory import lora
 from gkdplan.planner.memory.model import RankModel
 
 FP32_BYTES = 4
@@ -47,9 +48,11 @@ def layer_bytes(model: RankModel, batch: Batch) -> int:
     published formula for Megatron with flash attention and sequence parallelism.
     """
     return (
-        2 * _norm_bytes(model, batch)
+        _norm_bytes(model, batch, is_output_kept=model.keeps_input_of("q_proj", "k_proj", "v_proj"))
+        + _norm_bytes(model, batch, is_output_kept=model.keeps_input_of("gate_proj", "up_proj"))
         + _attention_bytes(model, batch)
-        + mlp_bytes(model, batch.num_tokens)
+        + mlp_bytes(model, batch.num_tokens, is_product_kept=model.keeps_input_of("down_proj"))
+        + lora.layer_bytes(model, batch.num_tokens)
     )
 
 
@@ -68,12 +71,14 @@ def backward_bytes(model: RankModel, batch: Batch) -> int:
     The gradient of its output is there: received from the next stage, or left by the final norm,
     which is released. The most is reached either at the down projection (gradients of its input and
     of its weight, from the gathered gradient of its output under sequence parallelism) or inside
-    the gated unit (two more of the MLP's width).
+    the gated unit (two more of the MLP's width, a third where no product was kept to be released).
     """
     width = model.dtype.num_bytes * model.ffn_size
-    down_projection = width * (batch.num_tokens + model.shape.hidden_size)
+    of_product = width * batch.num_tokens
+    of_weight = width * model.shape.hidden_size if model.trains_base else 0
+    down_projection = lora.num_gradients(model, "down_proj") * of_product + of_weight
     down_projection += gather_bytes(model, batch)
-    gated_unit = 2 * width * batch.num_tokens
+    gated_unit = (2 if model.keeps_input_of("down_proj") else 3) * of_product
     released = final_norm_bytes(model, batch) - boundary_bytes(model, batch)
     return max(0, max(down_projection, gated_unit) - released)
 
@@ -99,10 +104,10 @@ def input_bytes(model: RankModel, batch: Batch) -> int:
     return boundary_bytes(model, batch) if is_copied else 0
 
 
-def mlp_bytes(model: RankModel, num_tokens: int) -> int:
+def mlp_bytes(model: RankModel, num_tokens: int, *, is_product_kept: bool = True) -> int:
     """Gate and up in one tensor, and their product; unfused also the activated gate and the up
     half, which Megatron copies by adding an offset of zero (megatron/core/transformer/mlp.py)."""
-    num_widths = 3 if model.kernels.swiglu else 5
+    num_widths = (2 if model.kernels.swiglu else 4) + is_product_kept
     return num_tokens * num_widths * model.ffn_size * model.dtype.num_bytes
 
 
@@ -128,14 +133,14 @@ def boundary_bytes(model: RankModel, batch: Batch) -> int:
     return tokens * model.shape.hidden_size * model.dtype.num_bytes
 
 
-def _norm_bytes(model: RankModel, batch: Batch) -> int:
+def _norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -> int:
     """Input, reciprocal deviation and output; torch's own norm works in float32 and keeps the
-    normalised input too."""
+    normalised input too, for the gradient of its weight."""
     hidden, width = model.shape.hidden_size, model.dtype.num_bytes
-    fused = 2 * width * hidden + FP32_BYTES
-    unfused = (2 * FP32_BYTES + width) * hidden + FP32_BYTES
+    unfused = (2 if model.trains_base else 1) * FP32_BYTES
+    kept = (width if model.kernels.norm else unfused) + (width if is_output_kept else 0)
     tokens = batch.num_tokens // model.sequence_shards
-    return tokens * (fused if model.kernels.norm else unfused)
+    return tokens * (kept * hidden + FP32_BYTES)
 
 
 def _attention_bytes(model: RankModel, batch: Batch) -> int:
@@ -158,8 +163,9 @@ def _head_norm_bytes(model: RankModel) -> int:
     copied = model.query_size if model.num_kv_heads > 1 else 0
     if model.kernels.norm:
         return width * copied + FP32_BYTES * num_deviations
-    normalised = model.query_size + model.kv_size
-    inputs = copied if width == FP32_BYTES else normalised
+    whole = model.query_size + model.kv_size
+    inputs = copied if width == FP32_BYTES else whole
+    normalised = whole if model.trains_base else 0
     return FP32_BYTES * (inputs + normalised + num_deviations)
 
 

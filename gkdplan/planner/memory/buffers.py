@@ -65,10 +65,18 @@ def _resident(rank: Rank) -> Iterator[Buffer]:
     yield Buffer(STUDENT_PARAMS, state.parameter_bytes, FIRST, LAST)
     yield Buffer(STUDENT_GRADS, state.gradient_bytes, FIRST, LAST)
     yield Buffer(STUDENT_STATE, state.optimizer_bytes, FIRST, LAST)
-    gathered = activations.gather_bytes(rank.student.model, rank.student.batch)
-    yield Buffer(TEMPORARIES, gathered + _angle_bytes(rank), FIRST, LAST)
+    yield Buffer(TEMPORARIES, _gather_bytes(rank) + _angle_bytes(rank), FIRST, LAST)
     if rank.draft.layout.backend == "gloo":
         yield Buffer(TEMPORARIES, state.update_bytes, Phase.OPTIMIZER, Phase.OPTIMIZER)
+
+
+def _gather_bytes(rank: Rank) -> int:
+    """The buffer of a trained layer's gathered input; frozen layers do not use it
+    (megatron/core/tensor_parallel/layers.py, linear_with_frozen_weight)."""
+    student = rank.student
+    if not student.model.trains_base:
+        return 0
+    return activations.gather_bytes(student.model, student.batch)
 
 
 def _angle_bytes(rank: Rank) -> int:

@@ -37,7 +37,7 @@ class Loss:
         """
         block_rows = min(BLOCK_ROWS[self.backend], self.chunk_tokens)
         block = NUM_BLOCK_BUFFERS * block_rows * self._ids * FP32_BYTES
-        head = self.student.head_elements * self.student.dtype.num_bytes
+        head = self._head_gradient_elements * self.student.dtype.num_bytes
         if self.payload is Payload.LOGITS:
             return max(block, head)
         passing = max(
@@ -56,14 +56,18 @@ class Loss:
         if self.payload is Payload.LOGITS:
             return self.num_tokens * self.student.vocab_rows * width
         hidden = self.num_tokens * self.student.shape.hidden_size * width
-        return hidden + self.student.head_elements * FP32_BYTES
+        return hidden + self._head_gradient_elements * FP32_BYTES
 
     def kept_bytes(self) -> int:
         """What is left of it in the backward of the layers: the gradient of a head tied to an
         embedding of the same stage, which waits for the embedding's."""
         if not (self.student.shape.tied_embeddings and self.student.stage.is_whole):
             return 0
-        return self.student.head_elements * self.student.dtype.num_bytes
+        return self._head_gradient_elements * self.student.dtype.num_bytes
+
+    @property
+    def _head_gradient_elements(self) -> int:
+        return self.student.head_elements if self.student.trains_base else 0
 
     @property
     def _ids(self) -> int:

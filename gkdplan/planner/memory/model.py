@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
+from gkdplan.planner.memory.adapters import with_adapters
 from gkdplan.planner.memory.parameters import Parameter, parameters_of_chunk
 from gkdplan.planner.memory.stage import Stage
-from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype
 
@@ -17,14 +18,19 @@ class Kernels:
     norm: bool
     rope: bool
     swiglu: bool
+    dropout: bool = False
+
+    def dropout_mask_bytes(self, dtype: Dtype) -> int:
+        """Of an element: a fused dropout keeps a byte, torch's own a factor."""
+        return 1 if self.dropout else dtype.num_bytes
 
 
 KERNELS = {
     "gloo": Kernels(norm=False, rope=False, swiglu=False),
-    "nccl": Kernels(norm=True, rope=False, swiglu=False),
+    "nccl": Kernels(norm=True, rope=False, swiglu=False, dropout=True),
 }
-"""By backend: torch's own operations on a CPU; Transformer Engine's norms, with Megatron's default
-(unfused) rotary embedding and gated MLP, on CUDA."""
+"""By backend: torch's own operations on a CPU; Transformer Engine's norms and torch's fused
+dropout, with Megatron's default (unfused) rotary embedding and gated MLP, on CUDA."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,36 @@ class RankModel:
     sequence: bool
     kernels: Kernels
     stage: Stage
+    lora: LoraPlan | None = None
 
     @property
     def chunks(self) -> tuple[tuple[Parameter, ...], ...]:
         """The parameters of each of the stage's chunks."""
-        return chunks_of_stage(self.shape, self.padded_vocab_size, self.tensor, self.stage)
+        base = chunks_of_stage(self.shape, self.padded_vocab_size, self.tensor, self.stage)
+        if self.lora is None:
+            return base
+        return tuple(with_adapters(chunk, self.shape, self.lora, self.tensor) for chunk in base)
+
+    @property
+    def trained_chunks(self) -> tuple[tuple[Parameter, ...], ...]:
+        """Of each chunk what has a gradient."""
+        return tuple(tuple(p for p in chunk if p.is_trained) for chunk in self.chunks)
+
+    @property
+    def num_frozen_elements(self) -> int:
+        return sum(p.num_elements for chunk in self.chunks for p in chunk if not p.is_trained)
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether its own weights have gradients, not only those of adapters."""
+        return self.lora is None
+
+    def keeps_input_of(self, *projections: str) -> bool:
+        """Whether the gradient of a weight needs what these projections multiply: their own, or
+        that of an adapter's A, which with dropout multiplies a copy."""
+        if self.lora is None:
+            return True
+        return self.lora.dropout == 0.0 and not set(projections).isdisjoint(self.lora.targets)
 
     @property
     def vocab_rows(self) -> int:
@@ -112,4 +143,5 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str, stage: int)
         sequence=degrees.sequence,
         kernels=KERNELS[backend],
         stage=Stage(stage, degrees.pipeline, model.stage_layers[stage]),
+        lora=model.lora,
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 
@@ -48,14 +48,17 @@ class TrainingState:
 
 @lru_cache(maxsize=1024)
 def state_of_rank(model: RankModel, degrees: AxisDegrees, *, distributed: bool) -> TrainingState:
-    """`training_state` of a rank's share of a model.
+    """`training_state` of a rank's share of a model, beside which frozen parameters only lie.
 
     Every chunk of layers has a buffer of its own, which a distributed optimizer divides over the
     ranks of the data and context axes (megatron/core/distributed/distributed_data_parallel.py).
     """
     num_shards = degrees.data * degrees.context
-    buffers = tuple(GradientBuffer(chunk, num_shards) for chunk in model.chunks)
-    return training_state(buffers, model.dtype, distributed=distributed)
+    trained, frozen = model.trained_chunks, model.num_frozen_elements
+    buffers = tuple(GradientBuffer(chunk, num_shards) for chunk in trained)
+    state = training_state(buffers, model.dtype, distributed=distributed)
+    frozen_bytes = frozen * model.dtype.num_bytes
+    return replace(state, parameter_bytes=state.parameter_bytes + frozen_bytes)
 
 
 def training_state(

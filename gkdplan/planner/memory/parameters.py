@@ -10,13 +10,15 @@ class Parameter:
     """One tensor of a rank's shard.
 
     `is_shared` marks each copy of a tied embedding whose ends lie on different pipeline stages;
-    `is_vector` a norm's weight or a bias, which no weight decay shrinks.
+    `is_vector` a norm's weight or a bias, which no weight decay shrinks. What is not `is_trained`
+    has no gradient.
     """
 
     name: str
     num_elements: int
     is_shared: bool = False
     is_vector: bool = False
+    is_trained: bool = True
 
 
 EMBEDDING = "embedding.word_embeddings.weight"

@@ -48,7 +48,7 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         input_before = 0 if stage.is_interleaved else held
         tiles = rank.loss.gradient_bytes() + rank.loss.tile_bytes()
         moments["loss"] = saved + input_before + hidden, tiles
-    if stage.is_first:
+    if stage.is_first and model.trains_base:
         num_waiting = num_left_at_embedding(stage, num_micro_batches) - 1
         waiting = (
             num_waiting * activations.chunk_bytes(model, batch)

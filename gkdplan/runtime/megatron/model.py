@@ -15,6 +15,7 @@ from torch.nn.functional import silu
 
 from gkdplan.runplan.model import AxisDegrees, ModelPlan, Recompute
 from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.lora import add_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages
 from gkdplan.vocab import Dtype, Tier
 
@@ -36,7 +37,8 @@ def build_chunks(
     memory, and no part of them has been on the device.
 
     The weights are allocated but not set: `weights.load_weights` or `weights.draw_weights` sets
-    them all. With `trainable` false no parameter asks for a gradient and the model is in eval mode.
+    them all, `lora.draw_adapters` the adapters of `plan.lora`, which alone ask for a gradient then.
+    With `trainable` false no parameter does and the model is in eval mode.
     """
     config = transformer_config(plan, degrees)
     is_first = mesh.pipeline_rank == 0
@@ -47,7 +49,9 @@ def build_chunks(
         with platform.megatron_calls():
             chunk = GPTModel(
                 config,
-                platform.layer_spec(plan.shape, config, num_layers),
+                platform.layer_spec(
+                    plan.shape, config, num_layers, norms_apart=plan.lora is not None
+                ),
                 vocab_size=plan.padded_vocab_size,
                 max_sequence_length=plan.shape.max_position_embeddings,
                 pre_process=is_first and index == 0,
@@ -70,6 +74,8 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
         rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, *shape.rope_scaling)
     _mark_shards(model)
     model.requires_grad_(trainable).train(trainable)
+    if plan.lora is not None:
+        add_adapters(model, plan.lora, shape)
     is_there = plan.offload is Tier.HOST or mesh.device.type == "cpu"
     return model if is_there else model.to(mesh.device)
 

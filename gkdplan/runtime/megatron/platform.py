@@ -62,11 +62,15 @@ def config_overrides(backend: str, home: Tier) -> dict[str, Any]:
 
 
 def layer_spec(
-    shape: ModelShape, config: TransformerConfig, num_layers: int
+    shape: ModelShape, config: TransformerConfig, num_layers: int, *, norms_apart: bool = False
 ) -> ModuleSpec | TransformerBlockSubmodules:
-    """The modules of `num_layers` layers: Transformer Engine's on CUDA, local ones on the CPU."""
+    """The modules of `num_layers` layers: Transformer Engine's on CUDA, local ones on the CPU.
+
+    With `norms_apart` no linear layer takes in the norm before it: its input is what it multiplies.
+    """
     if _on_cuda():
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=shape.qk_norm)
+        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=shape.qk_norm)
+        return _with_norms_apart(spec) if norms_apart else spec
     spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=shape.qk_norm)
     layer, attention = spec.submodules, spec.submodules.self_attention.submodules
     layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
@@ -74,6 +78,17 @@ def layer_spec(
     if shape.qk_norm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
     return TransformerBlockSubmodules([spec] * num_layers, layer_norm=RMSNorm)
+
+
+def _with_norms_apart(spec: ModuleSpec) -> ModuleSpec:
+    """Transformer Engine's norm and linear layer in place of the layer that fuses both."""
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
+
+    layer = spec.submodules
+    layer.input_layernorm = layer.pre_mlp_layernorm = TENorm
+    layer.self_attention.submodules.linear_qkv = TEColumnParallelLinear
+    layer.mlp.submodules.linear_fc1 = TEColumnParallelLinear
+    return spec
 
 
 def _on_cuda() -> bool:

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
 from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard, tensor_shapes
+from gkdplan.runtime.megatron.lora import is_adapter
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import num_model_layers
 from gkdplan.runtime.megatron.student_files import write_student
@@ -24,7 +25,8 @@ INIT_STD = 0.02
 
 @torch.no_grad()
 def load_weights(model: GPTModel, directory: Path, plan: ModelPlan, mesh: Mesh) -> None:
-    """Fill every parameter from the safetensors of `directory`; each rank reads only its share.
+    """Fill every parameter but adapters' from the safetensors of `directory`; each rank reads only
+    its share.
 
     With `plan.keep_layers`, layer i is the checkpoint's layer `keep_layers[i]`. Vocabulary rows
     past the checkpoint's are zero. Raises UserError (GK521 to GK524) before any parameter is
@@ -39,7 +41,7 @@ def load_weights(model: GPTModel, directory: Path, plan: ModelPlan, mesh: Mesh) 
 
 @torch.no_grad()
 def draw_weights(model: GPTModel, plan: ModelPlan, mesh: Mesh, seed: int) -> None:
-    """Fill every parameter at random, the same weights whatever the layout.
+    """Fill every parameter but adapters' at random, the same weights whatever the layout.
 
     Matrices are normal with std 0.02, the two that write to the residual stream with
     0.02 / sqrt(2 * layers) as Megatron scales them; norms are one and biases zero. Each tensor of
@@ -114,6 +116,8 @@ def save_student(
 def _fill(model: GPTModel, plan: ModelPlan, mesh: Mesh, read: Callable[[Slice], Tensor]) -> None:
     shard = _shard_of(plan, mesh.tensor_rank, mesh.tensor_size)
     for name, parameter in model.named_parameters():
+        if is_adapter(name):
+            continue
         layout = shard.slices(name)
         values = torch.cat([read(piece) for piece in layout], layout[0].dim)
         if layout[0].tensor in ("model.embed_tokens.weight", "lm_head.weight"):

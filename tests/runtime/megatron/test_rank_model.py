@@ -9,14 +9,21 @@ from tiny_models import hidden_states, plan_of, start_mesh
 
 from gkdplan.planner.memory.activations import Batch, layer_bytes
 from gkdplan.planner.memory.model import rank_model
-from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan
 from gkdplan.runtime.megatron import generate, platform
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
+from gkdplan.shape import PROJECTIONS
 from gkdplan.vocab import Dtype
 
 FAMILIES = ("llama", "llama-tied", "llama-one-kv-head", "qwen2", "qwen3")
 BATCH = Batch(rows=3, tokens=64)
+ADAPTERS = {
+    "all-linear": LoraPlan(4, 8.0, 0.0, PROJECTIONS, num_parameters=0),
+    "dropout": LoraPlan(4, 8.0, 0.1, PROJECTIONS, num_parameters=0),
+    "q and v": LoraPlan(5, 8.0, 0.0, ("q_proj", "v_proj"), num_parameters=0),
+    "some, dropout": LoraPlan(3, 8.0, 0.2, ("o_proj", "up_proj"), num_parameters=0),
+}
 
 
 @pytest.mark.parametrize("tensor", [1, 2])
@@ -28,6 +35,12 @@ def test_parameters_have_megatrons_names_sizes_and_order(tensor):
 @pytest.mark.parametrize("dtype", list(Dtype))
 def test_a_layer_keeps_exactly_what_the_ledger_says(dtype, tensor):
     run_on_ranks(_check_layers, tensor, dtype, tensor)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("adapters", ADAPTERS)
+def test_adapters_and_a_frozen_base_are_what_the_ledger_says(adapters, tensor):
+    run_on_ranks(_check_adapters, tensor, ADAPTERS[adapters], tensor)
 
 
 def test_the_prompts_of_one_forward_are_as_many_as_the_runtime_takes():
@@ -57,6 +70,22 @@ def _check_layers(dtype: Dtype, tensor: int) -> None:
             two, three = (_saved_bytes(_deep(plan, n), degrees, mesh) for n in (2, 3))
             planned = layer_bytes(rank_model(plan, degrees, "gloo", stage=0), BATCH)
             assert three - two == planned, f"{family}, sequence {sequence}"
+
+
+def _check_adapters(lora: LoraPlan, tensor: int) -> None:
+    for sequence in {False, tensor > 1}:
+        degrees = AxisDegrees(tensor=tensor, sequence=sequence, data=1)
+        mesh = start_mesh(degrees)
+        for family, dtype in ((f, d) for f in ("llama", "qwen2", "qwen3") for d in Dtype):
+            plan = replace(plan_of(family, tensor), dtype=dtype, lora=lora)
+            planned = rank_model(plan, degrees, "gloo", stage=0)
+            model = build_model(plan, degrees, mesh, trainable=True)
+            found = [(n, p.numel(), p.requires_grad) for n, p in model.named_parameters()]
+            (expected,) = planned.chunks
+            assert found == [(p.name, p.num_elements, p.is_trained) for p in expected], family
+            one, two, three = (_saved_bytes(_deep(plan, n), degrees, mesh) for n in (1, 2, 3))
+            of_a_layer = layer_bytes(planned, BATCH)
+            assert three - two == two - one == of_a_layer, f"{family}, {dtype}, {sequence}"
 
 
 def _deep(plan: ModelPlan, num_layers: int) -> ModelPlan:

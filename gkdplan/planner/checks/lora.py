@@ -1,0 +1,90 @@
+"""Rules of low-rank adapters: what can have one, and where."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from gkdplan.facts.model import Facts
+from gkdplan.planner.checks.degrees import possible_degrees
+from gkdplan.planner.checks.laid_out import each_model
+from gkdplan.planner.checks.rule import Finding, one_of, plan_rule, rule
+from gkdplan.planner.lora import ALL_LINEAR, lora_of, targets_of
+from gkdplan.shape import PROJECTIONS
+from gkdplan.spec.plan import Plan
+
+_TARGETS = "student.lora.targets"
+OF_KV_HEADS = ("q_proj", "k_proj", "v_proj")
+"""The parts of the fused projection, which Megatron orders by kv head."""
+
+
+@plan_rule("GK250")
+def targets_are_projections(plan: Plan) -> Iterator[Finding]:
+    """Targets are the names that PEFT takes for these models, whole."""
+    if plan.student.tuning != "lora":
+        return
+    names = (ALL_LINEAR, *PROJECTIONS)
+    for index, target in enumerate(lora_of(plan.student).targets):
+        if target not in names:
+            near = get_close_matches(target.rpartition(".")[2], names, n=2) or names
+            yield Finding(
+                f'"{target}" is no projection that can have an adapter',
+                f"{_TARGETS}[{index}]",
+                label="unknown name",
+                help=(f"write {one_of(_quoted(near))}",),
+            )
+
+
+@rule("GK251")
+def adapters_have_whole_kv_heads(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Where ranks share a kv head, a rank's rows of the fused projection are no whole rows of q, k
+    and v alike (megatron/core/transformer/attention.py): their adapters would differ by rank."""
+    student, _ = each_model(plan, facts)
+    heads, degree = student.shape.num_kv_heads, student.parallel.tensor
+    targets = _targets(plan)
+    fused = [target for target in targets if target in OF_KV_HEADS]
+    if not fused or heads % degree == 0:
+        return
+    degrees = possible_degrees(plan, facts, student.table, "tensor")
+    whole = [other for other in degrees if heads % other == 0]
+    rest = [target for target in targets if target not in OF_KV_HEADS]
+    helps = []
+    if whole:
+        helps.append(f"set `{student.path('tensor')}` to {one_of(whole)}")
+    if rest:
+        helps.append(f"set `{_TARGETS}` to [{', '.join(_quoted(rest))}]")
+    yield Finding(
+        f"{', '.join(_quoted(fused))} cannot have adapters where {degree} ranks share {heads} kv "
+        f"head{'s' if heads > 1 else ''}",
+        _TARGETS if plan.student.lora is not None else "student.tuning",
+        label="a rank would own part of a head",
+        notes=student.origin_of("num_key_value_heads", heads),
+        help=tuple(helps),
+    )
+
+
+@rule("GK590")
+def adapted_models_are_dense(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Adapters on a model with experts are not priced yet."""
+    if plan.student.tuning == "lora" and facts.student.shape.moe is not None:
+        yield Finding(
+            "adapters on a model with experts are not yet available",
+            "student.tuning",
+            label="not yet available",
+            notes=(
+                f"num_experts = {facts.student.shape.moe.num_experts}, from {facts.student.origin}",
+            ),
+            help=('set `student.tuning` to "full"',),
+        )
+
+
+PLAN_RULES = (targets_are_projections,)
+RULES = (*PLAN_RULES, adapters_have_whole_kv_heads, adapted_models_are_dense)
+
+
+def _targets(plan: Plan) -> tuple[str, ...]:
+    if plan.student.tuning != "lora":
+        return ()
+    return targets_of(lora_of(plan.student).targets)
+
+
+def _quoted(names: list[str] | tuple[str, ...]) -> list[str]:
+    return [f'"{name}"' for name in names]

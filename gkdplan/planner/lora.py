@@ -1,0 +1,37 @@
+"""Which projections get adapters, and how many parameters these have."""
+
+from collections.abc import Iterable
+
+from gkdplan.runplan.model import LoraPlan
+from gkdplan.shape import PROJECTIONS, ModelShape
+from gkdplan.spec.plan import Lora, Student
+
+ALL_LINEAR = "all-linear"
+"""The target that means every projection."""
+
+
+def decide_lora(student: Student, shape: ModelShape) -> LoraPlan | None:
+    """The adapters of a student that is tuned with them, of `shape`'s depth."""
+    if student.tuning != "lora":
+        return None
+    lora = lora_of(student)
+    targets = targets_of(lora.targets)
+    per_layer = sum(sum(shape.projection_size(target)) for target in targets)
+    return LoraPlan(
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=targets,
+        num_parameters=shape.num_layers * lora.rank * per_layer,
+    )
+
+
+def lora_of(student: Student) -> Lora:
+    """`[student.lora]`, or its defaults."""
+    return student.lora or Lora()
+
+
+def targets_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The projections that the names mean, each once, in the order of a layer."""
+    named = set(names)
+    return tuple(name for name in PROJECTIONS if ALL_LINEAR in named or name in named)

@@ -1,0 +1,49 @@
+"""Parameter tensors of low-rank adapters on a rank, as runtime/megatron/lora.py makes them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+
+from gkdplan.planner.memory.parameters import Parameter
+from gkdplan.runplan.model import LoraPlan
+from gkdplan.shape import ModelShape
+
+PROJECTIONS_OF = {
+    "linear_proj": ("o_proj",),
+    "linear_qkv": ("q_proj", "k_proj", "v_proj"),
+    "linear_fc1": ("gate_proj", "up_proj"),
+    "linear_fc2": ("down_proj",),
+}
+"""Megatron's linear layers and the checkpoint's projections that each holds."""
+ROW_PARALLEL = ("linear_proj", "linear_fc2")
+"""Those whose input is cut over the tensor axis; of the others it is the output."""
+
+
+def with_adapters(
+    parameters: tuple[Parameter, ...], shape: ModelShape, lora: LoraPlan, tensor: int
+) -> tuple[Parameter, ...]:
+    """The base's parameters, frozen, with each linear layer's adapter after it: one A of all its
+    parts and a B of each."""
+    together: list[Parameter] = []
+    for module, own in groupby(parameters, key=lambda parameter: parameter.name.rpartition(".")[0]):
+        together += [replace(parameter, is_trained=False) for parameter in own]
+        together += _adapter(module, shape, lora, tensor)
+    return tuple(together)
+
+
+def adapted(lora: LoraPlan, layer: str) -> tuple[str, ...]:
+    """The parts of one of Megatron's layers that have adapters."""
+    return tuple(name for name in PROJECTIONS_OF.get(layer, ()) if name in lora.targets)
+
+
+def _adapter(module: str, shape: ModelShape, lora: LoraPlan, tensor: int) -> Iterator[Parameter]:
+    layer = module.rpartition(".")[2]
+    targets = adapted(lora, layer)
+    if not targets:
+        return
+    is_row = layer in ROW_PARALLEL
+    inputs = shape.projection_size(targets[0])[1] // (tensor if is_row else 1)
+    yield Parameter(f"{module}.lora.a", len(targets) * lora.rank * inputs)
+    for target in targets:
+        outputs = shape.projection_size(target)[0] // (1 if is_row else tensor)
+        yield Parameter(f"{module}.lora.b.{target}", lora.rank * outputs)

@@ -1,0 +1,37 @@
+"""Bytes of activations that low-rank adapters add, as runtime/megatron/lora.py makes them.
+
+N tokens of a micro-batch, r rank, w bytes of an element, t tensor degree, s = t under sequence
+parallelism, else 1. What the frozen base no longer keeps is left out where it is priced: a linear
+layer's input and a norm's normalised input serve only the gradients of their weights.
+"""
+
+from gkdplan.planner.memory.adapters import PROJECTIONS_OF, ROW_PARALLEL, adapted
+from gkdplan.planner.memory.model import RankModel
+
+
+def layer_bytes(model: RankModel, num_tokens: int) -> int:
+    """What the adapters of one layer keep for the backward, 0 where there are none.
+
+    The narrow middle of each part: N r w where the layer is column-parallel, N r w / s where it is
+    row-parallel. With dropout also its result, N in / s w or N in / t w, and its mask.
+    """
+    lora = model.lora
+    if lora is None:
+        return 0
+    width, total = model.dtype.num_bytes, 0
+    for layer in PROJECTIONS_OF:
+        targets = adapted(lora, layer)
+        is_row = layer in ROW_PARALLEL
+        middle = num_tokens // (model.sequence_shards if is_row else 1)
+        total += middle * len(targets) * lora.rank * width
+        if targets and lora.dropout > 0.0:
+            inputs = num_tokens * model.shape.projection_size(targets[0])[1]
+            inputs //= model.tensor if is_row else model.sequence_shards
+            total += inputs * (width + model.kernels.dropout_mask_bytes(model.dtype))
+    return total
+
+
+def num_gradients(model: RankModel, projection: str) -> int:
+    """Gradients of a projection's input that exist before they are added up: the layer's own, and
+    that of its adapter."""
+    return 2 if model.lora is not None and projection in model.lora.targets else 1

@@ -1,0 +1,237 @@
+"""Low-rank adapters on Megatron's linear layers, whose own weights are frozen.
+
+Where a layer is column-parallel A is replicated and B is cut as the layer's weight is; where it is
+row-parallel A is cut and B replicated. What the tensor ranks exchange is the adapter's narrow
+middle, rank features wide. Under sequence parallelism a replicated factor sees this rank's tokens
+only, so that its gradient is partial: `.sequence_parallel` tells Megatron to sum it, as it does for
+norms (megatron/core/distributed/finalize_model_grads.py).
+
+Legend: S positions, B rows, R rank, W width of a layer's output on this rank, G kv groups.
+"""
+
+import contextlib
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
+from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+from torch.nn import Module, Parameter, ParameterDict
+from torch.nn.functional import dropout, linear
+
+from gkdplan.runplan.model import LoraPlan
+from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.shape import ModelShape
+
+ADAPTER = "lora"
+"""The name under which a linear layer holds its adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Columns [start, start + width) of each of `num_groups` equal stretches of a layer's output:
+    those of one projection of the checkpoint."""
+
+    name: str
+    num_groups: int
+    start: int
+    width: int
+
+    @property
+    def num_rows(self) -> int:
+        """Of the projection's weight on this rank."""
+        return self.num_groups * self.width
+
+    def of(self, output_SBW: Tensor) -> Tensor:
+        """The projection's own columns, a view [S, B, G, width]."""
+        return output_SBW.unflatten(-1, (self.num_groups, -1)).narrow(-1, self.start, self.width)
+
+
+def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
+    """Freeze the model and give the linear layers of its decoder their adapters, allocated but not
+    set: `draw_adapters` sets them.
+
+    The tensor degree divides the kv heads where q, k or v are targets. The embedding's output asks
+    for a gradient, so that every layer is differentiated alike and recomputed layers are too.
+    """
+    model.requires_grad_(False)
+    degree = model.config.tensor_model_parallel_size
+    for layer in model.decoder.layers:
+        attention, mlp = layer.self_attention, layer.mlp
+        heads = shape.num_kv_heads // degree
+        query = shape.query_size // shape.num_kv_heads
+        ffn = shape.ffn_hidden_size // degree
+        for module, kind, parts in (
+            (
+                attention.linear_qkv,
+                ColumnAdapter,
+                _parts(heads, q_proj=query, k_proj=shape.head_dim, v_proj=shape.head_dim),
+            ),
+            (attention.linear_proj, RowAdapter, _parts(1, o_proj=shape.hidden_size)),
+            (mlp.linear_fc1, ColumnAdapter, _parts(1, gate_proj=ffn, up_proj=ffn)),
+            (mlp.linear_fc2, RowAdapter, _parts(1, down_proj=shape.hidden_size)),
+        ):
+            targets = tuple(part for part in parts if part.name in lora.targets)
+            if targets:
+                adapter = kind(module.weight, model.config, lora, targets)
+                module.add_module(ADAPTER, adapter)
+                module.register_forward_hook(_add_adapter)
+    if model.pre_process:
+        model.embedding.register_forward_hook(_require_gradient)
+
+
+def is_adapter(parameter: str) -> bool:
+    """Whether a parameter of this name belongs to an adapter."""
+    return f".{ADAPTER}." in parameter
+
+
+@torch.no_grad()
+def draw_adapters(model: GPTModel, mesh: Mesh, seed: int) -> None:
+    """Set every adapter, the same whatever the layout: A as PEFT draws it, uniform between
+    +-1 / sqrt(in), and B zero, so that the model computes what its frozen base does.
+
+    Each A is drawn whole from (seed, its name) and then cut.
+    """
+    for name, parameter in model.named_parameters():
+        if is_adapter(name) and name.endswith(".a"):
+            is_cut = getattr(parameter, "tensor_model_parallel", False)
+            columns = parameter.shape[1] * (mesh.tensor_size if is_cut else 1)
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+            whole = torch.empty(parameter.shape[0], columns)
+            whole.uniform_(-1 / math.sqrt(columns), 1 / math.sqrt(columns), generator=generator)
+            share = whole.chunk(mesh.tensor_size, dim=1)[mesh.tensor_rank] if is_cut else whole
+            parameter.copy_(share)
+        elif is_adapter(name):
+            parameter.zero_()
+
+
+class Adapter(Module):
+    """A [parts x R, in] of all parts of a layer, stacked, and a B [out, R] of each, as this rank
+    holds them."""
+
+    def __init__(
+        self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
+    ) -> None:
+        super().__init__()
+        self._parts, self._rank = parts, lora.rank
+        self._scale, self._dropout = lora.alpha / lora.rank, lora.dropout
+        self._sequence_parallel = config.sequence_parallel
+        self.a = Parameter(weight.new_empty(len(parts) * lora.rank, weight.shape[1]))
+        self.b = ParameterDict(
+            [(part.name, Parameter(weight.new_empty(part.num_rows, lora.rank))) for part in parts]
+        )
+
+    def _narrow(self, input: Tensor, *, is_cut: bool) -> Tensor:
+        """alpha / rank A dropout(input), [S, B, parts x R]. A cut input has its own mask on each
+        rank, a whole one the same on all."""
+        if self._dropout > 0.0:
+            states = get_cuda_rng_tracker().fork() if is_cut else contextlib.nullcontext()
+            with states:
+                input = dropout(input, self._dropout, self.training)
+        return linear(input, self.a) * self._scale
+
+
+class ColumnAdapter(Adapter):
+    """Input [S / t, B, in] under sequence parallelism, else [S, B, in]; output [S, B, W]."""
+
+    def __init__(
+        self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
+    ) -> None:
+        super().__init__(weight, config, lora, parts)
+        self.a.sequence_parallel = config.sequence_parallel
+        for factor in self.b.values():
+            set_tensor_model_parallel_attributes(factor, True, 0, 1)
+
+    def forward(self, input: Tensor, output_SBW: Tensor) -> Tensor:
+        narrow = self._narrow(input, is_cut=self._sequence_parallel)
+        if self._sequence_parallel:
+            narrow_SBR = gather_from_sequence_parallel_region(
+                narrow, tensor_parallel_output_grad=True
+            )
+        else:
+            narrow_SBR = copy_to_tensor_model_parallel_region(narrow)
+        return _AddToParts.apply(output_SBW, narrow_SBR, self._parts, *self.b.values())
+
+
+class RowAdapter(Adapter):
+    """Input [S, B, in / t]; output [S / t, B, W] under sequence parallelism, else [S, B, W]."""
+
+    def __init__(
+        self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
+    ) -> None:
+        super().__init__(weight, config, lora, parts)
+        set_tensor_model_parallel_attributes(self.a, True, 1, 1)
+        for factor in self.b.values():
+            factor.sequence_parallel = config.sequence_parallel
+
+    def forward(self, input: Tensor, output: Tensor) -> Tensor:
+        narrow = self._narrow(input, is_cut=True)
+        if self._sequence_parallel:
+            narrow = reduce_scatter_to_sequence_parallel_region(narrow)
+        else:
+            narrow = reduce_from_tensor_model_parallel_region(narrow)
+        (factor,) = self.b.values()
+        return output + linear(narrow, factor)
+
+
+class _AddToParts(torch.autograd.Function):
+    """Adds B_i z_i to the columns of each part, in place: no part of a fused projection is copied,
+    and of the operands only z [S, B, parts x R] is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output_SBW: Tensor, narrow_SBR: Tensor, parts: tuple[Part, ...], *factors: Tensor
+    ) -> Tensor:
+        for part, narrow, factor in _each(parts, narrow_SBR, factors):
+            columns = part.of(output_SBW)
+            columns.add_(linear(narrow, factor).view_as(columns))
+        ctx.mark_dirty(output_SBW)
+        ctx.save_for_backward(narrow_SBR, *factors)
+        ctx.parts = parts
+        return output_SBW
+
+    @staticmethod
+    def backward(ctx: Any, gradient_SBW: Tensor) -> tuple[Tensor | None, ...]:
+        narrow_SBR, *factors = ctx.saved_tensors
+        narrow_gradients, factor_gradients = [], []
+        for part, narrow, factor in _each(ctx.parts, narrow_SBR, factors):
+            columns = part.of(gradient_SBW).flatten(-2)
+            narrow_gradients.append(columns @ factor)
+            factor_gradients.append(columns.flatten(0, 1).t() @ narrow.flatten(0, 1))
+        return gradient_SBW, torch.cat(narrow_gradients, -1), None, *factor_gradients
+
+
+def _each(
+    parts: tuple[Part, ...], narrow_SBR: Tensor, factors: Any
+) -> Iterator[tuple[Part, Tensor, Tensor]]:
+    return zip(parts, narrow_SBR.chunk(len(parts), -1), factors, strict=True)
+
+
+def _parts(num_groups: int, **widths: int) -> Iterator[Part]:
+    """The projections of a layer, side by side in each group."""
+    start = 0
+    for name, width in widths.items():
+        yield Part(name, num_groups, start, width)
+        start += width
+
+
+def _add_adapter(module: Module, inputs: tuple[Tensor, ...], result: Any) -> Any:
+    output, bias = result
+    return getattr(module, ADAPTER)(inputs[0], output), bias
+
+
+def _require_gradient(_: Module, __: Any, embedded: Tensor) -> None:
+    if torch.is_grad_enabled():
+        embedded.requires_grad_()

@@ -11,7 +11,7 @@ from gkdplan.report.step_words import duration, verb
 from gkdplan.runplan.model import ClassMemory, RunPlan
 
 _WIDTH, _TOP, _DEVICE_HEIGHT = 880, 22, 220
-_LEFT, _MOVE_WIDTH, _GAP = 56, 86, 3
+_LEFT, _MOVE_WIDTH, _LEAST_PHASE_WIDTH, _GAP = 56, 86, 92, 3
 _LABELS_HEIGHT, _LINE = 62, 15
 _LEAST_HOST_HEIGHT = 24
 _HATCH = 7
@@ -39,6 +39,10 @@ class _Picture:
     unit: Unit
     bytes_per_pixel: float
 
+    @property
+    def width(self) -> float:
+        return self.columns[-1].x + self.columns[-1].width
+
     def height(self, num_bytes: int) -> float:
         return num_bytes / self.bytes_per_pixel
 
@@ -54,8 +58,8 @@ def residency_timeline(run_plan: RunPlan, memory: ClassMemory) -> Markup:
     parts = [
         _words(_LEFT - 10, floor, "device", "side"),
         _words(_LEFT - 10, host_top + 12, "host", "side"),
-        tag("line", x1=_LEFT, x2=_WIDTH, y1=floor, y2=floor, class_="axis"),
-        tag("line", x1=_LEFT, x2=_WIDTH, y1=host_top, y2=host_top, class_="axis"),
+        tag("line", x1=_LEFT, x2=picture.width, y1=floor, y2=floor, class_="axis"),
+        tag("line", x1=_LEFT, x2=picture.width, y1=host_top, y2=host_top, class_="axis"),
     ]
     for column in picture.columns:
         parts += _on_device(picture, column, floor)
@@ -64,7 +68,7 @@ def residency_timeline(run_plan: RunPlan, memory: ClassMemory) -> Markup:
     svg = tag(
         "svg",
         *parts,
-        viewBox=f"0 0 {_WIDTH} {height:.0f}",
+        viewBox=f"0 0 {picture.width:.0f} {height:.0f}",
         role="img",
         aria_label="bytes on device and host by phase and move",
         class_="timeline",
@@ -76,7 +80,7 @@ def _picture(run_plan: RunPlan, memory: ClassMemory) -> _Picture:
     scenes = timeline(run_plan, memory)
     num_moves = sum(scene.move is not None for scene in scenes)
     room = _WIDTH - _LEFT - num_moves * _MOVE_WIDTH
-    phase_width = room / (len(scenes) - num_moves)
+    phase_width = max(_LEAST_PHASE_WIDTH, room / (len(scenes) - num_moves))
     columns, x = [], float(_LEFT)
     for scene in scenes:
         width = _MOVE_WIDTH if scene.move else phase_width

@@ -214,3 +214,22 @@ def test_a_page_draws_the_fullest_class_and_lists_the_others(run_plan):
     assert page.text.count("ranks 2-3, stage 1") == 1
     assert "ranks 4-5" in page.text
     assert len(page.of_class("bars")) == 1
+
+
+def test_many_moves_make_the_picture_wider_and_not_its_phases_narrow(run_plan):
+    (memory,) = run_plan.ledger.classes
+    there_and_back = (
+        Move(phase, name, *tiers, MiB, 0.1)
+        for name in ("teacher head", "student grads", "student params")
+        for phase, tiers in (
+            (Phase.TEACHER, (Tier.HOST, Tier.DEVICE)),
+            (Phase.STUDENT, (Tier.DEVICE, Tier.HOST)),
+        )
+    )
+    busy = replace(run_plan, schedule=Schedule(tuple(there_and_back)))
+    page = Page(residency_timeline(busy, memory))
+    (drawn,) = page.of_class("timeline")
+    # 56 to the left, six moves of 86 and five phases of 92
+    assert drawn["viewbox"].split()[2] == str(56 + 6 * 86 + 5 * 92)
+    last = max(float(a["x"]) + float(a["width"]) for a in page.of_class("block"))
+    assert last <= 56 + 6 * 86 + 5 * 92

@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from gkdplan.report import objective, words
-from gkdplan.report.markup import Markup, section, tag
+from gkdplan.report.markup import Markup, join, section, tag
 from gkdplan.report.memory import budget, other_classes, ranks_of, unit_of
 from gkdplan.report.memory_chart import memory_chart, memory_figures, residency_table
 from gkdplan.report.outline import labelled
 from gkdplan.report.residency_chart import residency_timeline
 from gkdplan.report.run_chart import source_legend
 from gkdplan.report.step_words import sentence, verb
+from gkdplan.report.timing import TITLE, assumptions, timing_rows
 from gkdplan.runplan.draw import source_of_step
 from gkdplan.runplan.model import AxisDegrees, RunPlan
 from gkdplan.runplan.steps import Draw
+from gkdplan.runplan.timing import Timing
 from gkdplan.vocab import Phase
 
 _MAX_CELLS = 256
@@ -35,6 +37,7 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
         sections.append(section("Residency", caption, chart, table, _moves(run_plan)))
     return [
         *sections,
+        section("Time", TITLE, _timing(run_plan.timing)),
         section("Objective", objective.LEGEND, _rows(objective.card_rows(run_plan))),
         section("Sources", "what each step learns from", *_sources(run_plan)),
         section("Layout", words.layout(run_plan.layout), *_layout(run_plan)),
@@ -56,6 +59,25 @@ def _memory(run_plan: RunPlan, measured: Mapping[Phase, int]) -> Iterator[Markup
         yield tag("details", tag("summary", "the figures"), figures)
     if len(classes) > 1:
         yield _other_classes(run_plan)
+
+
+def _timing(timing: Timing) -> Markup:
+    *phases, step = timing_rows(timing)
+    head = ("", "likely", "range", "made of")
+    table = tag(
+        "table",
+        tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))),
+        tag("tbody", *(_timing_row(row) for row in phases)),
+        tag("tfoot", _timing_row(step)),
+        class_="times",
+    )
+    about = tag("p", f"assumed: {assumptions(timing)}")
+    return join([tag("div", table, class_="scroll"), about])
+
+
+def _timing_row(row: Sequence[str]) -> Markup:
+    name, *cells = row
+    return tag("tr", tag("th", name, scope="row"), *(tag("td", cell) for cell in cells))
 
 
 def _other_classes(run_plan: RunPlan) -> Markup:

@@ -13,14 +13,7 @@ TITLE = "predicted, not measured; for ranking layouts"
 
 def timing_section(run_plan: RunPlan, width: int = 80) -> str:
     """A line or more a phase and the step, then what was assumed."""
-    timing = run_plan.timing
-    rows = [("seconds", "likely", "range", TITLE)]
-    rows += [
-        (phase, *_figures(timing.phases[phase]), _terms(timing, phase))
-        for phase in Phase
-        if phase in timing.phases
-    ]
-    rows.append(("step", *_figures(timing.step), _step(timing)))
+    rows = [("seconds", "likely", "range", TITLE), *timing_rows(run_plan.timing)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         wrap(
@@ -30,7 +23,22 @@ def timing_section(run_plan: RunPlan, width: int = 80) -> str:
         )
         for name, likely, range_, about in rows
     ]
-    return "\n".join([*lines, wrap("assumed  ", "; ".join(_assumed(timing)), width)])
+    return "\n".join([*lines, wrap("assumed  ", assumptions(run_plan.timing), width)])
+
+
+def timing_rows(timing: Timing) -> list[tuple[str, str, str, str]]:
+    """Name, likely seconds, their range and their parts of every phase, then of the step."""
+    rows = [
+        (str(phase), *_figures(timing.phases[phase]), _terms(timing, phase))
+        for phase in Phase
+        if phase in timing.phases
+    ]
+    return [*rows, ("step", *_figures(timing.step), _step(timing))]
+
+
+def assumptions(timing: Timing) -> str:
+    """The figures behind the prediction that no table gives."""
+    return "; ".join(_assumed(timing))
 
 
 def _figures(seconds: Seconds) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from gkdplan.diagnostics import UserError
 from gkdplan.report.markup import Markup, tag
 from gkdplan.report.page import lock_page, run_page
 from gkdplan.report.run_record import read_run
+from gkdplan.report.timing import timing_rows
 from gkdplan.runplan.codec import encode, seal
 from gkdplan.runplan.model import AxisDegrees
 from gkdplan.vocab import Phase, Source
@@ -142,6 +143,13 @@ def test_ranks_that_cannot_be_told_apart_are_told_in_words(run_plan):
     page = Page(lock_page(replace(run_plan, layout=layout)))
     assert page.of_class("mesh") == []
     assert "ranks: tensor 2 + sequence, pipeline 4, data 512" in page.text
+
+
+def test_the_page_has_the_predicted_time_of_every_phase(run_plan):
+    text = Page(lock_page(run_plan)).text
+    for name, likely, span, parts in timing_rows(run_plan.timing):
+        start = text.index(name, text.index("made of"))
+        assert {likely, span, parts} - {""} <= set(text[start : start + 4])
 
 
 def test_a_hostile_name_is_only_text(run_plan):

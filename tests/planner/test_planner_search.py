@@ -59,6 +59,54 @@ def test_every_layout_compiles_without_errors_to_the_figures_shown(planned):
         )
 
 
+def test_with_an_engine_that_sleeps_the_figures_are_those_of_the_plan_too():
+    generation = {
+        "engine": "vllm",
+        "tensor": 1,
+        "sleep_level": 1,
+        "gpu_memory_utilization": 0.4,
+        "max_completion_length": 512,
+    }
+    original = wanted(2, generation=generation)
+    found = search(original, KNOWN, include_planned=True)
+    assert found.ranking.options
+    for option, layout in zip(found.ranking.options, found.plans, strict=True):
+        compiled = compile_plan(layout, KNOWN, "test")
+        assert not [d for d in compiled.diagnostics if d.severity is Severity.ERROR]
+        assert compiled.run_plan is not None
+        assert option.step_s == pytest.approx(compiled.run_plan.timing.step.likely)
+
+
+def test_seconds_of_the_ranking_are_those_of_each_layout_alone(planned):
+    original = wanted(4)
+    again = search(original, KNOWN, top=40, include_planned=True)
+    alone = [
+        likely_step_s(found.draft, found.moves, KNOWN.device)
+        for found in (price(layout, KNOWN) for layout in again.plans)
+    ]
+    assert alone == pytest.approx(sorted(alone))
+
+
+def test_no_axis_is_longer_than_what_it_divides():
+    for mesh in meshes(wanted(8, nodes=64), KNOWN):
+        parallel = mesh.student.parallel
+        assert parallel.tensor <= QWEN_3B.num_attention_heads
+        assert parallel.pipeline <= QWEN_3B.num_layers
+        assert parallel.context <= (1536 + 512) // 256
+
+
+def test_the_plans_own_stages_are_a_candidate():
+    parallel = {"tensor": 1, "pipeline": 2, "stage_layers": (20, 16)}
+    own = {"pipeline": 2, "stage_layers": (15, 13)}
+    original = wanted(
+        2,
+        student={"model": "student", "dtype": "bf16", "parallel": parallel},
+        teacher={"model": "teacher", "parallel": own},
+    )
+    space = meshes(original, KNOWN)
+    assert any(mesh.student.parallel == original.student.parallel for mesh in space)
+
+
 def test_its_changes_are_what_makes_the_plan_that_layout(planned):
     original = wanted(4)
     for option, found in zip(planned.ranking.options, planned.plans, strict=True):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Device, Facts
-from gkdplan.planner.checks import availability, layout, schedule
+from gkdplan.planner.checks import availability, layout, schedule, vllm
 from gkdplan.planner.checks.degrees import possible_degrees
 from gkdplan.planner.checks.schedule import LARGEST_MICRO
 from gkdplan.planner.layout import axis_degrees, world_size_of
@@ -17,6 +17,9 @@ from gkdplan.units import format_bytes
 from gkdplan.vocab import Verdict
 
 Edits = Iterator[tuple[str, Plan]]
+
+_RULES = (*layout.RULES, *schedule.RULES, *vllm.RULES, availability.feature_is_available)
+"""Those that a layout can break."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def broken_rules(plan: Plan, facts: Facts) -> set[str]:
     """Codes of the errors among the rules that a layout can break."""
     return {
         found.code
-        for rule in (*layout.RULES, *schedule.RULES)
+        for rule in _RULES
         for found in rule(plan, facts)
         if found.severity is Severity.ERROR
     }

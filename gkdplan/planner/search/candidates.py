@@ -1,16 +1,22 @@
 """Candidates of one mesh and their predicted seconds; their memory is not priced here."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.draft import Draft, draft
+from gkdplan.planner.memory.buffer import STUDENT_STATE, TEACHER_BODY
 from gkdplan.planner.memory.buffers import price_buffers
 from gkdplan.planner.offload import schedule_offload
-from gkdplan.planner.search.space import OFFLOADED, Saving, with_micro
-from gkdplan.planner.timing.prediction import moves_s, student_s, without_student_s
+from gkdplan.planner.search.space import Saving, with_micro
+from gkdplan.planner.timing.prediction import student_s, without_student_s
 from gkdplan.runplan.model import Recompute as DecidedRecompute
 from gkdplan.spec.plan import Plan, Recompute
+
+ALWAYS = "always"
+"""What moves whatever is offloaded: a sleeping engine."""
+_TABLES = {TEACHER_BODY: "teacher", STUDENT_STATE: "optimizer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ def candidates_of(
     drafts = [draft(with_micro(mesh, size), facts) for size in sizes]
     others = [without_student_s(decided, facts.device) for decided in drafts]
     students: dict[Recompute, list[float]] = {}
-    transfers = _transfers_s(mesh, wanted, facts)
+    transfers = _transfers_s(mesh, facts)
     for saving, runs in wanted:
         series = Series(mesh, saving, runs)
         if saving.recompute not in students:
@@ -57,25 +63,21 @@ def candidates_of(
                 student_s(_with_recompute(decided, saving.recompute), facts.device)
                 for decided in drafts
             ]
-        moving = sum(transfers[name] for name in saving.offloaded)
+        moving = sum(transfers[name] for name in (ALWAYS, *saving.offloaded))
         times = zip(sizes, others, students[saving.recompute], strict=True)
         for size, other, student in times:
             yield Candidate(series, size, other + student + moving)
 
 
-def _transfers_s(
-    mesh: Plan, wanted: Sequence[tuple[Saving, bool]], facts: Facts
-) -> dict[str, float]:
-    """Table of the plan -> seconds of its moves in a step, where it is offloaded."""
-    names = {name for saving, _ in wanted for name in saving.offloaded}
-    return {name: _transfer_s(mesh, name, facts) for name in sorted(names)}
-
-
-def _transfer_s(mesh: Plan, name: str, facts: Facts) -> float:
-    places = {table: "cpu" if table == name else "none" for table in OFFLOADED}
-    decided = draft(Saving(mesh.student.recompute, **places).applied_to(mesh), facts)
+def _transfers_s(mesh: Plan, facts: Facts) -> dict[str, float]:
+    """Seconds of a step's moves by the table of the plan that asks for them, or `ALWAYS`."""
+    everything = Saving(mesh.student.recompute, teacher="cpu", optimizer="cpu")
+    decided = draft(everything.applied_to(mesh), facts)
     buffers = [price_buffers(decided, ranks, facts.device) for ranks in decided.layout.classes]
-    return moves_s(schedule_offload(decided, buffers, facts.device))
+    seconds: dict[str, float] = defaultdict(float)
+    for move in schedule_offload(decided, buffers, facts.device):
+        seconds[_TABLES.get(move.object, ALWAYS)] += move.seconds
+    return seconds
 
 
 def _with_recompute(decided: Draft, recompute: Recompute) -> Draft:

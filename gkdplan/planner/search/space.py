@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from functools import cache
+from itertools import chain, islice
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.layout import world_size_of
@@ -10,6 +11,10 @@ from gkdplan.planner.models import student_shape
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Parallel, Plan, Recompute
 
+LARGEST = 4096
+"""No axis has a larger degree, and no micro-batch more rows."""
+LEAST_TOKENS = 256
+"""Of a row on a context rank; fewer do not hide the ring."""
 OFFLOADED = ("teacher", "optimizer")
 """Tables of a plan whose weights or state may wait on the host."""
 
@@ -36,8 +41,10 @@ class Saving:
 
 
 def meshes(plan: Plan, facts: Facts) -> Iterator[Plan]:
-    """The plan with every mesh whose axes divide the ranks; simple ones come first."""
-    for student in _parallels(plan, student_shape(plan, facts)):
+    """The plan with its own mesh, then with every other whose axes divide the ranks."""
+    own = plan.student.parallel
+    others = (p for p in _parallels(plan, student_shape(plan, facts)) if p != own)
+    for student in chain([own], others):
         for teacher in _distinct(_teachers(plan, facts, student)):
             if teacher != student:
                 yield _with_mesh(plan, student, teacher)
@@ -67,8 +74,10 @@ def with_micro(plan: Plan, micro: int) -> Plan:
     return plan.model_copy(update={"batch": plan.batch.model_copy(update={"micro": micro})})
 
 
+@cache
 def divisors(number: int) -> tuple[int, ...]:
-    return tuple(d for d in range(1, number + 1) if number % d == 0)
+    """Rising, up to `LARGEST`."""
+    return tuple(d for d in range(1, min(number, LARGEST) + 1) if number % d == 0)
 
 
 def _recomputes(plan: Plan, num_layers: int) -> tuple[Recompute, ...]:
@@ -103,7 +112,7 @@ def _teachers(plan: Plan, facts: Facts, student: Parallel) -> Iterator[Parallel 
     if plan.teacher.parallel is not None:
         yield plan.teacher.parallel
     for tensor in divisors(world_size_of(plan.cluster)):
-        if tensor <= plan.cluster.devices_per_node:
+        if tensor <= min(plan.cluster.devices_per_node, facts.teacher.shape.num_attention_heads):
             yield Parallel(tensor=tensor, context=student.context)
 
 
@@ -117,9 +126,10 @@ def _distinct(parallels: Iterator[Parallel | None]) -> Iterator[Parallel | None]
 
 def _parallels(plan: Plan, shape: ModelShape) -> Iterator[Parallel]:
     world_size = world_size_of(plan.cluster)
-    for pipeline in divisors(world_size):
-        for context in divisors(world_size // pipeline):
-            for tensor in divisors(world_size // pipeline // context):
+    num_tokens = plan.data.max_length + plan.generation.max_completion_length
+    for pipeline in _up_to(shape.num_layers, world_size):
+        for context in _up_to(max(1, num_tokens // LEAST_TOKENS), world_size // pipeline):
+            for tensor in _up_to(shape.num_attention_heads, world_size // pipeline // context):
                 for expert, expert_tensor in _experts(shape, tensor, world_size // pipeline):
                     for stages in _stages(shape.num_layers, pipeline):
                         mesh = Parallel(
@@ -131,6 +141,10 @@ def _parallels(plan: Plan, shape: ModelShape) -> Iterator[Parallel]:
                             expert_tensor=expert_tensor,
                         )
                         yield mesh.model_copy(update=stages)
+
+
+def _up_to(largest: int, number: int) -> Iterator[int]:
+    return (divisor for divisor in divisors(number) if divisor <= largest)
 
 
 def _experts(shape: ModelShape, tensor: int, ranks: int) -> Iterator[tuple[int, int]]:

@@ -51,12 +51,8 @@ def likely_step_s(draft: Draft, moves: Sequence[Move], device: Device) -> float:
 
 def without_student_s(draft: Draft, device: Device) -> float:
     """Likely seconds of a step's other phases, moves left out."""
-    machine = _machine(draft, device, LIKELY)
-    return (
-        _sampled_share(draft) * sum(_generation(draft, machine).values())
-        + sum(teacher_seconds(draft, machine).values())
-        + sum(optimizer_seconds(draft, machine).values())
-    )
+    others = _other_phases(draft, _machine(draft, device, LIKELY))
+    return _step_s(others, _sampled_share(draft))
 
 
 def student_s(draft: Draft, device: Device) -> float:
@@ -75,18 +71,22 @@ def _machine(draft: Draft, device: Device, outlook: int) -> Machine:
 
 def _named_seconds(draft: Draft, moves: Sequence[Move], machine: Machine) -> Named:
     """The terms of every phase that a step can have; before a checkpoint only what moves counts."""
-    phases = {
-        Phase.REFIT: refit_seconds(draft, machine),
-        Phase.GENERATE: _generation(draft, machine),
-        Phase.TEACHER: teacher_seconds(draft, machine),
-        Phase.STUDENT: student_seconds(draft, machine),
-        Phase.OPTIMIZER: optimizer_seconds(draft, machine),
-    }
-    named = {phase: dict(terms) for phase, terms in phases.items() if terms}
+    phases = {**_other_phases(draft, machine), Phase.STUDENT: student_seconds(draft, machine)}
+    named = {phase: dict(phases[phase]) for phase in Phase if phases.get(phase)}
     for move in moves:
         terms = named.setdefault(move.phase, {})
         terms[OFFLOAD] = terms.get(OFFLOAD, 0.0) + move.seconds
     return named
+
+
+def _other_phases(draft: Draft, machine: Machine) -> Named:
+    """All that compute but the student's."""
+    return {
+        Phase.REFIT: refit_seconds(draft, machine),
+        Phase.GENERATE: _generation(draft, machine),
+        Phase.TEACHER: teacher_seconds(draft, machine),
+        Phase.OPTIMIZER: optimizer_seconds(draft, machine),
+    }
 
 
 def _generation(draft: Draft, machine: Machine) -> Mapping[str, float]:

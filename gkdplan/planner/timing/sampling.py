@@ -26,7 +26,9 @@ def sampling_seconds(draft: Draft, role: Role, machine: Machine) -> Mapping[str,
     rows_at_once = min(rows, _most_rows(draft))
     num_rounds = -(-rows // rows_at_once)
     prompt, response = draft.data.max_length, draft.sampling.max_completion_length
-    token_s = _decode_s(model, degrees, machine, rows_at_once, prompt + response // 2)
+    launch_s = model.shape.num_layers * _launch_s(draft, machine)
+    length = prompt + response // 2
+    token_s = _decode_s(model, degrees, machine, rows_at_once, length, launch_s)
     return {
         f"{role}: {PREFILL}": _prefill_s(model, degrees, machine, rows, prompt),
         f"{role}: {DECODE}": num_rounds * response * token_s,
@@ -64,6 +66,13 @@ def _most_rows(draft: Draft) -> int:
     return max(1, min(engine.max_num_seqs, engine.num_sequences))
 
 
+def _launch_s(draft: Draft, machine: Machine) -> float:
+    """Of a layer's pass over one token a row: none where vllm replays CUDA graphs."""
+    engine = draft.sampling.vllm
+    has_graphs = engine is not None and engine.graph_bytes > 0
+    return 0.0 if has_graphs else machine.assumed.layer_launch_s
+
+
 def _prefill_s(
     model: ModelPlan, degrees: AxisDegrees, machine: Machine, rows: int, prompt: int
 ) -> float:
@@ -79,7 +88,12 @@ def _prefill_s(
 
 
 def _decode_s(
-    model: ModelPlan, degrees: AxisDegrees, machine: Machine, rows: int, length: int
+    model: ModelPlan,
+    degrees: AxisDegrees,
+    machine: Machine,
+    rows: int,
+    length: int,
+    launch_s: float,
 ) -> float:
     """One token a row, with `length` tokens of each row in the cache."""
     shape, tensor = model.shape, degrees.tensor
@@ -92,7 +106,7 @@ def _decode_s(
     pass_s = max(
         machine.memory_s(num_bytes / tensor),
         machine.decode_s(flops / tensor, model.dtype),
-        shape.num_layers * machine.assumed.layer_launch_s,
+        launch_s,
     )
     draw_s = machine.memory_s(rows * model.padded_vocab_size * SAMPLER_BYTES)
     return pass_s + draw_s + _reductions_s(model, degrees, machine, rows)

@@ -43,6 +43,10 @@ PLANS = {
             "teacher": {"model": "teacher", "offload": "cpu"},
         },
     ),
+    "adapters on a frozen base": (
+        facts(QWEN_3B, QWEN_7B, "h100-80gb"),
+        {"cluster": GPU, "student": BF16 | {"tuning": "lora", "parallel": {"tensor": 2}}},
+    ),
     "uneven stages, and a teacher on its own mesh": (
         facts(QWEN_3B, QWEN_7B, "h100-80gb"),
         {

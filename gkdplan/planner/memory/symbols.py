@@ -40,6 +40,7 @@ OTHER_SYMBOLS = {
     "C": "response tokens in the loss at one time",
     "V": "padded vocabulary",
     "v": "ids that the loss is taken over",
+    "r": "rank of the adapters",
     "T": "tensor degree of vllm",
     "K": "bytes of vllm's kv cache",
     "B": "bytes of a refit's bucket",
@@ -51,7 +52,7 @@ Table = Mapping[str, tuple[str, str]]
 """Field -> name and meaning of its symbol."""
 Owner = TypeVar("Owner", AxisDegrees, MoeShape)
 
-ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", *"DctexTKBGon")
+ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", "r", *"DctexTKBGon")
 """How symbols follow each other in a product."""
 
 
@@ -138,6 +139,8 @@ def _symbols(draft: Draft, device: Device) -> Iterator[Symbol]:
         "o": device.context_bytes,
         "n": device.communicator_bytes,
     }
+    if models.student.lora is not None:
+        values["r"] = models.student.lora.rank
     for name, value in values.items():
         yield Symbol(name, value, OTHER_SYMBOLS[name])
 
@@ -186,6 +189,7 @@ def _named_model(model: ModelPlan, cls: type[ModelShape], prime: str) -> ModelPl
         model,
         shape=cls(**values),
         padded_vocab_size=named("V", model.padded_vocab_size),
+        lora=model.lora and replace(model.lora, rank=named("r", model.lora.rank)),
         stage_layers=_named_layers(model.stage_layers, f"l{prime}"),
     )
 

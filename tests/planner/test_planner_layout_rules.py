@@ -164,6 +164,23 @@ def test_recompute_says_what_and_names_what_there_is(recompute, code, path):
     assert of_layout == ([(code, f"student.recompute.{path}")] if code else [])
 
 
+@pytest.mark.parametrize(
+    ("shape", "device", "is_there"),
+    [
+        (DENSE, "cpu", True),
+        (DENSE, "h100-80gb", False),
+        (EXPERTS, "h100-80gb", True),
+    ],
+)
+def test_a_norm_inside_a_projection_is_no_module(shape, device, is_there):
+    tables = {
+        "cluster": {"device": device},
+        "student": {"recompute": {"granularity": "selective", "modules": ("layernorm",)}},
+    }
+    findings = check_declaration(plan(**tables), facts(student=shape, device=device))
+    assert [f.code for f in findings if f.code == "GK232"] == ([] if is_there else ["GK232"])
+
+
 def test_experts_can_be_recomputed_where_there_are_some():
     tables = {
         "student": {"recompute": {"granularity": "selective", "modules": ("moe", "shared_experts")}}

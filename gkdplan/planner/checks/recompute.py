@@ -1,21 +1,21 @@
 """Rules of recompute: what each granularity needs to be told, and what it can name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.laid_out import LaidOut, each_model
 from gkdplan.planner.checks.possible import stage_sizes
 from gkdplan.planner.checks.rule import Finding, one_of, rule
-from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 
 _TABLE = "student.recompute"
-OF_EVERY_LAYER = ("core_attn", "layernorm")
+OF_ATTENTION = ("core_attn",)
+OF_NORMS = ("layernorm",)
 OF_AN_MLP = ("mlp",)
 OF_EXPERTS = ("moe",)
 OF_A_SHARED_EXPERT = ("shared_experts",)
-MODULES = (*OF_EVERY_LAYER, *OF_AN_MLP, *OF_EXPERTS, *OF_A_SHARED_EXPERT)
+MODULES = (*OF_ATTENTION, *OF_NORMS, *OF_AN_MLP, *OF_EXPERTS, *OF_A_SHARED_EXPERT)
 """Megatron's recompute_modules, but for those of kernels and of an attention that no model of this
 planner has: "moe_act" needs grouped expert matrices, "mla_up_proj" latent attention."""
 
@@ -45,7 +45,7 @@ def recomputed_modules_are_known(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """The names of recompute_modules (megatron/core/transformer/transformer_config.py)."""
     if plan.student.recompute.granularity != "selective":
         return
-    offered = one_of(f'"{module}"' for module in _modules_of(_student(plan, facts).shape))
+    offered = _quoted(_modules_there(plan, facts))
     for index, module in enumerate(plan.student.recompute.modules):
         if module not in MODULES:
             yield Finding(
@@ -60,17 +60,16 @@ def recomputed_modules_are_known(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def recomputed_modules_are_there(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Megatron passes over modules that a layer does not have
     (megatron/core/transformer/transformer_layer.py)."""
-    recompute, shape = plan.student.recompute, _student(plan, facts).shape
+    recompute, there = plan.student.recompute, _modules_there(plan, facts)
     if recompute.granularity != "selective":
         return
-    there = _modules_of(shape)
     for index, module in enumerate(recompute.modules):
         if module in MODULES and module not in there:
             yield Finding(
                 f'`student` has no "{module}" to compute again',
                 f"{_TABLE}.modules[{index}]",
                 label="nothing is saved",
-                help=(f"write {one_of(f'{name!r}' for name in there)}".replace("'", '"'),),
+                help=(f"write {_quoted(there)}",),
             )
 
 
@@ -110,8 +109,17 @@ def _student(plan: Plan, facts: Facts) -> LaidOut:
     return student
 
 
-def _modules_of(shape: ModelShape) -> tuple[str, ...]:
-    if shape.moe is None:
-        return OF_EVERY_LAYER + OF_AN_MLP
-    shared = OF_A_SHARED_EXPERT if shape.moe.shared_ffn_hidden_size else ()
-    return OF_EVERY_LAYER + OF_EXPERTS + shared
+def _modules_there(plan: Plan, facts: Facts) -> tuple[str, ...]:
+    """Of the student's layers. Transformer Engine's norms are part of the projections that follow
+    them; only that of a layer of experts is a module of its own
+    (megatron/core/models/gpt/gpt_layer_specs.py)."""
+    moe = _student(plan, facts).shape.moe
+    norms = OF_NORMS if facts.device.backend == "gloo" or moe is not None else ()
+    if moe is None:
+        return OF_ATTENTION + norms + OF_AN_MLP
+    shared = OF_A_SHARED_EXPERT if moe.shared_ffn_hidden_size else ()
+    return OF_ATTENTION + norms + OF_EXPERTS + shared
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return one_of(f'"{name}"' for name in names)

@@ -25,20 +25,11 @@ class Batch:
         return self.rows * self.tokens
 
 
-def chunk_bytes(model: RankModel, batch: Batch) -> int:
-    """What one micro-batch's forward through a chunk of layers keeps for its backward.
-
-    The input of the first layer, embedded or received, is the input of its norm. The output of the
-    last one goes to the next stage, and nothing of it is kept.
-    """
-    return max(model.stage.chunk_layers) * layer_bytes(model, batch)
-
-
 def final_norm_bytes(model: RankModel, batch: Batch) -> int:
     """What the norm before the head keeps; the loss takes what it needs of its output."""
     if not model.stage.is_last:
         return 0
-    return _norm_bytes(model, batch) - boundary_bytes(model, batch)
+    return norm_bytes(model, batch) - boundary_bytes(model, batch)
 
 
 def layer_bytes(model: RankModel, batch: Batch) -> int:
@@ -48,10 +39,10 @@ def layer_bytes(model: RankModel, batch: Batch) -> int:
     published formula for Megatron with flash attention and sequence parallelism.
     """
     return (
-        _norm_bytes(model, batch, is_output_kept=model.keeps_input_of("q_proj", "k_proj", "v_proj"))
-        + _norm_bytes(model, batch, is_output_kept=model.keeps_input_of("gate_proj", "up_proj"))
+        attention_norm_bytes(model, batch)
+        + mlp_norm_bytes(model, batch)
         + _attention_bytes(model, batch)
-        + mlp_bytes(model, batch.num_tokens, is_product_kept=model.keeps_input_of("down_proj"))
+        + saved_mlp_bytes(model, batch)
         + lora.layer_bytes(model, batch.num_tokens)
     )
 
@@ -133,7 +124,22 @@ def boundary_bytes(model: RankModel, batch: Batch) -> int:
     return tokens * model.shape.hidden_size * model.dtype.num_bytes
 
 
-def _norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -> int:
+def attention_norm_bytes(model: RankModel, batch: Batch) -> int:
+    is_kept = model.keeps_input_of("q_proj", "k_proj", "v_proj")
+    return norm_bytes(model, batch, is_output_kept=is_kept)
+
+
+def mlp_norm_bytes(model: RankModel, batch: Batch) -> int:
+    is_kept = model.keeps_input_of("gate_proj", "up_proj")
+    return norm_bytes(model, batch, is_output_kept=is_kept)
+
+
+def saved_mlp_bytes(model: RankModel, batch: Batch) -> int:
+    is_kept = model.keeps_input_of("down_proj")
+    return mlp_bytes(model, batch.num_tokens, is_product_kept=is_kept)
+
+
+def norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -> int:
     """Input, reciprocal deviation and output; torch's own norm works in float32 and keeps the
     normalised input too, for the gradient of its weight."""
     hidden, width = model.shape.hidden_size, model.dtype.num_bytes
@@ -146,13 +152,21 @@ def _norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) 
 def _attention_bytes(model: RankModel, batch: Batch) -> int:
     """Fused projection (the values stay part of it), rotated queries and keys, context, and the
     attention kernel's float32 log-sum-exp a head."""
-    heads = model.shape.num_attention_heads // model.tensor
     elements = model.qkv_size + 2 * model.query_size + model.kv_size
-    per_token = model.dtype.num_bytes * elements + FP32_BYTES * heads
+    per_token = model.dtype.num_bytes * elements
     if model.shape.qk_norm:
         per_token += _head_norm_bytes(model)
     angles = 0 if model.kernels.rope else 4 * batch.tokens * model.shape.head_dim
-    return batch.num_tokens * per_token + angles * model.dtype.num_bytes
+    return (
+        batch.num_tokens * per_token
+        + log_sum_exp_bytes(model, batch)
+        + angles * model.dtype.num_bytes
+    )
+
+
+def log_sum_exp_bytes(model: RankModel, batch: Batch) -> int:
+    heads = model.shape.num_attention_heads // model.tensor
+    return batch.num_tokens * FP32_BYTES * heads
 
 
 def _head_norm_bytes(model: RankModel) -> int:

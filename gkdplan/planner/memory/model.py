@@ -6,7 +6,7 @@ from functools import lru_cache
 from gkdplan.planner.memory.adapters import with_adapters
 from gkdplan.planner.memory.parameters import Parameter, parameters_of_chunk
 from gkdplan.planner.memory.stage import Stage
-from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan
+from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan, Recompute
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype
 
@@ -33,6 +33,9 @@ KERNELS = {
 dropout, with Megatron's default (unfused) rotary embedding and gated MLP, on CUDA."""
 
 
+NO_RECOMPUTE = Recompute()
+
+
 @dataclass(frozen=True, slots=True)
 class RankModel:
     """Sizes of one tensor rank's shard of a pipeline stage."""
@@ -45,6 +48,7 @@ class RankModel:
     kernels: Kernels
     stage: Stage
     lora: LoraPlan | None = None
+    recompute: Recompute = NO_RECOMPUTE
 
     @property
     def chunks(self) -> tuple[tuple[Parameter, ...], ...]:
@@ -144,4 +148,5 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str, stage: int)
         kernels=KERNELS[backend],
         stage=Stage(stage, degrees.pipeline, model.stage_layers[stage]),
         lora=model.lora,
+        recompute=model.recompute,
     )

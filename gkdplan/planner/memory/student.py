@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gkdplan.planner.memory import activations
+from gkdplan.planner.memory import activations, recompute
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, TEMPORARIES, Buffer
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.planner.memory.stage import (
@@ -36,13 +36,14 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     boundary = activations.boundary_bytes(model, batch)
     held = num_held_in_backward(stage, num_micro_batches) * boundary
     saved = (
-        num_in_flight * activations.chunk_bytes(model, batch)
+        num_in_flight * recompute.chunk_bytes(model, batch)
         + num_inputs_in_flight(stage, num_in_flight) * activations.input_bytes(model, batch)
         + activations.final_norm_bytes(model, batch)
         + held
     )
     kept = rank.loss.kept_bytes() if rank.has_loss else 0
-    moments = {"backward": (saved + activations.backward_bytes(model, batch), kept)}
+    passing = recompute.repeated_bytes(model, batch) + activations.backward_bytes(model, batch)
+    moments = {"backward": (saved + passing, kept)}
     if rank.has_loss:
         hidden = activations.response_bytes(model, rank.student.num_response_tokens)
         input_before = 0 if stage.is_interleaved else held
@@ -51,7 +52,7 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     if stage.is_first and model.trains_base:
         num_waiting = num_left_at_embedding(stage, num_micro_batches) - 1
         waiting = (
-            num_waiting * activations.chunk_bytes(model, batch)
+            num_waiting * recompute.chunk_bytes(model, batch)
             + num_inputs_in_flight(stage, num_waiting) * activations.input_bytes(model, batch)
             + held
         )

@@ -1,0 +1,84 @@
+"""What a chunk of layers keeps for its backward, and what is made again under recompute.
+
+Sources: megatron/core/transformer/transformer_block.py (`_checkpointed_forward`) for "full",
+megatron/core/transformer/{transformer_layer,attention}.py for "selective". A h L: bytes of a layer,
+hidden states between two layers, layers of the chunk; r `recompute.num_layers`.
+"""
+
+from gkdplan.planner.memory import activations
+from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory.model import RankModel
+
+
+def chunk_bytes(model: RankModel, batch: Batch) -> int:
+    """Kept of one micro-batch's forward through a chunk.
+
+    None: L A. Uniform: the input of every r layers. Block: the input of each of the first r layers
+    and all of the others. Selective: L A less the modules that are made again.
+
+    The input of the first layer, embedded or received, is the input of its norm. The output of the
+    last one goes to the next stage, and nothing of it is kept.
+    """
+    num_layers = max(model.stage.chunk_layers)
+    layer = activations.layer_bytes(model, batch) - _dropped_bytes(model, batch)
+    num_inputs, num_whole = _inputs_and_whole_layers(model, num_layers)
+    return num_inputs * activations.boundary_bytes(model, batch) + num_whole * layer
+
+
+def repeated_bytes(model: RankModel, batch: Batch) -> int:
+    """Made again while all of the chunk is still kept: that of its last layers.
+
+    Full: the layers of one unit and their output. Selective: of one layer what it has dropped, but
+    for its attention, whose backward comes after that of the MLP.
+    """
+    recompute, num_layers = model.recompute, max(model.stage.chunk_layers)
+    if recompute.granularity == "full":
+        _, num_whole = _inputs_and_whole_layers(model, num_layers)
+        if num_whole:
+            return 0
+        num_repeated = min(_unit(model), num_layers)
+        output = activations.boundary_bytes(model, batch)
+        return num_repeated * activations.layer_bytes(model, batch) + output
+    repeated = 0
+    if "mlp" in recompute.modules:
+        repeated += activations.saved_mlp_bytes(model, batch)
+        repeated += activations.boundary_bytes(model, batch)
+    if "layernorm" in recompute.modules:
+        repeated += activations.mlp_norm_bytes(model, batch)
+    return repeated
+
+
+def _inputs_and_whole_layers(model: RankModel, num_layers: int) -> tuple[int, int]:
+    """How many inputs of units are kept, and how many layers are kept whole."""
+    recompute = model.recompute
+    if recompute.granularity != "full":
+        return 0, num_layers
+    if recompute.method == "uniform":
+        return -(-num_layers // _unit(model)), 0
+    num_inputs = min(recompute.num_layers or 0, num_layers)
+    return num_inputs, num_layers - num_inputs
+
+
+def _unit(model: RankModel) -> int:
+    """Layers that are made again at one time."""
+    return model.recompute.num_layers or 1 if model.recompute.method == "uniform" else 1
+
+
+def _dropped_bytes(model: RankModel, batch: Batch) -> int:
+    """Of one layer: the MLP between its norm and its output; of both norms all but the input; of
+    attention the log-sum-exp, as its output is the projection's input.
+
+    Transformer Engine's norms are part of the projections that follow them, so Megatron has no
+    module to drop there.
+    """
+    modules = model.recompute.modules
+    dropped = 0
+    if "mlp" in modules:
+        dropped += activations.saved_mlp_bytes(model, batch)
+    if "layernorm" in modules and not model.kernels.norm:
+        dropped += activations.attention_norm_bytes(model, batch)
+        dropped += activations.mlp_norm_bytes(model, batch)
+        dropped -= 2 * activations.boundary_bytes(model, batch)
+    if "core_attn" in modules:
+        dropped += activations.log_sum_exp_bytes(model, batch)
+    return dropped

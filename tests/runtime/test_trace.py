@@ -9,6 +9,7 @@ import torch.distributed as dist
 from gloo_ranks import run_on_ranks
 from settled_collectives import settled
 from tiny_plans import compile_plan_text, compile_tiny
+from trace_grid import GRID, IN_EVERY_RUN, grid_text
 
 from gkdplan.report.trace import compare
 from gkdplan.runplan.codec import decode, encode
@@ -31,98 +32,6 @@ LAYOUTS = {
     "tensor, teacher on the host": {"devices": 2, "tensor": 2, "offload": "cpu"},
 }
 
-SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
-QWEN = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B-Instruct"
-SMALL_QWEN = "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"
-QWEN_3 = "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"
-LLAMA = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"
-BIG_LLAMA = "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"
-GRID = {
-    "smol fp32 replicated": {"models": SMOL, "distributed": "false", "completion": 320},
-    "smol fp32 data 8": {"models": SMOL, "data": 8, "beta": 1.0},
-    "smol fp32 data 8 logits": {"models": SMOL, "data": 8, "payload": "logits"},
-    "smol bf16 data 2": {"models": SMOL, "dtype": "bf16", "data": 2, "beta": 0.0},
-    "smol bf16 data 2 replicated": {"models": SMOL, "dtype": "bf16", "data": 2}
-    | {"distributed": "false", "num_micro_batches": 3},
-    "qwen2.5 1.5B to 0.5B bf16": {"models": SMALL_QWEN, "dtype": "bf16", "prompt": 480},
-    "qwen2.5 1.5B to 0.5B fp32 tensor 2 replicated": {"models": SMALL_QWEN, "tensor": 2}
-    | {"distributed": "false", "prompt": 480},
-    "qwen2.5 1.5B to 0.5B bf16 tensor 2 data 2 logits": {"models": SMALL_QWEN, "dtype": "bf16"}
-    | {"tensor": 2, "data": 2, "payload": "logits", "prompt": 480},
-    "qwen2.5 7B to 3B bf16 tensor 2 replicated": {"models": QWEN, "dtype": "bf16", "tensor": 2}
-    | {"distributed": "false", "prompt": 992},
-    "qwen2.5 7B to 3B bf16 tensor 2 data 8": {"models": QWEN, "dtype": "bf16", "tensor": 2}
-    | {"data": 8, "beta": 1.0, "prompt": 2016},
-    "qwen3 8B to 0.6B bf16 tensor 2 data 2": {"models": QWEN_3, "dtype": "bf16", "tensor": 2}
-    | {"data": 2, "prompt": 992},
-    "llama 8B to 1B bf16 tensor 4 replicated": {"models": LLAMA, "dtype": "bf16", "tensor": 4}
-    | {"distributed": "false", "prompt": 2016},
-    "llama 8B to 1B fp32 replicated logits": {"models": LLAMA, "payload": "logits"}
-    | {"data": 2, "distributed": "false", "beta": 0.0, "prompt": 992},
-    "llama 8B to itself bf16 tensor 4 data 2": {"models": BIG_LLAMA, "dtype": "bf16", "tensor": 4}
-    | {"data": 2, "prompt": 8160},
-}
-DEFAULTS = {"dtype": "fp32", "tensor": 1, "data": 1, "distributed": "true", "payload": "hidden"} | {
-    "beta": 0.5,
-    "prompt": 96,
-    "completion": 32,
-    "num_micro_batches": 1,
-}
-
-PLAN = """
-name = "grid"
-[cluster]
-devices_per_node = {devices}
-memory_limit = "4TiB"
-[student]
-model = "{student}"
-dtype = "{dtype}"
-[student.parallel]
-tensor = {tensor}
-[teacher]
-model = "{teacher}"
-[distill]
-beta = {beta}
-lmbda = 0.0
-payload = "{payload}"
-[generation]
-engine = "none"
-max_completion_length = {completion}
-[data]
-train = ["{rows}"]
-max_length = {prompt}
-[batch]
-micro = 1
-global = {num_rows}
-[optimizer]
-distributed = {distributed}
-[run]
-steps = 2
-"""
-
-
-def grid_text(rows: Path, *, models: tuple[str, str], **changes: object) -> str:
-    """PLAN of a teacher and a student, with `changes` to DEFAULTS."""
-    values = {**DEFAULTS, **changes}
-    return PLAN.format(
-        teacher=models[0],
-        student=models[1],
-        rows=rows,
-        devices=values["tensor"] * values["data"],
-        num_rows=values["data"] * values["num_micro_batches"],
-        **values,
-    )
-
-
-IN_EVERY_RUN = (
-    "smol fp32 replicated",
-    "smol bf16 data 2 replicated",
-    "smol fp32 data 8",
-    "qwen2.5 1.5B to 0.5B fp32 tensor 2 replicated",
-    "llama 8B to 1B bf16 tensor 4 replicated",
-    "llama 8B to 1B fp32 replicated logits",
-)
-"""The rest of the grid runs with `pytest -m grid`."""
 NAMES = [n if n in IN_EVERY_RUN else pytest.param(n, marks=pytest.mark.grid) for n in GRID]
 
 

@@ -1,6 +1,7 @@
 """The teacher's buffers: its weights, what passes through memory in its forward, its payload."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gkdplan.planner.memory import activations
 from gkdplan.planner.memory.buffer import (
@@ -44,16 +45,24 @@ def head_bytes(rank: Rank) -> int:
 
 def forward_buffers(rank: Rank) -> Iterator[Buffer]:
     """One micro-batch passes at a time; the payload is made where the teacher ends and kept where
-    the student does, on the way it lies on both."""
-    share, kind, phase = rank.teacher, rank.draft.objective.payload, Phase.TEACHER
-    passing = activations.forward_bytes(share.model, share.batch)
-    between = activations.boundary_bytes(share.model, share.batch)
-    num_held = num_held_in_forward(share.model.stage, rank.draft.batch.num_micro_batches)
+    the student does. Where the layouts differ it lies on both when it is sent."""
+    teacher, phase = rank.teacher, Phase.TEACHER
+    passing = activations.forward_bytes(teacher.model, teacher.batch)
+    between = activations.boundary_bytes(teacher.model, teacher.batch)
+    num_held = num_held_in_forward(teacher.model.stage, rank.draft.batch.num_micro_batches)
     yield Buffer(ACTIVATIONS, passing + num_held * between, phase, phase)
-    made = payload_bytes(share.model, kind, share.response_tokens_of_all_rows)
-    if rank.has_loss and share.model.stage.is_last:
-        yield Buffer(PAYLOADS[kind], made, phase, Phase.STUDENT)
-    elif share.model.stage.is_last:
+    kind, layout = rank.draft.objective.payload, rank.draft.layout
+    if teacher.model.stage.is_last and layout.student != layout.teacher:
+        made = payload_bytes(teacher.model, kind, teacher.response_tokens_of_all_rows)
         yield Buffer(PAYLOADS[kind], made, phase, phase)
-    elif rank.has_loss:
-        yield Buffer(PAYLOADS[kind], made, phase, Phase.STUDENT)
+    if rank.has_loss:
+        yield Buffer(PAYLOADS[kind], _kept_bytes(rank), phase, Phase.STUDENT)
+
+
+def _kept_bytes(rank: Rank) -> int:
+    """The teacher's states of the rows and the share of the vocabulary that the student's loss has
+    on this rank."""
+    teacher, student = rank.teacher.model, rank.student
+    at_student = replace(teacher, tensor=student.model.tensor)
+    num_tokens = student.response_tokens_of_all_rows
+    return payload_bytes(at_student, rank.draft.objective.payload, num_tokens)

@@ -1,0 +1,68 @@
+"""The ledger beside the trace over the whole grid of the tests, as the table in docs/memory.md.
+
+python benchmarks/ledger_errors.py [PART OF A NAME]
+
+Without an argument the table is written between its markers; with one it is only printed, for the
+configurations whose names hold it.
+"""
+
+import logging
+import re
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "runtime")]
+
+import tiny  # noqa: E402
+from tiny_plans import compile_plan_text  # noqa: E402
+from trace_grid import GRID, grid_text  # noqa: E402
+
+from gkdplan.report.trace import ClassComparison, compare  # noqa: E402
+from gkdplan.runtime.trace import trace  # noqa: E402
+
+PAGE = ROOT / "docs" / "memory.md"
+BEGIN, END = "<!-- ledger_errors: begin -->", "<!-- ledger_errors: end -->"
+HEADER = (
+    "| configuration | stage | traced peak, GiB | teacher | student | optimizer |",
+    "|---|---|---|---|---|---|",
+)
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    lines, errors = [*HEADER], []
+    with tempfile.TemporaryDirectory() as directory:
+        rows = tiny.save_rows(Path(directory) / "rows.jsonl", tiny.ROWS * 8)
+        for name in GRID:
+            if wanted in name:
+                run_plan = compile_plan_text(grid_text(rows, **GRID[name]))
+                for of_class in compare(run_plan, trace(run_plan)):
+                    errors += [abs(error) for error in of_class.errors]
+                    lines.append(_line(name, of_class))
+                    print(lines[-1], flush=True)
+    lines += ["", f"{len(errors)} phases; the largest error is {max(errors):.3%}."]
+    print(lines[-1])
+    if not wanted:
+        _write("\n".join(lines))
+
+
+def _line(name: str, of_class: ClassComparison) -> str:
+    traced = [phase for phase in of_class.phases if phase.error is not None]
+    peak = max(phase.traced_bytes or 0 for phase in traced)
+    cells = [name, str(of_class.memory.stage), f"{peak / 2**30:.2f}"]
+    return "| " + " | ".join([*cells, *(f"{phase.error:+.3%}" for phase in traced)]) + " |"
+
+
+def _write(table: str) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    between = re.compile(f"{BEGIN}.*{END}", re.DOTALL)
+    PAGE.write_text(between.sub(f"{BEGIN}\n{table}\n{END}", page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -36,7 +36,7 @@ def _batches(session: Session) -> Iterator[MicroBatch]:
         if example.response
     ]
     for i in range(0, len(rows), size):
-        yield collate(rows[i : i + size], session.chat.pad_id).to(mesh.device)
+        yield collate(rows[i : i + size], session.chat.pad_id, session.row_share).to(mesh.device)
 
 
 def _sums(session: Session, batch: MicroBatch) -> torch.Tensor:

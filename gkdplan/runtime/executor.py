@@ -120,7 +120,9 @@ class Executor:
         rows = [(e.prompt, r) for e, r in zip(state.examples, state.responses, strict=True)]
         size = self.plan.batch.micro_rows
         state.micro_batches = [
-            collate(rows[i : i + size], self.session.chat.pad_id).to(self.session.mesh.device)
+            collate(rows[i : i + size], self.session.chat.pad_id, self.session.row_share).to(
+                self.session.mesh.device
+            )
             for i in range(0, len(rows), size)
         ]
         state.num_tokens = self._count_tokens(state.micro_batches)

@@ -9,6 +9,7 @@ from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Draw
 from gkdplan.runtime.checkpoint import restore
+from gkdplan.runtime.data.batch import RowShare, row_share
 from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.examples import Examples, load_examples
 from gkdplan.runtime.data.order import require_global_batch
@@ -56,6 +57,11 @@ class Session:
         return Distillation(
             [self.teacher], plan.objective, plan.models.vocab_size, self.mesh.tensor_group
         )
+
+    @property
+    def row_share(self) -> RowShare:
+        """What this rank takes of every row that it trains on or evaluates."""
+        return row_share(self.plan.layout.student, self.mesh.context_rank)
 
     def model(self, role: Role) -> Any:
         return self.student if role is Role.STUDENT else self.teacher

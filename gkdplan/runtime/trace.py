@@ -25,7 +25,7 @@ from gkdplan.runplan.steps import (
     StudentStep,
     TeacherForward,
 )
-from gkdplan.runtime.data.batch import MicroBatch, collate
+from gkdplan.runtime.data.batch import MicroBatch, RowShare, collate, row_share
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.fake_world import fake_world
@@ -51,18 +51,30 @@ def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
 def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:
     """The peaks on the rank where they are most.
 
-    Where the optimizer's state is divided over the data axis ranks differ: beside the first rank
-    those are traced that own most and that update the largest piece.
+    Ranks of the context axis differ by the response tokens in their share of a row, and where the
+    optimizer's state is divided over the data and context axes ranks differ by their pieces of it.
+    Traced are a rank with the most tokens, of those the one that owns most, and those of all that
+    own most and that update the largest piece.
     """
-    start = rank_class.ranks[0][0]
-    first, pieces = _trace_rank(plan, start)
-    by_total = max(range(len(pieces)), key=lambda rank: sum(pieces[rank]))
-    by_piece = max(range(len(pieces)), key=lambda rank: max(pieces[rank], default=0))
-    others = [
-        _trace_rank(plan, start + data_rank * plan.layout.student.tensor)[0]
-        for data_rank in {by_total, by_piece} - {0}
-    ]
-    return {phase: max(peaks[phase] for peaks in (first, *others)) for phase in first}
+    start, degrees = rank_class.ranks[0][0], plan.layout.student
+    tokens_at = _context_rank_of_most_tokens(plan)
+    first, pieces = _trace_rank(plan, start + tokens_at * degrees.tensor)
+    places = range(len(pieces))
+    others = {
+        max(places, key=lambda place: sum(pieces[place])),
+        max(places, key=lambda place: max(pieces[place], default=0)),
+        max(places[tokens_at :: degrees.context], key=lambda place: sum(pieces[place]), default=0),
+    }
+    peaks = [_trace_rank(plan, start + p * degrees.tensor)[0] for p in others - {tokens_at}]
+    return {phase: max(of_rank[phase] for of_rank in (first, *peaks)) for phase in first}
+
+
+def _context_rank_of_most_tokens(plan: RunPlan) -> int:
+    """By the response tokens of a row that fills the plan."""
+    degrees, prompt = plan.layout.student, plan.data.max_length
+    learnt = range(prompt - 1, prompt - 1 + plan.sampling.max_completion_length)
+    places = [row_share(degrees, rank).places(learnt.stop + 1) for rank in range(degrees.context)]
+    return max(range(degrees.context), key=lambda rank: sum(p in learnt for p in places[rank]))
 
 
 def _trace_rank(plan: RunPlan, rank: int) -> tuple[dict[Phase, int], list[list[int]]]:
@@ -88,7 +100,8 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     meter.adopt([*parameters, *trainer.resident_tensors()])
     vocab_size = plan.models.vocab_size
     distillation = Distillation(teacher, plan.objective, vocab_size, mesh.tensor_group)
-    return TracedStep(plan, distillation, residency, trainer, meter)
+    share = row_share(plan.layout.student, mesh.context_rank)
+    return TracedStep(plan, distillation, residency, trainer, meter, share)
 
 
 @dataclass(slots=True)
@@ -100,6 +113,7 @@ class TracedStep:
     residency: Residency
     trainer: Trainer
     meter: LiveBytes
+    share: RowShare
     peak_bytes: dict[Phase, int] = field(default_factory=dict)
 
     def warm_up(self) -> None:
@@ -144,7 +158,7 @@ class TracedStep:
         longest = self.plan.data.max_length + self.plan.sampling.max_completion_length
         row = ([0] * (longest - response_tokens), [0] * response_tokens)
         rows = [row] * self.plan.batch.micro_rows
-        return [collate(rows, pad_id=0) for _ in range(num_micro_batches)]
+        return [collate(rows, pad_id=0, share=self.share) for _ in range(num_micro_batches)]
 
     def _teacher_forward(self, micro_batches: list[MicroBatch]) -> list[TeacherPayload | None]:
         """The payload of every micro-batch, those between the first and the last not computed."""

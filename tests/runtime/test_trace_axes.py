@@ -1,4 +1,4 @@
-"""Steps of pipelines, interleaved ones and recompute traced on fake tensors: against the same steps
+"""Steps over each axis, and with recompute, traced on fake tensors: against the same steps
 on real ones, and against counts by hand."""
 
 from collections.abc import Sequence
@@ -51,6 +51,7 @@ LAYOUTS = {
     | {"recompute": 'granularity = "selective"\nmodules = ["layernorm", "mlp"]'},
     "pipeline, core attention recomputed": {"devices": 2, "parallel": "pipeline = 2", "rows": 8}
     | {"recompute": 'granularity = "selective"'},
+    "context": {"devices": 2, "parallel": "context = 2", "rows": 8, "distributed": "false"},
     "virtual pipeline": {"devices": 2, "parallel": VIRTUAL, "rows": 16},
 }
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import torch
 from torch import Tensor
+
+from gkdplan.runplan.model import AxisDegrees
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +33,53 @@ class MicroBatch:
         )
 
 
-def collate(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> MicroBatch:
+@dataclass(frozen=True, slots=True)
+class RowShare:
+    """What rank `rank` of `size` on the context axis takes of every row.
+
+    Rows are padded to a multiple of `multiple` and cut into 2 * size chunks; the rank takes chunk
+    `rank` and the one as far from the end, so that under causal attention all ranks work alike
+    (megatron/core/utils.py, get_batch_on_this_cp_rank).
+    """
+
+    rank: int = 0
+    size: int = 1
+    multiple: int = 1
+
+    def places(self, width: int) -> list[int]:
+        """Of rows that are at most `width` long, the positions that the rank takes, rising."""
+        padded = -(-width // self.multiple) * self.multiple
+        if self.size == 1:
+            return list(range(padded))
+        length = padded // (2 * self.size)
+        starts = self.rank * length, (2 * self.size - 1 - self.rank) * length
+        return [place for start in starts for place in range(start, start + length)]
+
+
+WHOLE_ROWS = RowShare()
+
+
+def row_share(degrees: AxisDegrees, context_rank: int) -> RowShare:
+    """Of a model with these degrees; sequence parallelism divides each chunk pair once more."""
+    if degrees.context == 1:
+        return WHOLE_ROWS
+    num_shares = degrees.tensor if degrees.sequence else 1
+    return RowShare(context_rank, degrees.context, degrees.context * lcm(2, num_shares))
+
+
+def collate(
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, share: RowShare = WHOLE_ROWS
+) -> MicroBatch:
     """One micro-batch of (prompt, response) pairs; prompts hold at least one token."""
     assert all(prompt for prompt, _ in rows), "a first response token needs a predecessor"
     width = max(len(prompt) + len(response) for prompt, response in rows)
-    padded = [
-        [*prompt, *response, *[pad_id] * (width - len(prompt) - len(response))]
-        for prompt, response in rows
-    ]
-    predict = [
-        b * width + len(prompt) - 1 + i
-        for b, (prompt, response) in enumerate(rows)
-        for i in range(len(response))
-    ]
-    labels = [token for _, response in rows for token in response]
-    return MicroBatch(*(torch.tensor(x, dtype=torch.int64) for x in (padded, predict, labels)))
+    here = {place: index for index, place in enumerate(share.places(width))}
+    tokens, predict, labels = [], [], []
+    for b, (prompt, response) in enumerate(rows):
+        row = [*prompt, *response]
+        tokens.append([row[place] if place < len(row) else pad_id for place in here])
+        for place, label in enumerate(response, start=len(prompt) - 1):
+            if place in here:
+                predict.append(b * len(here) + here[place])
+                labels.append(label)
+    return MicroBatch(*(torch.tensor(x, dtype=torch.int64) for x in (tokens, predict, labels)))

@@ -3,10 +3,14 @@
 Legend: S positions, B rows, N query heads, G kv heads, D head size.
 """
 
+from typing import Any
+
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from gkdplan.runtime.megatron.context_attention import ContextAttention
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -24,11 +28,13 @@ class CoreAttention(torch.nn.Module):
     """Causal attention of training rows through torch's fused kernel, which repeats no kv head.
 
     Takes and returns Megatron's layout: query [S, B, N, D], key and value [S, B, G, D] to
-    [S, B, N * D]. Rows are padded on the right, so that causality is all the mask there is.
+    [S, B, N * D], of this rank's share of the positions under context parallelism. Rows are padded
+    on the right, so that causality is all the mask there is.
     """
 
-    def __init__(self, config: TransformerConfig, **_: object) -> None:
+    def __init__(self, config: TransformerConfig, pg_collection: Any = None, **_: object) -> None:
         super().__init__()
+        self._context_group = None if pg_collection is None else pg_collection.cp
         assert config.attention_dropout == 0.0
         assert config.softmax_scale is None
 
@@ -43,6 +49,8 @@ class CoreAttention(torch.nn.Module):
         packed_seq_params: None = None,
     ) -> Tensor:
         assert attention_mask is attention_bias is packed_seq_params is None
+        if self._context_group is not None and self._context_group.size() > 1:
+            return ContextAttention.apply(query, key, value, self._context_group).flatten(2)
         context_BNSD = scaled_dot_product_attention(
             *(x.permute(1, 2, 0, 3) for x in (query, key, value)), is_causal=True, enable_gqa=True
         )

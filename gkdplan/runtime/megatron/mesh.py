@@ -13,7 +13,11 @@ from gkdplan.runtime.megatron import platform
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """This rank's place on each axis. Ranks of one tensor group are neighbours."""
+    """This rank's place on each axis.
+
+    Ranks of one tensor group are neighbours; the data group holds the ranks of the data and the
+    context axis, whose gradients are summed.
+    """
 
     rank: int
     world_size: int
@@ -21,6 +25,8 @@ class Mesh:
     tensor_size: int
     pipeline_rank: int
     pipeline_size: int
+    context_rank: int
+    context_size: int
     data_rank: int
     data_size: int
     tensor_group: ProcessGroup
@@ -41,6 +47,7 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
         tensor_model_parallel_size=degrees.tensor,
         pipeline_model_parallel_size=degrees.pipeline,
         virtual_pipeline_model_parallel_size=num_chunks_of_stages(degrees),
+        context_parallel_size=degrees.context,
         create_gloo_process_groups=False,
     )
     torch.manual_seed(seed)
@@ -52,15 +59,17 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
         tensor_size=parallel_state.get_tensor_model_parallel_world_size(),
         pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
         pipeline_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        context_rank=parallel_state.get_context_parallel_rank(),
+        context_size=parallel_state.get_context_parallel_world_size(),
         data_rank=parallel_state.get_data_parallel_rank(),
         data_size=parallel_state.get_data_parallel_world_size(),
         tensor_group=parallel_state.get_tensor_model_parallel_group(),
         pipeline_group=parallel_state.get_pipeline_model_parallel_group(),
-        data_group=parallel_state.get_data_parallel_group(),
+        data_group=parallel_state.get_data_parallel_group(with_context_parallel=True),
         device=platform.device(),
     )
-    sizes = (mesh.tensor_size, mesh.pipeline_size, mesh.data_size)
-    assert sizes == (degrees.tensor, degrees.pipeline, degrees.data)
+    sizes = (mesh.tensor_size, mesh.pipeline_size, mesh.context_size, mesh.data_size)
+    assert sizes == (degrees.tensor, degrees.pipeline, degrees.context, degrees.data)
     return mesh
 
 

@@ -107,6 +107,7 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         attention_softmax_in_fp32=True,
         tensor_model_parallel_size=degrees.tensor,
         sequence_parallel=degrees.sequence and degrees.tensor > 1,
+        context_parallel_size=degrees.context,
         pipeline_model_parallel_size=degrees.pipeline,
         pipeline_model_parallel_layout=_pipeline_layout(plan),
         virtual_pipeline_model_parallel_size=num_chunks_of_stages(degrees),

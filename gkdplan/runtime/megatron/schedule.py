@@ -31,17 +31,20 @@ def run_schedule(
     `forward_step` gets an iterator over `micro_batches` and the chunk, and returns the chunk's
     output with Megatron's loss function. The loss functions' results come back in the order of the
     micro-batches; on stages other than the last there are none. Under a pipeline all micro-batches
-    must have the one `shape`, (rows, tokens), and every stage takes part with the same ones.
+    must have the one `shape`, (rows, tokens of this rank), and every stage takes part with the same
+    ones.
     """
-    num_rows, num_tokens = shape or (None, None)
     config = get_model_config(chunks[0])
+    num_rows, num_tokens = shape or (None, None)
+    if num_tokens is not None:
+        num_tokens = padded_length(config, num_tokens) * config.context_parallel_size
     with platform.megatron_calls():
         results = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=[iter(micro_batches) for _ in chunks],
             model=list(chunks),
             num_microbatches=len(micro_batches),
-            seq_length=num_tokens and padded_length(config, num_tokens),
+            seq_length=num_tokens,
             micro_batch_size=num_rows,
             forward_only=forward_only,
             collect_non_loss_data=forward_only,

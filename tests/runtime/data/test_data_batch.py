@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkdplan.runtime.data.batch import collate
+from gkdplan.runtime.data.batch import RowShare, collate
 
 PAD = 0
 tokens = st.integers(1, 99)
@@ -56,3 +56,22 @@ def test_responses_that_are_all_empty_leave_nothing_to_predict():
 def test_a_batch_moves_whole():
     moved = collate([((5,), (6,))], pad_id=PAD).to("meta")
     assert {t.device.type for t in (moved.tokens_BS, moved.predict_N, moved.labels_N)} == {"meta"}
+
+
+def test_two_context_ranks_take_every_place_and_every_learnt_token_once():
+    rows = [(range(100, 109), range(200, 206)), (range(300, 304), range(400, 403))]
+    shares = [RowShare(rank, 2, 8) for rank in (0, 1)]
+    assert [share.places(15) for share in shares] == [
+        [0, 1, 2, 3, 12, 13, 14, 15],
+        [4, 5, 6, 7, 8, 9, 10, 11],
+    ]
+    batches = [collate(rows, pad_id=7, share=share) for share in shares]
+    assert batches[0].tokens_BS.tolist() == [
+        [100, 101, 102, 103, 203, 204, 205, 7],
+        [300, 301, 302, 303, 7, 7, 7, 7],
+    ]
+    # The tokens at places 8 to 13 and 3 to 5 predict the responses.
+    assert batches[0].predict_N.tolist() == [4, 5, 8 + 3]
+    assert batches[0].labels_N.tolist() == [204, 205, 400]
+    assert batches[1].predict_N.tolist() == [4, 5, 6, 7, 8 + 0, 8 + 1]
+    assert batches[1].labels_N.tolist() == [200, 201, 202, 203, 401, 402]

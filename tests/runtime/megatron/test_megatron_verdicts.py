@@ -25,6 +25,8 @@ NOT_PRICED = "GK590"
 """Says what this version cannot price yet, and nothing of the layout."""
 OWN_CODES = {code for code, row in CODES.items() if code.startswith("GK2") and row.source is None}
 """Rules of this planner's own, on which Megatron has no verdict: they are left out."""
+NOT_TRIED = {"GK251"}
+"""About adapters, which Megatron does not have: they follow how it cuts, not what it refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def test_every_rule_of_megatrons_was_the_only_one_broken_somewhere(verdicts):
     """Else a rule that refuses too much could hide behind another that is right."""
     alone = Counter(code for v in verdicts if len(v.codes) == 1 for code in v.codes)
     rules = {code for code, row in CODES.items() if code.startswith("GK2") and row.source}
-    assert rules | {BATCH_CODE} == alone.keys() - OWN_CODES
+    assert rules - NOT_TRIED | {BATCH_CODE} == alone.keys() - OWN_CODES
 
 
 def _both_verdicts(draw: random.Random) -> Verdicts:

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from gkdplan.cli.compiling import compile_file
 from gkdplan.cli.main import run
+from gkdplan.planner.search.searching import search
+from gkdplan.spec.edit import edited
 from gkdplan.spec.load import load_plan
 
 
@@ -58,6 +61,19 @@ def test_the_best_becomes_a_plan_that_checks(workplace, capsys):
     assert chosen.batch.micro == best["micro_rows"]
     assert chosen.distill == own.distill
     assert run(["check", "best.toml"]) == 0
+
+
+@pytest.mark.parametrize("own", ["", "[teacher.parallel]\ntensor = 2\n"], ids=["none", "own"])
+def test_every_layout_can_be_written_as_the_plan_that_it_is(workplace, own):
+    text = Path("plan.toml").read_text() + own
+    Path("plan.toml").write_text(text)
+    compiled = compile_file("plan.toml")
+    found = search(compiled.plan, compiled.facts, top=300, include_planned=True)
+    assert len(found.plans) > 100
+    for option, layout in zip(found.ranking.options, found.plans, strict=True):
+        written = load_plan("best.toml", edited(text, dict(option.changes)))
+        assert written.plan is not None
+        assert written.plan.model_dump() == layout.model_dump()
 
 
 def test_no_file_is_overwritten(workplace, capsys):

@@ -76,10 +76,15 @@ def _option(candidate: Plan, plan: Plan, facts: Facts, runs: bool) -> tuple[Opti
 
 
 def _changes_of_teacher(old: Parallel | None, new: Parallel | None) -> Changes:
-    """A teacher without a mesh of its own has the student's: its table is then removed whole."""
+    """A teacher without a mesh of its own has the student's: its table is then removed whole, and
+    a new one has a key though its mesh be the plainest."""
+    table = "teacher.parallel"
     if new is None:
-        return () if old is None else (("teacher.parallel", None),)
-    return tuple(_changes_of_table("teacher.parallel", old or Parallel(), new))
+        return () if old is None else ((table, None),)
+    if old is None:
+        changes = dict(_changes_of_table(table, Parallel(), new))
+        return tuple({f"{table}.tensor": new.tensor, **changes}.items())
+    return tuple(_changes_of_table(table, old, new))
 
 
 def _changes_of_table(

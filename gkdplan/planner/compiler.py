@@ -7,7 +7,6 @@ from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.checks.fit import check_fit
-from gkdplan.planner.checks.vllm import check_engine
 from gkdplan.planner.pricing import Priced, price
 from gkdplan.planner.steps import lower_steps
 from gkdplan.planner.timing.prediction import predict
@@ -37,8 +36,7 @@ def compile_plan(plan: Plan, facts: Facts, tool: str) -> Compilation:
         return Compilation(None, declared)
     priced = price(plan, facts)
     run_plan = seal(_run_plan(priced, facts.device, tool))
-    fit = check_fit(plan, facts, priced.ledger, priced.choices)
-    return Compilation(run_plan, (*declared, *check_engine(priced.draft, facts), *fit))
+    return Compilation(run_plan, declared + check_fit(plan, facts, priced.ledger, priced.choices))
 
 
 def _can_be_priced(findings: Iterable[Diagnostic]) -> bool:

@@ -72,7 +72,7 @@ def draft(plan: Plan, facts: Facts) -> Draft:
         models=models,
         layout=layout,
         objective=_objective(plan, layout, batch),
-        sampling=_sampling(plan, models.student, layout, batch, facts.device),
+        sampling=_sampling(plan, models.student, facts.device),
         data=_data(plan.data, facts),
         batch=batch,
         optimizer=_optimizer(plan, facts),
@@ -134,9 +134,7 @@ def _objective(plan: Plan, layout: Layout, batch: BatchPlan) -> Objective:
     )
 
 
-def _sampling(
-    plan: Plan, student: ModelPlan, layout: Layout, batch: BatchPlan, device: Device
-) -> Sampling:
+def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
     override = plan.distill.sampling_temperature
     is_refitted = plan.generation.engine is Engine.VLLM and effective_mix(plan)[0] > 0
     is_here = is_refitted and plan.generation.mode == "colocate"
@@ -148,7 +146,7 @@ def _sampling(
         max_completion_length=plan.generation.max_completion_length,
         server_url=plan.generation.server_url,
         refit_bucket_bytes=refit_bucket_bytes(student) if is_refitted else 0,
-        vllm=decide_vllm(plan, student, layout, batch, device) if is_here else None,
+        vllm=decide_vllm(plan, student.shape, device) if is_here else None,
     )
 
 

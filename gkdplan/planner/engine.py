@@ -4,8 +4,10 @@ import math
 from dataclasses import replace
 
 from gkdplan.facts.model import Device
+from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.memory.engine import EngineModel, forward_bytes, kv_token_bytes, weight_bytes
-from gkdplan.runplan.model import BatchPlan, Layout, ModelPlan, VllmPlan
+from gkdplan.runplan.model import ModelPlan, VllmPlan
+from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 
 BLOCK_TOKENS = {"gloo": 128, "nccl": 16}
@@ -25,10 +27,8 @@ def engine_tensor(plan: Plan) -> int:
     return plan.generation.tensor or plan.student.parallel.tensor
 
 
-def decide_vllm(
-    plan: Plan, student: ModelPlan, layout: Layout, batch: BatchPlan, device: Device
-) -> VllmPlan:
-    """The engine that the ranks share: `layout.world_size // tensor` of them.
+def decide_vllm(plan: Plan, student: ModelShape, device: Device) -> VllmPlan:
+    """An engine on each `tensor` ranks, between which the prompts of a global batch are divided.
 
     The kv cache is what is left of the share: vllm takes gpu_memory_utilization of all of the
     device, and from it weights, the peak of a forward, its own communicator and its graphs
@@ -38,7 +38,7 @@ def decide_vllm(
     generation = plan.generation
     tensor = engine_tensor(plan)
     length = plan.data.max_length + generation.max_completion_length
-    num_prompts = -(-batch.global_rows * tensor // layout.world_size)
+    num_prompts = -(-plan.batch.global_ * tensor // world_size_of(plan.cluster))
     max_sequences = min(num_prompts, MAX_SEQUENCES)
     undecided = VllmPlan(
         tensor=tensor,
@@ -47,39 +47,31 @@ def decide_vllm(
         max_model_len=length,
         max_num_seqs=max_sequences,
         max_num_batched_tokens=max(max_sequences, min(MAX_BATCHED_TOKENS, max_sequences * length)),
-        graph_bytes=GRAPH_BYTES if layout.backend == "nccl" else 0,
-        block_tokens=BLOCK_TOKENS[layout.backend],
+        graph_bytes=GRAPH_BYTES if device.backend == "nccl" else 0,
+        block_tokens=BLOCK_TOKENS[device.backend],
         num_blocks=0,
         kv_cache_bytes=0,
     )
     share = math.ceil(generation.gpu_memory_utilization * device.memory_bytes)
-    left = max(0, share - _bytes_beside_the_cache(undecided, student, device))
-    block_bytes = _block_bytes(undecided, student)
+    model = EngineModel(student, plan.student.dtype, tensor)
+    left = max(0, share - _bytes_beside_the_cache(undecided, model, device))
+    block_bytes = undecided.block_tokens * kv_token_bytes(model)
     num_blocks = left // block_bytes
     return replace(undecided, num_blocks=num_blocks, kv_cache_bytes=num_blocks * block_bytes)
 
 
-def smallest_share(engine: VllmPlan, student: ModelPlan, device: Device) -> int | None:
+def smallest_share(engine: VllmPlan, model: EngineModel, device: Device) -> int | None:
     """Percent of the device's memory with which the cache holds one sequence; None above 100."""
     num_blocks = 1 - (-engine.max_model_len // engine.block_tokens)
-    cache = num_blocks * _block_bytes(engine, student)
-    share = (cache + _bytes_beside_the_cache(engine, student, device)) / device.memory_bytes
+    cache = num_blocks * engine.block_tokens * kv_token_bytes(model)
+    share = (cache + _bytes_beside_the_cache(engine, model, device)) / device.memory_bytes
     return math.ceil(100 * share) if share <= 1 else None
 
 
-def _block_bytes(engine: VllmPlan, student: ModelPlan) -> int:
-    return engine.block_tokens * kv_token_bytes(_model(engine, student))
-
-
-def _bytes_beside_the_cache(engine: VllmPlan, student: ModelPlan, device: Device) -> int:
-    model = _model(engine, student)
+def _bytes_beside_the_cache(engine: VllmPlan, model: EngineModel, device: Device) -> int:
     passing = forward_bytes(model, engine.max_num_batched_tokens, engine.max_num_seqs)
     communicator = device.communicator_bytes if engine.tensor > 1 else 0
     return weight_bytes(model) + passing + communicator + engine.graph_bytes
-
-
-def _model(engine: VllmPlan, student: ModelPlan) -> EngineModel:
-    return EngineModel(student.shape, student.dtype, engine.tensor)
 
 
 def refit_bucket_bytes(student: ModelPlan) -> int:

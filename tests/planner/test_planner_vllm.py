@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, TINY, facts, plan
 
+from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.memory.engine import (
     EngineModel,
@@ -15,6 +16,7 @@ from gkdplan.planner.memory.engine import (
     weight_bytes,
 )
 from gkdplan.planner.pricing import price
+from gkdplan.planner.search.searching import search
 from gkdplan.planner.timing.prediction import predict
 from gkdplan.runplan.model import VllmPlan
 from gkdplan.runplan.steps import Generate, Move, Refit
@@ -283,3 +285,26 @@ def test_the_degrees_that_help_names_break_no_rule():
 def test_vllm_is_planned_and_not_yet_run():
     (found,) = [f for f in findings(h100()) if f.code == "GK591"]
     assert found.path == "generation.engine"
+
+
+def test_a_plan_that_does_not_fit_may_let_the_engine_sleep_or_take_less():
+    def crowded(**generation):
+        return h100(generation={"gpu_memory_utilization": 0.5} | generation, batch={"micro": 8})
+
+    edits = {edit.description: edit for edit in edits_that_fit(crowded(), H100)}
+    asleep = price(crowded(sleep_level=1), H100).ledger
+    assert edits["set `generation.sleep_level` to 1"].peak_bytes == asleep.peak_bytes
+    (share,) = (float(words.split()[-1]) for words in edits if "utilization" in words)
+    smaller, larger = (crowded(gpu_memory_utilization=value) for value in (share, share + 0.05))
+    assert price(smaller, H100).ledger.verdict != "over"
+    assert price(larger, H100).ledger.verdict == "over"
+
+
+def test_a_search_proposes_no_engine_that_vllm_would_refuse():
+    # 3 GiB of weights on one rank leave no cache in 5% of the device; on two ranks they do
+    narrow = h100(generation={"gpu_memory_utilization": 0.05})
+    found = search(narrow, H100, include_planned=True)
+    assert found.plans
+    for candidate in found.plans:
+        assert errors(candidate).keys() <= {"GK301"}
+        assert candidate.student.parallel.tensor > 1

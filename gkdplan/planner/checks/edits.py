@@ -14,7 +14,7 @@ from gkdplan.planner.pricing import price
 from gkdplan.runplan.model import Ledger
 from gkdplan.spec.plan import Plan, Recompute
 from gkdplan.units import format_bytes
-from gkdplan.vocab import Verdict
+from gkdplan.vocab import Engine, Verdict
 
 Edits = Iterator[tuple[str, Plan]]
 
@@ -84,6 +84,8 @@ def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
     yield _other_offload(plan, "teacher")
     yield _other_offload(plan, "optimizer")
     yield _distributed_optimizer(plan)
+    yield _deeper_sleep(plan)
+    yield _smaller_share(plan)
     yield _larger_degrees(plan, facts, "tensor")
     yield _larger_degrees(plan, facts, "pipeline")
     yield _recompute(plan, facts)
@@ -114,6 +116,25 @@ def _distributed_optimizer(plan: Plan) -> Edits:
         optimizer = plan.optimizer.model_copy(update={"distributed": True})
         edited = plan.model_copy(update={"optimizer": optimizer})
         yield "set `optimizer.distributed` to true", edited
+
+
+def _deeper_sleep(plan: Plan) -> Edits:
+    if plan.generation.engine is Engine.VLLM:
+        for level in range(plan.generation.sleep_level + 1, 3):
+            generation = plan.generation.model_copy(update={"sleep_level": level})
+            edited = plan.model_copy(update={"generation": generation})
+            yield f"set `generation.sleep_level` to {level}", edited
+
+
+def _smaller_share(plan: Plan) -> Edits:
+    """By twentieths of the device, the largest first."""
+    if plan.generation.engine is Engine.VLLM:
+        for twentieths in range(19, 0, -1):
+            share = twentieths / 20
+            if share < plan.generation.gpu_memory_utilization:
+                generation = plan.generation.model_copy(update={"gpu_memory_utilization": share})
+                edited = plan.model_copy(update={"generation": generation})
+                yield f"set `generation.gpu_memory_utilization` to {share:g}", edited
 
 
 def _larger_degrees(plan: Plan, facts: Facts, axis: str) -> Edits:

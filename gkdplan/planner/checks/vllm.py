@@ -3,15 +3,14 @@ whether its share of memory holds a sequence. Sources are those of vllm 0.32."""
 
 from collections.abc import Iterator
 
-from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.facts.model import Device, Facts
+from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, one_of, rule
-from gkdplan.planner.draft import Draft
-from gkdplan.planner.engine import engine_tensor, smallest_share
+from gkdplan.planner.draft import effective_mix
+from gkdplan.planner.engine import decide_vllm, engine_tensor, smallest_share
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.memory.engine import EngineModel, kv_token_bytes, padded_vocab_rows
 from gkdplan.planner.models import student_shape
-from gkdplan.runplan.model import ModelPlan, VllmPlan
+from gkdplan.runplan.model import VllmPlan
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 from gkdplan.units import format_bytes
@@ -83,44 +82,63 @@ def a_sleeping_engine_has_a_gpu(plan: Plan, facts: Facts) -> Iterator[Finding]:
         )
 
 
+@rule("GK305")
+def the_share_leaves_a_cache(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Without blocks vllm does not start (vllm/v1/core/kv_cache_utils.py,
+    _check_enough_kv_cache_memory)."""
+    engine = _engine(plan, facts)
+    if engine is not None and not engine.num_blocks:
+        share = format_bytes(int(engine.gpu_memory_utilization * facts.device.memory_bytes))
+        yield _too_small(
+            engine, plan, facts, f"vllm's share of {share} leaves nothing for a kv cache"
+        )
+
+
+@rule("GK306")
+def the_cache_holds_a_sequence(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """max_model_len tokens and the block that is kept back (vllm/v1/core/kv_cache_utils.py,
+    check_enough_kv_cache_memory)."""
+    engine = _engine(plan, facts)
+    if engine is not None and engine.num_blocks and not engine.num_sequences:
+        tokens = f"{engine.capacity_tokens:,}"
+        yield _too_small(
+            engine, plan, facts, f"a kv cache of {tokens} tokens holds no whole sequence"
+        )
+
+
 RULES = (
     engine_tensor_divides_the_student,
     ranks_divide_into_engines,
     heads_have_a_size_that_vllm_knows,
     a_sleeping_engine_has_a_gpu,
+    the_share_leaves_a_cache,
+    the_cache_holds_a_sequence,
 )
 
 
-def check_engine(draft: Draft, facts: Facts) -> Iterator[Diagnostic]:
-    """GK305 where vllm's share does not even hold what is no cache, GK306 where the cache is too
-    small for one sequence: vllm refuses to start (vllm/v1/core/kv_cache_utils.py,
-    _check_enough_kv_cache_memory)."""
-    engine = draft.sampling.vllm
-    if engine is None or engine.num_sequences > 0:
-        return
-    student = draft.models.student
-    token_bytes = kv_token_bytes(EngineModel(student.shape, student.dtype, engine.tensor))
-    share = format_bytes(int(engine.gpu_memory_utilization * facts.device.memory_bytes))
-    code, message = (
-        ("GK306", f"a kv cache of {engine.capacity_tokens:,} tokens holds no whole sequence")
-        if engine.num_blocks
-        else ("GK305", f"vllm's share of {share} leaves nothing for a kv cache")
-    )
-    yield error(
-        code,
+def _engine(plan: Plan, facts: Facts) -> VllmPlan | None:
+    """The engine, where there is one, of a degree that divides the student."""
+    shape = student_shape(plan, facts)
+    samples = _is_colocated(plan) and effective_mix(plan)[0] > 0
+    if not samples or any(_undivided(shape, engine_tensor(plan))):
+        return None
+    return decide_vllm(plan, shape, facts.device)
+
+
+def _too_small(engine: VllmPlan, plan: Plan, facts: Facts, message: str) -> Finding:
+    model = EngineModel(student_shape(plan, facts), plan.student.dtype, engine.tensor)
+    percent = smallest_share(engine, model, facts.device)
+    return Finding(
         message,
         "generation.gpu_memory_utilization",
         label=f"a prompt and its response take {engine.max_model_len:,} tokens",
-        notes=(f"{format_bytes(token_bytes)} a token on a rank, tensor {engine.tensor}",),
-        help=_larger_share(engine, student, facts.device),
+        notes=(f"{format_bytes(kv_token_bytes(model))} a token on a rank, tensor {engine.tensor}",),
+        help=(
+            "set `generation.tensor` higher, or shorten prompts and responses"
+            if percent is None
+            else f"set `generation.gpu_memory_utilization` to at least {percent / 100:g}",
+        ),
     )
-
-
-def _larger_share(engine: VllmPlan, student: ModelPlan, device: Device) -> tuple[str, ...]:
-    percent = smallest_share(engine, student, device)
-    if percent is None:
-        return ("set `generation.tensor` higher, or shorten prompts and responses",)
-    return (f"set `generation.gpu_memory_utilization` to at least {percent / 100:g}",)
 
 
 def _is_colocated(plan: Plan) -> bool:

@@ -8,7 +8,6 @@ from gkdplan.planner.checks import availability
 from gkdplan.planner.checks.degrees import is_possible
 from gkdplan.planner.checks.edits import broken_rules, fits
 from gkdplan.planner.checks.laid_out import each_model
-from gkdplan.planner.checks.vllm import check_engine
 from gkdplan.planner.models import student_shape
 from gkdplan.planner.pricing import price
 from gkdplan.planner.search.candidates import Candidate, candidates_of
@@ -85,18 +84,12 @@ def _fastest(
             break
         series, micro = id(candidate.series), candidate.micro
         is_over = micro >= smallest_over.get(series, micro + 1)
-        if is_over or not _fits(candidate, facts):
+        if is_over or not fits(price(candidate.plan, facts).ledger, facts.device):
             smallest_over[series] = min(micro, smallest_over.get(series, micro))
             over.append(candidate)
         else:
             fitting.append(candidate)
     return fitting, over
-
-
-def _fits(candidate: Candidate, facts: Facts) -> bool:
-    """Into the memory, an engine's share of it too."""
-    priced = price(candidate.plan, facts)
-    return fits(priced.ledger, facts.device) and not any(check_engine(priced.draft, facts))
 
 
 def _kept(mesh: Plan, sizes: Sequence[int], facts: Facts) -> tuple[int, ...]:

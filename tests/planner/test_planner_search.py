@@ -214,6 +214,23 @@ def test_the_space_has_every_axis_and_each_mesh_once():
     assert len(keys) == len({repr(key) for key in keys})
 
 
+def test_a_plans_own_recompute_that_breaks_a_rule_hinders_no_layout():
+    student = {"model": "student", "dtype": "bf16", "recompute": {"granularity": "full"}}
+    broken = wanted(2, student=student)
+    assert broken_rules(broken, KNOWN)
+    assert search(broken, KNOWN).ranking.options
+
+
+def test_models_with_experts_are_not_offered_what_they_cannot_recompute():
+    moe = replace(SMOLLM2, num_attention_heads=8, num_kv_heads=4, moe=MoeShape(8, 2, 512))
+    known = replace(facts(moe, moe, "h100-80gb"), train=(data_file(4096),))
+    found = search(wanted(4), known, top=200, include_planned=True)
+    assert found.plans
+    for layout in found.plans:
+        findings = compile_plan(layout, known, "test").diagnostics
+        assert not [d for d in findings if d.severity is Severity.ERROR]
+
+
 def test_a_kept_sequence_setting_goes_with_the_tensor_axis():
     parallel = {"tensor": 2, "sequence": False}
     student = {"model": "student", "dtype": "bf16", "parallel": parallel}

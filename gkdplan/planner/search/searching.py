@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks import availability
+from gkdplan.planner.checks import availability, recompute
 from gkdplan.planner.checks.degrees import is_possible
 from gkdplan.planner.checks.edits import broken_rules, fits
 from gkdplan.planner.checks.laid_out import each_model
@@ -12,7 +12,7 @@ from gkdplan.planner.models import student_shape
 from gkdplan.planner.pricing import price
 from gkdplan.planner.search.candidates import Candidate, candidates_of
 from gkdplan.planner.search.options import dropped_of, option_of
-from gkdplan.planner.search.space import meshes, micro_sizes, savings, with_micro
+from gkdplan.planner.search.space import Saving, meshes, micro_sizes, savings, with_micro
 from gkdplan.runplan.ranking import Counts, Dropped, Option, Ranking
 from gkdplan.spec.plan import Plan
 
@@ -45,14 +45,15 @@ def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = F
     for mesh in meshes(plan, facts):
         of_mesh = savings(mesh, student_shape(plan, facts).num_layers)
         sizes = micro_sizes(mesh) or (mesh.batch.micro,)
-        kept = _kept(mesh, sizes, facts)
+        kept = _kept(of_mesh[0].applied_to(mesh), sizes, facts)
+        possible = [saving for saving in of_mesh if kept and _can_save(saving, mesh, facts)]
         considered += len(sizes) * len(of_mesh)
-        against_rules += (len(sizes) - len(kept)) * len(of_mesh)
+        against_rules += len(sizes) * len(of_mesh) - len(kept) * len(possible)
         if not kept:
             continue
-        run = [(saving, _runs(saving.applied_to(mesh))) for saving in of_mesh]
+        run = [(saving, _runs(saving.applied_to(mesh))) for saving in possible]
         wanted = [(saving, runs) for saving, runs in run if runs or include_planned]
-        planned += (len(of_mesh) - len(wanted)) * len(kept)
+        planned += (len(possible) - len(wanted)) * len(kept)
         if wanted:
             candidates += candidates_of(mesh, kept, wanted, facts)
     candidates.sort(key=lambda candidate: candidate.step_s)
@@ -97,6 +98,12 @@ def _kept(mesh: Plan, sizes: Sequence[int], facts: Facts) -> tuple[int, ...]:
     if not all(is_possible(model) for model in each_model(mesh, facts)):
         return ()
     return tuple(size for size in sizes if not broken_rules(with_micro(mesh, size), facts))
+
+
+def _can_save(saving: Saving, mesh: Plan, facts: Facts) -> bool:
+    """Whether its recompute keeps the rules with these models."""
+    plan = saving.applied_to(mesh)
+    return not any(found for rule in recompute.RULES for found in rule(plan, facts))
 
 
 def _runs(plan: Plan) -> bool:

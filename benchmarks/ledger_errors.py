@@ -1,16 +1,19 @@
 """The ledger beside the trace over the whole grid of the tests, as the table in docs/memory.md.
 
-python benchmarks/ledger_errors.py [PART OF A NAME]
+python benchmarks/ledger_errors.py [PART OF A NAME ...]
 
-Without an argument the table is written between its markers; with one it is only printed, for the
-configurations whose names hold it.
+Without an argument the table is written between its markers; with some it is only printed, for the
+configurations whose names hold one of them. Each core of the machine traces one at a time.
 """
 
 import logging
+import os
 import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -32,23 +35,33 @@ HEADER = (
 
 
 def main() -> None:
+    parts = sys.argv[1:]
+    names = [name for name in GRID if not parts or any(part in name for part in parts)]
+    lines, largest, num_phases = [*HEADER], 0.0, 0
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for name, classes in zip(names, pool.map(_compare, names), strict=True):
+            for of_class in classes:
+                largest = max(largest, *map(abs, of_class.errors))
+                num_phases += len(of_class.errors)
+                lines.append(_line(name, of_class))
+                print(lines[-1], flush=True)
+    lines += [
+        "",
+        f"{len(names)} configurations, {num_phases} phases of a class; the largest error is "
+        f"{largest:.3%}.",
+    ]
+    print(lines[-1])
+    if not parts:
+        _write("\n".join(lines))
+
+
+def _compare(name: str) -> Sequence[ClassComparison]:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    lines, errors = [*HEADER], []
     with tempfile.TemporaryDirectory() as directory:
         rows = tiny.save_rows(Path(directory) / "rows.jsonl", tiny.ROWS * 8)
-        for name in GRID:
-            if wanted in name:
-                run_plan = compile_plan_text(grid_text(rows, **GRID[name]))
-                for of_class in compare(run_plan, trace(run_plan)):
-                    errors += [abs(error) for error in of_class.errors]
-                    lines.append(_line(name, of_class))
-                    print(lines[-1], flush=True)
-    lines += ["", f"{len(errors)} phases; the largest error is {max(errors):.3%}."]
-    print(lines[-1])
-    if not wanted:
-        _write("\n".join(lines))
+        run_plan = compile_plan_text(grid_text(rows, **GRID[name]))
+        return compare(run_plan, trace(run_plan))
 
 
 def _line(name: str, of_class: ClassComparison) -> str:

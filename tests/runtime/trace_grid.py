@@ -85,6 +85,12 @@ GRID = {
     | {"recompute": UNIFORM.format(1), "prompt": 8160},
     "llama 8B to itself bf16 tensor 4 block 16": {"models": BIG_LLAMA, "dtype": "bf16"}
     | {"tensor": 4, "recompute": BLOCK.format(16), "prompt": 8160},
+    # context
+    "smol fp32 context 2": {"models": SMOL, "context": 2, "prompt": 480},
+    "qwen2.5 1.5B to 0.5B bf16 tensor 2 context 2": {"models": SMALL_QWEN, "dtype": "bf16"}
+    | {"tensor": 2, "context": 2, "prompt": 992},
+    "smol bf16 context 2 pipeline 2": {"models": SMOL, "dtype": "bf16", "context": 2}
+    | {"pipeline": 2, "num_micro_batches": 2, "prompt": 992},
 }
 """Name -> changes to the defaults."""
 IN_EVERY_RUN = (
@@ -101,6 +107,7 @@ _DEFAULTS = {
     "dtype": "fp32",
     "tensor": 1,
     "pipeline": 1,
+    "context": 1,
     "data": 1,
     "parallel": "",
     "recompute": "",
@@ -122,6 +129,7 @@ dtype = "{dtype}"
 [student.parallel]
 tensor = {tensor}
 pipeline = {pipeline}
+context = {context}
 {parallel}
 [student.recompute]
 {recompute}
@@ -154,7 +162,7 @@ def grid_text(rows: Path, *, models: tuple[str, str], **changes: object) -> str:
         teacher=models[0],
         student=models[1],
         rows=rows,
-        devices=values["tensor"] * values["pipeline"] * values["data"],
+        devices=values["tensor"] * values["pipeline"] * values["context"] * values["data"],
         num_rows=values["data"] * values["num_micro_batches"],
         **values,
     )

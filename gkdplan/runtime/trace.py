@@ -13,6 +13,8 @@ from typing import assert_never
 
 import torch
 
+from gkdplan import __version__
+from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.model import RankClass, RunPlan
 from gkdplan.runplan.steps import (
     Checkpoint,
@@ -43,8 +45,18 @@ NUM_LOSS_CHUNKS = 2
 def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
     """Peak live bytes of the phases teacher, student and optimizer, for each class of ranks.
 
-    `plan.layout.backend` must be "gloo", and both models must have the student's layout.
+    `plan.layout.backend` must be "gloo". Raises UserError for a teacher with a layout of its own.
     """
+    if plan.layout.teacher != plan.layout.student:
+        raise UserError(
+            error(
+                "GK590",
+                "a trace of a teacher with a layout of its own is not yet available in gkdplan "
+                f"{__version__}",
+                "teacher.parallel",
+                help=("remove `teacher.parallel`, to trace both models on the student's layout",),
+            )
+        )
     return {rank_class: _trace_class(plan, rank_class) for rank_class in plan.layout.classes}
 
 

@@ -15,6 +15,7 @@ UNEVEN = "first_stage_layers = 3\nlast_stage_layers = 6"
 UNIFORM = 'granularity = "full"\nmethod = "uniform"\nnum_layers = {}'
 BLOCK = 'granularity = "full"\nmethod = "block"\nnum_layers = {}'
 SELECTIVE = 'granularity = "selective"\nmodules = [{}]'
+LORA = 'tuning = "lora"\n[student.lora]\n{}'
 
 GRID = {
     # one process, data and tensor
@@ -91,6 +92,32 @@ GRID = {
     | {"tensor": 2, "context": 2, "prompt": 992},
     "smol bf16 context 2 pipeline 2": {"models": SMOL, "dtype": "bf16", "context": 2}
     | {"pipeline": 2, "num_micro_batches": 2, "prompt": 992},
+    # adapters
+    "smol fp32 lora": {"models": SMOL, "tuning": LORA.format("rank = 16")},
+    "smol fp32 lora dropout replicated": {"models": SMOL, "distributed": "false"}
+    | {"tuning": LORA.format("rank = 16\ndropout = 0.05"), "completion": 320},
+    "smol fp32 lora data 2 logits": {"models": SMOL, "tuning": LORA.format("rank = 8")}
+    | {"data": 2, "payload": "logits"},
+    "smol bf16 lora data 2": {"models": SMOL, "dtype": "bf16", "data": 2}
+    | {"tuning": LORA.format("rank = 8")},
+    "smol bf16 lora of q and v replicated": {"models": SMOL, "dtype": "bf16"}
+    | {"tuning": LORA.format('targets = ["q_proj", "v_proj"]'), "distributed": "false"}
+    | {"prompt": 992},
+    "smol bf16 lora of down, dropout": {"models": SMOL, "dtype": "bf16", "prompt": 4000}
+    | {"tuning": LORA.format('targets = ["down_proj"]\nrank = 64\ndropout = 0.1')},
+    "smol fp32 lora pipeline 2": {"models": SMOL, "tuning": LORA.format("rank = 8")}
+    | {"pipeline": 2, "num_micro_batches": 4},
+    "smol bf16 lora pipeline 2": {"models": SMOL, "dtype": "bf16", "pipeline": 2}
+    | {"tuning": LORA.format("rank = 8"), "num_micro_batches": 4, "prompt": 992},
+    "qwen2.5 1.5B to 0.5B fp32 lora tensor 2 replicated": {"models": SMALL_QWEN, "tensor": 2}
+    | {"tuning": LORA.format("rank = 8"), "distributed": "false", "prompt": 480},
+    "qwen2.5 7B to 3B fp32 lora data 2": {"models": QWEN, "data": 2, "prompt": 992}
+    | {"tuning": LORA.format("rank = 32")},
+    "qwen2.5 7B to 3B bf16 lora tensor 2": {"models": QWEN, "dtype": "bf16", "tensor": 2}
+    | {"tuning": LORA.format("rank = 8"), "prompt": 992},
+    "qwen2.5 7B to 3B bf16 lora tensor 2 data 2 dropout replicated": {"models": QWEN}
+    | {"dtype": "bf16", "tensor": 2, "data": 2, "distributed": "false", "prompt": 8160}
+    | {"tuning": LORA.format("rank = 64\ndropout = 0.05")},
 }
 """Name -> changes to the defaults."""
 IN_EVERY_RUN = (
@@ -100,6 +127,8 @@ IN_EVERY_RUN = (
     "llama 8B to 1B fp32 replicated logits",
     "smol fp32 pipeline 2",
     "llama 8B to 1B bf16 tensor 2 uniform 1",
+    "smol bf16 lora of q and v replicated",
+    "qwen2.5 1.5B to 0.5B fp32 lora tensor 2 replicated",
 )
 """The rest of the grid runs with `pytest -m grid`."""
 
@@ -109,6 +138,7 @@ _DEFAULTS = {
     "pipeline": 1,
     "context": 1,
     "data": 1,
+    "tuning": "",
     "parallel": "",
     "recompute": "",
     "distributed": "true",
@@ -126,6 +156,7 @@ memory_limit = "4TiB"
 [student]
 model = "{student}"
 dtype = "{dtype}"
+{tuning}
 [student.parallel]
 tensor = {tensor}
 pipeline = {pipeline}

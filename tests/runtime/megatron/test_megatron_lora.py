@@ -4,6 +4,7 @@ Legend: B rows, S tokens, H hidden size, V vocabulary (or a rank's share of it).
 """
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gloo_ranks import run_on_ranks
 from tiny_models import hidden_states, load_hf, plan_of, start_mesh
 from torch import Tensor
 
-from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan, OptimizerPlan
+from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan, OptimizerPlan, Recompute
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.megatron.lora import draw_adapters, is_adapter
 from gkdplan.runtime.megatron.mesh import Mesh
@@ -29,6 +30,7 @@ TENSOR_2_SEQUENCE = AxisDegrees(tensor=2, sequence=True, data=1)
 DATA_2 = AxisDegrees(tensor=1, sequence=False, data=2)
 FAMILIES = ("llama-tied", "qwen2", "qwen3")
 TARGETS = (PROJECTIONS, ("q_proj", "v_proj", "up_proj"), ("o_proj",))
+NO_RECOMPUTE = Recompute()
 RANK, ALPHA = 3, 5.0
 VOCAB_SIZE = 101
 OPTIMIZER = OptimizerPlan(
@@ -53,6 +55,20 @@ def test_adapters_have_the_gradients_of_merged_weights_on_two_processes(checkpoi
     run_on_ranks(_check_gradients, 2, checkpoints, [TENSOR_2, TENSOR_2_SEQUENCE, DATA_2])
 
 
+RECOMPUTES = (
+    Recompute("full", "uniform", 1),
+    Recompute("full", "block", 2),
+    Recompute("selective", modules=("mlp", "core_attn")),
+)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_recomputed_layers_give_their_adapters_the_same_gradients(
+    checkpoints: Path, num_ranks: int
+) -> None:
+    run_on_ranks(_check_recomputed, num_ranks, checkpoints)
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_drawn_adapters_change_nothing_and_do_not_know_the_layout(
     checkpoints: Path, num_ranks: int
@@ -74,10 +90,24 @@ def _check_gradients(checkpoints: Path, layouts: list[AxisDegrees]) -> None:
                 _assert_gradients(checkpoints, name, degrees, mesh, targets)
 
 
+def _check_recomputed(checkpoints: Path) -> None:
+    """The first layer too, whose input no weight before it makes differentiable."""
+    size = torch.distributed.get_world_size()
+    degrees = AxisDegrees(tensor=size, sequence=size > 1, data=1)
+    mesh = start_mesh(degrees)
+    for recompute in RECOMPUTES:
+        _assert_gradients(checkpoints, "qwen2", degrees, mesh, PROJECTIONS, recompute)
+
+
 def _assert_gradients(
-    checkpoints: Path, name: str, degrees: AxisDegrees, mesh: Mesh, targets: tuple[str, ...]
+    checkpoints: Path,
+    name: str,
+    degrees: AxisDegrees,
+    mesh: Mesh,
+    targets: tuple[str, ...],
+    recompute: Recompute = NO_RECOMPUTE,
 ) -> None:
-    plan = _plan(name, degrees, targets)
+    plan = replace(_plan(name, degrees, targets), recompute=recompute)
     model = build_model(plan, degrees, mesh, trainable=True)
     load_weights(model, checkpoints / name, plan, mesh)
     reference = load_hf(name, checkpoints)

@@ -11,7 +11,8 @@ class MoeShape:
     """The experts of every layer: gated MLPs of which a router picks some for each token.
 
     `shared_ffn_hidden_size` is the width of an expert that sees every token, 0 where there is none;
-    `shared_expert_gate` says that its output is scaled by a gate of its own.
+    `shared_expert_gate` says that its output is scaled by a gate of its own. `weights_sum_to_one`
+    says that the router's weights of a token's experts are scaled to that sum.
     """
 
     num_experts: int
@@ -19,6 +20,7 @@ class MoeShape:
     expert_ffn_hidden_size: int
     shared_ffn_hidden_size: int = 0
     shared_expert_gate: bool = False
+    weights_sum_to_one: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ def read_experts(keys: Keys, family: ExpertKeys) -> MoeShape:
             0 if family.shared_ffn is None else keys.count(family.shared_ffn, MAX_FFN)
         ),
         shared_expert_gate=family.shared_ffn is not None,
+        weights_sum_to_one=family is MIXTRAL or keys.flag("norm_topk_prob", False),
     )
     for key, only in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
         if keys.has(key) and keys.values[key] != only:

@@ -8,7 +8,7 @@ step before the one that is counted makes what stays: Adam's moments and Megatro
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import torch
@@ -47,7 +47,7 @@ def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
 
     `plan.layout.backend` must be "gloo". Raises UserError for a teacher with a layout of its own.
     """
-    if plan.layout.teacher != plan.layout.student:
+    if not _is_on_one_mesh(plan):
         raise UserError(
             error(
                 "GK590",
@@ -58,6 +58,14 @@ def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
             )
         )
     return {rank_class: _trace_class(plan, rank_class) for rank_class in plan.layout.classes}
+
+
+def _is_on_one_mesh(plan: RunPlan) -> bool:
+    """Whether the teacher has the student's layout, expert axes apart where one model is dense."""
+    student, teacher = plan.layout.student, plan.layout.teacher
+    if None in (plan.models.student.shape.moe, plan.models.teacher.shape.moe):
+        teacher = replace(teacher, expert=student.expert, expert_tensor=student.expert_tensor)
+    return teacher == student
 
 
 def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:

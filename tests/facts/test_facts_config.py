@@ -85,8 +85,8 @@ def moe_config(llama_config: dict, family: str) -> dict:
 def test_each_family_of_experts_has_its_own_sizes(llama_config: dict) -> None:
     shapes = {family: accepted(moe_config(llama_config, family)) for family in EXPERTS}
     assert {family: shape.moe for family, shape in shapes.items()} == {
-        "qwen3_moe": MoeShape(8, 2, 6),
-        "qwen2_moe": MoeShape(8, 2, 6, shared_ffn_hidden_size=12, shared_expert_gate=True),
+        "qwen3_moe": MoeShape(8, 2, 6, weights_sum_to_one=False),
+        "qwen2_moe": MoeShape(8, 2, 6, 12, shared_expert_gate=True, weights_sum_to_one=False),
         "mixtral": MoeShape(8, 2, 24),
     }
     assert [shape.qk_norm for shape in shapes.values()] == [True, False, False]
@@ -101,6 +101,11 @@ def test_sizes_of_experts_are_required(llama_config: dict, family: str) -> None:
         (finding,) = refused(config)
         named = "num_experts" if key == "num_local_experts" else key
         assert (finding.code, f"`{named}` is missing" in finding.message) == ("GK104", True)
+
+
+def test_the_weights_of_experts_sum_to_one_where_the_config_says_so(llama_config: dict) -> None:
+    config = moe_config(llama_config, "qwen3_moe") | {"norm_topk_prob": True}
+    assert accepted(config).moe.weights_sum_to_one
 
 
 def test_the_number_of_experts_is_read_in_both_spellings(llama_config: dict) -> None:

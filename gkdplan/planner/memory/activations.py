@@ -6,7 +6,7 @@ a rank, t tensor degree, s = t under sequence parallelism, else 1.
 
 from dataclasses import dataclass
 
-from gkdplan.planner.memory import lora
+from gkdplan.planner.memory import expert_activations, lora
 from gkdplan.planner.memory.model import RankModel
 
 FP32_BYTES = 4
@@ -51,9 +51,9 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     """The largest sum of tensors alive at one time in a layer whose backward never comes.
 
     That is at the end of the gated MLP: the residual, the norm's input and output, and every
-    intermediate of the MLP.
+    intermediate of the MLP, or in the experts.
     """
-    return 4 * boundary_bytes(model, batch) + mlp_bytes(model, batch.num_tokens)
+    return 4 * boundary_bytes(model, batch) + passing_mlp_bytes(model, batch.num_tokens)
 
 
 def backward_bytes(model: RankModel, batch: Batch) -> int:
@@ -64,13 +64,16 @@ def backward_bytes(model: RankModel, batch: Batch) -> int:
     of its weight, from the gathered gradient of its output under sequence parallelism) or inside
     the gated unit (two more of the MLP's width, a third where no product was kept to be released).
     """
+    released = final_norm_bytes(model, batch) - boundary_bytes(model, batch)
+    if model.experts is not None:
+        passing = expert_activations.backward_bytes(model, model.experts, batch.num_tokens)
+        return max(0, passing - released)
     width = model.dtype.num_bytes * model.ffn_size
     of_product = width * batch.num_tokens
     of_weight = width * model.shape.hidden_size if model.trains_base else 0
     down_projection = lora.num_gradients(model, "down_proj") * of_product + of_weight
     down_projection += gather_bytes(model, batch)
     gated_unit = (2 if model.keeps_input_of("down_proj") else 3) * of_product
-    released = final_norm_bytes(model, batch) - boundary_bytes(model, batch)
     return max(0, max(down_projection, gated_unit) - released)
 
 
@@ -93,6 +96,21 @@ def input_bytes(model: RankModel, batch: Batch) -> int:
     keeps a copy, and the pipeline's schedule the input."""
     is_copied = not model.kernels.norm and model.dtype.num_bytes < FP32_BYTES
     return boundary_bytes(model, batch) if is_copied else 0
+
+
+def routing_bytes(model: RankModel, batch: Batch) -> int:
+    """What the dispatchers of a stage's experts hold from one forward to the next."""
+    if model.experts is None:
+        return 0
+    layer = expert_activations.routing_bytes(model, model.experts, batch.num_tokens)
+    return model.stage.num_layers * layer
+
+
+def passing_mlp_bytes(model: RankModel, num_tokens: int) -> int:
+    """Beside its input, what is alive at one time in a layer's MLP, or in its experts."""
+    if model.experts is None:
+        return mlp_bytes(model, num_tokens)
+    return expert_activations.forward_bytes(model, model.experts, num_tokens)
 
 
 def mlp_bytes(model: RankModel, num_tokens: int, *, is_product_kept: bool = True) -> int:
@@ -135,6 +153,8 @@ def mlp_norm_bytes(model: RankModel, batch: Batch) -> int:
 
 
 def saved_mlp_bytes(model: RankModel, batch: Batch) -> int:
+    if model.experts is not None:
+        return expert_activations.saved_bytes(model, model.experts, batch.num_tokens)
     is_kept = model.keeps_input_of("down_proj")
     return mlp_bytes(model, batch.num_tokens, is_product_kept=is_kept)
 

@@ -65,7 +65,8 @@ def _resident(rank: Rank) -> Iterator[Buffer]:
     yield Buffer(STUDENT_PARAMS, state.parameter_bytes, FIRST, LAST)
     yield Buffer(STUDENT_GRADS, state.gradient_bytes, FIRST, LAST)
     yield Buffer(STUDENT_STATE, state.optimizer_bytes, FIRST, LAST)
-    yield Buffer(TEMPORARIES, _gather_bytes(rank) + _angle_bytes(rank), FIRST, LAST)
+    kept = _gather_bytes(rank) + _angle_bytes(rank) + _routing_bytes(rank)
+    yield Buffer(TEMPORARIES, kept, FIRST, LAST)
     if rank.draft.layout.backend == "gloo":
         yield Buffer(TEMPORARIES, state.update_bytes, Phase.OPTIMIZER, Phase.OPTIMIZER)
 
@@ -83,6 +84,13 @@ def _angle_bytes(rank: Rank) -> int:
     """Each chunk of layers, a module of its own, has its own cache."""
     return sum(
         share.model.stage.num_chunks * activations.angle_bytes(share.model, share.batch)
+        for share in (rank.student, rank.teacher)
+    )
+
+
+def _routing_bytes(rank: Rank) -> int:
+    return sum(
+        activations.routing_bytes(share.model, share.batch)
         for share in (rank.student, rank.teacher)
     )
 

@@ -1,6 +1,6 @@
 """Bytes of sampling: the cache of keys and values, the prompts' forward, and the sampler."""
 
-from gkdplan.planner.memory.activations import mlp_bytes
+from gkdplan.planner.memory.activations import passing_mlp_bytes
 from gkdplan.planner.memory.model import RankModel
 
 PREFILL_TOKENS = 8192
@@ -37,4 +37,4 @@ def _prefill_bytes(model: RankModel, num_tokens: int) -> int:
     normalised = model.kv_size if shape.qk_norm else 0
     attention = model.qkv_size + copied + normalised + model.query_size
     elements = 2 * shape.hidden_size + attention + 2 * shape.head_dim
-    return num_tokens * elements * model.dtype.num_bytes + mlp_bytes(model, num_tokens)
+    return num_tokens * elements * model.dtype.num_bytes + passing_mlp_bytes(model, num_tokens)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gkdplan.planner.memory.adapters import with_adapters
+from gkdplan.planner.memory.experts import ExpertShare, expert_share
 from gkdplan.planner.memory.parameters import Parameter, parameters_of_chunk
 from gkdplan.planner.memory.stage import Stage
 from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan, Recompute
@@ -49,11 +50,14 @@ class RankModel:
     stage: Stage
     lora: LoraPlan | None = None
     recompute: Recompute = NO_RECOMPUTE
+    experts: ExpertShare | None = None
 
     @property
     def chunks(self) -> tuple[tuple[Parameter, ...], ...]:
         """The parameters of each of the stage's chunks."""
-        base = chunks_of_stage(self.shape, self.padded_vocab_size, self.tensor, self.stage)
+        base = chunks_of_stage(
+            self.shape, self.padded_vocab_size, self.tensor, self.stage, self.experts
+        )
         if self.lora is None:
             return base
         return tuple(with_adapters(chunk, self.shape, self.lora, self.tensor) for chunk in base)
@@ -120,7 +124,11 @@ class RankModel:
 
 @lru_cache(maxsize=1024)
 def chunks_of_stage(
-    shape: ModelShape, padded_vocab_size: int, tensor: int, stage: Stage
+    shape: ModelShape,
+    padded_vocab_size: int,
+    tensor: int,
+    stage: Stage,
+    experts: ExpertShare | None = None,
 ) -> tuple[tuple[Parameter, ...], ...]:
     """The parameters of each of the stage's chunks on one tensor rank."""
     last_chunk = stage.num_chunks - 1
@@ -130,6 +138,7 @@ def chunks_of_stage(
             padded_vocab_size,
             tensor,
             num_layers,
+            experts=experts,
             is_first=stage.is_first and chunk == 0,
             is_last=stage.is_last and chunk == last_chunk,
         )
@@ -149,4 +158,5 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str, stage: int)
         stage=Stage(stage, degrees.pipeline, model.stage_layers[stage]),
         lora=model.lora,
         recompute=model.recompute,
+        experts=expert_share(model.shape, degrees),
     )

@@ -51,13 +51,18 @@ def state_of_rank(model: RankModel, degrees: AxisDegrees, *, distributed: bool) 
     """`training_state` of a rank's share of a model, beside which frozen parameters only lie.
 
     Every chunk of layers has a buffer of its own, which a distributed optimizer divides over the
-    ranks of the data and context axes (megatron/core/distributed/distributed_data_parallel.py).
+    ranks of the data and context axes, and where experts are divided one for them, divided over the
+    ranks that hold the same ones (megatron/core/distributed/distributed_data_parallel.py).
     """
-    num_shards = degrees.data * degrees.context
-    trained, frozen = model.trained_chunks, model.num_frozen_elements
-    buffers = tuple(GradientBuffer(chunk, num_shards) for chunk in trained)
-    state = training_state(buffers, model.dtype, distributed=distributed)
-    frozen_bytes = frozen * model.dtype.num_bytes
+    buffers = []
+    for chunk in model.trained_chunks:
+        shared = tuple(parameter for parameter in chunk if not parameter.is_divided)
+        divided = tuple(parameter for parameter in chunk if parameter.is_divided)
+        buffers.append(GradientBuffer(shared, degrees.data * degrees.context))
+        if divided:
+            buffers.append(GradientBuffer(divided, degrees.expert_data))
+    state = training_state(tuple(buffers), model.dtype, distributed=distributed)
+    frozen_bytes = model.num_frozen_elements * model.dtype.num_bytes
     return replace(state, parameter_bytes=state.parameter_bytes + frozen_bytes)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gkdplan.planner.memory.experts import ExpertShare, routed_sizes, shared_sizes
 from gkdplan.shape import ModelShape
 
 
@@ -10,8 +11,8 @@ class Parameter:
     """One tensor of a rank's shard.
 
     `is_shared` marks each copy of a tied embedding whose ends lie on different pipeline stages;
-    `is_vector` a norm's weight or a bias, which no weight decay shrinks. What is not `is_trained`
-    has no gradient.
+    `is_vector` a norm's weight or a bias, which no weight decay shrinks; `is_divided` an expert
+    that only some ranks of the stage hold. What is not `is_trained` has no gradient.
     """
 
     name: str
@@ -19,6 +20,7 @@ class Parameter:
     is_shared: bool = False
     is_vector: bool = False
     is_trained: bool = True
+    is_divided: bool = False
 
 
 EMBEDDING = "embedding.word_embeddings.weight"
@@ -31,6 +33,7 @@ def parameters_of_chunk(
     tensor: int,
     num_layers: int,
     *,
+    experts: ExpertShare | None = None,
     is_first: bool = True,
     is_last: bool = True,
 ) -> tuple[Parameter, ...]:
@@ -48,7 +51,7 @@ def parameters_of_chunk(
     layers = (
         parameter
         for index in range(num_layers)
-        for parameter in _layer(shape, tensor, f"decoder.layers.{index}")
+        for parameter in _layer(shape, tensor, experts, f"decoder.layers.{index}")
     )
     if not is_last:
         return (*embedding, *layers)
@@ -66,8 +69,42 @@ def largest_elements(parameters: tuple[Parameter, ...]) -> int:
     return max(parameter.num_elements for parameter in parameters)
 
 
-def _layer(shape: ModelShape, tensor: int, prefix: str) -> tuple[Parameter, ...]:
+def _layer(
+    shape: ModelShape, tensor: int, experts: ExpertShare | None, prefix: str
+) -> tuple[Parameter, ...]:
+    sizes = _attention_sizes(shape, tensor) | {"pre_mlp_layernorm.weight": shape.hidden_size}
+    if experts is None:
+        return _named(prefix, sizes | _mlp_sizes(shape, tensor))
+    router, shared = shared_sizes(experts, shape.hidden_size, tensor)
+    routed = routed_sizes(experts, shape.hidden_size)
+    return (
+        *_named(prefix, sizes | router),
+        *_named(prefix, routed, is_divided=experts.expert > 1),
+        *_named(prefix, shared),
+    )
+
+
+def _named(
+    prefix: str, sizes: dict[str, int], *, is_divided: bool = False
+) -> tuple[Parameter, ...]:
+    return tuple(
+        Parameter(
+            f"{prefix}.{name}",
+            size,
+            is_vector=name.endswith(("norm.weight", "bias")),
+            is_divided=is_divided,
+        )
+        for name, size in sizes.items()
+    )
+
+
+def _mlp_sizes(shape: ModelShape, tensor: int) -> dict[str, int]:
     hidden, ffn = shape.hidden_size, shape.ffn_hidden_size // tensor
+    return {"mlp.linear_fc1.weight": 2 * ffn * hidden, "mlp.linear_fc2.weight": hidden * ffn}
+
+
+def _attention_sizes(shape: ModelShape, tensor: int) -> dict[str, int]:
+    hidden = shape.hidden_size
     query = shape.query_size // tensor
     qkv = (shape.query_size + 2 * shape.kv_size) // tensor
     bias = {"self_attention.linear_qkv.bias": qkv} if shape.qkv_bias else {}
@@ -79,17 +116,10 @@ def _layer(shape: ModelShape, tensor: int, prefix: str) -> tuple[Parameter, ...]
         if shape.qk_norm
         else {}
     )
-    sizes = {
+    return {
         "input_layernorm.weight": hidden,
         "self_attention.linear_proj.weight": hidden * query,
         "self_attention.linear_qkv.weight": qkv * hidden,
         **bias,
         **head_norms,
-        "pre_mlp_layernorm.weight": hidden,
-        "mlp.linear_fc1.weight": 2 * ffn * hidden,
-        "mlp.linear_fc2.weight": hidden * ffn,
     }
-    return tuple(
-        Parameter(f"{prefix}.{name}", size, is_vector=name.endswith(("norm.weight", "bias")))
-        for name, size in sizes.items()
-    )

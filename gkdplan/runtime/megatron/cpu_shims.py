@@ -1,8 +1,9 @@
 """What lets megatron-core, written for CUDA, run in a process that computes on the CPU.
 
 Each shim answers one habit of megatron-core 0.16: `torch.cuda.current_device()` as the device of
-new tensors, literal "cuda" devices, CUDA random states, type names compared with "torch.cuda", and
-Transformer Engine's part in recompute.
+new tensors, literal "cuda" devices, CUDA random states, type names compared with "torch.cuda",
+Transformer Engine's part in recompute, and the stream on which a dispatcher of experts copies
+counts to the host.
 """
 
 import contextlib
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 from megatron.core.tensor_parallel import random as megatron_random
+from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
@@ -59,12 +63,27 @@ class CudaAsCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _counts_on_host(
+    self: MoEAlltoAllTokenDispatcher, point: str, tokens_per_expert: Any = None
+) -> Any:
+    """In place of the copies that the dispatcher makes on a CUDA stream of its own."""
+    if point == self.cuda_dtoh_point:
+        for name in ("input_splits", "output_splits"):
+            counts = getattr(self, name)
+            if isinstance(counts, Tensor):
+                setattr(self, name, counts.tolist())
+    return tokens_per_expert
+
+
 def install() -> None:
     """Patch this process, once; it then computes on the CPU until it ends."""
     if isinstance(megatron_random._CUDA_RNG_STATE_TRACKER, CpuRngStates):
         return
     torch.cuda.current_device = lambda: torch.device("cpu")
     torch.cuda.synchronize = lambda device=None: None
+    moe_utils.te_general_gemm = None
+    MoEAlltoAllTokenDispatcher.cuda_dtoh_stream = "unused"
+    MoEAlltoAllTokenDispatcher._maybe_dtoh_and_synchronize = _counts_on_host
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     megatron_random._CUDA_RNG_STATE_TRACKER = CpuRngStates()

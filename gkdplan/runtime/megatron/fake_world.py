@@ -17,7 +17,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gkdplan.runplan.model import Layout
-from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron import balanced_routing, platform
 from gkdplan.runtime.megatron.mesh import Mesh, close_mesh, init_mesh
 
 
@@ -104,4 +104,5 @@ _STAND_INS = (
     (param_and_grad_buffer, "_coalescing_manager", lambda *_, **__: nullcontext()),
     (clip_grads, "l2_norm_impl", _norm),
     (UntypedStorage, "copy_", _copied),
+    *balanced_routing.STAND_INS,
 )

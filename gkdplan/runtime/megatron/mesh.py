@@ -48,6 +48,8 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
         pipeline_model_parallel_size=degrees.pipeline,
         virtual_pipeline_model_parallel_size=num_chunks_of_stages(degrees),
         context_parallel_size=degrees.context,
+        expert_model_parallel_size=max(degrees.expert, layout.teacher.expert),
+        expert_tensor_parallel_size=max(degrees.expert_tensor, layout.teacher.expert_tensor),
         create_gloo_process_groups=False,
     )
     torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from torch.nn.functional import silu
 
 from gkdplan.runplan.model import AxisDegrees, ModelPlan, Recompute
 from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.lora import add_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages
 from gkdplan.vocab import Dtype, Tier
@@ -120,6 +121,7 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         bf16=dtype is torch.bfloat16,
         perform_initialization=False,
         calculate_per_token_loss=True,
+        **expert_fields(shape, degrees),
         **platform.config_overrides(torch.distributed.get_backend(), plan.offload),
     )
 

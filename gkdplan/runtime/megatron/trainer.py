@@ -133,8 +133,13 @@ class Trainer:
         moments in the first update.
         """
         gradients = [buffer.grad_data for buffer in self._buffers]
-        mains = [parameter for _, parameter in self._main_parameters()]
-        states = [value for state in self._adam.state.values() for value in state.values()]
+        mains = [parameter for *_, parameter in self._main_parameters()]
+        states = [
+            value
+            for adam in self._adams
+            for state in adam.state.values()
+            for value in state.values()
+        ]
         return gradients + mains + states
 
     def owned_pieces(self) -> list[list[int]]:
@@ -142,11 +147,13 @@ class Trainer:
 
         A distributed optimizer cuts the gradient buffer into equal shards wherever a parameter or
         padding lies (megatron/core/optimizer/distrib_optimizer.py); without it the places are alike
-        and the first one's pieces are given.
+        and the first one's pieces are given. Experts that not all ranks hold are left out: theirs
+        is another axis.
         """
-        num_ranks = self._buffers[0].data_parallel_world_size if self._is_distributed else 1
+        buffers = [buffer for ddp in self._ddps for buffer in ddp.buffers]
+        num_ranks = buffers[0].data_parallel_world_size if self._is_distributed else 1
         pieces = [[] for _ in range(num_ranks)]
-        for buffer in self._buffers:
+        for buffer in buffers:
             shard = buffer.numel // num_ranks
             for start, end, _ in buffer.param_index_map.values():
                 for rank in range(start // shard, (end - 1) // shard + 1):
@@ -160,12 +167,12 @@ class Trainer:
         other, so safetensors takes them.
         """
         tensors = {"scheduler.num_steps": torch.tensor(self._scheduler.num_steps)}
-        for index, group in enumerate(self._adam.param_groups):
+        for index, (_, group) in enumerate(self._groups()):
             if "step" in group:
                 tensors[f"group{index}.step"] = torch.as_tensor(group["step"])
-        for name, parameter in self._main_parameters():
+        for name, adam, parameter in self._main_parameters():
             tensors[f"{name}.main"] = _own_storage(parameter)
-            state = self._adam.state.get(parameter, {})
+            state = adam.state.get(parameter, {})
             tensors |= {f"{name}.{field}": value for field, value in state.items()}
         return tensors
 
@@ -178,13 +185,13 @@ class Trainer:
         """
         self._scheduler.num_steps = int(tensors["scheduler.num_steps"])
         self._scheduler.step(0)
-        for index, group in enumerate(self._adam.param_groups):
+        for index, (_, group) in enumerate(self._groups()):
             if f"group{index}.step" in tensors:
                 group["step"] = int(tensors[f"group{index}.step"])
         with torch.no_grad(), platform.megatron_calls():
-            for name, parameter in self._main_parameters():
+            for name, adam, parameter in self._main_parameters():
                 parameter.copy_(tensors[f"{name}.main"])
-                self._adam.state[parameter] = {
+                adam.state[parameter] = {
                     key.removeprefix(f"{name}."): value.clone().to(self._home_of(value))
                     for key, value in tensors.items()
                     if key.startswith(f"{name}.") and key != f"{name}.main"
@@ -193,33 +200,44 @@ class Trainer:
 
     @property
     def _buffers(self) -> list[Any]:
-        """Megatron's gradient buffers, one a chunk."""
-        return [buffer for ddp in self._ddps for buffer in ddp.buffers]
+        """Megatron's gradient buffers: one a chunk, and one a chunk for experts that not all ranks
+        of the stage hold."""
+        return [
+            buffer for ddp in self._ddps for buffer in ddp.buffers + ddp.expert_parallel_buffers
+        ]
 
     @property
     def _is_distributed(self) -> bool:
         return self._ddps[0].ddp_config.use_distributed_optimizer
 
     @property
-    def _megatron_optimizer(self) -> Any:
-        """The one link of Megatron's chain: every parameter of a dense model is in it."""
-        (link,) = self._optimizer.chained_optimizers
-        return link
+    def _links(self) -> list[Any]:
+        """Megatron's chain of optimizers: the last is that of experts that not all ranks of the
+        stage hold, if there are such, the first that of every other parameter."""
+        return self._optimizer.chained_optimizers
 
     @property
-    def _adam(self) -> torch.optim.Optimizer:
-        return self._megatron_optimizer.optimizer
+    def _adams(self) -> list[torch.optim.Optimizer]:
+        return [link.optimizer for link in self._links]
 
-    def _main_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """What Adam updates on this rank, named: parameters, float32 copies, or shards of them."""
-        for group_index, group in enumerate(self._adam.param_groups):
+    def _groups(self) -> Iterator[tuple[torch.optim.Optimizer, dict[str, Any]]]:
+        """The groups of parameters of all optimizers."""
+        for adam in self._adams:
+            for group in adam.param_groups:
+                yield adam, group
+
+    def _main_parameters(self) -> Iterator[tuple[str, torch.optim.Optimizer, Tensor]]:
+        """What Adam updates on this rank, named, with the Adam that does: parameters, float32
+        copies, or shards of them."""
+        for group_index, (adam, group) in enumerate(self._groups()):
             for index, parameter in enumerate(group["params"]):
-                yield f"group{group_index}.{index}", parameter
+                yield f"group{group_index}.{index}", adam, parameter
 
     def _publish_main_parameters(self) -> None:
         """Bring the model's parameters in line with the main ones, over the data axis too."""
-        if hasattr(self._megatron_optimizer, "_copy_main_params_to_model_params"):
-            self._megatron_optimizer._copy_main_params_to_model_params()
+        for link in self._links:
+            if hasattr(link, "_copy_main_params_to_model_params"):
+                link._copy_main_params_to_model_params()
         if self._is_distributed:
             for ddp in self._ddps:
                 ddp.start_param_sync(force_sync=True)

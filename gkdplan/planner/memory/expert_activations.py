@@ -1,0 +1,90 @@
+"""Bytes of the activations of a layer's experts, every expert taking an equal share of the tokens.
+
+n tokens of a rank (divided over the tensor axis under sequence parallelism), k experts a token of E
+in all, w bytes of an element, h hidden. A rank's experts work on r = n k x rows, x their tensor
+degree: their ranks exchange rows, and gather those of their tensor axis. Source:
+megatron/core/transformer/moe/{router,token_dispatcher,moe_utils,experts,shared_experts}.py, the
+all-to-all dispatcher without fused permutation.
+"""
+
+from gkdplan.planner.memory.experts import ExpertShare
+from gkdplan.planner.memory.model import RankModel
+
+FP32_BYTES = 4
+INT64_BYTES = 8
+
+
+def saved_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+    """What a layer keeps for its backward, beside `routing_bytes`.
+
+    Of the router: the softmax, copies of probabilities and map turned by experts, and the chosen
+    experts. Of each row: the expert's input, its probability, and of the gated MLP gate and up, the
+    activated gate, a copy of the up half, their product, and the product scaled by the probability.
+    """
+    moe, width, hidden = share.moe, model.dtype.num_bytes, model.shape.hidden_size
+    tokens = num_tokens // model.sequence_shards
+    softmax = moe.num_experts_per_token if moe.weights_sum_to_one else moe.num_experts
+    router = FP32_BYTES * softmax + (width + 1) * moe.num_experts
+    router += INT64_BYTES * moe.num_experts_per_token
+    num_widths = 4 if model.kernels.swiglu else 6
+    row = width * (hidden + 1 + num_widths * share.ffn_size)
+    return (
+        tokens * router
+        + num_rows(model, share, num_tokens) * row
+        + _shared(model, share, num_tokens)
+    )
+
+
+def forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+    """The largest sum of tensors alive at one time in a forward whose backward never comes, beside
+    the layer's input.
+
+    Alive throughout are the permuted rows, those received from other ranks, and those gathered or
+    sorted by expert. Beside them either the last expert's MLP runs, or the outputs of all are
+    joined, sorted back and sent; before them runs the shared expert, whose output waits.
+    """
+    width, row = model.dtype.num_bytes, model.dtype.num_bytes * (model.shape.hidden_size + 1)
+    rows = num_rows(model, share, num_tokens)
+    sent = rows // share.expert_tensor
+    is_sorted, is_gathered = share.num_experts > 1, share.expert_tensor > 1
+    waiting = sent + (sent if share.expert > 1 else 0) + (rows if is_sorted or is_gathered else 0)
+    num_widths = 3 if model.kernels.swiglu else 5
+    last = rows // share.num_experts
+    last_expert = (rows - last) * row + last * num_widths * share.ffn_size * width
+    joined = (2 * rows if is_sorted else rows) * row + (sent * row if is_gathered else 0)
+    shared = _shared(model, share, num_tokens)
+    output = num_tokens // model.sequence_shards * row if shared else 0
+    return max(shared, output + waiting * row + max(last_expert, joined))
+
+
+def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+    """What the backward of a layer's experts adds to what the forward has kept, at most.
+
+    The gradient of the rows' outputs is there twice, as received and as sorted by expert, before
+    the first expert frees what it kept.
+    """
+    row = model.dtype.num_bytes * model.shape.hidden_size
+    return 2 * num_rows(model, share, num_tokens) * row
+
+
+def routing_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+    """What a layer's dispatcher holds of its latest forward until the next one: probabilities, map
+    and the order of rows."""
+    moe = share.moe
+    token = (model.dtype.num_bytes + 1) * moe.num_experts + INT64_BYTES * moe.num_experts_per_token
+    return num_tokens // model.sequence_shards * token
+
+
+def num_rows(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+    """Rows that the rank's experts work on."""
+    tokens = num_tokens // model.sequence_shards
+    return tokens * share.moe.num_experts_per_token * share.expert_tensor
+
+
+def _shared(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+    """The shared expert, a gated MLP over all tokens, and what its gate scales."""
+    moe, width, hidden = share.moe, model.dtype.num_bytes, model.shape.hidden_size
+    num_widths = 3 if model.kernels.swiglu else 5
+    mlp = num_tokens * num_widths * (moe.shared_ffn_hidden_size // model.tensor) * width
+    gate = num_tokens // model.sequence_shards * (hidden + 1) * width
+    return mlp + (gate if moe.shared_expert_gate else 0)

@@ -109,6 +109,12 @@ GRID = {
     | {"pipeline": 2, "num_micro_batches": 4},
     "smol bf16 lora pipeline 2": {"models": SMOL, "dtype": "bf16", "pipeline": 2}
     | {"tuning": LORA.format("rank = 8"), "num_micro_batches": 4, "prompt": 992},
+    "smol fp32 lora uniform 3": {"models": SMOL, "tuning": LORA.format("rank = 32")}
+    | {"recompute": UNIFORM.format(3), "prompt": 480},
+    "smol bf16 lora block 10": {"models": SMOL, "dtype": "bf16", "prompt": 480}
+    | {"tuning": LORA.format("rank = 32"), "recompute": BLOCK.format(10)},
+    "smol fp32 lora mlp and layernorm, dropout": {"models": SMOL, "prompt": 480}
+    | {"tuning": LORA.format("dropout = 0.1"), "recompute": SELECTIVE.format('"mlp", "layernorm"')},
     "qwen2.5 1.5B to 0.5B fp32 lora tensor 2 replicated": {"models": SMALL_QWEN, "tensor": 2}
     | {"tuning": LORA.format("rank = 8"), "distributed": "false", "prompt": 480},
     "qwen2.5 7B to 3B fp32 lora data 2": {"models": QWEN, "data": 2, "prompt": 992}

@@ -42,8 +42,8 @@ def layer_bytes(model: RankModel, batch: Batch) -> int:
         attention_norm_bytes(model, batch)
         + mlp_norm_bytes(model, batch)
         + _attention_bytes(model, batch)
+        + lora.saved_bytes(model, batch.num_tokens, *lora.ATTENTION)
         + saved_mlp_bytes(model, batch)
-        + lora.layer_bytes(model, batch.num_tokens)
     )
 
 
@@ -156,7 +156,8 @@ def saved_mlp_bytes(model: RankModel, batch: Batch) -> int:
     if model.experts is not None:
         return expert_activations.saved_bytes(model, model.experts, batch.num_tokens)
     is_kept = model.keeps_input_of("down_proj")
-    return mlp_bytes(model, batch.num_tokens, is_product_kept=is_kept)
+    own = mlp_bytes(model, batch.num_tokens, is_product_kept=is_kept)
+    return own + lora.saved_bytes(model, batch.num_tokens, *lora.MLP)
 
 
 def norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -> int:

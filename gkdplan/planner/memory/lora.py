@@ -5,12 +5,16 @@ parallelism, else 1. What the frozen base no longer keeps is left out where it i
 layer's input and a norm's normalised input serve only the gradients of their weights.
 """
 
-from gkdplan.planner.memory.adapters import PROJECTIONS_OF, ROW_PARALLEL, adapted
+from gkdplan.planner.memory.adapters import ROW_PARALLEL, adapted
 from gkdplan.planner.memory.model import RankModel
 
+ATTENTION = ("linear_qkv", "linear_proj")
+MLP = ("linear_fc1", "linear_fc2")
+"""Megatron's linear layers in the two halves of a layer."""
 
-def layer_bytes(model: RankModel, num_tokens: int) -> int:
-    """What the adapters of one layer keep for the backward, 0 where there are none.
+
+def saved_bytes(model: RankModel, num_tokens: int, *layers: str) -> int:
+    """What the adapters of these linear layers keep for the backward, 0 where there are none.
 
     The narrow middle of each part: N r w where the layer is column-parallel, N r w / s where it is
     row-parallel. With dropout also its result, N in / s w or N in / t w, and its mask.
@@ -19,7 +23,7 @@ def layer_bytes(model: RankModel, num_tokens: int) -> int:
     if lora is None:
         return 0
     width, total = model.dtype.num_bytes, 0
-    for layer in PROJECTIONS_OF:
+    for layer in layers:
         targets = adapted(lora, layer)
         is_row = layer in ROW_PARALLEL
         middle = num_tokens // (model.sequence_shards if is_row else 1)

@@ -184,8 +184,14 @@ _RECOMPUTE = {
     ),
     "GK233": Code(
         "more recomputed layers than a rank has",
-        "Megatron takes what there is: the number says more than what happens.",
+        'With "block" Megatron takes what there is: the number says more than what happens.',
         "Lower `num_layers` to the length that is shown.",
+    ),
+    "GK234": Code(
+        "units of recompute that do not divide a rank's layers",
+        'With "uniform" Megatron steps over the layers in whole units, past the last one too.',
+        "Set `num_layers` to one of the divisors that are shown.",
+        f"{_MEGATRON}, megatron/core/transformer/transformer_block.py, as the first step runs",
     ),
 }
 _LORA = {

@@ -2,6 +2,7 @@
 on real ones, and against counts by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -134,6 +135,18 @@ def test_full_recompute_keeps_the_input_of_each_unit(home, tmp_path):
         unit_input = 4 * 2 * 64 * 96
         sent = 4
         assert two - one == tokens + 2 // num_layers * unit_input + sent
+
+
+def test_megatron_runs_past_the_last_layer_where_units_do_not_divide_them(home, tmp_path):
+    """Why GK234 refuses such a plan: here the units are changed behind the planner's back."""
+    recompute = FULL.format(method="uniform", num_layers=2)
+    run_plan = compile_tiny(
+        home, tmp_path / "run", **FILLED, devices=1, rows=2, recompute=recompute
+    )
+    student = run_plan.models.student
+    units = replace(student, recompute=replace(student.recompute, num_layers=3))
+    with pytest.raises(IndexError):
+        trace(replace(run_plan, models=replace(run_plan.models, student=units)))
 
 
 def test_each_stage_holds_its_own_layers_and_the_ends_a_matrix_each(home, tmp_path):

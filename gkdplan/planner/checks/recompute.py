@@ -1,6 +1,7 @@
 """Rules of recompute: what each granularity needs to be told, and what it can name."""
 
 from collections.abc import Iterable, Iterator
+from math import gcd
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
@@ -77,11 +78,11 @@ def recomputed_modules_are_there(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def recomputed_layers_are_there(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Megatron takes what there is where the number goes beyond a stage's layers
     (megatron/core/transformer/transformer_block.py)."""
-    recompute, model = plan.student.recompute, _student(plan, facts)
-    if recompute.granularity != "full" or recompute.num_layers is None:
+    recompute = plan.student.recompute
+    if recompute.granularity != "full" or recompute.method != "block":
         return
-    largest = max(stage_sizes(model), default=0) // model.parallel.virtual_pipeline
-    if 0 < largest < recompute.num_layers:
+    largest = max(_runs_of_layers(plan, facts), default=0)
+    if recompute.num_layers is not None and 0 < largest < recompute.num_layers:
         yield Finding(
             f"`{_TABLE}.num_layers = {recompute.num_layers}` is more than a stage has",
             f"{_TABLE}.num_layers",
@@ -90,11 +91,31 @@ def recomputed_layers_are_there(plan: Plan, facts: Facts) -> Iterator[Finding]:
         )
 
 
+@rule("GK234")
+def uniform_units_divide_the_layers(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Megatron steps over a rank's layers in units of num_layers and asks for each layer of the
+    last one, there or not (megatron/core/transformer/transformer_block.py)."""
+    recompute = plan.student.recompute
+    if recompute.granularity != "full" or recompute.method != "uniform":
+        return
+    common = gcd(*_runs_of_layers(plan, facts))
+    if recompute.num_layers is not None and common % recompute.num_layers:
+        divisors = one_of(n for n in range(1, common + 1) if common % n == 0)
+        yield Finding(
+            f"`{_TABLE}.num_layers = {recompute.num_layers}` does not divide the layers of a rank",
+            f"{_TABLE}.num_layers",
+            label="the last unit would ask for layers that are not there",
+            notes=(f"runs of layers on one rank: {_listed(_runs_of_layers(plan, facts))}",),
+            help=(f"set `{_TABLE}.num_layers` to {divisors}",),
+        )
+
+
 RULES = (
     full_recompute_names_its_layers,
     recomputed_modules_are_known,
     recomputed_modules_are_there,
     recomputed_layers_are_there,
+    uniform_units_divide_the_layers,
 )
 
 _EXAMPLES = {"method": '`method = "uniform"`', "num_layers": "`num_layers = 1`"}
@@ -107,6 +128,17 @@ _WITHOUT = {
 def _student(plan: Plan, facts: Facts) -> LaidOut:
     student, _ = each_model(plan, facts)
     return student
+
+
+def _runs_of_layers(plan: Plan, facts: Facts) -> tuple[int, ...]:
+    """The lengths of what one rank runs without a break: stages, or their chunks."""
+    model = _student(plan, facts)
+    chunks = model.parallel.virtual_pipeline
+    return tuple(sorted({num_layers // chunks for num_layers in stage_sizes(model)}))
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _modules_there(plan: Plan, facts: Facts) -> tuple[str, ...]:

@@ -25,8 +25,9 @@ NOT_PRICED = "GK590"
 """Says what this version cannot price yet, and nothing of the layout."""
 OWN_CODES = {code for code, row in CODES.items() if code.startswith("GK2") and row.source is None}
 """Rules of this planner's own, on which Megatron has no verdict: they are left out."""
-NOT_TRIED = {"GK251"}
-"""About adapters, which Megatron does not have: they follow how it cuts, not what it refuses."""
+NOT_TRIED = {"GK234", "GK251"}
+"""GK234 is refused inside a first forward (tests/runtime/test_trace_axes.py), before which these
+verdicts stop; GK251 is about adapters, which Megatron does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def test_what_the_rules_accept_megatron_accepts(verdicts):
 
 
 def test_what_a_rule_of_megatrons_refuses_megatron_refuses(verdicts):
-    refused = [verdict for verdict in verdicts if verdict.codes - OWN_CODES]
+    refused = [verdict for verdict in verdicts if verdict.codes - OWN_CODES - NOT_TRIED]
     assert not [(verdict.codes, verdict.plan) for verdict in refused if not verdict.reasons]
     assert len(refused) > NUM_LAYOUTS / 5
 

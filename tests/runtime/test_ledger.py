@@ -72,7 +72,8 @@ def _training_bytes(session) -> tuple[int, int]:
     gradients = _storage_bytes(buffer.grad_data for buffer in trainer._buffers)
     moments = [
         value
-        for state in trainer._adam.state.values()
+        for adam in trainer._adams
+        for state in adam.state.values()
         for name, value in state.items()
         if name != "step"
     ]

@@ -128,8 +128,6 @@ GRID = {
 """Name -> changes to the defaults."""
 IN_EVERY_RUN = (
     "smol fp32 replicated",
-    "smol fp32 data 8",
-    "qwen2.5 1.5B to 0.5B fp32 tensor 2 replicated",
     "llama 8B to 1B fp32 replicated logits",
     "smol fp32 pipeline 2",
     "llama 8B to 1B bf16 tensor 2 uniform 1",

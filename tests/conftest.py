@@ -4,6 +4,10 @@ import pytest
 from hypothesis import settings
 
 from gkdplan.runplan import codec, model, steps, timing
+from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
+from gkdplan.runplan.ledger import ClassMemory, Ledger, PhaseMemory
+from gkdplan.runplan.sampling import Sampling
+from gkdplan.runplan.schedule import Schedule
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Engine, Payload, Phase, Role, Source, Tier, Verdict
 
@@ -62,20 +66,20 @@ def model_plan(name: str, shape: ModelShape, offload: Tier) -> model.ModelPlan:
     )
 
 
-def ledger() -> model.Ledger:
+def ledger() -> Ledger:
     phases = {}
     for phase in PHASES:
         rows = {name: by_phase[phase] for name, by_phase in ROWS.items() if phase in by_phase}
-        phases[phase] = model.PhaseMemory(rows, peak_bytes=sum(rows.values()))
+        phases[phase] = PhaseMemory(rows, peak_bytes=sum(rows.values()))
     peak = phases[Phase.STUDENT].peak_bytes
     ranks = ((0, 2),)
-    return model.Ledger(
+    return Ledger(
         budget_bytes=4096 * MiB,
         peak_bytes=peak,
         peak_phase=Phase.STUDENT,
         verdict=Verdict.FITS,
         host_bytes_per_node=810 * MiB,
-        classes=(model.ClassMemory(ranks, 0, 0, phases),),
+        classes=(ClassMemory(ranks, 0, 0, phases),),
     )
 
 
@@ -133,18 +137,18 @@ def run_plan() -> model.RunPlan:
                 teacher=model_plan("models/Little-Instruct", TEACHER_SHAPE, Tier.HOST),
                 vocab_size=49152,
             ),
-            layout=model.Layout(
+            layout=Layout(
                 device="cpu",
                 backend="gloo",
                 num_nodes=1,
                 devices_per_node=2,
                 world_size=2,
-                student=model.AxisDegrees(tensor=2, sequence=True, data=1),
-                teacher=model.AxisDegrees(tensor=2, sequence=True, data=1),
-                classes=(model.RankClass(((0, 2),), 0),),
+                student=AxisDegrees(tensor=2, sequence=True, data=1),
+                teacher=AxisDegrees(tensor=2, sequence=True, data=1),
+                classes=(RankClass(((0, 2),), 0),),
             ),
             objective=model.Objective(0.5, 0.4, 0.5, 1.0, Payload.HIDDEN, 256),
-            sampling=model.Sampling(Engine.MEGATRON, 1.0, 1.0, None, 48),
+            sampling=Sampling(Engine.MEGATRON, 1.0, 1.0, None, 48),
             data=model.DataPlan((source,), (held_out,), 96, "delete", True),
             batch=model.BatchPlan(micro_rows=4, global_rows=8, num_micro_batches=2),
             optimizer=model.OptimizerPlan(
@@ -153,7 +157,7 @@ def run_plan() -> model.RunPlan:
             training=model.Training("runs/quickstart", 24, None, 2, 0, 42, ("tensorboard",)),
             ledger=ledger(),
             timing=prediction(),
-            schedule=model.Schedule((fetch, give_back)),
+            schedule=Schedule((fetch, give_back)),
             steps=(
                 steps.Draw(42, 0.4, 0.5),
                 fetch,

@@ -6,7 +6,7 @@ from typing import TextIO
 
 from gkdplan.cli.terminal import width
 from gkdplan.diagnostics import Diagnostic
-from gkdplan.runplan.model import Ledger
+from gkdplan.runplan.ledger import Ledger
 
 
 def show_findings(diagnostics: Sequence[Diagnostic], file: TextIO) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from gkdplan.facts.model import Device
-from gkdplan.runplan.model import Ledger, OffloadChoice
+from gkdplan.runplan.ledger import Ledger
+from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.runplan.steps import Move
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Verdict

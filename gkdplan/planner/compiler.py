@@ -11,7 +11,8 @@ from gkdplan.planner.pricing import Priced, price
 from gkdplan.planner.steps import lower_steps
 from gkdplan.planner.timing.prediction import predict
 from gkdplan.runplan.codec import seal
-from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan, Schedule
+from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
+from gkdplan.runplan.schedule import Schedule
 from gkdplan.spec.plan import Plan
 
 

@@ -8,21 +8,20 @@ from gkdplan.planner.engine import decide_vllm, refit_bucket_bytes
 from gkdplan.planner.layout import assign_ranks, token_multiple
 from gkdplan.planner.models import decide_inputs, decide_models, round_up
 from gkdplan.runplan.draw import share_of_sources
+from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.model import (
-    AxisDegrees,
     BatchPlan,
     DataPlan,
     DataSource,
     Inputs,
-    Layout,
     ModelPlan,
     Models,
     Objective,
     OptimizerPlan,
     RunPlan,
-    Sampling,
     Training,
 )
+from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
 from gkdplan.spec.plan import Data, Plan
 from gkdplan.vocab import Engine, Payload, Role, Source, Tier

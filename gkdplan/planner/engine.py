@@ -6,7 +6,8 @@ from dataclasses import replace
 from gkdplan.facts.model import Device
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.memory.engine import EngineModel, forward_bytes, kv_token_bytes, weight_bytes
-from gkdplan.runplan.model import ModelPlan, VllmPlan
+from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import lcm
 
 from gkdplan.facts.model import Device
-from gkdplan.runplan.model import AxisDegrees, Layout, RankClass
+from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
 from gkdplan.spec.plan import Cluster, Parallel, Plan
 
 

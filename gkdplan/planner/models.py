@@ -5,7 +5,8 @@ from math import lcm
 from gkdplan.facts.model import Facts, ModelFacts
 from gkdplan.planner.layout import stage_layers, teacher_parallel
 from gkdplan.planner.lora import decide_lora
-from gkdplan.runplan.model import Inputs, Layout, LoraPlan, ModelInput, ModelPlan, Models, Recompute
+from gkdplan.runplan.layout import Layout
+from gkdplan.runplan.model import Inputs, LoraPlan, ModelInput, ModelPlan, Models, Recompute
 from gkdplan.shape import ModelShape
 from gkdplan.spec import plan as spec
 from gkdplan.spec.plan import Plan

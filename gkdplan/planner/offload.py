@@ -13,7 +13,7 @@ from gkdplan.planner.memory.buffer import (
     TEACHER_BODY,
     Buffer,
 )
-from gkdplan.runplan.model import Layout
+from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Role, Tier
 

@@ -9,7 +9,8 @@ from gkdplan.planner.memory.buffer import Buffer
 from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.memory.ledger import tally
 from gkdplan.planner.offload import host_bytes_per_node, schedule_offload
-from gkdplan.runplan.model import Ledger, OffloadChoice
+from gkdplan.runplan.ledger import Ledger
+from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.runplan.steps import Move
 from gkdplan.spec.plan import Plan
 from gkdplan.units import parse_bytes

@@ -9,7 +9,8 @@ from gkdplan.report.memory import Unit, unit_of
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.diff import Change, Label, compare, is_result
-from gkdplan.runplan.model import Ledger, RunPlan
+from gkdplan.runplan.ledger import Ledger
+from gkdplan.runplan.model import RunPlan
 from gkdplan.units import format_bytes
 
 _MOST_NAMED = 3

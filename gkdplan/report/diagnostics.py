@@ -7,7 +7,8 @@ from typing import Any, TextIO
 
 from gkdplan.diagnostics import Diagnostic, Severity, Span
 from gkdplan.report.wrapping import wrap
-from gkdplan.runplan.model import SCHEMA_VERSION, Ledger
+from gkdplan.runplan.ledger import Ledger
+from gkdplan.runplan.model import SCHEMA_VERSION
 
 Piece = tuple[str, str]
 """Words and their style on a terminal."""

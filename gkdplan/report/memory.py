@@ -8,7 +8,9 @@ from gkdplan.report.residency import phases_of, tiers, timeline
 from gkdplan.report.step_words import duration, verb
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
-from gkdplan.runplan.model import ClassMemory, RunPlan, VllmPlan
+from gkdplan.runplan.ledger import ClassMemory
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Phase, Tier
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from gkdplan.report.markup import Markup, join, tag
 from gkdplan.report.memory import Unit, row_names, unit_of
 from gkdplan.report.residency import phases_of, tiers
-from gkdplan.runplan.model import ClassMemory, RunPlan
+from gkdplan.runplan.ledger import ClassMemory
+from gkdplan.runplan.model import RunPlan
 from gkdplan.vocab import Phase
 
 _HUES = ("student", "teacher", "kv", "activations", "payload", "loss", "overhead")

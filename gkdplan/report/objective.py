@@ -3,7 +3,8 @@
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.draw import share_of_sources, steps_per_source
-from gkdplan.runplan.model import Objective, RunPlan, Sampling
+from gkdplan.runplan.model import Objective, RunPlan
+from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
 from gkdplan.vocab import Engine, Payload, Source
 

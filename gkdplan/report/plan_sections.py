@@ -12,7 +12,8 @@ from gkdplan.report.run_chart import source_legend
 from gkdplan.report.step_words import sentence, verb
 from gkdplan.report.timing import TITLE, assumptions, timing_rows
 from gkdplan.runplan.draw import source_of_step
-from gkdplan.runplan.model import AxisDegrees, RunPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Draw
 from gkdplan.runplan.timing import Timing
 from gkdplan.vocab import Phase

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gkdplan.runplan.model import ClassMemory, RunPlan
+from gkdplan.runplan.ledger import ClassMemory
+from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Tier
 

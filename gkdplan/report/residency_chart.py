@@ -8,7 +8,8 @@ from gkdplan.report.memory import Unit, row_names, unit_of
 from gkdplan.report.memory_chart import hues
 from gkdplan.report.residency import Scene, timeline
 from gkdplan.report.step_words import duration, verb
-from gkdplan.runplan.model import ClassMemory, RunPlan
+from gkdplan.runplan.ledger import ClassMemory
+from gkdplan.runplan.model import RunPlan
 
 _WIDTH, _TOP, _DEVICE_HEIGHT = 880, 22, 220
 _LEFT, _MOVE_WIDTH, _LEAST_PHASE_WIDTH, _GAP = 56, 86, 92, 3

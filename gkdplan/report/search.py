@@ -7,7 +7,8 @@ from typing import Any
 from gkdplan.report.memory import GIB, MIB, Unit
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
-from gkdplan.runplan.model import AxisDegrees, Recompute
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import Recompute
 from gkdplan.runplan.ranking import Dropped, Option, Ranking
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Tier

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gkdplan.report.memory import ranks_of
-from gkdplan.runplan.model import ClassMemory, RankClass, RunPlan
+from gkdplan.runplan.layout import RankClass
+from gkdplan.runplan.ledger import ClassMemory
+from gkdplan.runplan.model import RunPlan
 from gkdplan.vocab import Phase
 
 OVERHEAD = "overhead"

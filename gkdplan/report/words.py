@@ -3,15 +3,9 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from gkdplan.runplan.model import (
-    AxisDegrees,
-    Layout,
-    LoraPlan,
-    ModelPlan,
-    OffloadChoice,
-    Recompute,
-    RunPlan,
-)
+from gkdplan.runplan.layout import AxisDegrees, Layout
+from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute, RunPlan
+from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.shape import PROJECTIONS
 from gkdplan.units import format_bytes, format_count, format_seconds
 from gkdplan.vocab import Tier

@@ -1,12 +1,15 @@
 """The RunPlan: every number that the runtime needs, decided before it starts."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gkdplan.runplan.steps import Move, Step
+from gkdplan.runplan.layout import Layout
+from gkdplan.runplan.ledger import Ledger
+from gkdplan.runplan.sampling import Sampling
+from gkdplan.runplan.schedule import Schedule
+from gkdplan.runplan.steps import Step
 from gkdplan.runplan.timing import Timing
 from gkdplan.shape import ModelShape
-from gkdplan.vocab import Dtype, Engine, Payload, Phase, Tier, Verdict
+from gkdplan.vocab import Dtype, Payload, Tier
 
 SCHEMA_VERSION = 1
 
@@ -94,51 +97,6 @@ class Models:
 
 
 @dataclass(frozen=True, slots=True)
-class AxisDegrees:
-    """Degrees of a model's mesh: tensor x pipeline x context x data is the world size, and of its
-    experts expert_tensor x expert x pipeline x expert_data."""
-
-    tensor: int
-    sequence: bool
-    data: int
-    pipeline: int = 1
-    virtual_pipeline: int = 1
-    context: int = 1
-    expert: int = 1
-    expert_tensor: int = 1
-
-    @property
-    def expert_data(self) -> int:
-        """Ranks that hold the same experts."""
-        ranks_of_a_stage = self.tensor * self.context * self.data
-        return ranks_of_a_stage // (self.expert_tensor * self.expert)
-
-
-@dataclass(frozen=True, slots=True)
-class RankClass:
-    """Ranks that hold and do the same, as half-open runs of rank numbers; `stage` is the
-    student's."""
-
-    ranks: tuple[tuple[int, int], ...]
-    stage: int
-    teacher_stage: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """All ranks, and the mesh of each model over them; `backend` is torch.distributed's."""
-
-    device: str
-    backend: str
-    num_nodes: int
-    devices_per_node: int
-    world_size: int
-    student: AxisDegrees
-    teacher: AxisDegrees
-    classes: tuple[RankClass, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Objective:
     """The loss and the mixture of sources. `lmbda` and `seq_kd` are the effective values."""
 
@@ -149,56 +107,6 @@ class Objective:
     payload: Payload
     chunk_tokens: int
     """Response tokens whose logits exist at one time inside the loss."""
-
-
-@dataclass(frozen=True, slots=True)
-class VllmPlan:
-    """An engine of `tensor` ranks on the ranks that train; bytes are those of one rank.
-
-    `max_model_len` counts the tokens of a prompt and its response. The kv cache is `num_blocks`
-    blocks of `block_tokens` tokens, of which vllm keeps one back. At a `sleep_level` of 0 the
-    engine stays on the device between uses; at 1 its weights wait on the host, at 2 nowhere, and
-    the cache is dropped.
-    """
-
-    tensor: int
-    gpu_memory_utilization: float
-    sleep_level: int
-    max_model_len: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    graph_bytes: int
-    block_tokens: int
-    num_blocks: int
-    kv_cache_bytes: int
-
-    @property
-    def capacity_tokens(self) -> int:
-        return max(0, self.num_blocks - 1) * self.block_tokens
-
-    @property
-    def num_sequences(self) -> int:
-        """Of full length that the cache holds at one time."""
-        blocks_of_one = -(-self.max_model_len // self.block_tokens)
-        return max(0, self.num_blocks - 1) // blocks_of_one
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How responses of at most `max_completion_length` tokens are drawn: docs/sampling.md.
-
-    With vllm the student's weights travel to the engine in buckets of `refit_bucket_bytes` before
-    it samples; `vllm` is the engine on the ranks, None where it is a server at `server_url`.
-    """
-
-    engine: Engine
-    temperature: float
-    top_p: float
-    top_k: int | None
-    max_completion_length: int
-    server_url: str | None = None
-    refit_bucket_bytes: int = 0
-    vllm: VllmPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,66 +168,6 @@ class Training:
     eval_interval: int
     seed: int
     loggers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseMemory:
-    """Bytes on the device of one rank in one phase, a row a buffer, in the order of the report."""
-
-    rows: Mapping[str, int]
-    peak_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClassMemory:
-    """The memory of one class of identical ranks, phase by phase."""
-
-    ranks: tuple[tuple[int, int], ...]
-    stage: int
-    teacher_stage: int
-    phases: Mapping[Phase, PhaseMemory]
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """The fullest rank against its budget; bytes are those of one rank, but for the host's, which
-    are those of the fullest node."""
-
-    budget_bytes: int
-    peak_bytes: int
-    peak_phase: Phase
-    verdict: Verdict
-    host_bytes_per_node: int
-    classes: tuple[ClassMemory, ...]
-
-    @property
-    def fullest_class(self) -> ClassMemory:
-        """The first whose peak is the ledger's."""
-        return max(self.classes, key=lambda memory: memory.phases[self.peak_phase].peak_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class OffloadChoice:
-    """What an offload of "auto" could be, and what it costs.
-
-    `offloaded` are tables of the plan ("teacher", "optimizer"); `verdict` is "over" also where the
-    host has too little memory; `transfer_s` are the seconds of a step's moves.
-    """
-
-    offloaded: tuple[str, ...]
-    verdict: Verdict
-    peak_bytes: int
-    host_bytes_per_node: int
-    transfer_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """The moves of one step, in order; `choices` are all that were priced where the plan left the
-    offload open."""
-
-    moves: tuple[Move, ...]
-    choices: tuple[OffloadChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

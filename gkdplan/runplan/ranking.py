@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from gkdplan.runplan.model import AxisDegrees, Recompute
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import Recompute
 from gkdplan.vocab import Phase, Tier, Verdict
 
 Value = str | int | bool | tuple[str | int, ...] | None

@@ -19,7 +19,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.model import AxisDegrees, RunPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import worker
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory

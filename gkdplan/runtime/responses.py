@@ -5,7 +5,7 @@ from itertools import chain
 
 import torch.distributed as dist
 
-from gkdplan.runplan.model import Sampling
+from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.megatron.generate import generate
 from gkdplan.runtime.rollout.sampling import row_seed

@@ -15,7 +15,8 @@ import torch
 
 from gkdplan import __version__
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runplan.model import RankClass, RunPlan
+from gkdplan.runplan.layout import RankClass
+from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import (
     Checkpoint,
     Draw,

@@ -14,6 +14,8 @@ from planner_facts import TINY, data_file, facts, plan
 import gkdplan
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.runplan import model
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.sampling import Sampling
 from gkdplan.spec.toml_words import format_path
 from gkdplan.spec.vocabulary import plan_schema
 
@@ -118,9 +120,9 @@ def test_what_is_decided_is_read() -> None:
     nouns = (
         model.ModelPlan,
         model.Models,
-        model.AxisDegrees,
+        AxisDegrees,
         model.Objective,
-        model.Sampling,
+        Sampling,
         model.DataSource,
         model.DataPlan,
         model.BatchPlan,

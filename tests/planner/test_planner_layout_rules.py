@@ -12,7 +12,7 @@ from gkdplan.planner.checks.degrees import is_possible, nearest, possible_degree
 from gkdplan.planner.checks.laid_out import each_model
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.layout import stage_layers, token_multiple
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.shape import ModelShape, MoeShape
 from gkdplan.spec.plan import Parallel
 

@@ -12,7 +12,8 @@ from gkdplan.planner.lora import decide_lora
 from gkdplan.planner.memory.loss import Loss
 from gkdplan.planner.memory.model import rank_model
 from gkdplan.report.outline import outline
-from gkdplan.runplan.model import AxisDegrees, RunPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import RunPlan
 from gkdplan.shape import PROJECTIONS
 from gkdplan.vocab import Payload, Phase
 

@@ -8,7 +8,7 @@ from planner_facts import QWEN_3B, QWEN_7B, facts, plan
 from gkdplan.planner.auto_offload import cheapest, without_auto
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.pricing import price
-from gkdplan.runplan.model import OffloadChoice
+from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.vocab import Phase, Tier, Verdict
 
 H100 = facts(QWEN_3B, QWEN_7B, "h100-80gb")

@@ -8,7 +8,7 @@ from planner_facts import QWEN_3B, QWEN_7B, facts, plan
 from gkdplan.planner.draft import draft
 from gkdplan.planner.memory.overhead import groups
 from gkdplan.planner.pricing import price
-from gkdplan.runplan.model import AxisDegrees, Layout
+from gkdplan.runplan.layout import AxisDegrees, Layout
 
 H100 = facts(QWEN_3B, QWEN_7B, "h100-80gb")
 ALL_RANKS = ("all ranks",)

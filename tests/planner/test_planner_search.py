@@ -14,7 +14,7 @@ from gkdplan.planner.pricing import price
 from gkdplan.planner.search.searching import search
 from gkdplan.planner.search.space import meshes, micro_sizes, savings, with_micro
 from gkdplan.planner.timing.prediction import likely_step_s
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.shape import MoeShape
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Verdict

@@ -17,7 +17,8 @@ from gkdplan.planner.memory.stage import (
     num_left_at_embedding,
 )
 from gkdplan.planner.pricing import price
-from gkdplan.runplan.model import AxisDegrees, Recompute
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import Recompute
 from gkdplan.vocab import Dtype, Phase
 
 LLAMA_8B = replace(

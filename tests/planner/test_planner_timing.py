@@ -27,7 +27,8 @@ from gkdplan.planner.timing.training import (
     student_seconds,
     teacher_seconds,
 )
-from gkdplan.runplan.model import AxisDegrees, BatchPlan, Recompute
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import BatchPlan, Recompute
 from gkdplan.shape import MoeShape
 from gkdplan.vocab import Dtype, Phase
 

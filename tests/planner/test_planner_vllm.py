@@ -18,7 +18,7 @@ from gkdplan.planner.memory.engine import (
 from gkdplan.planner.pricing import price
 from gkdplan.planner.search.searching import search
 from gkdplan.planner.timing.prediction import predict
-from gkdplan.runplan.model import VllmPlan
+from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runplan.steps import Generate, Move, Refit
 from gkdplan.shape import MoeShape
 from gkdplan.vocab import Dtype, Phase, Tier

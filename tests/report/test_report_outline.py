@@ -9,7 +9,11 @@ from gkdplan.report.outline import decisions, header, outline, step_list
 from gkdplan.report.residency import tiers
 from gkdplan.report.words import layers_of_stages
 from gkdplan.runplan.draw import source_of_step
-from gkdplan.runplan.model import AxisDegrees, ClassMemory, OffloadChoice, Recompute, VllmPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.ledger import ClassMemory
+from gkdplan.runplan.model import Recompute
+from gkdplan.runplan.sampling import VllmPlan
+from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.runplan.steps import Draw
 from gkdplan.vocab import Engine, Phase, Source, Tier, Verdict
 

@@ -10,7 +10,7 @@ from gkdplan.report.page import lock_page, run_page
 from gkdplan.report.run_record import read_run
 from gkdplan.report.timing import timing_rows
 from gkdplan.runplan.codec import encode, seal
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.vocab import Phase, Source
 
 VOID = {"meta"}

@@ -8,7 +8,8 @@ from gkdplan.report.memory import memory_report
 from gkdplan.report.page import lock_page
 from gkdplan.report.residency import timeline, timeline_json
 from gkdplan.report.residency_chart import residency_timeline
-from gkdplan.runplan.model import ClassMemory, PhaseMemory, Schedule
+from gkdplan.runplan.ledger import ClassMemory, PhaseMemory
+from gkdplan.runplan.schedule import Schedule
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Tier
 

@@ -14,7 +14,8 @@ from gkdplan.runplan.diff import (
     label_of,
     with_decision,
 )
-from gkdplan.runplan.model import SCHEMA_VERSION, AxisDegrees, RunPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
 from gkdplan.runplan.records import from_json
 from gkdplan.shape import MoeShape
 

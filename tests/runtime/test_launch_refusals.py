@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runplan.model import AxisDegrees, Recompute, RunPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import Recompute, RunPlan
 from gkdplan.runtime.launch import check_machine
 from gkdplan.shape import MoeShape
 from gkdplan.vocab import Engine, Tier

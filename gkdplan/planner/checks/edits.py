@@ -11,7 +11,7 @@ from gkdplan.planner.checks.schedule import LARGEST_MICRO
 from gkdplan.planner.layout import axis_degrees, world_size_of
 from gkdplan.planner.models import student_shape
 from gkdplan.planner.pricing import price
-from gkdplan.runplan.model import Ledger
+from gkdplan.runplan.ledger import Ledger
 from gkdplan.spec.plan import Plan, Recompute
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Engine, Verdict

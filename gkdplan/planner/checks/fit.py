@@ -8,7 +8,8 @@ from gkdplan.facts.model import Facts
 from gkdplan.planner.auto_offload import OFFLOADABLE, cheapest
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.runplan.model import Ledger, OffloadChoice
+from gkdplan.runplan.ledger import Ledger
+from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.spec.plan import Plan
 from gkdplan.units import format_bytes, format_seconds, parse_bytes
 from gkdplan.vocab import Verdict

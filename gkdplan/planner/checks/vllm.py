@@ -10,7 +10,7 @@ from gkdplan.planner.engine import decide_vllm, engine_tensor, smallest_share
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.memory.engine import EngineModel, kv_token_bytes, padded_vocab_rows
 from gkdplan.planner.models import student_shape
-from gkdplan.runplan.model import VllmPlan
+from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 from gkdplan.units import format_bytes

@@ -24,7 +24,7 @@ from gkdplan.planner.memory.rank import Rank, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
 from gkdplan.planner.memory.teacher import forward_buffers, weight_buffers
 from gkdplan.planner.memory.vllm import vllm_buffers
-from gkdplan.runplan.model import RankClass
+from gkdplan.runplan.layout import RankClass
 from gkdplan.vocab import Engine, Phase, Role
 
 

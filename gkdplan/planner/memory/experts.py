@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.shape import ModelShape, MoeShape
 
 

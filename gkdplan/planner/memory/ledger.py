@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from gkdplan.planner.memory.buffer import OVERHEADS, Buffer
-from gkdplan.runplan.model import ClassMemory, Layout, Ledger, PhaseMemory
+from gkdplan.runplan.layout import Layout
+from gkdplan.runplan.ledger import ClassMemory, Ledger, PhaseMemory
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Tier, Verdict
 

@@ -7,7 +7,8 @@ from gkdplan.planner.memory.adapters import with_adapters
 from gkdplan.planner.memory.experts import ExpertShare, expert_share
 from gkdplan.planner.memory.parameters import Parameter, parameters_of_chunk
 from gkdplan.planner.memory.stage import Stage
-from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan, Recompute
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype
 

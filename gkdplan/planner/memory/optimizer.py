@@ -8,7 +8,7 @@ from itertools import groupby
 
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.parameters import Parameter, num_elements
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.vocab import Dtype
 
 FP32_BYTES = 4

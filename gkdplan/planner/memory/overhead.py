@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.buffer import COMMUNICATORS, CONTEXT, FIRST, GRAPHS, LAST, Buffer
-from gkdplan.runplan.model import AxisDegrees, Layout
+from gkdplan.runplan.layout import AxisDegrees, Layout
 
 Group = tuple[str | int, ...]
 """An axis, and the degrees that say which ranks its groups hold."""

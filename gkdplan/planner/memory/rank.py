@@ -7,7 +7,7 @@ from gkdplan.planner.memory.activations import Batch
 from gkdplan.planner.memory.loss import Loss
 from gkdplan.planner.memory.model import RankModel, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
-from gkdplan.runplan.model import AxisDegrees, RankClass
+from gkdplan.runplan.layout import AxisDegrees, RankClass
 from gkdplan.vocab import Role
 
 

@@ -8,7 +8,9 @@ from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.quantity import named
 from gkdplan.runplan.formula import Symbol
-from gkdplan.runplan.model import AxisDegrees, ModelPlan, Sampling
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.sampling import Sampling
 from gkdplan.shape import ModelShape, MoeShape
 
 SHAPE_SYMBOLS = {

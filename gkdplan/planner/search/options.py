@@ -7,7 +7,7 @@ from gkdplan.planner.memory.ledger import usable_bytes
 from gkdplan.planner.pricing import price
 from gkdplan.planner.search.space import OFFLOADED
 from gkdplan.planner.timing.prediction import likely_step_s
-from gkdplan.runplan.model import Ledger
+from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.ranking import Dropped, Option, Value
 from gkdplan.spec.plan import Parallel, Plan, Recompute
 

@@ -10,7 +10,8 @@ from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.generation import PREFILL_TOKENS, SAMPLER_BYTES
 from gkdplan.planner.timing.flops import attention_flops, head_flops, layer_flops
 from gkdplan.planner.timing.machine import Machine
-from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import ModelPlan
 from gkdplan.vocab import Role
 
 PREFILL = "prompts"

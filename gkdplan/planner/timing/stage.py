@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from gkdplan.planner.timing.flops import attention_flops, layer_flops
 from gkdplan.planner.timing.machine import Machine
-from gkdplan.runplan.model import AxisDegrees, ModelPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import ModelPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from gkdplan.planner.draft import Draft
 from gkdplan.planner.timing.flops import head_flops
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.stage import Stage, stages_of
-from gkdplan.runplan.model import AxisDegrees, Recompute
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import Recompute
 from gkdplan.vocab import Dtype, Payload
 
 COMPUTE = "compute"

@@ -7,7 +7,7 @@ from math import lcm
 import torch
 from torch import Tensor
 
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.shape import ModelShape
 
 

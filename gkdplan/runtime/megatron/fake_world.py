@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gkdplan.runplan.model import Layout
+from gkdplan.runplan.layout import Layout
 from gkdplan.runtime.megatron import balanced_routing, platform
 from gkdplan.runtime.megatron.mesh import Mesh, close_mesh, init_mesh
 

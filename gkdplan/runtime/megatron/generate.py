@@ -10,7 +10,7 @@ import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
-from gkdplan.runplan.model import Sampling
+from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.megatron.inference_state import inference_state
 from gkdplan.runtime.megatron.kv_cache import KeyValueCache
 from gkdplan.runtime.megatron.mesh import Mesh

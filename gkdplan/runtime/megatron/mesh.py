@@ -7,7 +7,7 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch.distributed import ProcessGroup
 
-from gkdplan.runplan.model import AxisDegrees, Layout
+from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runtime.megatron import platform
 
 

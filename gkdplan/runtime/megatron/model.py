@@ -13,7 +13,8 @@ from megatron.core.tensor_parallel.layers import (
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.functional import silu
 
-from gkdplan.runplan.model import AxisDegrees, ModelPlan, Recompute
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import ModelPlan, Recompute
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.lora import add_adapters

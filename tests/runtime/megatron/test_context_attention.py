@@ -8,7 +8,7 @@ from gloo_ranks import run_on_ranks
 from tiny_models import hidden_states, plan_of, start_mesh
 from torch.nn.functional import scaled_dot_product_attention
 
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runtime.data.batch import RowShare, row_share
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.context_attention import ContextAttention

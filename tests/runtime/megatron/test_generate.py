@@ -9,7 +9,8 @@ from gloo_ranks import run_on_ranks
 from megatron.core.models.gpt.gpt_model import GPTModel
 from tiny_models import SIZES, load_hf, plan_of, save_tiny, start_mesh
 
-from gkdplan.runplan.model import AxisDegrees, Sampling
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.megatron import generate as generate_module
 from gkdplan.runtime.megatron.generate import generate
 from gkdplan.runtime.megatron.kv_cache import KeyValueCache

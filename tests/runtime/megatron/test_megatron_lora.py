@@ -14,7 +14,8 @@ from gloo_ranks import run_on_ranks
 from tiny_models import hidden_states, load_hf, plan_of, start_mesh
 from torch import Tensor
 
-from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan, OptimizerPlan, Recompute
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import LoraPlan, ModelPlan, OptimizerPlan, Recompute
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.megatron.lora import draw_adapters, is_adapter
 from gkdplan.runtime.megatron.mesh import Mesh

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import load_hf, plan_of, start_mesh
 from torch import Tensor
 
-from gkdplan.runplan.model import AxisDegrees, OptimizerPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import OptimizerPlan
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model

@@ -12,7 +12,7 @@ from tiny_models import TINY, hidden_states, load_hf, plan_of, start_mesh
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from gkdplan.runplan.model import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.weights import (

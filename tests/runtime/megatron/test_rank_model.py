@@ -9,7 +9,8 @@ from tiny_models import hidden_states, plan_of, start_mesh
 
 from gkdplan.planner.memory.activations import Batch, layer_bytes
 from gkdplan.planner.memory.model import rank_model
-from gkdplan.runplan.model import AxisDegrees, LoraPlan, ModelPlan
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import LoraPlan, ModelPlan
 from gkdplan.runtime.megatron import generate, platform
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model

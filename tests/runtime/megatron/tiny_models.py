@@ -16,7 +16,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from gkdplan.runplan.model import AxisDegrees, Layout, ModelPlan, RankClass
+from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
+from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron import mesh as mesh_module
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.forward import response_hidden

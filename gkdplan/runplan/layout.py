@@ -1,0 +1,48 @@
+"""Which rank does what: the mesh of each model over the same ranks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AxisDegrees:
+    """Degrees of a model's mesh: tensor x pipeline x context x data is the world size, and of its
+    experts expert_tensor x expert x pipeline x expert_data."""
+
+    tensor: int
+    sequence: bool
+    data: int
+    pipeline: int = 1
+    virtual_pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+    expert_tensor: int = 1
+
+    @property
+    def expert_data(self) -> int:
+        """Ranks that hold the same experts."""
+        ranks_of_a_stage = self.tensor * self.context * self.data
+        return ranks_of_a_stage // (self.expert_tensor * self.expert)
+
+
+@dataclass(frozen=True, slots=True)
+class RankClass:
+    """Ranks that hold and do the same, as half-open runs of rank numbers; `stage` is the
+    student's."""
+
+    ranks: tuple[tuple[int, int], ...]
+    stage: int
+    teacher_stage: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All ranks, and the mesh of each model over them; `backend` is torch.distributed's."""
+
+    device: str
+    backend: str
+    num_nodes: int
+    devices_per_node: int
+    world_size: int
+    student: AxisDegrees
+    teacher: AxisDegrees
+    classes: tuple[RankClass, ...]

@@ -1,0 +1,42 @@
+"""The memory of a plan: buffers by phase for each class of ranks, and the verdict."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gkdplan.vocab import Phase, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseMemory:
+    """Bytes on the device of one rank in one phase, a row a buffer, in the order of the report."""
+
+    rows: Mapping[str, int]
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMemory:
+    """The memory of one class of identical ranks, phase by phase."""
+
+    ranks: tuple[tuple[int, int], ...]
+    stage: int
+    teacher_stage: int
+    phases: Mapping[Phase, PhaseMemory]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The fullest rank against its budget; bytes are those of one rank, but for the host's, which
+    are those of the fullest node."""
+
+    budget_bytes: int
+    peak_bytes: int
+    peak_phase: Phase
+    verdict: Verdict
+    host_bytes_per_node: int
+    classes: tuple[ClassMemory, ...]
+
+    @property
+    def fullest_class(self) -> ClassMemory:
+        """The first whose peak is the ledger's."""
+        return max(self.classes, key=lambda memory: memory.phases[self.peak_phase].peak_bytes)

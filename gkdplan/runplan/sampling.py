@@ -1,0 +1,55 @@
+"""How responses are drawn, and the engine that draws them."""
+
+from dataclasses import dataclass
+
+from gkdplan.vocab import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class VllmPlan:
+    """An engine of `tensor` ranks on the ranks that train; bytes are those of one rank.
+
+    `max_model_len` counts the tokens of a prompt and its response. The kv cache is `num_blocks`
+    blocks of `block_tokens` tokens, of which vllm keeps one back. At a `sleep_level` of 0 the
+    engine stays on the device between uses; at 1 its weights wait on the host, at 2 nowhere, and
+    the cache is dropped.
+    """
+
+    tensor: int
+    gpu_memory_utilization: float
+    sleep_level: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    graph_bytes: int
+    block_tokens: int
+    num_blocks: int
+    kv_cache_bytes: int
+
+    @property
+    def capacity_tokens(self) -> int:
+        return max(0, self.num_blocks - 1) * self.block_tokens
+
+    @property
+    def num_sequences(self) -> int:
+        """Of full length that the cache holds at one time."""
+        blocks_of_one = -(-self.max_model_len // self.block_tokens)
+        return max(0, self.num_blocks - 1) // blocks_of_one
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How responses of at most `max_completion_length` tokens are drawn: docs/sampling.md.
+
+    With vllm the student's weights travel to the engine in buckets of `refit_bucket_bytes` before
+    it samples; `vllm` is the engine on the ranks, None where it is a server at `server_url`.
+    """
+
+    engine: Engine
+    temperature: float
+    top_p: float
+    top_k: int | None
+    max_completion_length: int
+    server_url: str | None = None
+    refit_bucket_bytes: int = 0
+    vllm: VllmPlan | None = None

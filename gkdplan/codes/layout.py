@@ -161,6 +161,12 @@ _EXPERTS_AND_TOKENS = {
         "A row is padded until tensor and context ranks can share it; short rows grow most.",
         "Lower the degree, or let rows be longer.",
     ),
+    "GK226": Code(
+        "experts that tensor ranks hold whole, without an expert axis",
+        "megatron-core 0.16.1 sums the gradients of such experts over the data ranks only, though "
+        "each tensor rank sends them other tokens: the copies would drift apart, unnoticed.",
+        "Cut the experts over the tensor ranks too, or spread them over an expert axis.",
+    ),
 }
 
 _RECOMPUTE = {

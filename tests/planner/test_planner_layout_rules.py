@@ -45,7 +45,8 @@ def found(shape: ModelShape, ranks: int, teacher: Any = None, **axes: Any) -> li
     [
         (DENSE, 12, {"tensor": 2, "context": 5}, "GK201", "context", "to 1, 2, 3 or 6"),
         (DENSE, 12, {"tensor": 2, "pipeline": 4}, "GK201", "pipeline", "to 1, 2, 3 or 6"),
-        (EXPERTS, 12, {"expert_tensor": 3, "expert": 6}, "GK208", "expert", "to 1 or 2"),
+        # Of the divisors of 12 / 3 ranks 4 does not divide 6 experts, and 1 is GK226.
+        (EXPERTS, 12, {"expert_tensor": 3, "expert": 6}, "GK208", "expert", "to 2"),
         (DENSE, 5, {"pipeline": 5}, "GK210", "pipeline", "to 1"),
         (DENSE, 3, {"pipeline": 3, "last_stage_layers": 3}, "GK210", "pipeline", "stage_layers"),
         (DENSE, 2, {"pipeline": 2, "first_stage_layers": 13}, "GK211", "first_stage_layers", ""),
@@ -69,12 +70,16 @@ def found(shape: ModelShape, ranks: int, teacher: Any = None, **axes: Any) -> li
         ),
         (DENSE, 1, {"virtual_pipeline": 3}, "GK215", "virtual_pipeline", "above 1"),
         (EXPERTS, 4, {"expert": 4}, "GK220", "expert", "to 1 or 2"),
-        (EXPERTS, 5, {"expert_tensor": 5}, "GK221", "expert_tensor", "to 1"),
+        (EXPERTS, 10, {"expert_tensor": 5, "expert": 2}, "GK221", "expert_tensor", "to 1"),
         (DENSE, 2, {"expert": 2}, "GK222", "expert", "remove"),
         (DENSE, 2, {"expert_tensor": 2}, "GK223", "expert_tensor", "remove"),
-        (EXPERTS, 2, {"tensor": 2, "sequence": False}, "GK224", "sequence", "remove"),
+        (EXPERTS, 2, {"tensor": 2, "expert": 2, "sequence": False}, "GK224", "sequence", "remove"),
+        (EXPERTS, 2, {"tensor": 2}, "GK226", "tensor", "expert_tensor` to 2"),
+        (EXPERTS, 2, {"expert_tensor": 2}, "GK226", "expert_tensor", "to 1"),
+        (EXPERTS, 2, {"tensor": 2, "expert_tensor": 2}, None, "", ""),
+        (EXPERTS, 2, {"tensor": 2, "expert": 2}, None, "", ""),
         # The expert that sees every token is cut by the tensor axis: 36 % 8 = 4.
-        (EXPERTS, 8, {"tensor": 8}, "GK204", "tensor", "to 1, 2 or 4"),
+        (EXPERTS, 8, {"tensor": 8, "expert": 2}, "GK204", "tensor", "to 1, 2 or 4"),
         # 6 + 2 x 1 heads of 5 are 40 columns, which 3 does not divide; 6 % 3 = 0 and 3 % 1 = 0.
         (
             replace(DENSE, num_attention_heads=6, num_kv_heads=1, head_dim=5, ffn_hidden_size=96),
@@ -238,7 +243,7 @@ def test_rows_are_padded_to_what_every_axis_can_share(axes, multiple):
 def test_offered_degrees_keep_every_rule_of_the_axis():
     tables = {
         "cluster": {"devices_per_node": 24},
-        "student": {"parallel": {"pipeline": 2, "virtual_pipeline": 3}},
+        "student": {"parallel": {"pipeline": 2, "virtual_pipeline": 3, "expert": 2}},
     }
     given, known = plan(**tables), facts(student=EXPERTS, teacher=EXPERTS)
     for axis, degrees in {
@@ -248,7 +253,7 @@ def test_offered_degrees_keep_every_rule_of_the_axis():
         "virtual_pipeline": (1, 2, 3, 6),
         "context": (1, 2, 3, 4, 6, 12),
         "expert": (1, 2, 3, 6),
-        "expert_tensor": (1, 2, 3, 4, 6, 12),
+        "expert_tensor": (1, 2, 3, 6),
     }.items():
         assert possible_degrees(given, known, "student.parallel", axis) == degrees
         student, _ = each_model(given, known)

@@ -23,6 +23,7 @@ from gkdplan.planner.checks.possible import (
     ranks_divide,
     sequence_has_tensor,
     stages_divide,
+    whole_experts_are_cut_like_the_rest,
 )
 from gkdplan.planner.checks.rule import one_of
 from gkdplan.spec.plan import Plan
@@ -53,11 +54,17 @@ _RULES: dict[str, tuple[Callable[[LaidOut], bool], ...]] = {
         chunks_have_stages,
     ),
     "virtual_pipeline": (chunks_divide, given_chunks_divide, chunks_have_stages),
-    "expert": (expert_ranks_divide, experts_divide, expert_axis_has_experts),
+    "expert": (
+        expert_ranks_divide,
+        experts_divide,
+        expert_axis_has_experts,
+        whole_experts_are_cut_like_the_rest,
+    ),
     "expert_tensor": (
         expert_ranks_divide,
         expert_ffn_divides,
         expert_tensor_axis_has_experts,
+        whole_experts_are_cut_like_the_rest,
     ),
 }
 """Axis -> the rules that its degree takes part in."""

@@ -10,6 +10,7 @@ from gkdplan.planner.checks.possible import (
     expert_ffn_divides,
     expert_tensor_axis_has_experts,
     experts_divide,
+    whole_experts_are_cut_like_the_rest,
 )
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.shape import ModelShape
@@ -79,11 +80,29 @@ def expert_tensor_axis_needs_experts(plan: Plan, facts: Facts) -> Iterator[Findi
             )
 
 
+@rule("GK226")
+def experts_on_one_rank_are_cut_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """With expert = 1, expert_tensor is the tensor degree."""
+    for model in laid_out(plan, facts, _experts):
+        if not whole_experts_are_cut_like_the_rest(model):
+            yield Finding(
+                f"{model.has} experts of tensor degree {model.parallel.expert_tensor} among "
+                f"weights of {model.parallel.tensor}, and no expert axis",
+                model.path("expert_tensor" if model.parallel.expert_tensor > 1 else "tensor"),
+                label="the tensor ranks' copies of an expert would learn apart",
+                help=(
+                    *set_degree(plan, facts, model, "expert_tensor"),
+                    *set_degree(plan, facts, model, "expert"),
+                ),
+            )
+
+
 RULES = (
     experts_divide_by_expert,
     expert_ffn_divides_by_expert_tensor,
     expert_axis_needs_experts,
     expert_tensor_axis_needs_experts,
+    experts_on_one_rank_are_cut_by_tensor,
 )
 
 

@@ -86,6 +86,15 @@ def expert_tensor_axis_has_experts(model: LaidOut) -> bool:
     return model.shape.moe is not None or model.parallel.expert_tensor == 1
 
 
+def whole_experts_are_cut_like_the_rest(model: LaidOut) -> bool:
+    """This planner's own rule. With one expert rank megatron-core counts experts among the dense
+    weights (megatron/core/tensor_parallel/layers.py, `allreduce`) and sums their gradients over
+    the data ranks only: tensor ranks with the same expert would learn apart."""
+    axes = model.parallel
+    learns = model.shape.moe is not None and Role.STUDENT in model.roles
+    return not learns or axes.expert > 1 or axes.expert_tensor == axes.tensor
+
+
 def ends_leave_layers(model: LaidOut) -> bool:
     """This planner's own rule: Megatron takes a negative number of layers for the other stages,
     and one stage for an end."""

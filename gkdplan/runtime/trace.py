@@ -9,6 +9,7 @@ step before the one that is counted makes what stays: Adam's moments and Megatro
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import assert_never
 
 import torch
@@ -75,7 +76,7 @@ def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:
     Ranks of the context axis differ by the response tokens in their share of a row, and where the
     optimizer's state is divided over the data and context axes ranks differ by their pieces of it.
     Traced are a rank with the most tokens, of those the one that owns most, and those of all that
-    own most and that update the largest piece.
+    own most and whose update makes most.
     """
     start, degrees = rank_class.ranks[0][0], plan.layout.student
     tokens_at = _context_rank_of_most_tokens(plan)
@@ -83,11 +84,17 @@ def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:
     places = range(len(pieces))
     others = {
         max(places, key=lambda place: sum(pieces[place])),
-        max(places, key=lambda place: max(pieces[place], default=0)),
+        max(places, key=lambda place: _largest_update(pieces[place])),
         max(places[tokens_at :: degrees.context], key=lambda place: sum(pieces[place]), default=0),
     }
     peaks = [_trace_rank(plan, start + p * degrees.tensor)[0] for p in others - {tokens_at}]
     return {phase: max(of_rank[phase] for of_rank in (first, *peaks)) for phase in first}
+
+
+def _largest_update(pieces: list[int]) -> int:
+    """Elements of what torch's AdamW makes at one time: two arrays as large as the piece that it
+    updates, beside one as large as the piece before."""
+    return max((2 * num + before for before, num in pairwise((0, *pieces))), default=0)
 
 
 def _context_rank_of_most_tokens(plan: RunPlan) -> int:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup
 from megatron.core.tensor_parallel import layers, mappings
 
 from gkdplan.runtime.live_bytes import LiveBytes
@@ -23,12 +24,14 @@ COLLECTIVES = (
     (mappings, "dist_reduce_scatter_func"),
     (dist, "all_gather_into_tensor"),
     (dist, "all_reduce"),
+    (dist, "all_to_all_single"),
+    (_ParamAndGradBucketGroup, "start_grad_sync"),
 )
 
 
 @contextmanager
 def settled(meter: LiveBytes) -> Iterator[None]:
-    """Every collective of the tensor group that is waited for returns when gloo has let go."""
+    """Collectives that are waited for return when gloo has let go."""
     with ExitStack() as stack:
         for owner, name in COLLECTIVES:
             collective = getattr(owner, name)

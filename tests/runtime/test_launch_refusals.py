@@ -7,7 +7,7 @@ import pytest
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import Recompute, RunPlan
+from gkdplan.runplan.model import LoraPlan, Recompute, RunPlan
 from gkdplan.runtime.launch import check_machine
 from gkdplan.shape import MoeShape
 from gkdplan.vocab import Engine, Tier
@@ -55,6 +55,16 @@ def test_a_teacher_of_another_layout_is_refused(run_plan):
 def test_an_optimizer_on_the_host_is_refused(run_plan):
     optimizer = replace(run_plan.optimizer, offload=Tier.HOST)
     assert refused(replace(run_plan, optimizer=optimizer)) == ["optimizer.offload"]
+
+
+def test_adapters_and_models_with_experts_are_refused(run_plan):
+    lora = LoraPlan(8, 32.0, 0.0, ("q_proj",), 1)
+    assert refused(with_student(run_plan, lora=lora)) == ["student.tuning"]
+    shape = replace(run_plan.models.student.shape, moe=EXPERTS)
+    assert refused(with_student(run_plan, shape=shape)) == ["student.model"]
+    teacher = replace(run_plan.models.teacher, shape=shape)
+    models = replace(run_plan.models, teacher=teacher)
+    assert refused(replace(run_plan, models=models)) == ["teacher.model"]
 
 
 def test_vllm_is_refused_also_on_a_server(run_plan):

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from gloo_ranks import run_on_ranks
+from real_step import build_real_step
 from settled_collectives import settled
 from tiny_plans import compile_tiny
 
@@ -18,9 +19,7 @@ from gkdplan.planner.memory.activations import Batch, layer_bytes
 from gkdplan.planner.memory.model import rank_model
 from gkdplan.runplan.codec import decode, encode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.fake_world import fake_world
-from gkdplan.runtime.megatron.mesh import close_mesh, init_mesh
 from gkdplan.runtime.trace import TracedStep, build_step, trace
 from gkdplan.vocab import Phase
 
@@ -52,7 +51,7 @@ LAYOUTS = {
     | {"recompute": 'granularity = "selective"\nmodules = ["layernorm", "mlp"]'},
     "pipeline, core attention recomputed": {"devices": 2, "parallel": "pipeline = 2", "rows": 8}
     | {"recompute": 'granularity = "selective"'},
-    "context": {"devices": 2, "parallel": "context = 2", "rows": 8, "distributed": "false"},
+    "context": {"devices": 2, "parallel": "context = 2", "rows": 8},
     "virtual pipeline": {"devices": 2, "parallel": VIRTUAL, "rows": 16},
 }
 
@@ -66,14 +65,7 @@ def test_the_trace_equals_the_step_on_real_tensors(layout, home, tmp_path):
 
 def _check_step(lock: str, traced: list[dict[str, int]]) -> None:
     run_plan = decode(lock)
-    close_mesh()
-    platform.prepare("gloo")
-    mesh = init_mesh(run_plan.layout, seed=0)
-    step = build_step(run_plan, mesh)
-    with torch.no_grad():
-        for chunk in (*step.trainer.chunks, *step.distillation.teacher):
-            for parameter in chunk.parameters():
-                parameter.normal_(std=0.02)
+    step, mesh = build_real_step(run_plan)
     every_micro_batch = patch.object(TracedStep, "_num_repeats", run_plan.batch.num_micro_batches)
     with settled(step.meter), step.meter, every_micro_batch:
         step.warm_up()

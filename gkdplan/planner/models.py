@@ -6,13 +6,20 @@ from gkdplan.facts.model import Facts, ModelFacts
 from gkdplan.planner.layout import stage_layers, teacher_parallel
 from gkdplan.planner.lora import decide_lora
 from gkdplan.runplan.layout import Layout
-from gkdplan.runplan.model import Inputs, LoraPlan, ModelInput, ModelPlan, Models, Recompute
+from gkdplan.runplan.model import (
+    NO_RECOMPUTE,
+    Inputs,
+    LoraPlan,
+    ModelInput,
+    ModelPlan,
+    Models,
+    Recompute,
+)
 from gkdplan.shape import ModelShape
 from gkdplan.spec import plan as spec
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Dtype, Tier
 
-NO_RECOMPUTE = Recompute()
 VOCAB_DIVISOR = 128
 """Megatron's make_vocab_size_divisible_by: the padded vocabulary is a multiple of it per rank."""
 

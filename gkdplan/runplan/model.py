@@ -37,13 +37,16 @@ class Inputs:
 @dataclass(frozen=True, slots=True)
 class Recompute:
     """Activations made again in the backward: of `modules` where `granularity` is "selective"; of
-    `num_layers` layers a unit ("uniform") or of the first `num_layers` of each stage ("block")
+    `num_layers` layers a unit ("uniform") or of the first `num_layers` of each chunk ("block")
     where it is "full"."""
 
     granularity: str = "none"
     method: str | None = None
     num_layers: int | None = None
     modules: tuple[str, ...] = ()
+
+
+NO_RECOMPUTE = Recompute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class ModelPlan:
     keep_layers: tuple[int, ...] | None
     offload: Tier
     stage_layers: tuple[tuple[int, ...], ...]
-    recompute: Recompute = Recompute()
+    recompute: Recompute = NO_RECOMPUTE
     lora: LoraPlan | None = None
 
 

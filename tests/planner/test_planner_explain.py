@@ -108,6 +108,19 @@ def test_every_number_of_the_ledger_is_explained(name):
     assert {(e.ranks, e.phase, e.row): e.num_bytes for e in explanations} == ledger
 
 
+def test_formulas_do_not_depend_on_the_plan_that_was_explained_before():
+    """Sizes are equal, and which model's tensor degree is 2 is not."""
+    cluster, known = {"devices_per_node": 2}, facts(TINY, TINY)
+    student = {"model": "student", "dtype": "fp32", "parallel": {"tensor": 2}}
+    teacher = {"model": "teacher", "parallel": {"tensor": 2}}
+    for tables in ({"student": student}, {"teacher": teacher}):
+        run_plan = compile_plan(plan(cluster=cluster, **tables), known, "test").run_plan
+        assert run_plan is not None
+        for explanation in explain(draft_of(run_plan), known.device):
+            terms = sum(term.num_bytes for term in explanation.terms)
+            assert terms == explanation.num_bytes, explanation.row
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_the_terms_of_a_number_sum_to_it(name):
     _, explanations = compiled(name)

@@ -157,6 +157,7 @@ def test_norms_that_are_part_of_a_projection_are_not_dropped():
         for recompute in (Recompute(), dropping)
     )
     assert chunk_bytes(plain, BATCH) == chunk_bytes(dropped, BATCH)
+    assert repeated_bytes(dropped, BATCH) == 0
 
 
 PIPELINE = {

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, TINY, facts, plan
 
+from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.memory.engine import (
@@ -280,6 +281,22 @@ def test_the_degrees_that_help_names_break_no_rule():
     assert degrees == [1, 2]
     for degree in degrees:
         assert errors(h100(**tables, generation={"tensor": degree})) == {}
+
+
+def test_an_engine_divides_the_expert_that_sees_every_token_too():
+    moe = MoeShape(8, 2, expert_ffn_hidden_size=512, shared_ffn_hidden_size=36)
+    shape = replace(QWEN_3B, moe=moe)
+    known = facts(shape, shape, "h100-80gb")
+    tables = {"cluster": {"device": "h100-80gb", "devices_per_node": 8}, "batch": {"global": 8}}
+    found = [
+        finding
+        for finding in check_declaration(
+            plan(**tables, generation={"engine": "vllm", "tensor": 8}), known
+        )
+        if finding.code == "GK240"
+    ]
+    assert [finding.path for finding in found] == ["generation.tensor"]
+    assert "36 ffn columns" in found[0].message
 
 
 def test_vllm_is_planned_and_not_yet_run():

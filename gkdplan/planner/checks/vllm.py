@@ -7,7 +7,6 @@ from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, one_of, rule
 from gkdplan.planner.draft import effective_mix
 from gkdplan.planner.engine import decide_vllm, engine_tensor, smallest_share
-from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.memory.engine import EngineModel, kv_token_bytes, padded_vocab_rows
 from gkdplan.planner.models import student_shape
 from gkdplan.runplan.sampling import VllmPlan
@@ -150,19 +149,27 @@ def _undivided(shape: ModelShape, degree: int) -> Iterator[tuple[int, str]]:
         yield shape.num_attention_heads, "attention heads"
     if shape.num_kv_heads % degree and degree % shape.num_kv_heads:
         yield shape.num_kv_heads, "kv heads"
-    width = shape.ffn_hidden_size if shape.moe is None else shape.moe.expert_ffn_hidden_size
-    if width % degree:
-        yield width, "ffn columns"
+    for width in _mlp_widths(shape):
+        if width % degree:
+            yield width, "ffn columns"
     if padded_vocab_rows(shape) % degree:
         yield padded_vocab_rows(shape), "padded rows of the embedding"
 
 
+def _mlp_widths(shape: ModelShape) -> tuple[int, ...]:
+    """Of the MLP, or of a routed expert and of the one that sees every token."""
+    moe = shape.moe
+    if moe is None:
+        return (shape.ffn_hidden_size,)
+    return (moe.expert_ffn_hidden_size, moe.shared_ffn_hidden_size)
+
+
 def _other_degrees(plan: Plan, shape: ModelShape) -> tuple[str, ...]:
-    ranks = min(world_size_of(plan.cluster), plan.cluster.devices_per_node)
+    devices = plan.cluster.devices_per_node
     degrees = [
         degree
-        for degree in range(1, min(ranks, shape.num_attention_heads) + 1)
-        if plan.cluster.devices_per_node % degree == 0 and not any(_undivided(shape, degree))
+        for degree in range(1, min(devices, shape.num_attention_heads) + 1)
+        if devices % degree == 0 and not any(_undivided(shape, degree))
     ]
     return (f"set `generation.tensor` to {one_of(degrees)}",) if degrees else ()
 

@@ -1,7 +1,6 @@
 """Bytes that saving needs on the device, which on a CPU is where the files' tensors wait too."""
 
-from gkdplan.planner.memory.experts import ExpertShare
-from gkdplan.planner.memory.model import RankModel, chunks_of_stage
+from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.optimizer import TrainingState
 from gkdplan.planner.memory.parameters import largest_elements, num_elements
 from gkdplan.vocab import Dtype
@@ -16,8 +15,7 @@ def student_files_bytes(student: RankModel, backend: str) -> int:
     the host they wait there until a file is full.
     """
     width = student.dtype.num_bytes
-    experts = None if student.shape.moe is None else ExpertShare(student.shape.moe)
-    whole = chunks_of_stage(student.shape, student.padded_vocab_size, 1, student.stage, experts)
+    whole = student.whole_chunks
     num_copies = 1 if student.tensor == 1 else 2
     passing = num_copies * max(map(largest_elements, whole)) * width
     all_bytes = sum(map(num_elements, whole)) * width

@@ -8,7 +8,7 @@ from gkdplan.planner.memory.experts import ExpertShare, expert_share
 from gkdplan.planner.memory.parameters import Parameter, parameters_of_chunk
 from gkdplan.planner.memory.stage import Stage
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute
+from gkdplan.runplan.model import NO_RECOMPUTE, LoraPlan, ModelPlan, Recompute
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype
 
@@ -35,9 +35,6 @@ KERNELS = {
 dropout, with Megatron's default (unfused) rotary embedding and gated MLP, on CUDA."""
 
 
-NO_RECOMPUTE = Recompute()
-
-
 @dataclass(frozen=True, slots=True)
 class RankModel:
     """Sizes of one tensor rank's shard of a pipeline stage."""
@@ -62,6 +59,12 @@ class RankModel:
         if self.lora is None:
             return base
         return tuple(with_adapters(chunk, self.shape, self.lora, self.tensor) for chunk in base)
+
+    @property
+    def whole_chunks(self) -> tuple[tuple[Parameter, ...], ...]:
+        """Of the stage's chunks the parameters as a file has them: not cut, without adapters."""
+        experts = None if self.shape.moe is None else ExpertShare(self.shape.moe)
+        return chunks_of_stage(self.shape, self.padded_vocab_size, 1, self.stage, experts)
 
     @property
     def trained_chunks(self) -> tuple[tuple[Parameter, ...], ...]:

@@ -22,6 +22,8 @@ class Quantity(int):
         return quantity
 
     def __add__(self, other: int) -> "Quantity":
+        if not isinstance(other, int):
+            return NotImplemented  # a float would be cut to a whole number
         total = dict(self.polynomial)
         for monomial, coefficient in polynomial_of(other).items():
             total[monomial] = total.get(monomial, Fraction(0)) + coefficient

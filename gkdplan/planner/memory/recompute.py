@@ -43,7 +43,7 @@ def repeated_bytes(model: RankModel, batch: Batch) -> int:
     if "mlp" in recompute.modules:
         repeated += activations.saved_mlp_bytes(model, batch)
         repeated += activations.boundary_bytes(model, batch)
-    if "layernorm" in recompute.modules:
+    if "layernorm" in recompute.modules and _has_mlp_norm(model):
         repeated += activations.mlp_norm_bytes(model, batch)
     return repeated
 
@@ -64,12 +64,17 @@ def _unit(model: RankModel) -> int:
     return model.recompute.num_layers or 1 if model.recompute.method == "uniform" else 1
 
 
+def _has_mlp_norm(model: RankModel) -> bool:
+    """Whether the norm before the MLP or the experts is a module of its own."""
+    return not model.kernels.norm or model.experts is not None
+
+
 def _dropped_bytes(model: RankModel, batch: Batch) -> int:
     """Of one layer: the MLP between its norm and its output; of both norms all but the input; of
     attention the log-sum-exp, as its output is the projection's input.
 
     Transformer Engine's norms are part of the projections that follow them, so Megatron has no
-    module to drop there.
+    module to drop there; the norm before experts is one (gpt_layer_specs.py).
     """
     modules = model.recompute.modules
     dropped = 0
@@ -77,8 +82,10 @@ def _dropped_bytes(model: RankModel, batch: Batch) -> int:
         dropped += activations.saved_mlp_bytes(model, batch)
     if "layernorm" in modules and not model.kernels.norm:
         dropped += activations.attention_norm_bytes(model, batch)
+        dropped -= activations.boundary_bytes(model, batch)
+    if "layernorm" in modules and _has_mlp_norm(model):
         dropped += activations.mlp_norm_bytes(model, batch)
-        dropped -= 2 * activations.boundary_bytes(model, batch)
+        dropped -= activations.boundary_bytes(model, batch)
     if "core_attn" in modules:
         dropped += activations.log_sum_exp_bytes(model, batch)
     return dropped

@@ -58,18 +58,6 @@ ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", "r", *"DctexTKBGon")
 """How symbols follow each other in a product."""
 
 
-class _StudentShape(ModelShape):
-    """A shape of named numbers: unequal to a plain one, whose cached prices have no formula."""
-
-    __slots__ = ()
-
-
-class _TeacherShape(ModelShape):
-    """As the student's, and unequal to it where the sizes are the same."""
-
-    __slots__ = ()
-
-
 @dataclass(frozen=True, slots=True)
 class NamedDraft(Draft):
     """A draft whose numbers are symbols; also its derived sequence length is one."""
@@ -82,8 +70,8 @@ class NamedDraft(Draft):
 def with_names(draft: Draft) -> Draft:
     """The same draft; numbers of the teacher that may differ have a prime."""
     layout, models, batch = draft.layout, draft.models, draft.batch
-    student = _named_model(models.student, _StudentShape, "")
-    teacher = _named_model(models.teacher, _TeacherShape, "'")
+    student = _named_model(models.student, "")
+    teacher = _named_model(models.teacher, "'")
     vocab_size = named("v", models.vocab_size)
     objective = draft.objective
     parts = {field.name: getattr(draft, field.name) for field in fields(Draft)}
@@ -180,7 +168,13 @@ def _prime_of_axes(draft: Draft) -> str:
     return "" if draft.layout.student == draft.layout.teacher else "'"
 
 
-def _named_model(model: ModelPlan, cls: type[ModelShape], prime: str) -> ModelPlan:
+def _class_of_its_own() -> type[ModelShape]:
+    """Of one shape of named numbers, which so is unequal to every other of the same sizes: prices
+    are cached by shape, and those of another have other names or none."""
+    return type("NamedShape", (ModelShape,), {"__slots__": ()})
+
+
+def _named_model(model: ModelPlan, prime: str) -> ModelPlan:
     shape = model.shape
     values = {field.name: getattr(shape, field.name) for field in fields(shape)}
     for field, (name, _) in SHAPE_SYMBOLS.items():
@@ -189,7 +183,7 @@ def _named_model(model: ModelPlan, cls: type[ModelShape], prime: str) -> ModelPl
         values["moe"] = _with_symbols(shape.moe, EXPERT_SYMBOLS, prime)
     return replace(
         model,
-        shape=cls(**values),
+        shape=_class_of_its_own()(**values),
         padded_vocab_size=named("V", model.padded_vocab_size),
         lora=model.lora and replace(model.lora, rank=named("r", model.lora.rank)),
         stage_layers=_named_layers(model.stage_layers, f"l{prime}"),

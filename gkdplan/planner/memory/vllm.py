@@ -12,7 +12,6 @@ from gkdplan.planner.memory.buffer import (
     Buffer,
 )
 from gkdplan.planner.memory.engine import EngineModel, forward_bytes, reload_bytes, weight_bytes
-from gkdplan.planner.memory.model import chunks_of_stage
 from gkdplan.planner.memory.parameters import largest_elements
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.vocab import Phase
@@ -42,5 +41,4 @@ def _gathered_bytes(rank: Rank) -> int:
     student = rank.student.model
     if student.tensor == 1:
         return 0
-    whole = chunks_of_stage(student.shape, student.padded_vocab_size, 1, student.stage)
-    return max(map(largest_elements, whole)) * student.dtype.num_bytes
+    return max(map(largest_elements, student.whole_chunks)) * student.dtype.num_bytes

@@ -46,6 +46,14 @@ class Compiled:
             raise UserError(*self.diagnostics)
         return self.decided()
 
+    def errors_beside(self, *families: str) -> tuple[Diagnostic, ...]:
+        """The errors whose codes begin otherwise than `families`."""
+        return tuple(
+            finding
+            for finding in self.diagnostics
+            if finding.severity is Severity.ERROR and not finding.code.startswith(families)
+        )
+
     def placed(self, findings: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
         """Findings about keys, each at the place of its key in the plan."""
         return tuple(

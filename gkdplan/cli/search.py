@@ -14,7 +14,7 @@ from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.files import write_whole
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show, show_json, width
-from gkdplan.diagnostics import Diagnostic, Severity, UserError, error
+from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.planner.checks.edits import Edit, edits_that_fit
 from gkdplan.planner.search.searching import SEARCHED, Found
 from gkdplan.planner.search.searching import search as search_layouts
@@ -46,6 +46,8 @@ def search(
     Layouts are meshes of both models, micro-batches, recompute and offload; all other keys stay.
     With `-o` the fastest becomes a plan.
     """
+    if output:
+        _refuse_existing(Path(output))
     compiled = compile_file(path)
     _refuse_other_errors(compiled)
     assert compiled.plan is not None
@@ -56,6 +58,8 @@ def search(
     if output and found.plans:
         _write(Path(output), compiled, found)
         print(f"wrote {output}", file=sys.stderr)
+    elif output:
+        print(f"{output} is not written", file=sys.stderr)
     if json:
         show_json(_answer(found.ranking, edits))
     else:
@@ -65,12 +69,7 @@ def search(
 
 def _refuse_other_errors(compiled: Compiled) -> None:
     """Raises UserError with the errors that no layout mends."""
-    others = [
-        finding
-        for finding in compiled.diagnostics
-        if finding.severity is Severity.ERROR and not finding.code.startswith(LAYOUT_CODES)
-    ]
-    if others:
+    if others := compiled.errors_beside(*LAYOUT_CODES):
         raise UserError(*others)
 
 
@@ -99,10 +98,8 @@ def _listed(edits: Sequence[Edit]) -> Iterator[str]:
         yield wrap("  ", edit.sentence, width())
 
 
-def _write(path: Path, compiled: Compiled, found: Found) -> None:
-    """The plan's text with the best option's changes; raises UserError (GK520) over a file."""
-    from gkdplan.spec.edit import edited
-
+def _refuse_existing(path: Path) -> None:
+    """Raises UserError (GK520)."""
     if os.path.lexists(path):
         raise UserError(
             error(
@@ -112,6 +109,12 @@ def _write(path: Path, compiled: Compiled, found: Found) -> None:
                 help=("name another file after `-o`",),
             )
         )
+
+
+def _write(path: Path, compiled: Compiled, found: Found) -> None:
+    """The plan's text with the best option's changes."""
+    from gkdplan.spec.edit import edited
+
     assert compiled.source is not None
     text = edited(compiled.source.text, dict(found.ranking.options[0].changes))
     loaded = load_plan(str(path), text).plan

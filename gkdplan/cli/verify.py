@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gkdplan import __version__
+from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_for_device
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.runtime import runtime
@@ -14,7 +15,7 @@ from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.report.trace import compare, trace_json, trace_table
 from gkdplan.report.wrapping import wrap
-from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
 from gkdplan.vocab import Tier
 
 TOLERANCE = 0.01
@@ -24,13 +25,11 @@ GK_MEMORY = "GK3"
 
 
 def verify(
-    path: Annotated[
-        str | None, typer.Argument(metavar="PLAN", help="A plan; left out, plan.toml.")
-    ] = None,
+    path: PlanPath = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Hold the ledger against a traced step.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Hold a plan's ledger against a traced step of the real model."""
     if not trace:
@@ -55,7 +54,7 @@ def verify(
     if json:
         show_json(
             {
-                "schema_version": 1,
+                "schema_version": SCHEMA_VERSION,
                 "ok": ok,
                 "tolerance": TOLERANCE,
                 "device": run_plan.layout.device,
@@ -83,12 +82,7 @@ def _twin_note(run_plan: RunPlan) -> str:
 
 def _priced(compiled: Compiled) -> RunPlan:
     """The run plan, also of a plan that does not fit; raises UserError for any other error."""
-    others = [
-        finding
-        for finding in compiled.diagnostics
-        if finding.severity == "error" and not finding.code.startswith(GK_MEMORY)
-    ]
-    if compiled.run_plan is None or others:
+    if compiled.run_plan is None or compiled.errors_beside(GK_MEMORY):
         raise UserError(*compiled.diagnostics)
     if compiled.run_plan.sampling.vllm is not None:
         raise UserError(_not_traced("generation.engine", "vllm"))

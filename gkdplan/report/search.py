@@ -24,11 +24,13 @@ _LEGEND = (
 def ranking_table(ranking: Ranking, width: int = 80) -> str:
     """The layouts, what each column means, how many candidates there were and what was dropped."""
     shown = ranking.options
-    unit = GIB if any(option.budget_bytes >= 10 * 2**30 for option in shown) else MIB
+    beside = [ranking.own, ranking.dropped and ranking.dropped.option]
+    priced = [*shown, *(option for option in beside if option)]
+    unit = GIB if any(option.budget_bytes >= 10 * 2**30 for option in priced) else MIB
     parts = (
         [_table(shown, unit, width), wrap("", _LEGEND.format(unit=unit.name), width)]
         if shown
-        else []
+        else ["no layout that was tried keeps every rule and fits"]
     )
     return "\n".join([*parts, *(wrap("", line, width) for line in _remarks(ranking, unit))])
 
@@ -56,12 +58,12 @@ def _option_json(option: Option) -> dict[str, Any]:
 def _remarks(ranking: Ranking, unit: Unit) -> Iterator[str]:
     counts, dropped, own = ranking.counts, ranking.dropped, ranking.own
     yield (
-        f"{plural(counts.considered, 'candidate')}: {counts.against_rules:,} break a rule, "
-        f"{counts.over:,} do not fit, {counts.slower:,} are slower"
+        f"{plural(counts.considered, 'candidate')}: against a rule {counts.against_rules:,}, "
+        f"over the budget {counts.over:,}, slower {counts.slower:,}"
     )
     if counts.planned:
         yield (
-            f"{counts.planned:,} more keep every rule, but `gkdplan run` does not run them yet; "
+            f"of them {counts.planned:,} keep every rule, but `gkdplan run` does not run them yet: "
             "`--planned` ranks them too"
         )
     if any(not option.runs for option in ranking.options):
@@ -75,10 +77,10 @@ def _remarks(ranking: Ranking, unit: Unit) -> Iterator[str]:
 def _lacks(dropped: Dropped, unit: Unit) -> str:
     option = dropped.option
     lacking = [
-        f"{format_bytes(num_bytes)} too much {where}"
+        f"{format_bytes(num_bytes)} {where}"
         for num_bytes, where in (
-            (dropped.device_bytes, f"on the device in {option.peak_phase}"),
-            (dropped.host_bytes, "in a node's host memory"),
+            (dropped.device_bytes, f"more than an allocator can use of it, in {option.peak_phase}"),
+            (dropped.host_bytes, "more than a node's host memory"),
         )
         if num_bytes
     ]

@@ -43,20 +43,29 @@ def test_wide_layouts_stay_within_eighty_columns():
 
 def test_what_the_dropped_one_lacks_is_said_for_device_and_host():
     words = " ".join(ranking_table(RANKING).split())
-    assert "14.0 GiB too much on the device in student" in words
-    assert "2.0 GiB too much in a node's host memory" in words
+    assert "14.0 GiB more than an allocator can use of it, in student" in words
+    assert "2.0 GiB more than a node's host memory" in words
 
 
 def test_counts_say_why_candidates_are_not_there():
     words = " ".join(ranking_table(RANKING).split())
-    assert "10 candidates: 4 break a rule, 1 do not fit, 1 are slower" in words
-    assert "3 more keep every rule" in words
+    assert "10 candidates: against a rule 4, over the budget 1, slower 1" in words
+    assert "of them 3 keep every rule" in words
     assert "`--planned`" in words
+
+
+def test_what_lies_beside_the_table_has_its_unit_without_one():
+    alone = replace(RANKING, options=())
+    assert "GiB" in ranking_table(alone)
+    assert "MiB" not in ranking_table(alone)
 
 
 def test_without_layouts_there_is_no_table():
     nothing = Ranking(Counts(5, 5, 0, 0, 0), (), None, None)
-    assert ranking_table(nothing) == "5 candidates: 5 break a rule, 0 do not fit, 0 are slower"
+    assert ranking_table(nothing).splitlines() == [
+        "no layout that was tried keeps every rule and fits",
+        "5 candidates: against a rule 5, over the budget 0, slower 0",
+    ]
 
 
 def test_names_of_meshes_recompute_and_offload():

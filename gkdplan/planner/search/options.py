@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from gkdplan.facts.model import Facts
+from gkdplan.planner.auto_offload import OFFLOADABLE
 from gkdplan.planner.memory.ledger import usable_bytes
 from gkdplan.planner.pricing import price
-from gkdplan.planner.search.space import OFFLOADED
 from gkdplan.planner.timing.prediction import likely_step_s
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.ranking import Dropped, Option, Value
@@ -40,7 +40,7 @@ def changes_of(candidate: Plan, plan: Plan) -> Changes:
     changes: list[tuple[str, Value]] = []
     for path, old, new in tables:
         changes += _changes_of_table(path, old, new)
-    for table in OFFLOADED:
+    for table in OFFLOADABLE:
         offload = getattr(candidate, table).offload
         if offload != getattr(plan, table).offload:
             changes.append((f"{table}.offload", offload))
@@ -93,4 +93,4 @@ def _changes_of_table(
     for key in type(old).model_fields:
         value = getattr(new, key)
         if value != getattr(old, key):
-            yield f"{table}.{key}", value or None
+            yield f"{table}.{key}", None if value == () else value

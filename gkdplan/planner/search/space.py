@@ -6,6 +6,7 @@ from functools import cache
 from itertools import chain, islice
 
 from gkdplan.facts.model import Facts
+from gkdplan.planner.auto_offload import OFFLOADABLE
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.models import student_shape
 from gkdplan.shape import ModelShape
@@ -15,8 +16,6 @@ LARGEST = 4096
 """No axis has a larger degree, and no micro-batch more rows."""
 LEAST_TOKENS = 256
 """Of a row on a context rank; fewer do not hide the ring."""
-OFFLOADED = ("teacher", "optimizer")
-"""Tables of a plan whose weights or state may wait on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Saving:
 
     @property
     def offloaded(self) -> tuple[str, ...]:
-        return tuple(name for name in OFFLOADED if getattr(self, name) == "cpu")
+        return tuple(name for name in OFFLOADABLE if getattr(self, name) == "cpu")
 
     def applied_to(self, plan: Plan) -> Plan:
         tables = {
@@ -113,7 +112,7 @@ def _teachers(plan: Plan, facts: Facts, student: Parallel) -> Iterator[Parallel 
         yield plan.teacher.parallel
     for tensor in divisors(world_size_of(plan.cluster)):
         if tensor <= min(plan.cluster.devices_per_node, facts.teacher.shape.num_attention_heads):
-            yield Parallel(tensor=tensor, context=student.context)
+            yield Parallel(tensor=tensor, sequence=_sequence(plan, tensor), context=student.context)
 
 
 def _distinct(parallels: Iterator[Parallel | None]) -> Iterator[Parallel | None]:
@@ -134,13 +133,18 @@ def _parallels(plan: Plan, shape: ModelShape) -> Iterator[Parallel]:
                     for stages in _stages(shape.num_layers, pipeline):
                         mesh = Parallel(
                             tensor=tensor,
-                            sequence=plan.student.parallel.sequence if tensor > 1 else None,
+                            sequence=_sequence(plan, tensor),
                             pipeline=pipeline,
                             context=context,
                             expert=expert,
                             expert_tensor=expert_tensor,
                         )
                         yield mesh.model_copy(update=stages)
+
+
+def _sequence(plan: Plan, tensor: int) -> bool | None:
+    """As the plan's student has it, wherever there is a tensor axis."""
+    return plan.student.parallel.sequence if tensor > 1 else None
 
 
 def _up_to(largest: int, number: int) -> Iterator[int]:

@@ -106,7 +106,7 @@ class Stage:
             return 0.0
         shards = degrees.tensor if degrees.sequence else 1
         ranks_of_a_stage = degrees.tensor * degrees.context * degrees.data
-        one = self.machine.link_s(self.hidden_bytes / shards, 2 * ranks_of_a_stage)
+        one = self.machine.link_s(self.hidden_bytes / shards, degrees.pipeline * ranks_of_a_stage)
         return degrees.virtual_pipeline * (one + self.machine.assumed.collective_latency_s)
 
     @property

@@ -121,7 +121,7 @@ def _student_micro_batch(draft: Draft, stage: Stage) -> Seconds:
         LOSS: _loss_s(draft, stage) if stage.is_last else 0.0,
         ACCUMULATION: machine.memory_s(2 * Dtype.FP32.num_bytes * num_gradients),
         TENSOR: stage.tensor_s(num_collectives) + again * stage.tensor_s(4),
-        CONTEXT: max(0.0, 3 * (stage.ring_s() - attention_s)),
+        CONTEXT: max(0.0, (3 + again) * (stage.ring_s() - attention_s)),
         EXPERT: stage.expert_s(4) + again * stage.expert_s(2),
         PIPELINE: 2 * stage.transfer_s(),
     }

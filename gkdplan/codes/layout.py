@@ -173,7 +173,7 @@ _RECOMPUTE = {
     "GK230": Code(
         "full recompute that does not say of which layers",
         '"uniform" keeps the input of every run of `num_layers` layers; "block" recomputes the '
-        "first `num_layers` of a stage.",
+        "first `num_layers` of a chunk.",
         "Add `method` and `num_layers` to `[student.recompute]`.",
         _CONFIG,
     ),

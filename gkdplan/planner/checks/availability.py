@@ -60,19 +60,19 @@ def feature_is_available(plan: Plan) -> Iterator[Finding]:
 def value_is_run(plan: Plan) -> Iterator[Finding]:
     """Every value that is planned and priced, and that `gkdplan run` refuses."""
     if plan.cluster.num_nodes > 1:
-        yield _not_yet_run("cluster.num_nodes", plan.cluster.num_nodes)
+        yield not_yet_run("cluster.num_nodes", plan.cluster.num_nodes)
     yield from _axes_not_run("student.parallel", plan.student.parallel)
     if plan.teacher.parallel is not None:
         yield from _axes_not_run("teacher.parallel", plan.teacher.parallel)
         yield from _teacher_layout_not_run(plan)
     if plan.student.tuning != "full":
-        yield _not_yet_run("student.tuning", plan.student.tuning)
+        yield not_yet_run("student.tuning", plan.student.tuning)
     if plan.student.recompute.granularity != "none":
-        yield _not_yet_run("student.recompute.granularity", plan.student.recompute.granularity)
+        yield not_yet_run("student.recompute.granularity", plan.student.recompute.granularity)
     if plan.generation.engine is Engine.VLLM:
-        yield _not_yet_run("generation.engine", plan.generation.engine)
+        yield not_yet_run("generation.engine", plan.generation.engine)
     if plan.optimizer.offload == "cpu":
-        yield _not_yet_run("optimizer.offload", plan.optimizer.offload)
+        yield not_yet_run("optimizer.offload", plan.optimizer.offload)
 
 
 @rule("GK591", Severity.WARNING)
@@ -96,7 +96,7 @@ def _axes_not_run(table: str, parallel: Parallel) -> Iterator[Finding]:
     for axis in _AXES_NOT_RUN:
         degree = getattr(parallel, axis)
         if degree > 1:
-            yield _not_yet_run(f"{table}.{axis}", degree)
+            yield not_yet_run(f"{table}.{axis}", degree)
 
 
 def _teacher_layout_not_run(plan: Plan) -> Iterator[Finding]:
@@ -116,7 +116,8 @@ def _teacher_layout_not_run(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _not_yet_run(path: str, value: object) -> Finding:
+def not_yet_run(path: str, value: object) -> Finding:
+    """A value that is planned and priced, and that `gkdplan run` refuses."""
     return Finding(
         f"`gkdplan run` does not yet run `{path} = {_toml(value)}` in gkdplan {__version__}",
         path,

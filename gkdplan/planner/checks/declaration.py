@@ -8,6 +8,7 @@ from gkdplan.planner.checks import (
     effects,
     fit,
     layout,
+    lora,
     schedule,
     tokens,
     vllm,
@@ -33,4 +34,5 @@ def check_declaration(plan: Plan, facts: Facts) -> tuple[Diagnostic, ...]:
 
 def check_plan_alone(plan: Plan) -> tuple[Diagnostic, ...]:
     """The findings that need no facts, for a plan whose models or files are not there."""
-    return tuple(finding for rule in availability.PLAN_RULES for finding in rule(plan))
+    rules = (*availability.PLAN_RULES, *lora.PLAN_RULES)
+    return tuple(finding for rule in rules for finding in rule(plan))

@@ -25,7 +25,7 @@ from gkdplan.planner.checks.possible import (
     stages_divide,
     whole_experts_are_cut_like_the_rest,
 )
-from gkdplan.planner.checks.rule import one_of
+from gkdplan.planner.checks.rule import Finding, one_of
 from gkdplan.spec.plan import Plan
 
 LARGEST_DEGREE = 4096
@@ -95,6 +95,26 @@ def set_degree(plan: Plan, facts: Facts, model: LaidOut, axis: str) -> tuple[str
         return ()
     offered = one_of(nearest(degrees, getattr(model.parallel, axis)))
     return (f"set `{model.path(axis)}` to {offered}",)
+
+
+def undivided(
+    plan: Plan,
+    facts: Facts,
+    model: LaidOut,
+    axis: str,
+    what: str,
+    notes: tuple[str, ...],
+    label: str,
+) -> Finding:
+    """The finding about a number of a shape that the degree of an axis does not divide."""
+    degree = getattr(model.parallel, axis)
+    return Finding(
+        f"{model.has} {what}, not divisible by {axis.replace('_', ' ')} degree {degree}",
+        model.path(axis),
+        label=label,
+        notes=notes,
+        help=set_degree(plan, facts, model, axis),
+    )
 
 
 def nearest(values: Iterable[int], value: int) -> tuple[int, ...]:

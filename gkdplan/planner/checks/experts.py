@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks.degrees import set_degree
+from gkdplan.planner.checks.degrees import set_degree, undivided
 from gkdplan.planner.checks.laid_out import laid_out
 from gkdplan.planner.checks.possible import (
     expert_axis_has_experts,
@@ -27,13 +27,14 @@ def experts_divide_by_expert(plan: Plan, facts: Facts) -> Iterator[Finding]:
     for model in laid_out(plan, facts, _experts):
         if model.shape.moe is not None and not experts_divide(model):
             num_experts = model.shape.moe.num_experts
-            yield Finding(
-                f"{model.has} {num_experts} experts, not divisible by expert degree "
-                f"{model.parallel.expert}",
-                model.path("expert"),
-                label="each rank owns an equal number of experts",
-                notes=model.origin_of("num_experts", num_experts),
-                help=set_degree(plan, facts, model, "expert"),
+            yield undivided(
+                plan,
+                facts,
+                model,
+                "expert",
+                f"{num_experts} experts",
+                model.origin_of("experts of a layer", num_experts),
+                "each rank owns an equal number of experts",
             )
 
 
@@ -43,13 +44,14 @@ def expert_ffn_divides_by_expert_tensor(plan: Plan, facts: Facts) -> Iterator[Fi
     for model in laid_out(plan, facts, _experts):
         if model.shape.moe is not None and not expert_ffn_divides(model):
             columns = model.shape.moe.expert_ffn_hidden_size
-            yield Finding(
-                f"{model.has} experts of {columns} ffn columns, not divisible by expert tensor "
-                f"degree {model.parallel.expert_tensor}",
-                model.path("expert_tensor"),
-                label="each rank owns an equal share of them",
-                notes=model.origin_of("moe_intermediate_size", columns),
-                help=set_degree(plan, facts, model, "expert_tensor"),
+            yield undivided(
+                plan,
+                facts,
+                model,
+                "expert_tensor",
+                f"experts of {columns} ffn columns",
+                model.origin_of("ffn columns of an expert", columns),
+                "each rank owns an equal share of them",
             )
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.model import Facts
 from gkdplan.planner.auto_offload import OFFLOADABLE, cheapest
+from gkdplan.planner.checks.availability import not_yet_run
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.runplan.ledger import Ledger
@@ -92,12 +92,8 @@ def _auto(plan: Plan, choices: Sequence[OffloadChoice]) -> Iterator[Diagnostic]:
         notes=tuple(map(_priced, choices)),
     )
     if "optimizer" in chosen.offloaded and _is_auto(plan, "optimizer"):
-        yield warning(
-            "GK591",
-            f'`gkdplan run` does not yet run `optimizer.offload = "cpu"` in gkdplan {__version__}',
-            "optimizer.offload",
-            label="planned, but not yet run",
-        )
+        finding = not_yet_run("optimizer.offload", "cpu")
+        yield warning("GK591", finding.message, finding.path, label=finding.label)
 
 
 def _reason(chosen: OffloadChoice) -> str:

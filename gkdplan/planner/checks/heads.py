@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks.degrees import set_degree
-from gkdplan.planner.checks.laid_out import LaidOut, laid_out
+from gkdplan.planner.checks.degrees import undivided
+from gkdplan.planner.checks.laid_out import laid_out
 from gkdplan.planner.checks.possible import (
     attention_heads_divide,
     ffn_columns,
@@ -24,12 +24,14 @@ def attention_heads_divide_by_tensor(plan: Plan, facts: Facts) -> Iterator[Findi
     for model in laid_out(plan, facts, lambda shape: shape.num_attention_heads):
         if not attention_heads_divide(model):
             heads = model.shape.num_attention_heads
-            yield _undivided(
+            yield undivided(
+                plan,
+                facts,
                 model,
+                "tensor",
                 f"{heads} attention heads",
                 model.origin_of("num_attention_heads", heads),
                 "each rank would own part of a head",
-                set_degree(plan, facts, model, "tensor"),
             )
 
 
@@ -40,12 +42,14 @@ def kv_heads_divide_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
     for model in laid_out(plan, facts, lambda shape: shape.num_kv_heads):
         if not kv_heads_divide(model):
             heads = model.shape.num_kv_heads
-            yield _undivided(
+            yield undivided(
+                plan,
+                facts,
                 model,
+                "tensor",
                 f"{heads} kv heads",
                 model.origin_of("num_key_value_heads", heads),
                 "each rank would own part of a head",
-                set_degree(plan, facts, model, "tensor"),
             )
 
 
@@ -61,12 +65,14 @@ def qkv_columns_divide_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
         ):
             shape = model.shape
             heads = f"{shape.num_attention_heads} + 2 x {shape.num_kv_heads}"
-            yield _undivided(
+            yield undivided(
+                plan,
+                facts,
                 model,
+                "tensor",
                 f"{num_qkv_columns(model)} columns of queries, keys and values",
                 model.origin_of("heads x head_dim", f"({heads}) x {shape.head_dim}"),
                 "each rank owns an equal share of them",
-                set_degree(plan, facts, model, "tensor"),
             )
 
 
@@ -77,12 +83,14 @@ def ffn_divides_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
         if not ffn_divides(model):
             moe = model.shape.moe
             key = "intermediate_size" if moe is None else "shared_expert_intermediate_size"
-            yield _undivided(
+            yield undivided(
+                plan,
+                facts,
                 model,
+                "tensor",
                 f"{ffn_columns(model)} ffn columns",
                 model.origin_of(key, ffn_columns(model)),
                 "each rank owns an equal share of them",
-                set_degree(plan, facts, model, "tensor"),
             )
 
 
@@ -96,15 +104,3 @@ RULES = (
 
 def _mlp_sizes(shape: ModelShape) -> object:
     return (shape.moe, shape.ffn_hidden_size)
-
-
-def _undivided(
-    model: LaidOut, what: str, notes: tuple[str, ...], label: str, help: tuple[str, ...]
-) -> Finding:
-    return Finding(
-        f"{model.has} {what}, not divisible by tensor degree {model.parallel.tensor}",
-        model.path("tensor"),
-        label=label,
-        notes=notes,
-        help=help,
-    )

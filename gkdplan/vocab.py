@@ -73,7 +73,6 @@ class Payload(StrEnum):
 
     HIDDEN = "hidden"
     LOGITS = "logits"
-    TOP_K = "top_k"
 
 
 class Verdict(StrEnum):

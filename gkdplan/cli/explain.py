@@ -45,9 +45,9 @@ def _row(name: str, code: Code) -> dict[str, str | None]:
 
 def _page(name: str, code: Code) -> str:
     parts = [wrap(f"{name}: ", code.title, width())]
-    parts += [wrap("why   ", code.why, width()), wrap("mend  ", code.mend, width())]
+    parts += [wrap("why     ", code.why, width()), wrap("mend    ", code.mend, width())]
     if code.source is not None:
-        parts.append(wrap("source ", code.source, width()))
+        parts.append(wrap("source  ", code.source, width()))
     if example := example_of(name):
         parts.append(example)
     return "\n\n".join(parts)

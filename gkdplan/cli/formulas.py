@@ -57,7 +57,7 @@ def _unknown(name: str, explanations: Iterable[Explanation]) -> Diagnostic:
     phases = dict.fromkeys(full.split(".")[0] for full in names if "." in full)
     return error(
         "GK509",
-        f"the ledger has no number `{name}`",
+        f"the fullest ranks have no number `{name}`",
         notes=(f"phases: {', '.join(phases)}", f"rows: {', '.join(rows)}"),
         help=tuple(f"`--explain {near}`" for near in nearest),
     )

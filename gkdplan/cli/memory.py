@@ -32,14 +32,14 @@ def memory(
     """Show every buffer by phase, the peak, the budget and the moves."""
     compiled = compile_or_read(path)
     run_plan = compiled.run_plan
-    if explain is not None:
-        _explain(compiled.decided(), explain, as_json=json)
-        return
     if html and run_plan:
         from gkdplan.report.page import lock_page
 
         write_page(Path(html), lock_page(run_plan))
         print(f"wrote {html}", file=sys.stderr)
+    if explain is not None:
+        _explain(compiled.decided(), explain, as_json=json)
+        return
     if json:
         answer = check_json(compiled.diagnostics, run_plan.ledger if run_plan else None)
         record = to_record(run_plan) if run_plan else {}

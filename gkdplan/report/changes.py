@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gkdplan.report.memory import Unit, unit_of
+from gkdplan.report.memory import unit_of
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.diff import Change, Label, compare, is_result
-from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.model import RunPlan
 from gkdplan.units import format_bytes
 
@@ -41,7 +40,7 @@ def change_list(
     legend = "; ".join(f"{label} {_MEANINGS[label]}" for label in reversed(present))
     lines += [
         wrap("", f"{plural(len(changes), 'difference')}: {legend}", width),
-        wrap("peak       ", _peak(old.ledger, new.ledger, unit_of(old)), width),
+        wrap("peak       ", _peak(old, new), width),
         wrap("objective  ", _objective(changes), width),
     ]
     return "\n".join(lines)
@@ -134,12 +133,15 @@ def _moved(num_bytes: int) -> str:
     return f"peak {'+' if num_bytes > 0 else '-'}{format_bytes(abs(num_bytes))}"
 
 
-def _peak(old: Ledger, new: Ledger, unit: Unit) -> str:
-    """44.4 -> 36.3 of 79.1 GiB in student, fits as before."""
-    peak = _to(unit.format(old.peak_bytes), unit.format(new.peak_bytes))
-    budget = _to(unit.format(old.budget_bytes), unit.format(new.budget_bytes))
-    phase, verdict = _to(old.peak_phase, new.peak_phase), _to(old.verdict, new.verdict)
-    as_before = " as before" if old.verdict == new.verdict else ""
+def _peak(old: RunPlan, new: RunPlan) -> str:
+    """44.4 -> 36.3 of 79.1 GiB in student, fits as before; in the unit of the larger peak."""
+    before, after = old.ledger, new.ledger
+    unit = unit_of(old if before.peak_bytes > after.peak_bytes else new)
+    peak = _to(unit.format(before.peak_bytes), unit.format(after.peak_bytes))
+    budget = _to(unit.format(before.budget_bytes), unit.format(after.budget_bytes))
+    phase = _to(before.peak_phase, after.peak_phase)
+    verdict = _to(before.verdict, after.verdict)
+    as_before = " as before" if before.verdict == after.verdict else ""
     return f"{peak} of {budget} {unit.name} in {phase}, {verdict}{as_before}"
 
 

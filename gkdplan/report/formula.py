@@ -10,8 +10,8 @@ from gkdplan.runplan.formula import Explanation, Symbol
 from gkdplan.units import format_bytes
 
 _NOTE = (
-    "the number before the symbols holds bytes of an element, copies, summed layers, and"
-    " micro-batches in flight"
+    "the number before the symbols holds bytes of an element, copies, layers and experts that are"
+    " summed up, shares of their state, and micro-batches in flight"
 )
 
 

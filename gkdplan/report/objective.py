@@ -83,8 +83,6 @@ def vocabulary(run_plan: RunPlan) -> str:
 
 def top_k_treatment(run_plan: RunPlan) -> str:
     """Which ids of the teacher's distribution the loss sees."""
-    if run_plan.objective.payload is Payload.TOP_K:
-        return "the teacher's largest logits of each token only"
     return f"none: the sums go over all {run_plan.models.vocab_size:,} ids of both models"
 
 

@@ -76,8 +76,11 @@ def recompute(chosen: Recompute) -> str:
     if chosen.granularity == "selective":
         return f"selective: {', '.join(chosen.modules)}"
     if chosen.granularity == "full":
-        unit = "layers a unit" if chosen.method == "uniform" else "first layers of each stage"
-        return f"full, {chosen.method}: {chosen.num_layers} {unit}"
+        layers = plural(chosen.num_layers or 0, "layer")
+        unit = (
+            f"{layers} a unit" if chosen.method == "uniform" else f"the first {layers} of a chunk"
+        )
+        return f"full, {chosen.method}: {unit}"
     return "none"
 
 

@@ -92,7 +92,7 @@ class Recompute(Section):
     method: Literal["uniform", "block"] | None = None
     """Which layers, for "full"."""
     num_layers: Count | None = None
-    """Layers of each recomputed unit, for "full"."""
+    """For "full": layers of each unit ("uniform"), or of each run that are made again ("block")."""
     modules: tuple[Text, ...] = ()
     """Modules, for "selective"."""
 
@@ -198,7 +198,7 @@ class Generation(Section):
     gpu_memory_utilization: Fraction = 0.5
     """Share of the device's memory that vllm takes."""
     sleep_level: Annotated[int, Field(ge=0, le=2)] = 0
-    """What vllm frees between uses: 0 nothing, 1 the kv cache, 2 its weights too."""
+    """Between uses of vllm: 0 all stays; 1 no kv cache, weights on the host; 2 neither is kept."""
     max_completion_length: Count = 512
     """Tokens of a response."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

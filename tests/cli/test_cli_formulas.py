@@ -79,7 +79,7 @@ def test_a_lock_of_other_numbers_is_not_explained_wrongly(workplace, capsys):
 def test_an_unknown_number_is_answered_with_the_nearest(workplace, capsys, name, near):
     assert run(["memory", "--explain", name]) == 1
     shown = capsys.readouterr().err
-    assert f"error[GK509]: the ledger has no number `{name}`" in shown
+    assert f"error[GK509]: the fullest ranks have no number `{name}`" in shown
     assert f"help: `--explain {near}`" in shown
 
 

@@ -141,7 +141,8 @@ def test_plans_without_stages_or_recompute_do_not_speak_of_them(run_plan):
     ("chosen", "text"),
     [
         (Recompute("full", "uniform", 2), "full, uniform: 2 layers a unit"),
-        (Recompute("full", "block", 3), "full, block: 3 first layers of each stage"),
+        (Recompute("full", "block", 3), "full, block: the first 3 layers of a chunk"),
+        (Recompute("full", "uniform", 1), "full, uniform: 1 layer a unit"),
         (Recompute("selective", modules=("core_attn", "mlp")), "selective: core_attn, mlp"),
     ],
 )

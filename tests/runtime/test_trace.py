@@ -73,7 +73,7 @@ def _check_two_steps(lock: str, traced: dict[str, int]) -> None:
     Path(run_plan.training.output).mkdir(exist_ok=True)
     silent = Progress(run_plan, 0, shown=False, terminal=False)
     session = open_session(run_plan, 0, Position(0, "start"), silent)
-    with settled(session.phases.meter):
+    with settled():
         for step in (1, 2):
             Executor(session)._run_step(step)
     session.metrics.close()

@@ -67,7 +67,7 @@ def _check_step(lock: str, traced: list[dict[str, int]]) -> None:
     run_plan = decode(lock)
     step, mesh = build_real_step(run_plan)
     every_micro_batch = patch.object(TracedStep, "_num_repeats", run_plan.batch.num_micro_batches)
-    with settled(step.meter), step.meter, every_micro_batch:
+    with settled(), step.meter, every_micro_batch:
         step.warm_up()
         step.run()
     peaks = torch.tensor([step.peak_bytes[phase] for phase in TRACED])

@@ -243,7 +243,7 @@ def _check_step(lock: str, traced: dict[str, int]) -> None:
     step, _ = build_real_step(run_plan)
     every_micro_batch = patch.object(TracedStep, "_num_repeats", run_plan.batch.num_micro_batches)
     in_turn = patch.object(router, "topk_routing_with_score_function", _experts_in_turn)
-    with settled(step.meter), step.meter, every_micro_batch, in_turn:
+    with settled(), step.meter, every_micro_batch, in_turn:
         step.warm_up()
         step.run()
     peaks = torch.tensor([step.peak_bytes[phase] for phase in traced])

@@ -42,8 +42,7 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         state.mkdir(parents=True)
     dist.barrier()
-    (student,) = trainer.chunks
-    save_student(student, plan.models.student, mesh, source, partial / "student")
+    save_student(trainer.chunks, plan.models.student, mesh, source, partial / "student")
     tensors = {name: t.cpu() for name, t in trainer.state_tensors().items()}
     save_file(tensors, state / f"rank_{mesh.rank}.safetensors")
     dist.barrier()

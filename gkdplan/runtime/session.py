@@ -92,12 +92,12 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
 
     student = build_model(plan.models.student, plan.layout.student, mesh, trainable=True)
     if plan.models.student.init == "random":
-        draw_weights(student, plan.models.student, mesh, plan.training.seed)
+        draw_weights([student], plan.models.student, mesh, plan.training.seed)
     else:
-        load_weights(student, student_source, plan.models.student, mesh)
+        load_weights([student], student_source, plan.models.student, mesh)
     teacher = build_model(plan.models.teacher, plan.layout.teacher, mesh, trainable=False)
     load_weights(
-        teacher, _directory_of(Role.TEACHER, plan.models.teacher), plan.models.teacher, mesh
+        [teacher], _directory_of(Role.TEACHER, plan.models.teacher), plan.models.teacher, mesh
     )
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:

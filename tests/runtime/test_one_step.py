@@ -115,7 +115,7 @@ def _gradients(session: Session) -> dict[str, torch.Tensor]:
     values = [(p, p.data) for p in session.student.parameters()]
     for parameter, _ in values:
         parameter.data = parameter.main_grad
-    whole = full_tensors(session.student, session.plan.models.student, session.mesh)
+    whole = full_tensors([session.student], session.plan.models.student, session.mesh)
     gradients = {name: tensor.double() for name, tensor in whole}
     for parameter, value in values:
         parameter.data = value

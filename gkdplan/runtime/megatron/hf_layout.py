@@ -44,7 +44,8 @@ class TensorShard:
             case "embedding.word_embeddings.weight":
                 return (self._share("model.embed_tokens.weight", 0, self.padded_vocab_size),)
             case "output_layer.weight":
-                return (self._share("lm_head.weight", 0, self.padded_vocab_size),)
+                head = "model.embed_tokens" if shape.tied_embeddings else "lm_head"
+                return (self._share(f"{head}.weight", 0, self.padded_vocab_size),)
             case "decoder.final_layernorm.weight":
                 return (Slice("model.norm.weight", 0, 0, shape.hidden_size),)
         layer, part = _LAYER_PARAMETER.fullmatch(parameter).groups()

@@ -87,6 +87,12 @@ def num_model_layers(plan: ModelPlan) -> int:
     return plan.shape.num_layers if plan.keep_layers is None else len(plan.keep_layers)
 
 
+def first_layer(plan: ModelPlan, stage: int, chunk: int) -> int:
+    """The model's number of the first layer of a stage's chunk."""
+    place = chunk * len(plan.stage_layers) + stage
+    return sum(_layers_of_chunks(plan)[:place])
+
+
 def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConfig:
     """Megatron's config for the plan: losses are sums, so `calculate_per_token_loss` is on."""
     shape, dtype = plan.shape, TORCH_DTYPES[plan.dtype]
@@ -131,9 +137,13 @@ def _pipeline_layout(plan: ModelPlan) -> list[list[str]] | None:
     """Megatron's name for each layer of each chunk, chunks in the order of the model."""
     if len(plan.stage_layers) == 1:
         return None
-    in_order = [num for of_stages in zip(*plan.stage_layers, strict=True) for num in of_stages]
-    chunks = [["decoder"] * num_layers for num_layers in in_order]
+    chunks = [["decoder"] * num_layers for num_layers in _layers_of_chunks(plan)]
     return [["embedding", *chunks[0]], *chunks[1:-1], [*chunks[-1], "loss"]]
+
+
+def _layers_of_chunks(plan: ModelPlan) -> list[int]:
+    """Layers of each chunk, in the order of the model."""
+    return [num for of_stages in zip(*plan.stage_layers, strict=True) for num in of_stages]
 
 
 def _recompute(recompute: Recompute) -> dict[str, Any]:

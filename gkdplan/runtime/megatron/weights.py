@@ -1,9 +1,10 @@
 """Weights between Hugging Face safetensors and a Megatron model, one parameter at a time."""
 
 import math
+import re
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
 from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard, tensor_shapes
 from gkdplan.runtime.megatron.lora import is_adapter
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import num_model_layers
+from gkdplan.runtime.megatron.model import first_layer, num_model_layers
 from gkdplan.runtime.megatron.student_files import write_student
 
 INIT_STD = 0.02
+_LAYER = re.compile(r"^(decoder\.layers\.)(\d+)")
 
 
 @torch.no_grad()
-def load_weights(model: GPTModel, directory: Path, plan: ModelPlan, mesh: Mesh) -> None:
+def load_weights(chunks: Sequence[GPTModel], directory: Path, plan: ModelPlan, mesh: Mesh) -> None:
     """Fill every parameter but adapters' from the safetensors of `directory`; each rank reads only
     its share.
 
@@ -36,11 +38,11 @@ def load_weights(model: GPTModel, directory: Path, plan: ModelPlan, mesh: Mesh) 
     sources = plan.keep_layers or tuple(range(num_layers))
     with Checkpoint(directory) as checkpoint:
         checkpoint.expect(tensor_shapes(plan.shape, num_layers), sources)
-        _fill(model, plan, mesh, checkpoint.read)
+        _fill(chunks, plan, mesh, checkpoint.read)
 
 
 @torch.no_grad()
-def draw_weights(model: GPTModel, plan: ModelPlan, mesh: Mesh, seed: int) -> None:
+def draw_weights(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, seed: int) -> None:
     """Fill every parameter but adapters' at random, the same weights whatever the layout.
 
     Matrices are normal with std 0.02, the two that write to the residual stream with
@@ -65,10 +67,12 @@ def draw_weights(model: GPTModel, plan: ModelPlan, mesh: Mesh, seed: int) -> Non
         tensor, stretch = draw(piece.tensor), slice(piece.start, piece.stop)
         return tensor[stretch] if piece.dim == 0 else tensor[:, stretch]
 
-    _fill(model, plan, mesh, read)
+    _fill(chunks, plan, mesh, read)
 
 
-def full_tensors(model: GPTModel, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple[str, Tensor]]:
+def full_tensors(
+    chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
+) -> Iterator[tuple[str, Tensor]]:
     """The model's weights under their Hugging Face names, gathered over the tensor axis.
 
     Collective: every rank of a tensor group iterates to the end, and each gets every tensor, in
@@ -76,7 +80,7 @@ def full_tensors(model: GPTModel, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple
     the vocabulary are cut. Layers are numbered as in the model.
     """
     shards = [_shard_of(plan, rank, mesh.tensor_size) for rank in range(mesh.tensor_size)]
-    for name, parameter in model.named_parameters():
+    for name, parameter in _named_parameters(chunks, plan, mesh):
         pieces: dict[str, dict[int, Tensor]] = defaultdict(dict)
         for shard, values in zip(shards, _gather(parameter, mesh), strict=True):
             layout = shard.slices(name)
@@ -90,7 +94,7 @@ def full_tensors(model: GPTModel, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple
 
 
 def save_student(
-    model: GPTModel,
+    chunks: Sequence[GPTModel],
     plan: ModelPlan,
     mesh: Mesh,
     source_dir: Path,
@@ -105,7 +109,7 @@ def save_student(
     The directory appears whole: it is written beside `out_dir` and renamed.
     """
     if mesh.data_rank == 0:
-        tensors = full_tensors(model, plan, mesh)
+        tensors = full_tensors(chunks, plan, mesh)
         if mesh.rank == 0:
             write_student(tensors, plan, num_model_layers(plan), source_dir, out_dir, shard_bytes)
         else:
@@ -113,9 +117,11 @@ def save_student(
     torch.distributed.barrier()
 
 
-def _fill(model: GPTModel, plan: ModelPlan, mesh: Mesh, read: Callable[[Slice], Tensor]) -> None:
+def _fill(
+    chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, read: Callable[[Slice], Tensor]
+) -> None:
     shard = _shard_of(plan, mesh.tensor_rank, mesh.tensor_size)
-    for name, parameter in model.named_parameters():
+    for name, parameter in _named_parameters(chunks, plan, mesh):
         if is_adapter(name):
             continue
         layout = shard.slices(name)
@@ -126,6 +132,21 @@ def _fill(model: GPTModel, plan: ModelPlan, mesh: Mesh, read: Callable[[Slice], 
         else:
             assert values.shape == parameter.shape, name
             parameter.copy_(values)
+
+
+def _named_parameters(
+    chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
+) -> Iterator[tuple[str, Parameter]]:
+    """The parameters of this rank's chunks, layers numbered as in the model."""
+    for index, chunk in enumerate(chunks):
+        first = first_layer(plan, mesh.pipeline_rank, index)
+        for name, parameter in chunk.named_parameters():
+            yield _in_the_model(name, first), parameter
+
+
+def _in_the_model(name: str, first: int) -> str:
+    """The parameter's name with the model's number of its layer, in place of the chunk's."""
+    return _LAYER.sub(lambda layer: f"{layer[1]}{first + int(layer[2])}", name)
 
 
 def _shard_of(plan: ModelPlan, rank: int, size: int) -> TensorShard:

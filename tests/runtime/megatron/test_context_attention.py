@@ -55,7 +55,7 @@ def _hidden_states_of_one() -> None:
     for degrees in (alone, shared):
         mesh = start_mesh(degrees)
         model = build_model(plan, degrees, mesh, trainable=False)
-        draw_weights(model, plan, mesh, seed=3)
+        draw_weights([model], plan, mesh, seed=3)
         here = row_share(degrees, mesh.context_rank).places(T)
         with platform.megatron_calls():
             results.append(hidden_states(model, tokens_BS[:, here]))

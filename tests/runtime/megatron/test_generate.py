@@ -113,7 +113,7 @@ def build_tiny(name: str, directory: Path, mesh: Mesh, trainable: bool = False) 
     plan = plan_of(name, mesh.tensor_size)
     degrees = AxisDegrees(tensor=mesh.tensor_size, sequence=True, data=1)
     model = build_model(plan, degrees, mesh, trainable=trainable)
-    load_weights(model, directory / name, plan, mesh)
+    load_weights([model], directory / name, plan, mesh)
     return model
 
 

@@ -110,7 +110,7 @@ def _assert_gradients(
 ) -> None:
     plan = replace(_plan(name, degrees, targets), recompute=recompute)
     model = build_model(plan, degrees, mesh, trainable=True)
-    load_weights(model, checkpoints / name, plan, mesh)
+    load_weights([model], checkpoints / name, plan, mesh)
     reference = load_hf(name, checkpoints)
     factors = _factors(reference, targets)
     adapters = _adapters(model, mesh)
@@ -217,7 +217,7 @@ def _check_drawn(checkpoints: Path) -> None:
         base_plan = plan_of(name, degrees.tensor)
         base = build_model(base_plan, degrees, mesh, trainable=False)
         for filled, filling in ((model, plan), (base, base_plan)):
-            load_weights(filled, checkpoints / name, filling, mesh)
+            load_weights([filled], checkpoints / name, filling, mesh)
         draw_adapters(model, mesh, seed=4)
         with torch.no_grad():
             assert torch.equal(hidden_states(model, tokens_BS), hidden_states(base, tokens_BS))

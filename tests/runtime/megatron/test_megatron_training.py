@@ -93,7 +93,7 @@ def _assert_trains_as_torch_does(
         _assert_relative(torch.tensor(trainer.step()), expected["norm"], 1e-5)
         assert math.isclose(trainer.lr, expected["lr"], rel_tol=1e-6)
     initial = load_hf(name, checkpoints).state_dict()
-    for key, value in full_tensors(trainer.chunks[0], plan_of(name, degrees.tensor), mesh):
+    for key, value in full_tensors(trainer.chunks, plan_of(name, degrees.tensor), mesh):
         moved = reference.state_dict()[key] - initial[key]
         _assert_relative(value - initial[key], moved, 1e-4, key)
 
@@ -163,7 +163,7 @@ def _trainer(
 ) -> Trainer:
     plan = plan_of(name, degrees.tensor, dtype=dtype)
     model = build_model(plan, degrees, mesh, trainable=True)
-    load_weights(model, checkpoints / name, plan, mesh)
+    load_weights([model], checkpoints / name, plan, mesh)
     return Trainer([model], optimizer, mesh, NUM_STEPS)
 
 
@@ -173,7 +173,7 @@ def _gradients(trainer: Trainer, name: str, degrees: AxisDegrees, mesh: Mesh) ->
     holder = build_model(plan, degrees, mesh, trainable=False)
     for held, parameter in zip(holder.parameters(), trainer.chunks[0].parameters(), strict=True):
         held.data.copy_(parameter.main_grad)
-    return dict(full_tensors(holder, plan, mesh))
+    return dict(full_tensors([holder], plan, mesh))
 
 
 def _resumes_exactly(checkpoints: Path, layouts: list[AxisDegrees], directory: Path) -> None:

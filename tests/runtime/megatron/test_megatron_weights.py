@@ -55,8 +55,8 @@ def _families_equal_transformers(checkpoints: Path, layouts: list[AxisDegrees]) 
         for name in TINY:
             plan = plan_of(name, degrees.tensor)
             model = build_model(plan, degrees, mesh, trainable=False)
-            load_weights(model, checkpoints / name, plan, mesh)
-            _assert_same_weights(dict(full_tensors(model, plan, mesh)), checkpoints / name)
+            load_weights([model], checkpoints / name, plan, mesh)
+            _assert_same_weights(dict(full_tensors([model], plan, mesh)), checkpoints / name)
             tokens_BS = _tokens(batch=2, length=61)
             reference = load_hf(name, checkpoints)(tokens_BS).logits
             _assert_close(_gathered_logits(model, tokens_BS), reference)
@@ -85,9 +85,9 @@ def _drawn(degrees: AxisDegrees) -> dict[str, Tensor]:
     model = build_model(plan, degrees, mesh, trainable=True)
     for parameter in model.parameters():
         parameter.data.fill_(float("nan"))
-    draw_weights(model, plan, mesh, seed=3)
+    draw_weights([model], plan, mesh, seed=3)
     assert not any(parameter.isnan().any() for parameter in model.parameters())
-    return dict(full_tensors(model, plan, mesh))
+    return dict(full_tensors([model], plan, mesh))
 
 
 def _save_students(checkpoints: Path, directory: Path) -> None:
@@ -100,9 +100,9 @@ def _save_students(checkpoints: Path, directory: Path) -> None:
         ):
             plan = plan_of(name, degrees.tensor, dtype=dtype, keep_layers=keep_layers)
             model = build_model(plan, degrees, mesh, trainable=False)
-            load_weights(model, checkpoints / name, plan, mesh)
+            load_weights([model], checkpoints / name, plan, mesh)
             out = directory / f"{name}-{dtype}"
-            save_student(model, plan, mesh, checkpoints / name, out, shard_bytes=shard_bytes)
+            save_student([model], plan, mesh, checkpoints / name, out, shard_bytes=shard_bytes)
             assert not list(directory.glob(".*"))
             files = list(out.glob("*.safetensors"))
             assert len(files) == num_files if num_files else len(files) > 3

@@ -130,6 +130,7 @@ def run_plan() -> model.RunPlan:
             schema_version=model.SCHEMA_VERSION,
             tool="gkdplan 0.1.0",
             fingerprint="",
+            checksum="",
             name="quickstart",
             inputs=model.Inputs(student=looked_up, teacher=looked_up),
             models=model.Models(

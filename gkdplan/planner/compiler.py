@@ -54,6 +54,7 @@ def _run_plan(priced: Priced, device: Device, tool: str) -> RunPlan:
         schema_version=SCHEMA_VERSION,
         tool=tool,
         fingerprint="",
+        checksum="",
         name=decided.name,
         inputs=decided.inputs,
         models=decided.models,

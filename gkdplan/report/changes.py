@@ -40,6 +40,7 @@ def change_list(
     legend = "; ".join(f"{label} {_MEANINGS[label]}" for label in reversed(present))
     lines += [
         wrap("", f"{plural(len(changes), 'difference')}: {legend}", width),
+        wrap("run        ", _run(old, new), width),
         wrap("peak       ", _peak(old, new), width),
         wrap("objective  ", _objective(changes), width),
     ]
@@ -57,7 +58,7 @@ def change_json(
 
 
 def summary_json(old: RunPlan, new: RunPlan) -> dict[str, Any]:
-    """Peak, phase and verdict of both, and whether something else is learnt."""
+    """Peak, phase and verdict of both, and whether the run and what is learnt are the same."""
     sides = {"old": old.ledger, "new": new.ledger}
     return {
         **{
@@ -68,6 +69,7 @@ def summary_json(old: RunPlan, new: RunPlan) -> dict[str, Any]:
             }
             for name, ledger in sides.items()
         },
+        "same_run": old.fingerprint == new.fingerprint,
         "same_objective": not any(change.objective for change in compare(old, new)),
     }
 
@@ -143,6 +145,12 @@ def _peak(old: RunPlan, new: RunPlan) -> str:
     verdict = _to(before.verdict, after.verdict)
     as_before = " as before" if before.verdict == after.verdict else ""
     return f"{peak} of {budget} {unit.name} in {phase}, {verdict}{as_before}"
+
+
+def _run(old: RunPlan, new: RunPlan) -> str:
+    if old.fingerprint == new.fingerprint:
+        return "the same: only what is said of it differs"
+    return "another: neither resumes the other"
 
 
 def _objective(changes: Sequence[Change]) -> str:

@@ -1,4 +1,4 @@
-"""A RunPlan as a lock: canonical, fingerprinted JSON with sorted keys and integers for bytes."""
+"""A RunPlan as a lock: canonical, sealed JSON with sorted keys and integers for bytes."""
 
 import json
 from dataclasses import replace
@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.runplan.identity import identity
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
 from gkdplan.runplan.records import MisfitError, from_json, to_json
 
@@ -21,24 +22,30 @@ def to_record(run_plan: RunPlan) -> dict[str, Any]:
     return record
 
 
-def fingerprint(run_plan: RunPlan) -> str:
-    """sha256, in hex, of the canonical JSON without `tool` and `fingerprint`."""
-    record = to_record(run_plan)
-    del record["tool"], record["fingerprint"]
-    return sha256(_canonical(record).encode()).hexdigest()
-
-
 def seal(run_plan: RunPlan) -> RunPlan:
-    """The same run plan with its fingerprint filled in."""
-    return replace(run_plan, fingerprint=fingerprint(run_plan))
+    """The same run plan with its fingerprint and its checksum filled in."""
+    named = replace(run_plan, fingerprint=fingerprint(run_plan))
+    return replace(named, checksum=checksum(named))
+
+
+def fingerprint(run_plan: RunPlan) -> str:
+    """sha256, in hex, of the canonical JSON of what identifies the run: `identity`."""
+    return _sha256(identity(to_record(run_plan)))
+
+
+def checksum(run_plan: RunPlan) -> str:
+    """sha256, in hex, of the canonical JSON of everything but the checksum."""
+    record = to_record(run_plan)
+    del record["checksum"]
+    return _sha256(record)
 
 
 def decode(text: str, origin: str = "the lock") -> RunPlan:
     """The run plan that `encode` wrote; `origin` names the file in messages.
 
     Raises UserError: GK502 where the text is not a lock, with the JSON path of the first value that
-    does not belong; GK503 where the content has another fingerprint than it says; GK504 where
-    another version of the format wrote it.
+    does not belong; GK503 where the content has another seal than it says; GK504 where another
+    version of the format wrote it.
     """
     record = _parse(text, origin)
     if record["schema_version"] != SCHEMA_VERSION:
@@ -48,9 +55,13 @@ def decode(text: str, origin: str = "the lock") -> RunPlan:
     except MisfitError as misfit:
         reason = f"`{misfit.path}` {misfit.reason}"
         raise UserError(_not_a_lock(origin, reason, misfit.path)) from None
-    if run_plan.fingerprint != fingerprint(run_plan):
+    if run_plan != seal(run_plan):
         raise UserError(_edited(origin, run_plan))
     return run_plan
+
+
+def _sha256(record: dict[str, Any]) -> str:
+    return sha256(_canonical(record).encode()).hexdigest()
 
 
 def _canonical(record: dict[str, Any]) -> str:
@@ -77,11 +88,13 @@ def _not_a_lock(origin: str, reason: str, path: str | None = None) -> Diagnostic
 
 
 def _edited(origin: str, run_plan: RunPlan) -> Diagnostic:
+    sealed = seal(run_plan)
+    name = "checksum" if sealed.fingerprint == run_plan.fingerprint else "fingerprint"
     return error(
         "GK503",
-        f"{origin} was edited: its content does not have the fingerprint it says",
-        "fingerprint",
-        notes=(f"it says {run_plan.fingerprint}", f"it has {fingerprint(run_plan)}"),
+        f"{origin} was edited: its content does not have the {name} it says",
+        name,
+        notes=(f"it says {getattr(run_plan, name)}", f"it has {getattr(sealed, name)}"),
         help=("change the plan and compile it again with `gkdplan plan PLAN -o LOCK`",),
     )
 

@@ -46,7 +46,7 @@ class _Rule:
     objective: bool = False
 
 
-_UNCOMPARED = ("schema_version", "tool", "fingerprint")
+_UNCOMPARED = ("schema_version", "tool", "fingerprint", "checksum")
 _WHOLE = ("layout.classes", "ledger.classes", "timing", "schedule", "steps")
 _RESULTS = ("layout.classes", "ledger.*", "timing", "schedule", "steps")
 _SAFE, _RESHARD, _RESTART = Label.SAFE, Label.RESHARD, Label.RESTART
@@ -62,6 +62,7 @@ _RULES = (
     _Rule("models.*.stage_layers", _RESHARD),
     _Rule("models.teacher.*", _RESTART, objective=True),
     _Rule("models.student.*", _RESTART),
+    _Rule("layout.classes", _SAFE),
     _Rule("layout.*", _RESHARD),
     _Rule("objective.payload", _SAFE),
     _Rule("objective.chunk_tokens", _SAFE),

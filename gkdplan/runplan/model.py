@@ -175,14 +175,16 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """`fingerprint` is the sha256 of the canonical JSON without `tool` and itself.
+    """`fingerprint` is the sha256 of what identifies the run (`identity.py`): run plans that price
+    the same run otherwise share it. `checksum` is the sha256 of everything else here.
 
-    The compiler leaves it empty; `codec.seal` fills it.
+    The compiler leaves both empty; `codec.seal` fills them.
     """
 
     schema_version: int
     tool: str
     fingerprint: str
+    checksum: str
     name: str
     inputs: Inputs
     models: Models

@@ -91,8 +91,8 @@ def _open_lock(directory: RunDirectory, resume: str) -> TextIO:
 
 
 def _claim(directory: RunDirectory, file: TextIO, run_plan: RunPlan, resume: str) -> int:
-    """Lock the run and return the step after which it goes on; one that has not begun gets the
-    plan."""
+    """Lock the run and return the step after which it goes on; its directory gets the plan, whose
+    prices may be newer than the run."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -104,7 +104,7 @@ def _claim(directory: RunDirectory, file: TextIO, run_plan: RunPlan, resume: str
         _check_owner(directory, owner, run_plan)
         if resume == "never":
             raise _already_begun(directory)
-    else:
+    if text != encode(run_plan):
         file.truncate(0)
         file.write(encode(run_plan))
         file.flush()

@@ -12,7 +12,7 @@ import pytest
 import gkdplan.runtime
 from gkdplan.cli.main import run
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runplan.codec import encode
+from gkdplan.runplan.codec import decode, encode, seal
 from gkdplan.runtime.result import RunResult
 
 SAMPLE = {"prompt": "Say hello.", "completion": "Hello."}
@@ -115,6 +115,15 @@ def test_a_plan_with_errors_is_never_launched(workplace, launcher, capsys):
 
 def test_a_lock_of_the_same_decisions_is_run(workplace, launcher):
     run(["plan", "-o", "plan.lock.json"])
+    assert run(["run", "--locked", "plan.lock.json"]) == 0
+    assert len(launcher.plans) == 1
+
+
+def test_a_lock_of_other_prices_is_not_stale(workplace, launcher):
+    run(["plan", "-o", "plan.lock.json"])
+    lock = decode(Path("plan.lock.json").read_text())
+    older = replace(lock, tool="gkdplan 0.0.1", ledger=replace(lock.ledger, peak_bytes=1))
+    Path("plan.lock.json").write_text(encode(seal(older)))
     assert run(["run", "--locked", "plan.lock.json"]) == 0
     assert len(launcher.plans) == 1
 

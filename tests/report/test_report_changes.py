@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 from gkdplan.report.changes import change_json, change_list, described, summary_json
+from gkdplan.runplan.codec import seal
 from gkdplan.runplan.diff import Change, Label
 from gkdplan.vocab import Phase, Verdict
 
@@ -13,7 +14,7 @@ def test_no_difference_is_said(run_plan):
 
 def edited(run_plan):
     """Another divergence and micro-batch, for which the ledger says another peak."""
-    return replace(
+    other = replace(
         run_plan,
         objective=replace(run_plan.objective, beta=0.0),
         batch=replace(run_plan.batch, micro_rows=2, num_micro_batches=4),
@@ -22,6 +23,7 @@ def edited(run_plan):
             run_plan.ledger, peak_bytes=3 * GiB, peak_phase=Phase.TEACHER, verdict=Verdict.TIGHT
         ),
     )
+    return seal(other)
 
 
 def test_changes_are_listed_gravest_first_with_their_effects_and_meaning(run_plan):
@@ -35,6 +37,7 @@ def test_changes_are_listed_gravest_first_with_their_effects_and_meaning(run_pla
         "safe     ledger.peak_phase  student -> teacher",
         "safe     ledger.verdict  fits -> tight",
         "7 differences: restart is another run; safe changes nothing that is learned",
+        "run        another: neither resumes the other",
         "peak       2,013.5 -> 3,072.0 of 4,096.0 MiB in student -> teacher, fits ->",
         "           tight",
         "objective  another, by objective.beta",
@@ -43,19 +46,20 @@ def test_changes_are_listed_gravest_first_with_their_effects_and_meaning(run_pla
 
 def test_the_summary_says_what_stays(run_plan):
     other = replace(run_plan, name="other")
-    assert change_list(run_plan, other, {"name": 0}).splitlines()[-2:] == [
+    assert change_list(run_plan, other, {"name": 0}).splitlines()[-3:] == [
+        "run        the same: only what is said of it differs",
         "peak       2,013.5 of 4,096.0 MiB in student, fits as before",
         "objective  the same",
     ]
 
 
-def test_a_result_between_does_not_hide_a_decision_s_effect(run_plan):
+def test_a_result_beside_it_does_not_hide_a_decision_s_effect(run_plan):
     layout = replace(run_plan.layout, classes=(), num_nodes=2)
     lines = change_list(
         run_plan, replace(run_plan, layout=layout), {"models and layout": 2**20}
     ).splitlines()
-    assert lines[0] == "reshard  layout.classes  follows from the rest"
-    assert lines[1] == "reshard  layout.num_nodes  1 -> 2: peak +1.0 MiB, same objective"
+    assert lines[0] == "reshard  layout.num_nodes  1 -> 2: peak +1.0 MiB, same objective"
+    assert lines[1] == "safe     layout.classes  follows from the rest"
 
 
 def test_values_read_as_people_write_them():
@@ -92,5 +96,6 @@ def test_the_json_has_the_bytes_of_a_change_s_decision(run_plan):
     assert by_path["objective.beta"]["peak_difference_bytes"] == 0
     assert by_path["training.seed"]["peak_difference_bytes"] is None
     summary = summary_json(run_plan, edited(run_plan))
+    assert summary["same_run"] is False
     assert summary["same_objective"] is False
     assert summary["new"] == {"peak_bytes": 3 * GiB, "peak_phase": "teacher", "verdict": "tight"}

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runplan.codec import decode, encode, fingerprint, seal, to_record
+from gkdplan.runplan.codec import checksum, decode, encode, fingerprint, seal, to_record
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
-from gkdplan.runplan.steps import Refit, Step
+from gkdplan.runplan.steps import Move, Refit, Step
+from gkdplan.vocab import Phase, Tier
 
 SCALARS = {
     str: st.text(max_size=8),
@@ -71,8 +72,8 @@ def test_whole_numbers_in_float_fields_are_written_with_a_point(run_plan):
 def test_the_lock_has_the_sections_that_the_documentation_names(run_plan):
     record = to_record(run_plan)
     assert record.keys() >= {
-        "schema_version", "tool", "fingerprint", "inputs", "models", "layout", "ledger",
-        "schedule", "steps",
+        "schema_version", "tool", "fingerprint", "checksum", "inputs", "models", "layout",
+        "ledger", "schedule", "steps",
     }  # fmt: skip
     assert record["schedule"]["moves"][0] == {
         "phase": "generate",
@@ -96,11 +97,37 @@ def test_every_kind_of_step_has_its_own_tag(run_plan):
     assert len(set(kinds)) == len(get_args(Step))
 
 
-def test_the_fingerprint_ignores_the_tool_and_nothing_else(run_plan):
-    assert fingerprint(replace(run_plan, tool="gkdplan 9.9.9")) == run_plan.fingerprint
-    assert fingerprint(replace(run_plan, name="other")) != run_plan.fingerprint
-    longer = replace(run_plan.training, num_steps=25)
-    assert fingerprint(replace(run_plan, training=longer)) != run_plan.fingerprint
+def test_a_run_is_the_same_whatever_is_said_of_it(run_plan):
+    """Another version's prices, another name for the plan, a config found in another place."""
+    (memory, *_), moves = run_plan.ledger.classes, run_plan.schedule.moves
+    repriced = replace(
+        run_plan,
+        tool="gkdplan 9.9.9",
+        name="other",
+        inputs=replace(run_plan.inputs, student=replace(run_plan.inputs.student, origin="hub")),
+        layout=replace(run_plan.layout, classes=()),
+        ledger=replace(run_plan.ledger, peak_bytes=1, classes=(memory, memory)),
+        timing=replace(run_plan.timing, assumptions=()),
+        schedule=replace(run_plan.schedule, moves=moves[1:]),
+        steps=tuple(
+            replace(step, num_bytes=1, seconds=9.0) if isinstance(step, Move) else step
+            for step in run_plan.steps
+        ),
+    )
+    assert fingerprint(repriced) == run_plan.fingerprint
+    assert checksum(repriced) != run_plan.checksum
+
+
+def test_a_run_is_another_where_the_executor_would_do_otherwise(run_plan):
+    (fetch,) = [s for s in run_plan.steps if isinstance(s, Move) and s.to_tier is Tier.DEVICE]
+    later = replace(fetch, phase=Phase.STUDENT)
+    for other in (
+        replace(run_plan, training=replace(run_plan.training, num_steps=25)),
+        replace(run_plan, optimizer=replace(run_plan.optimizer, lr=0.5)),
+        replace(run_plan, steps=run_plan.steps[1:]),
+        replace(run_plan, steps=tuple(later if s is fetch else s for s in run_plan.steps)),
+    ):
+        assert fingerprint(other) != run_plan.fingerprint
 
 
 def finding(text: str):
@@ -175,6 +202,12 @@ def test_an_edited_lock_is_refused(run_plan):
     found = finding(edited(run_plan, "training", "num_steps", 25))
     assert (found.code, found.path) == ("GK503", "fingerprint")
     assert found.notes[0] == f"it says {run_plan.fingerprint}"
+
+
+def test_an_edited_price_is_refused_too(run_plan):
+    found = finding(edited(run_plan, "ledger", "peak_bytes", 1))
+    assert (found.code, found.path) == ("GK503", "checksum")
+    assert found.notes[0] == f"it says {run_plan.checksum}"
 
 
 def test_a_lock_of_another_format_says_which(run_plan):

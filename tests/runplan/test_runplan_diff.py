@@ -4,7 +4,7 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
-from gkdplan.runplan.codec import fingerprint, seal, to_record
+from gkdplan.runplan.codec import checksum, fingerprint, seal, to_record
 from gkdplan.runplan.diff import (
     Label,
     changes_objective,
@@ -121,7 +121,7 @@ def numbers_in(value):
             yield value, key
 
 
-def test_whatever_changes_the_fingerprint_is_a_change(run_plan):
+def test_whatever_changes_a_lock_is_a_change(run_plan):
     record = to_record(run_plan)
     del record["schema_version"]
     places = list(numbers_in(record))
@@ -131,8 +131,21 @@ def test_whatever_changes_the_fingerprint_is_a_change(run_plan):
         container[key] = not kept if isinstance(kept, bool) else kept + 1
         changed = from_json(RunPlan, {**record, "schema_version": SCHEMA_VERSION})
         container[key] = kept
-        assert fingerprint(changed) != run_plan.fingerprint
+        assert checksum(changed) != run_plan.checksum
         assert len(compare(run_plan, changed)) == 1
+
+
+def test_what_asks_more_of_a_run_than_nothing_is_another_run(run_plan):
+    """A label of reshard or restart without another fingerprint would be resumed in silence."""
+    record = to_record(run_plan)
+    for container, key in list(numbers_in(record)):
+        kept = container[key]
+        container[key] = not kept if isinstance(kept, bool) else kept + 1
+        changed = from_json(RunPlan, record)
+        container[key] = kept
+        labels = {change.label for change in compare(run_plan, changed)}
+        if labels - {Label.SAFE}:
+            assert fingerprint(changed) != run_plan.fingerprint, compare(run_plan, changed)
 
 
 def paths_of(hint, path=""):
@@ -153,7 +166,7 @@ def paths_of(hint, path=""):
 
 def test_every_field_of_a_run_plan_has_a_rule():
     whole = ("layout.classes", "ledger.classes", "schedule", "steps")
-    uncompared = {"schema_version", "tool", "fingerprint"}
+    uncompared = {"schema_version", "tool", "fingerprint", "checksum"}
     leaves = set(paths_of(RunPlan)) - uncompared
     assert len(leaves) > 100
     for path in leaves:
@@ -191,7 +204,7 @@ def test_what_is_learnt_is_the_loss_its_teacher_and_its_responses(path, changed)
 
 
 def test_nothing_that_is_safe_or_a_reshard_changes_what_is_learnt():
-    leaves = set(paths_of(RunPlan)) - {"schema_version", "tool", "fingerprint"}
+    leaves = set(paths_of(RunPlan)) - {"schema_version", "tool", "fingerprint", "checksum"}
     compared = [p for p in leaves if not p.startswith(("schedule.", "steps["))]
     assert not [p for p in compared if changes_objective(p) and label_of(p) is not Label.RESTART]
 

@@ -59,6 +59,17 @@ def test_auto_goes_on_from_the_newest_whole_checkpoint(run_plan, tmp_path):
     assert _refusal(plan, str(tmp_path / "checkpoints" / "step_12")) == "GK514"
 
 
+def test_a_run_goes_on_under_newer_prices_and_its_directory_shows_them(run_plan, tmp_path):
+    plan = _into(run_plan, tmp_path)
+    with open_run_directory(plan, "auto"):
+        _save(tmp_path, 2)
+    ledger = replace(plan.ledger, peak_bytes=plan.ledger.peak_bytes + 1)
+    repriced = seal(replace(plan, tool="gkdplan 9.9.9", ledger=ledger))
+    with open_run_directory(repriced, "auto") as (directory, start_step):
+        assert start_step == 2
+        assert decode(directory.lock.read_text()) == repriced
+
+
 def test_an_older_checkpoint_sets_the_later_ones_aside(run_plan, tmp_path):
     plan = _into(run_plan, tmp_path)
     with open_run_directory(plan, "auto"):

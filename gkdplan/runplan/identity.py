@@ -1,0 +1,41 @@
+"""What identifies a run: all that the executor reads, and nothing that is only said about it."""
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+_ONLY_SAID = (
+    "tool",
+    "fingerprint",
+    "checksum",
+    "name",
+    "inputs.*.origin",
+    "layout.classes",
+    "ledger",
+    "timing",
+    "schedule",
+    "steps.bytes",
+    "steps.num_bytes",
+    "steps.seconds",
+    "steps.max_tokens",
+    "steps.width",
+)
+"""Names, places and prices, by JSON path without list indices. The moves of `schedule` are
+among `steps`, where what moves, when and where to is read, and bytes and seconds are not."""
+
+
+def identity(record: dict[str, Any]) -> dict[str, Any]:
+    """The JSON record of a run plan without what its run does not depend on."""
+    return _read(record, "")  # type: ignore[no-any-return]
+
+
+def _read(value: Any, path: str) -> Any:
+    if isinstance(value, list):
+        return [_read(item, path) for item in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {key: f"{path}.{key}" if path else key for key in value}
+    return {key: _read(value[key], at) for key, at in parts.items() if not _is_only_said(at)}
+
+
+def _is_only_said(path: str) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in _ONLY_SAID)

@@ -42,7 +42,9 @@ def _save_and_damage(lock: str) -> None:
     Executor(session)._run_step(2)
     session.metrics.close()
     open_silently(lock, start_step=2).metrics.close()
-    other = replace(decode(lock), name="other")
+    plan = decode(lock)
+    open_silently(encode(seal(replace(plan, name="other"))), start_step=2).metrics.close()
+    other = replace(plan, optimizer=replace(plan.optimizer, lr=plan.optimizer.lr / 2))
     with pytest.raises(UserError) as refused:
         open_silently(encode(seal(other)), start_step=2)
     assert _code(refused) == "GK510"

@@ -9,6 +9,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -59,15 +61,33 @@ def save_tokenizer(directory: Path) -> int:
 
 
 def save_llama(
-    directory: Path, *, num_layers: int = 2, hidden: int = 32, ffn: int = 48, seed: int = 0
+    directory: Path,
+    *,
+    num_layers: int = 2,
+    hidden: int = 32,
+    ffn: int = 48,
+    vocab_size: int = 304,
+    seed: int = 0,
 ) -> Path:
     """A random Llama with 4 heads over 2 kv heads and an untied head of padded size."""
-    return _save(
-        directory,
-        LlamaForCausalLM,
-        LlamaConfig(**_sizes(num_layers, hidden, ffn), tie_word_embeddings=False),
-        seed,
-    )
+    sizes = _sizes(num_layers, hidden, ffn) | {"vocab_size": vocab_size}
+    config = LlamaConfig(**sizes, tie_word_embeddings=False)
+    return _save(directory, LlamaForCausalLM, config, seed)
+
+
+def save_qwen2(
+    directory: Path,
+    *,
+    num_layers: int = 2,
+    hidden: int = 32,
+    ffn: int = 48,
+    num_heads: int = 4,
+    seed: int = 0,
+) -> Path:
+    """A random Qwen2 with qkv biases and a tied head."""
+    sizes = _sizes(num_layers, hidden, ffn) | {"num_attention_heads": num_heads}
+    config = Qwen2Config(**sizes, tie_word_embeddings=True)
+    return _save(directory, Qwen2ForCausalLM, config, seed)
 
 
 def save_qwen3(

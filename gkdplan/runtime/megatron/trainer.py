@@ -126,6 +126,17 @@ class Trainer:
                 ddp.zero_grad_buffer()
         return float(grad_norm)
 
+    def gather_gradients(self) -> None:
+        """Bring every rank the whole sums of `forward_backward`: with a distributed optimizer a
+        rank has only those of the shard that it updates."""
+        if not self._is_distributed:
+            return
+        for buffer in self._buffers:
+            group = buffer.data_parallel_group
+            for bucket in buffer.buckets:
+                shard = bucket.grad_data.chunk(group.size())[group.rank()].clone()
+                torch.distributed.all_gather_into_tensor(bucket.grad_data, shard, group=group)
+
     def resident_tensors(self) -> list[Tensor]:
         """What training keeps on the device: gradients, main parameters, Adam's moments so far.
 

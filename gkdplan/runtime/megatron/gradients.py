@@ -1,0 +1,28 @@
+"""The gradients of a step, whole and under the names of a Hugging Face checkpoint."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from gkdplan.runplan.model import ModelPlan
+from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.trainer import Trainer
+from gkdplan.runtime.megatron.weights import full_tensors
+
+
+def full_gradients(trainer: Trainer, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple[str, Tensor]]:
+    """As `full_tensors`, but the gradients that `forward_backward` has left: float32, summed over
+    micro-batches and data ranks, before clipping.
+
+    Collective. While it runs the parameters' own values are set aside.
+    """
+    trainer.gather_gradients()
+    parameters = [p for chunk in trainer.chunks for p in chunk.parameters() if p.requires_grad]
+    values = [parameter.data for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.data = parameter.main_grad
+        yield from full_tensors(trainer.chunks, plan, mesh)
+    finally:
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value

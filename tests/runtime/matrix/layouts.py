@@ -1,0 +1,56 @@
+"""Every layout whose step is held against one process: a pair of models, and how they are spread.
+
+Names of the axes: T tensor, P pipeline, C context, E expert, D data.
+"""
+
+from dataclasses import dataclass, field
+
+UNIFORM = 'granularity = "full"\nmethod = "uniform"\nnum_layers = 2'
+BLOCK = 'granularity = "full"\nmethod = "block"\nnum_layers = 1'
+CORE_ATTENTION = 'granularity = "selective"'
+NORM_AND_MLP = 'granularity = "selective"\nmodules = ["layernorm", "mlp"]'
+WHOLE_SEQUENCE = "sequence = false"
+REPLICATED = {"distributed": "false"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """`changes` are the plan's, `teacher` the axes of a teacher with a layout of its own."""
+
+    pair: str
+    num_ranks: int
+    changes: dict[str, object] = field(default_factory=dict)
+    teacher: str = ""
+
+
+def case(
+    pair: str,
+    num_ranks: int,
+    *axes: str,
+    tensor: int = 1,
+    teacher: str = "",
+    **changes: object,
+) -> Case:
+    parallel = {"devices": num_ranks, "tensor": tensor, "parallel": "\n".join(axes)}
+    return Case(pair, num_ranks, parallel | changes, teacher)
+
+
+MATRIX = {
+    "one process": case("qwen3 to llama", 1),
+    "micro-batches of one row": case("qwen3 to llama", 1, micro=1),
+    "uniform recompute": case("llama to tied qwen2", 1, recompute=UNIFORM),
+    "block recompute": case("llama to tied qwen2", 1, recompute=BLOCK),
+    "recomputed core attention": case("qwen3 to llama", 1, recompute=CORE_ATTENTION),
+    "recomputed norms and mlp": case("qwen3 to llama", 1, recompute=NORM_AND_MLP),
+    "T2": case("qwen3 to llama", 2, tensor=2),
+    "T2 of a tied student": case("llama to tied qwen2", 2, tensor=2),
+    "T2 with whole sequences": case("qwen3 to llama", 2, WHOLE_SEQUENCE, tensor=2),
+    "T2 with uniform recompute": case("llama to tied qwen2", 2, tensor=2, recompute=UNIFORM),
+    "D2": case("qwen3 to llama", 2, micro=1),
+    "D2 with a replicated optimizer": case("llama to tied qwen2", 2, **REPLICATED),
+    "C2": case("qwen3 to llama", 2, "context = 2"),
+    "C2 with block recompute": case("llama to tied qwen2", 2, "context = 2", recompute=BLOCK),
+    "T2 C2": case("qwen3 to llama", 4, "context = 2", tensor=2),
+    "T2 D2": case("llama to tied qwen2", 4, tensor=2, **REPLICATED),
+    "C2 D2": case("llama to tied qwen2", 4, "context = 2"),
+}

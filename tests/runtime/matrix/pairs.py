@@ -1,0 +1,30 @@
+"""Pairs of models that differ in width, depth, heads and rows of the vocabulary."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tiny
+
+
+def qwen3_to_llama(home: Path) -> None:
+    tiny.save_qwen3(home / "teacher", num_layers=8, hidden=48, seed=1)
+    tiny.save_llama(home / "student", num_layers=4, hidden=32, seed=2)
+
+
+def llama_to_tied_qwen2(home: Path) -> None:
+    tiny.save_llama(home / "teacher", num_layers=4, hidden=40, ffn=64, vocab_size=312, seed=3)
+    tiny.save_qwen2(home / "student", num_layers=4, hidden=48, seed=4)
+
+
+PAIRS: dict[str, Callable[[Path], None]] = {
+    "qwen3 to llama": qwen3_to_llama,
+    "llama to tied qwen2": llama_to_tied_qwen2,
+}
+
+
+def make_pair(name: str, home: Path) -> Path:
+    """Both models and the rows that they learn from, in a new directory."""
+    home.mkdir()
+    PAIRS[name](home)
+    tiny.save_rows(home / "rows.jsonl")
+    return home

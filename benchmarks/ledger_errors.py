@@ -19,9 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "runtime")]
 
-import tiny  # noqa: E402
-from tiny_plans import compile_plan_text  # noqa: E402
-from trace_grid import GRID, grid_text  # noqa: E402
+from trace_grid import GRID, compile_configuration  # noqa: E402
 
 from gkdplan.report.trace import ClassComparison, compare  # noqa: E402
 from gkdplan.runtime.trace import trace  # noqa: E402
@@ -59,8 +57,7 @@ def _compare(name: str) -> Sequence[ClassComparison]:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as directory:
-        rows = tiny.save_rows(Path(directory) / "rows.jsonl", tiny.ROWS * 8)
-        run_plan = compile_plan_text(grid_text(rows, **GRID[name]))
+        run_plan = compile_configuration(Path(directory), **GRID[name])
         return compare(run_plan, trace(run_plan))
 
 

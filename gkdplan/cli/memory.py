@@ -27,9 +27,15 @@ def memory(
         str | None,
         typer.Option(metavar="NAME", help="Show a number's formula, as student.activations."),
     ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(metavar="RANK", help="Of this rank, where the fullest are not asked for."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Show every buffer by phase, the peak, the budget and the moves."""
+    if rank is not None and explain is None:
+        raise typer.BadParameter("`--rank` says of which rank `--explain NAME` is")
     compiled = compile_or_read(path)
     run_plan = compiled.run_plan
     if html and run_plan:
@@ -38,7 +44,7 @@ def memory(
         write_page(Path(html), lock_page(run_plan))
         print(f"wrote {html}", file=sys.stderr)
     if explain is not None:
-        _explain(compiled.decided(), explain, as_json=json)
+        _explain(compiled.decided(), explain, rank, as_json=json)
         return
     if json:
         answer = check_json(compiled.diagnostics, run_plan.ledger if run_plan else None)
@@ -52,13 +58,13 @@ def memory(
     raise typer.Exit(0 if compiled.ok else 1)
 
 
-def _explain(run_plan: RunPlan, name: str, *, as_json: bool) -> None:
+def _explain(run_plan: RunPlan, name: str, rank: int | None, *, as_json: bool) -> None:
     from gkdplan.cli.formulas import explained
     from gkdplan.report.formula import formula_json, formula_report
 
-    explanations = explained(run_plan, name)
+    explanations = explained(run_plan, name, rank)
     if as_json:
-        rows = formula_json(explanations)
+        rows = formula_json(explanations, run_plan.ledger)
         show_json({"schema_version": SCHEMA_VERSION, "ok": True, "explanations": rows})
     else:
-        show(formula_report(explanations, width()))
+        show(formula_report(explanations, run_plan.ledger, width()))

@@ -37,6 +37,15 @@ class Ledger:
     classes: tuple[ClassMemory, ...]
 
     @property
+    def phase_peaks(self) -> dict[Phase, int]:
+        """Each phase's peak bytes, of the class where they are most."""
+        peaks: dict[Phase, int] = {}
+        for memory in self.classes:
+            for phase, bytes_of in memory.phases.items():
+                peaks[phase] = max(peaks.get(phase, 0), bytes_of.peak_bytes)
+        return peaks
+
+    @property
     def fullest_class(self) -> ClassMemory:
         """The first whose peak is the ledger's."""
         return max(self.classes, key=lambda memory: memory.phases[self.peak_phase].peak_bytes)

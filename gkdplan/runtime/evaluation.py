@@ -1,14 +1,20 @@
 """Held-out divergence from the teacher and cross-entropy on the dataset's responses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from gkdplan.runtime.data.batch import MicroBatch, collate
+from gkdplan.runtime.data.batch import MicroBatch, Row
 from gkdplan.runtime.loss import divergence_and_cross_entropy
-from gkdplan.runtime.megatron.forward import output_head, response_hidden
+from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
+from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.runtime.session import Session
+from gkdplan.runtime.teacher.payload import teacher_payloads
+from gkdplan.vocab import Payload
 
 
 def evaluate(session: Session, step: int) -> None:
@@ -16,9 +22,10 @@ def evaluate(session: Session, step: int) -> None:
     session.phases.enter("evaluate")
     totals = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
     with torch.no_grad(), session.residency.everything_on_device():
-        for batch in _batches(session):
-            totals += _sums(session, batch)
-    dist.all_reduce(totals, group=session.mesh.data_group)
+        for rows in _rounds(session):
+            totals += _sums(session, rows)
+    for group in (session.mesh.data_group, session.mesh.pipeline_group):
+        dist.all_reduce(totals, group=group)
     divergence, cross_entropy, num_tokens = totals.tolist()
     session.metrics.log_eval(
         step=step,
@@ -28,31 +35,67 @@ def evaluate(session: Session, step: int) -> None:
     )
 
 
-def _batches(session: Session) -> Iterator[MicroBatch]:
-    mesh, size = session.mesh, session.plan.batch.micro_rows
-    rows = [
-        (example.prompt, example.response)
-        for example in session.held_out.examples[mesh.data_rank :: mesh.data_size]
-        if example.response
-    ]
-    for i in range(0, len(rows), size):
-        yield collate(rows[i : i + size], session.chat.pad_id, session.row_share).to(mesh.device)
+def _rounds(session: Session) -> Iterator[list[Row]]:
+    """This rank's rows, a micro-batch for each stage at one time, the same number on every rank.
+
+    Stages wait for each other, and so do ranks that hold each other's experts: a round that has too
+    few rows is filled with rows of one token, which has no response.
+    """
+    mesh = session.mesh
+    rows = [(e.prompt, e.response) for e in session.held_out.examples if e.response]
+    num_mine = session.plan.batch.micro_rows * mesh.pipeline_size
+    num_rows = num_mine * mesh.data_size
+    filler: Row = ([session.chat.pad_id], [])
+    for start in range(0, len(rows), num_rows):
+        mine = rows[start : start + num_rows][mesh.data_rank :: mesh.data_size]
+        yield mine + [filler] * (num_mine - len(mine))
 
 
-def _sums(session: Session, batch: MicroBatch) -> torch.Tensor:
-    """[sum of divergences, sum of cross-entropies, number of tokens] of one batch."""
-    objective = session.plan.objective
-    divergence, cross_entropy = divergence_and_cross_entropy(
-        response_hidden(session.student, batch.tokens_BS, batch.predict_N),
-        output_head(session.student),
-        response_hidden(session.teacher, batch.tokens_BS, batch.predict_N),
-        output_head(session.teacher),
-        batch.labels_N,
-        beta=objective.beta,
-        temperature=objective.loss_temperature,
-        group=session.mesh.tensor_group,
-        chunk_tokens=objective.chunk_tokens,
-        vocab_size=session.plan.models.vocab_size,
-    )
-    counts = divergence.new_tensor(float(batch.num_response_tokens))
-    return torch.stack([divergence, cross_entropy, counts]).double()
+def _sums(session: Session, rows: Sequence[Row]) -> Tensor:
+    """[sum of divergences, sum of cross-entropies, number of tokens] of one round, float64.
+
+    Those of this rank's share of the rows, on the last stage; zeros on the others.
+    """
+    objective = replace(session.plan.objective, payload=Payload.HIDDEN)
+    distillation = replace(session.distillation, objective=objective)
+    batches = session.micro_batches(rows)
+    payloads = teacher_payloads(distillation, batches)
+    sums = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
+    for batch, payload, hidden in zip(batches, payloads, _hidden(session, batches), strict=False):
+        assert payload is not None
+        divergence, cross_entropy = divergence_and_cross_entropy(
+            hidden,
+            output_head(session.student[-1]),
+            payload.states,
+            output_head(session.teacher[-1]),
+            batch.labels_N,
+            beta=objective.beta,
+            temperature=objective.loss_temperature,
+            group=session.mesh.tensor_group,
+            chunk_tokens=objective.chunk_tokens,
+            vocab_size=session.plan.models.vocab_size,
+        )
+        counts = divergence.new_tensor(float(batch.num_response_tokens))
+        sums += torch.stack([divergence, cross_entropy, counts])
+    return sums
+
+
+def _hidden(session: Session, batches: Sequence[MicroBatch]) -> list[Tensor]:
+    """The student's final hidden states [N, H] of each micro-batch; none but on the last stage."""
+
+    def forward_step(
+        remaining: Iterator[MicroBatch], chunk: Any
+    ) -> tuple[Tensor, Callable[..., Tensor]]:
+        batch = next(remaining)
+        if not chunk.post_process:
+            return stage_output(chunk, batch.tokens_BS), _keep
+        return response_hidden(chunk, batch.tokens_BS, batch.predict_N), _keep
+
+    shape = tuple(batches[0].tokens_BS.shape)
+    return run_schedule(session.student, batches, forward_step, shape=shape, forward_only=True)
+
+
+def _keep(hidden_NH: Tensor, *, non_loss_data: bool) -> Tensor:
+    """What Megatron's schedule collects of the last chunk."""
+    assert non_loss_data
+    return hidden_NH

@@ -21,7 +21,7 @@ from gkdplan.runplan.steps import (
     TeacherForward,
 )
 from gkdplan.runtime import checkpoint
-from gkdplan.runtime.data.batch import MicroBatch, collate
+from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.data.order import rows_of_rank, rows_of_step
 from gkdplan.runtime.evaluation import evaluate
@@ -118,13 +118,7 @@ class Executor:
 
     def _teacher_forward(self, state: StepState) -> None:
         rows = [(e.prompt, r) for e, r in zip(state.examples, state.responses, strict=True)]
-        size = self.plan.batch.micro_rows
-        state.micro_batches = [
-            collate(rows[i : i + size], self.session.chat.pad_id, self.session.row_share).to(
-                self.session.mesh.device
-            )
-            for i in range(0, len(rows), size)
-        ]
+        state.micro_batches = self.session.micro_batches(rows)
         state.num_tokens = self._count_tokens(state.micro_batches)
         distillation = self.session.distillation
         state.payloads = teacher_payloads(distillation, state.micro_batches)
@@ -171,7 +165,7 @@ class Executor:
 
     def _log(self, state: StepState) -> None:
         phases = self.session.phases
-        planned = self.plan.ledger.classes[0].phases
+        planned = self.plan.ledger.phase_peaks
         measured = phases.peak_bytes_of_ranks(self.session.mesh.device)
         self.session.metrics.log_step(
             step=state.step,
@@ -183,7 +177,7 @@ class Executor:
             completion_tokens_mean=state.num_tokens / self.plan.batch.global_rows,
             time_s=dict(phases.seconds),
             peak_bytes=measured,
-            planned_peak_bytes={p: planned[p].peak_bytes for p in measured if p in planned},
+            planned_peak_bytes={p: planned[p] for p in measured if p in planned},
         )
 
     def _save(self, action: Checkpoint, step: int) -> None:

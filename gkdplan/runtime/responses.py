@@ -29,7 +29,6 @@ def sample_responses(
         sampling,
         stop_ids=session.chat.stop_ids,
         vocab_size=session.plan.models.vocab_size,
-        mesh=session.mesh,
     )
     return [tuple(response) for response in responses]
 
@@ -41,14 +40,19 @@ def log_completions(
     examples: Sequence[Example],
     responses: Sequence[Sequence[int]],
 ) -> None:
-    """Write every row of the global batch to completions.jsonl, from rank 0."""
+    """Write every row of the global batch to completions.jsonl, from rank 0.
+
+    The ranks of a context group, neighbours in the data group, have the same rows.
+    """
     mesh = session.mesh
     mine = list(zip(examples, responses, strict=True))
-    gathered: list[list[tuple[Example, Sequence[int]]]] = [[] for _ in range(mesh.data_size)]
+    gathered: list[list[tuple[Example, Sequence[int]]]] = [
+        [] for _ in range(mesh.data_group.size())
+    ]
     dist.all_gather_object(gathered, mine, group=mesh.data_group)
     if not session.is_main:
         return
-    for example, response in chain.from_iterable(gathered):
+    for example, response in chain.from_iterable(gathered[:: mesh.context_size]):
         session.metrics.log_completion(
             step=step,
             source=source,

@@ -1,6 +1,6 @@
 """Everything that a rank opens once and uses in every step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Draw
 from gkdplan.runtime.checkpoint import restore
-from gkdplan.runtime.data.batch import RowShare, row_share
+from gkdplan.runtime.data.batch import MicroBatch, Row, micro_batches, row_share
 from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.examples import Examples, load_examples
 from gkdplan.runtime.data.order import require_global_batch
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh
-from gkdplan.runtime.megatron.model import build_model
+from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import draw_weights, load_weights
 from gkdplan.runtime.metrics import MetricsLog
@@ -30,7 +30,8 @@ from gkdplan.vocab import Role, Source, Tier
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A rank's open run. Models are Megatron's GPTModel, without any wrapper."""
+    """A rank's open run. A model is its chunks on this rank, in the order of its layers: Megatron's
+    GPTModels, without any wrapper."""
 
     plan: RunPlan
     directory: RunDirectory
@@ -38,8 +39,8 @@ class Session:
     chat: Chat
     train: Examples
     held_out: Examples
-    student: Any
-    teacher: Any
+    student: Sequence[Any]
+    teacher: Sequence[Any]
     student_source: Path
     trainer: Trainer
     residency: Residency
@@ -55,15 +56,24 @@ class Session:
     def distillation(self) -> Distillation:
         plan = self.plan
         return Distillation(
-            [self.teacher], plan.objective, plan.models.vocab_size, self.mesh.tensor_group
+            self.teacher, plan.objective, plan.models.vocab_size, self.mesh.tensor_group
         )
 
-    @property
-    def row_share(self) -> RowShare:
-        """What this rank takes of every row that it trains on or evaluates."""
-        return row_share(self.plan.layout.student, self.mesh.context_rank)
+    def micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
+        """This rank's share of rows that it trains on or evaluates, on its device.
 
-    def model(self, role: Role) -> Any:
+        All have one shape where stages hand them on.
+        """
+        batches = micro_batches(
+            rows,
+            self.plan.batch.micro_rows,
+            self.chat.pad_id,
+            row_share(self.plan.layout.student, self.mesh.context_rank),
+            one_width=self.mesh.pipeline_size > 1,
+        )
+        return [batch.to(self.mesh.device) for batch in batches]
+
+    def model(self, role: Role) -> Sequence[Any]:
         return self.student if role is Role.STUDENT else self.teacher
 
 
@@ -90,22 +100,22 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         progress.tell(line)
     require_global_batch(len(train.examples), plan.batch.global_rows)
 
-    student = build_model(plan.models.student, plan.layout.student, mesh, trainable=True)
+    student = build_chunks(plan.models.student, plan.layout.student, mesh, trainable=True)
     if plan.models.student.init == "random":
-        draw_weights([student], plan.models.student, mesh, plan.training.seed)
+        draw_weights(student, plan.models.student, mesh, plan.training.seed)
     else:
-        load_weights([student], student_source, plan.models.student, mesh)
-    teacher = build_model(plan.models.teacher, plan.layout.teacher, mesh, trainable=False)
+        load_weights(student, student_source, plan.models.student, mesh)
+    teacher = build_chunks(plan.models.teacher, plan.layout.teacher, mesh, trainable=False)
     load_weights(
-        [teacher], _directory_of(Role.TEACHER, plan.models.teacher), plan.models.teacher, mesh
+        teacher, _directory_of(Role.TEACHER, plan.models.teacher), plan.models.teacher, mesh
     )
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
-        keep_teacher_on_host(residency, [teacher])
-    trainer = Trainer([student], plan.optimizer, mesh, plan.training.num_steps)
+        keep_teacher_on_host(residency, teacher)
+    trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
     if start_step:
         restore(directory.checkpoint(start_step), plan, trainer, mesh)
-    meter.adopt(_resident_tensors(student, teacher, trainer))
+    meter.adopt(_resident_tensors([*student, *teacher], trainer))
 
     return Session(
         plan=plan,
@@ -136,5 +146,6 @@ def _learns_from_dataset(plan: RunPlan) -> bool:
     return share_of_sources(draw)[Source.DATASET] > 0
 
 
-def _resident_tensors(student: Any, teacher: Any, trainer: Trainer) -> Sequence[Any]:
-    return [*student.parameters(), *teacher.parameters(), *trainer.resident_tensors()]
+def _resident_tensors(models: Iterable[Any], trainer: Trainer) -> list[Any]:
+    parameters = [parameter for chunk in models for parameter in chunk.parameters()]
+    return parameters + trainer.resident_tensors()

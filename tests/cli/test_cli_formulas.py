@@ -79,7 +79,7 @@ def test_a_lock_of_other_numbers_is_not_explained_wrongly(workplace, capsys):
 def test_an_unknown_number_is_answered_with_the_nearest(workplace, capsys, name, near):
     assert run(["memory", "--explain", name]) == 1
     shown = capsys.readouterr().err
-    assert f"error[GK509]: the fullest ranks have no number `{name}`" in shown
+    assert f"error[GK509]: there is no number `{name}` on ranks 0-1" in shown
     assert f"help: `--explain {near}`" in shown
 
 
@@ -88,3 +88,61 @@ def test_a_name_that_is_near_nothing_is_answered_with_what_there_is(workplace, c
     (finding,) = json.loads(capsys.readouterr().out)["diagnostics"]
     assert finding["help"] == []
     assert finding["notes"][0].startswith("phases: generate, teacher, student")
+
+
+@pytest.fixture
+def of_two_stages(workplace):
+    """Stage 0 has the embedding, stage 1 the layers after it, the head and the loss."""
+    text = Path("plan.toml").read_text()
+    Path("plan.toml").write_text(text.replace("tensor = 2", "pipeline = 2"))
+
+
+def test_classes_that_differ_have_a_line_each(of_two_stages, capsys):
+    shown = explained(capsys, "--explain", "teacher.activations").splitlines()
+    classes = json.loads(explained(capsys, "--json"))["ledger"]["classes"]
+    sizes = [memory["phases"]["teacher"]["rows"]["activations"] for memory in classes]
+    assert sizes[0] != sizes[1]
+    for stage, size in enumerate(sizes):
+        (line,) = [line for line in shown if line.startswith(f"  stage {stage}: ")]
+        assert line.endswith(f"({size:,} B) on rank {stage}")
+    first, second = shown[0].split(" on rank ")
+    assert f"({sizes[int(second)]:,} B)" in first
+
+
+def test_classes_that_do_not_differ_have_none(workplace, capsys):
+    assert "  stage 0: " not in explained(capsys, "--explain", "teacher.activations")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_chooses_its_class(of_two_stages, capsys, rank):
+    arguments = ("--explain", "student.student_params", "--rank", str(rank))
+    answer = json.loads(explained(capsys, *arguments, "--json"))
+    ledger = json.loads(explained(capsys, "--json"))["ledger"]
+    sizes = [m["phases"]["student"]["rows"]["student params"] for m in ledger["classes"]]
+    assert sizes[0] != sizes[1]
+    (explanation,) = answer["explanations"]
+    assert explanation["num_bytes"] == sizes[rank]
+    assert explanation["classes"] == [
+        {"ranks": [[0, 1]], "stage": 0, "num_bytes": sizes[0]},
+        {"ranks": [[1, 2]], "stage": 1, "num_bytes": sizes[1]},
+    ]
+
+
+def test_a_number_of_other_ranks_is_answered_with_one_of_them(of_two_stages, capsys):
+    assert run(["memory", "--explain", "teacher.payload", "--rank", "0"]) == 1
+    shown = capsys.readouterr().err
+    assert "error[GK509]: there is no number `teacher.payload` on rank 0" in shown
+    assert "help: `--explain teacher.payload --rank 1`" in shown
+
+
+@pytest.mark.parametrize("rank", ["2", "-1"])
+def test_a_rank_that_is_not_there_is_refused(workplace, capsys, rank):
+    assert run(["memory", "--explain", "student", "--rank", rank]) == 1
+    shown = capsys.readouterr().err
+    assert f"error[GK509]: the plan has no rank {rank}" in shown
+    assert "help: `--rank` takes 0 to 1" in shown
+
+
+def test_a_rank_without_a_number_to_explain_is_a_wrong_use(workplace, capsys):
+    assert run(["memory", "--rank", "0"]) == 2
+    assert "`--explain NAME`" in capsys.readouterr().err

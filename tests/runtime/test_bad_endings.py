@@ -28,7 +28,7 @@ def test_only_the_runs_own_whole_state_is_resumed(lock):
 
 def _diverge(lock: str) -> None:
     session = open_silently(lock)
-    next(session.student.parameters()).data.fill_(float("nan"))
+    next(session.student[0].parameters()).data.fill_(float("nan"))
     with pytest.raises(UserError) as stopped:
         Executor(session)._run_step(2)  # a step that would be saved
     assert _code(stopped) == "GK532"

@@ -58,7 +58,7 @@ def _run_two_steps(lock: str) -> None:
     session.metrics.close()
     planned = session.plan.ledger.classes[0].phases[Phase.CHECKPOINT].rows
     gradients, adam = _training_bytes(session)
-    assert _storage_bytes(session.student.parameters()) == planned["student params"]
+    assert _storage_bytes(session.student[0].parameters()) == planned["student params"]
     assert gradients == planned["student grads"]
     # The row is the largest rank's; padding of the buffer makes others smaller.
     largest = torch.tensor(adam)

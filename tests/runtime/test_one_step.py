@@ -112,10 +112,10 @@ def _index(executor: Executor, kind: str) -> int:
 
 def _gradients(session: Session) -> dict[str, torch.Tensor]:
     """The student's gradients under their Hugging Face names, whole, float64."""
-    values = [(p, p.data) for p in session.student.parameters()]
+    values = [(p, p.data) for chunk in session.student for p in chunk.parameters()]
     for parameter, _ in values:
         parameter.data = parameter.main_grad
-    whole = full_tensors([session.student], session.plan.models.student, session.mesh)
+    whole = full_tensors(session.student, session.plan.models.student, session.mesh)
     gradients = {name: tensor.double() for name, tensor in whole}
     for parameter, value in values:
         parameter.data = value

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from gloo_ranks import run_on_ranks
 from settled_collectives import settled
-from tiny_plans import compile_plan_text, compile_tiny
-from trace_grid import GRID, IN_EVERY_RUN, grid_text
+from tiny_plans import compile_tiny
+from trace_grid import GRID, IN_EVERY_RUN, compile_configuration
 
 from gkdplan.report.trace import compare
 from gkdplan.runplan.codec import decode, encode
@@ -37,8 +37,7 @@ NAMES = [n if n in IN_EVERY_RUN else pytest.param(n, marks=pytest.mark.grid) for
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ledger_is_within_a_hundredth_of_the_trace(name, tmp_path):
-    rows = tiny.save_rows(tmp_path / "rows.jsonl", tiny.ROWS * 2)
-    run_plan = compile_plan_text(grid_text(rows, **GRID[name]))
+    run_plan = compile_configuration(tmp_path, **GRID[name])
     for of_class in compare(run_plan, trace(run_plan)):
         phases = [phase for phase in of_class.phases if phase.error is not None]
         ranks = of_class.memory.ranks

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from gkdplan.runplan.layout import AxisDegrees
 
+Row = tuple[Sequence[int], Sequence[int]]
+"""A prompt and its response, as tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -67,12 +70,33 @@ def row_share(degrees: AxisDegrees, context_rank: int) -> RowShare:
     return RowShare(context_rank, degrees.context, degrees.context * lcm(2, num_shares))
 
 
-def collate(
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, share: RowShare = WHOLE_ROWS
-) -> MicroBatch:
+def collate(rows: Sequence[Row], pad_id: int, share: RowShare = WHOLE_ROWS) -> MicroBatch:
     """One micro-batch of (prompt, response) pairs; prompts hold at least one token."""
+    return _collate(rows, pad_id, share, _width(rows))
+
+
+def micro_batches(
+    rows: Sequence[Row], size: int, pad_id: int, share: RowShare, *, one_width: bool
+) -> list[MicroBatch]:
+    """Consecutive micro-batches of `size` rows, each as wide as its longest row.
+
+    With `one_width` all are as wide as the longest row of them all: the stages of a pipeline hand
+    each other tensors of one shape (megatron/core/pipeline_parallel/schedules.py,
+    get_tensor_shapes).
+    """
+    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    widest = max(map(_width, batches), default=0)
+    return [
+        _collate(batch, pad_id, share, widest if one_width else _width(batch)) for batch in batches
+    ]
+
+
+def _width(rows: Sequence[Row]) -> int:
+    return max(len(prompt) + len(response) for prompt, response in rows)
+
+
+def _collate(rows: Sequence[Row], pad_id: int, share: RowShare, width: int) -> MicroBatch:
     assert all(prompt for prompt, _ in rows), "a first response token needs a predecessor"
-    width = max(len(prompt) + len(response) for prompt, response in rows)
     here = {place: index for index, place in enumerate(share.places(width))}
     tokens, predict, labels = [], [], []
     for b, (prompt, response) in enumerate(rows):

@@ -1,6 +1,6 @@
 """A training model made ready to run one token at a time, and back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from megatron.core.models.gpt.gpt_model import GPTModel
@@ -9,14 +9,14 @@ FLAGS = ("sequence_parallel", "scatter_to_sequence_parallel", "reduce_scatter_em
 
 
 @contextmanager
-def inference_state(model: GPTModel) -> Iterator[None]:
+def inference_state(chunks: Sequence[GPTModel]) -> Iterator[None]:
     """Eval mode without sequence parallelism, whose shards one token cannot be cut into.
 
     Megatron's `set_model_to_sequence_parallel` (megatron/core/transformer/utils.py) keeps modules
     by the model's id() for ever and restores every flag to one value: here each owner, module or
     config, gets its own value back, also after an exception.
     """
-    modules = list(model.modules())
+    modules = [module for chunk in chunks for module in chunk.modules()]
     configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}
     raised = [
         (owner, flag)
@@ -24,8 +24,9 @@ def inference_state(model: GPTModel) -> Iterator[None]:
         for flag in FLAGS
         if getattr(owner, flag, False) is True
     ]
-    was_training = model.training
-    model.eval()
+    was_training = [chunk.training for chunk in chunks]
+    for chunk in chunks:
+        chunk.eval()
     for owner, flag in raised:
         setattr(owner, flag, False)
     try:
@@ -33,4 +34,5 @@ def inference_state(model: GPTModel) -> Iterator[None]:
     finally:
         for owner, flag in raised:
             setattr(owner, flag, True)
-        model.train(was_training)
+        for chunk, training in zip(chunks, was_training, strict=True):
+            chunk.train(training)

@@ -12,21 +12,24 @@ heads and G kv heads of this rank, R query heads a kv head, D head size.
 from collections.abc import Sequence
 
 import torch
-from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from gkdplan.runtime.megatron.decoder import Decoder
+
 
 class KeyValueCache:
-    """Two tensors a layer, [B, G, K, D] in the model's dtype: 2 * layers * B * G * K * D elements.
+    """Two tensors a layer of this rank, [B, G, K, D] in the model's dtype:
+    2 * layers * B * G * K * D elements.
 
     K is the longest prompt plus `max_new_tokens`. Prompts end in the same column, so that all rows
     grow together; the columns before a shorter prompt stay zero and hidden.
     """
 
-    def __init__(self, model: GPTModel, prompt_lengths: Sequence[int], max_new_tokens: int) -> None:
-        attention = model.decoder.layers[0].self_attention
-        device = model.embedding.word_embeddings.weight.device
+    def __init__(
+        self, decoder: Decoder, prompt_lengths: Sequence[int], max_new_tokens: int
+    ) -> None:
+        attention, device = decoder.layers[0].self_attention, decoder.device
         self.prompt_lengths = tuple(prompt_lengths)
         self.num_columns = max(prompt_lengths)
         self.starts_B = self.num_columns - torch.tensor(prompt_lengths, device=device)
@@ -39,8 +42,7 @@ class KeyValueCache:
             capacity,
             attention.hidden_size_per_attention_head,
         )
-        dtype = model.config.params_dtype
-        num_layers = len(model.decoder.layers)
+        dtype, num_layers = decoder.config.params_dtype, len(decoder.layers)
         self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(num_layers)]
         self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(num_layers)]
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkdplan.runtime.data.batch import RowShare, collate
+from gkdplan.runtime.data.batch import RowShare, collate, micro_batches
 
 PAD = 0
 tokens = st.integers(1, 99)
@@ -75,3 +75,18 @@ def test_two_context_ranks_take_every_place_and_every_learnt_token_once():
     assert batches[0].labels_N.tolist() == [204, 205, 400]
     assert batches[1].predict_N.tolist() == [4, 5, 6, 7, 8 + 0, 8 + 1]
     assert batches[1].labels_N.tolist() == [200, 201, 202, 203, 401, 402]
+
+
+@given(rows, st.integers(1, 3))
+def test_micro_batches_of_one_width_hold_the_same_rows(rows, size):
+    ragged, even = (
+        micro_batches(rows, size, PAD, RowShare(), one_width=one_width)
+        for one_width in (False, True)
+    )
+    assert len({batch.tokens_BS.size(1) for batch in even}) == 1
+    lengths = [len(prompt) for prompt, _ in rows]
+    for start, batch, other in zip(range(0, len(rows), size), ragged, even, strict=True):
+        mine = rows[start : start + size]
+        assert batch.tokens_BS.size(1) == max(len(p) + len(r) for p, r in mine)
+        assert list(uncollate(other, lengths[start : start + size])) == mine
+        assert other.labels_N.tolist() == batch.labels_N.tolist()

@@ -12,6 +12,7 @@ from tiny_models import SIZES, load_hf, plan_of, save_tiny, start_mesh
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.megatron import generate as generate_module
+from gkdplan.runtime.megatron.decoder import Decoder
 from gkdplan.runtime.megatron.generate import generate
 from gkdplan.runtime.megatron.kv_cache import KeyValueCache
 from gkdplan.runtime.megatron.mesh import Mesh
@@ -44,16 +45,16 @@ def completions_of(name: str, directory: Path, mesh: Mesh) -> dict[str, list[lis
     model = build_tiny(name, directory, mesh)
     rows = range(len(PROMPTS))
     completions = {
-        "greedy": complete(model, mesh, rows, GREEDY),
-        "random": complete(model, mesh, rows, RANDOM),
-        "alone": [complete(model, mesh, [row], RANDOM)[0] for row in rows],
-        "reversed": complete(model, mesh, REVERSED, RANDOM),
-        "stopped": complete(model, mesh, rows, RANDOM, STOP_IDS),
-        "nothing": complete(model, mesh, [], RANDOM),
+        "greedy": complete(model, rows, GREEDY),
+        "random": complete(model, rows, RANDOM),
+        "alone": [complete(model, [row], RANDOM)[0] for row in rows],
+        "reversed": complete(model, REVERSED, RANDOM),
+        "stopped": complete(model, rows, RANDOM, STOP_IDS),
+        "nothing": complete(model, [], RANDOM),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate_module, "PREFILL_TOKENS", 8)
-        completions["prefilled apart"] = complete(model, mesh, rows, RANDOM)
+        completions["prefilled apart"] = complete(model, rows, RANDOM)
     return completions
 
 
@@ -66,11 +67,11 @@ def state_around_generation(directory: Path, mesh: Mesh) -> dict[str, object]:
     hook = model.output_layer.register_forward_pre_hook(
         lambda _, inputs: sizes_of_head.add(inputs[0][..., 0].numel())
     )
-    complete(model, mesh, range(len(PROMPTS)), GREEDY)
+    complete(model, range(len(PROMPTS)), GREEDY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generate_module, "sample", raise_floating_point_error)
         with pytest.raises(FloatingPointError):
-            complete(model, mesh, range(len(PROMPTS)), GREEDY)
+            complete(model, range(len(PROMPTS)), GREEDY)
     hook.remove()
     logits_after = model(tokens_BS, None, None)
     logits_after.sum().backward()
@@ -84,24 +85,23 @@ def state_around_generation(directory: Path, mesh: Mesh) -> dict[str, object]:
 
 def cache_bytes(directory: Path, mesh: Mesh) -> dict[str, int]:
     model = build_tiny("llama", directory, mesh)
-    cache = KeyValueCache(model, LENGTHS, NUM_TOKENS)
+    cache = KeyValueCache(Decoder([model], max(LENGTHS)), LENGTHS, NUM_TOKENS)
     planned = sum(tensor.nbytes for tensor in cache.keys + cache.values)
     del cache
-    complete(model, mesh, range(len(PROMPTS)), GREEDY)
+    complete(model, range(len(PROMPTS)), GREEDY)
     gc.collect()
     alive = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.shape[2:] == (54, 8)]
     return {"cache bytes": planned, "cache tensors left": len(alive)}
 
 
-def complete(model, mesh, rows, sampling, stop_ids=frozenset()) -> list[list[int]]:
+def complete(model, rows, sampling, stop_ids=frozenset()) -> list[list[int]]:
     return generate(
-        model,
+        [model],
         [PROMPTS[row] for row in rows],
         [SEEDS[row] for row in rows],
         sampling,
         stop_ids=stop_ids,
         vocab_size=VOCAB_SIZE,
-        mesh=mesh,
     )
 
 

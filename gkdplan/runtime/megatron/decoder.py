@@ -1,0 +1,117 @@
+"""A model's layers with an attention of one's own, one forward at a time through all stages.
+
+Legend: T tokens of all rows, B rows, H hidden size, V ids of the padded vocabulary, D head size.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""From a layer's place among this rank's, and query, key and value, to the attention's output."""
+
+
+class Decoder:
+    """This rank's chunks of a model, for rows of `num_positions` tokens at most.
+
+    Every rank of a model takes part in every forward: stages hand hidden states on, point to point.
+    """
+
+    def __init__(self, chunks: Sequence[GPTModel], num_positions: int) -> None:
+        self.layers = [layer for chunk in chunks for layer in chunk.decoder.layers]
+        self.config = chunks[0].config
+        self.groups = chunks[0].pg_collection
+        self.device = next(chunks[0].parameters()).device
+        self._chunks = chunks
+        self._rotary = _rotary_tables(chunks[0], num_positions)
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank has the output head."""
+        return self._chunks[-1].post_process
+
+    def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
+        """What this rank's last chunk makes of the tokens, [T, H]: on the last stage the states
+        before the final norm.
+
+        Megatron's modules see one sequence of T positions, [T, 1, H]: all but attention treat
+        positions alike, so that it may hold several rows.
+        """
+        cos, sin = (table[positions_T][:, None, None] for table in self._rotary)
+        place = 0
+        for chunk in self._chunks:
+            if chunk.pre_process:
+                hidden = chunk.embedding(tokens_T[None], position_ids=None)
+            else:
+                hidden = self._receive(len(tokens_T))
+            for layer in chunk.decoder.layers:
+                hidden = _run_layer(layer, place, hidden, cos, sin, attend)
+                place += 1
+            if not chunk.post_process:
+                self._send(hidden)
+        return hidden[:, 0]
+
+    def logits(self, hidden_BH: Tensor) -> Tensor:
+        """Final norm and output head, gathered over the tensor axis: [B, V]; on the last stage."""
+        model = self._chunks[-1]
+        tied = model.share_embeddings_and_output_weights
+        weight = model.shared_embedding_or_output_weight() if tied else None
+        normed = model.decoder.final_layernorm(hidden_BH[:, None])
+        return model.output_layer(normed, weight=weight, runtime_gather_output=True)[0][:, 0]
+
+    def agree(self, tokens_B: Tensor) -> Tensor:
+        """On every rank of the rows the tokens of the last stage's first rank, as sums on GPUs may
+        vary."""
+        groups = self.groups
+        sources = ((groups.tp, 0), (groups.cp, 0), (groups.pp, groups.pp.size() - 1))
+        for group, source in sources:
+            if group.size() > 1:
+                dist.broadcast(tokens_B, group=group, group_src=source)
+        return tokens_B
+
+    def most(self, number: int) -> int:
+        """The largest `number` among ranks that hold each other's experts, which all take part in
+        every forward of one of them."""
+        if self.config.num_moe_experts is None or self.groups.tp_ep.size() == 1:
+            return number
+        largest = torch.tensor(number, device=self.device)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.groups.tp_ep)
+        return int(largest)
+
+    def _send(self, hidden: Tensor) -> None:
+        group = self.groups.pp
+        dist.send(hidden.contiguous(), group=group, group_dst=(group.rank() + 1) % group.size())
+
+    def _receive(self, num_tokens: int) -> Tensor:
+        group, config = self.groups.pp, self.config
+        size = (num_tokens, 1, config.hidden_size)
+        hidden = torch.empty(size, dtype=config.params_dtype, device=self.device)
+        dist.recv(hidden, group=group, group_src=(group.rank() - 1) % group.size())
+        return hidden
+
+
+def _run_layer(
+    layer: TransformerLayer, place: int, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend
+) -> Tensor:
+    attention = layer.self_attention
+    query, key, value = attention.get_query_key_value_tensors(layer.input_layernorm(hidden))
+    context = attend(place, _rotate(query, cos, sin), _rotate(key, cos, sin), value)
+    hidden = hidden + attention.linear_proj(context)[0]
+    return hidden + layer.mlp(layer.pre_mlp_layernorm(hidden))[0]
+
+
+def _rotary_tables(model: GPTModel, num_positions: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of each position's angles, [num_positions, D] in the model's dtype."""
+    angles = model.rotary_pos_emb.get_emb(num_positions)[:, 0, 0]
+    dtype = model.config.params_dtype
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of [T, 1, heads, D]: coordinate i of D/2 turns with coordinate i + D/2."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -1,0 +1,31 @@
+"""The grid on which the ledger is held to the trace: plans of real models, one axis at a time and
+together. The tests run a part of it, `benchmarks/ledger_errors.py` all of it."""
+
+from trace_grid import adapters, context, dense, experts, pipelines, recompute
+from trace_grid.plan import compile_configuration
+
+__all__ = ["GRID", "IN_EVERY_RUN", "compile_configuration"]
+
+GRID = {
+    **dense.CONFIGURATIONS,
+    **pipelines.CONFIGURATIONS,
+    **recompute.CONFIGURATIONS,
+    **context.CONFIGURATIONS,
+    **adapters.CONFIGURATIONS,
+    **experts.CONFIGURATIONS,
+}
+"""Name -> arguments of `compile_configuration`."""
+IN_EVERY_RUN = (
+    "smol fp32 replicated",
+    "llama 8B to 1B fp32 replicated logits",
+    "smol fp32 pipeline 2",
+    "llama 8B to 1B bf16 tensor 2 uniform 1",
+    "smol bf16 lora of q and v replicated",
+    "qwen2.5 1.5B to 0.5B fp32 lora tensor 2 replicated",
+    "tiny experts fp32",
+    "tiny experts, tensor 2 expert 2 expert tensor 2",
+    "tiny dense to experts, expert 2",
+    "tiny experts to dense",
+    "mixtral 8x7B expert 8",
+)
+"""The rest of the grid runs with `pytest -m grid`."""

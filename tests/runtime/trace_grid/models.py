@@ -1,0 +1,16 @@
+"""The models of the grid, a teacher and a student each."""
+
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
+QWEN = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B-Instruct"
+SMALL_QWEN = "Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"
+QWEN_3 = "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"
+LLAMA = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"
+BIG_LLAMA = "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"
+
+TINY_MOE = "tiny moe", "tiny moe"
+QWEN_3_MOE = "2 of Qwen/Qwen3-30B-A3B", "2 of Qwen/Qwen3-30B-A3B"
+WHOLE_QWEN_3_MOE = "Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-30B-A3B"
+MOE_TO_DENSE = "3 of Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-0.6B"
+DENSE_TO_MOE = "Qwen/Qwen3-0.6B", "3 of Qwen/Qwen3-30B-A3B"
+QWEN_1_5_MOE = "2 of Qwen/Qwen1.5-MoE-A2.7B", "2 of Qwen/Qwen1.5-MoE-A2.7B"
+MIXTRAL = "3 of mistralai/Mixtral-8x7B-v0.1", "2 of mistralai/Mixtral-8x7B-v0.1"

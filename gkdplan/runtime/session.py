@@ -15,7 +15,7 @@ from gkdplan.runtime.data.examples import Examples, load_examples
 from gkdplan.runtime.data.order import require_global_batch
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
-from gkdplan.runtime.megatron.mesh import Mesh, init_mesh
+from gkdplan.runtime.megatron.mesh import Mesh, init_mesh, init_teacher_mesh
 from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import draw_weights, load_weights
@@ -31,11 +31,12 @@ from gkdplan.vocab import Role, Source, Tier
 @dataclass(frozen=True, slots=True)
 class Session:
     """A rank's open run. A model is its chunks on this rank, in the order of its layers: Megatron's
-    GPTModels, without any wrapper."""
+    GPTModels, without any wrapper. `mesh` is the student's."""
 
     plan: RunPlan
     directory: RunDirectory
     mesh: Mesh
+    teacher_mesh: Mesh
     chat: Chat
     train: Examples
     held_out: Examples
@@ -84,6 +85,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     the user can mend.
     """
     mesh = init_mesh(plan.layout, plan.training.seed)
+    teacher_mesh = init_teacher_mesh(plan.layout, mesh)
     directory = RunDirectory(Path(plan.training.output))
     student_source = _directory_of(Role.STUDENT, plan.models.student)
     chat = load_chat(student_source)
@@ -105,10 +107,9 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         draw_weights(student, plan.models.student, mesh, plan.training.seed)
     else:
         load_weights(student, student_source, plan.models.student, mesh)
-    teacher = build_chunks(plan.models.teacher, plan.layout.teacher, mesh, trainable=False)
-    load_weights(
-        teacher, _directory_of(Role.TEACHER, plan.models.teacher), plan.models.teacher, mesh
-    )
+    teacher = build_chunks(plan.models.teacher, plan.layout.teacher, teacher_mesh, trainable=False)
+    teacher_source = _directory_of(Role.TEACHER, plan.models.teacher)
+    load_weights(teacher, teacher_source, plan.models.teacher, teacher_mesh)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
         keep_teacher_on_host(residency, teacher)
@@ -121,6 +122,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         plan=plan,
         directory=directory,
         mesh=mesh,
+        teacher_mesh=teacher_mesh,
         chat=chat,
         train=train,
         held_out=held_out,

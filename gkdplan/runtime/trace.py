@@ -33,7 +33,7 @@ from gkdplan.runtime.data.batch import MicroBatch, RowShare, collate, row_share
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.fake_world import fake_world
-from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.mesh import Mesh, init_teacher_mesh
 from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.residency import Residency, keep_teacher_on_host
@@ -118,7 +118,8 @@ def _trace_rank(plan: RunPlan, rank: int) -> tuple[dict[Phase, int], list[list[i
 def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     """Both models, the loss and the optimizer of this rank, without weights."""
     student = build_chunks(plan.models.student, plan.layout.student, mesh, trainable=True)
-    teacher = build_chunks(plan.models.teacher, plan.layout.teacher, mesh, trainable=False)
+    teacher_mesh = init_teacher_mesh(plan.layout, mesh)
+    teacher = build_chunks(plan.models.teacher, plan.layout.teacher, teacher_mesh, trainable=False)
     meter = LiveBytes(mesh.device)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:

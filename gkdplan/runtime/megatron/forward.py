@@ -52,10 +52,10 @@ def _sequence_first(model: GPTModel, tokens_BS: Tensor) -> Tensor:
     """The hidden states as Megatron lays them out, [S, B, H]."""
     share_SBH = _decode(model, _padded(model, tokens_BS))
     if not model.config.sequence_parallel:
-        return copy_to_tensor_model_parallel_region(share_SBH)
-    return gather_from_sequence_parallel_region(share_SBH, tensor_parallel_output_grad=True)[
-        : tokens_BS.size(1)
-    ]
+        return copy_to_tensor_model_parallel_region(share_SBH, group=model.pg_collection.tp)
+    return gather_from_sequence_parallel_region(
+        share_SBH, tensor_parallel_output_grad=True, group=model.pg_collection.tp
+    )[: tokens_BS.size(1)]
 
 
 def _padded(model: GPTModel, tokens_BS: Tensor) -> Tensor:

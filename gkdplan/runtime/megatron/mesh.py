@@ -1,22 +1,32 @@
-"""The mesh of ranks: Megatron's process groups over a started torch.distributed, and its seeds."""
+"""A model's mesh of ranks: Megatron's process groups over a started torch.distributed, and seeds.
 
+The student's groups are those of Megatron's parallel_state. The teacher's are a collection of its
+own, which shares every group that holds the same ranks.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch.distributed import ProcessGroup
 
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.groups import groups_of_layout
 
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """This rank's place on each axis.
+    """This rank's place on each axis of one model.
 
     Ranks of one tensor group are neighbours; the data group holds the ranks of the data and the
-    context axis, whose gradients are summed.
+    context axis, whose gradients are summed. `groups` are all of the model's, as Megatron takes
+    them.
     """
 
     rank: int
@@ -32,6 +42,7 @@ class Mesh:
     tensor_group: ProcessGroup
     pipeline_group: ProcessGroup
     data_group: ProcessGroup
+    groups: ProcessGroupCollection
     device: torch.device
 
 
@@ -48,31 +59,62 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
         pipeline_model_parallel_size=degrees.pipeline,
         virtual_pipeline_model_parallel_size=num_chunks_of_stages(degrees),
         context_parallel_size=degrees.context,
-        expert_model_parallel_size=max(degrees.expert, layout.teacher.expert),
-        expert_tensor_parallel_size=max(degrees.expert_tensor, layout.teacher.expert_tensor),
+        expert_model_parallel_size=degrees.expert,
+        expert_tensor_parallel_size=degrees.expert_tensor,
         create_gloo_process_groups=False,
     )
     torch.manual_seed(seed)
     model_parallel_cuda_manual_seed(seed)
+    return _mesh(ProcessGroupCollection.use_mpu_process_groups(), degrees)
+
+
+def init_teacher_mesh(layout: Layout, student: Mesh) -> Mesh:
+    """The teacher's mesh beside the student's: the same one where their layouts are equal.
+
+    Collective over all ranks.
+    """
+    if layout.teacher == layout.student:
+        return student
+    groups = groups_of_layout(layout.teacher, student.groups, layout.student)
+    return _mesh(groups, layout.teacher)
+
+
+def _mesh(groups: ProcessGroupCollection, degrees: AxisDegrees) -> Mesh:
     mesh = Mesh(
-        rank=torch.distributed.get_rank(),
-        world_size=torch.distributed.get_world_size(),
-        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
-        tensor_size=parallel_state.get_tensor_model_parallel_world_size(),
-        pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
-        pipeline_size=parallel_state.get_pipeline_model_parallel_world_size(),
-        context_rank=parallel_state.get_context_parallel_rank(),
-        context_size=parallel_state.get_context_parallel_world_size(),
-        data_rank=parallel_state.get_data_parallel_rank(),
-        data_size=parallel_state.get_data_parallel_world_size(),
-        tensor_group=parallel_state.get_tensor_model_parallel_group(),
-        pipeline_group=parallel_state.get_pipeline_model_parallel_group(),
-        data_group=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        tensor_rank=groups.tp.rank(),
+        tensor_size=groups.tp.size(),
+        pipeline_rank=groups.pp.rank(),
+        pipeline_size=groups.pp.size(),
+        context_rank=groups.cp.rank(),
+        context_size=groups.cp.size(),
+        data_rank=groups.dp.rank(),
+        data_size=groups.dp.size(),
+        tensor_group=groups.tp,
+        pipeline_group=groups.pp,
+        data_group=groups.dp_cp,
+        groups=groups,
         device=platform.device(),
     )
     sizes = (mesh.tensor_size, mesh.pipeline_size, mesh.context_size, mesh.data_size)
     assert sizes == (degrees.tensor, degrees.pipeline, degrees.context, degrees.data)
     return mesh
+
+
+@contextmanager
+def pipeline_of(mesh: Mesh, degrees: AxisDegrees) -> Iterator[None]:
+    """While entered, Megatron builds the stages of `mesh`: which layers a stage has it asks of
+    parallel_state (megatron/core/transformer/pipeline_parallel_layer_layout.py), not of groups."""
+    rank = parallel_state.get_pipeline_model_parallel_rank()
+    num_chunks = parallel_state.get_virtual_pipeline_model_parallel_world_size()
+    parallel_state.set_pipeline_model_parallel_rank(mesh.pipeline_rank)
+    parallel_state.set_virtual_pipeline_model_parallel_world_size(num_chunks_of_stages(degrees))
+    try:
+        yield
+    finally:
+        parallel_state.set_pipeline_model_parallel_rank(rank)
+        parallel_state.set_virtual_pipeline_model_parallel_world_size(num_chunks)
 
 
 def num_chunks_of_stages(degrees: AxisDegrees) -> int | None:
@@ -81,5 +123,6 @@ def num_chunks_of_stages(degrees: AxisDegrees) -> int | None:
 
 
 def close_mesh() -> None:
-    """Destroy the groups that `init_mesh` built; torch.distributed itself stays up."""
+    """Destroy the groups that `init_mesh` built, with what a teacher shares of them;
+    torch.distributed itself stays up."""
     parallel_state.destroy_model_parallel()

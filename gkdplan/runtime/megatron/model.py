@@ -18,7 +18,7 @@ from gkdplan.runplan.model import ModelPlan, Recompute
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.lora import add_adapters
-from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages
+from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
 from gkdplan.vocab import Dtype, Tier
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
@@ -35,6 +35,8 @@ def build_chunks(
 ) -> list[GPTModel]:
     """This rank's shard of each run of layers of its pipeline stage, in `plan.dtype`.
 
+    `degrees` are those of `mesh`, whose groups the model talks in.
+
     They are built on the mesh's device; with `plan.offload` on the host they are built in host
     memory, and no part of them has been on the device.
 
@@ -48,7 +50,7 @@ def build_chunks(
     last_chunk = degrees.virtual_pipeline - 1
     chunks = []
     for index, num_layers in enumerate(plan.stage_layers[mesh.pipeline_rank]):
-        with platform.megatron_calls():
+        with platform.megatron_calls(), pipeline_of(mesh, degrees):
             chunk = GPTModel(
                 config,
                 platform.layer_spec(
@@ -62,6 +64,7 @@ def build_chunks(
                 position_embedding_type="rope",
                 rotary_base=plan.shape.rope_theta,
                 vp_stage=index if last_chunk else None,
+                pg_collection=mesh.groups,
             )
         assert len(chunk.decoder.layers) == num_layers
         chunks.append(_ready(chunk, plan, mesh, trainable=trainable))

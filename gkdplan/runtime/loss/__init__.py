@@ -1,7 +1,17 @@
 """The distillation loss over a vocabulary that may be spread over a tensor group: pure torch."""
 
 from gkdplan.runtime.loss.evaluation import divergence_and_cross_entropy
-from gkdplan.runtime.loss.linear import jsd_linear
+from gkdplan.runtime.loss.likeliest import likeliest
+from gkdplan.runtime.loss.linear import jsd_linear, top_k_linear
 from gkdplan.runtime.loss.logits import jsd_logits
+from gkdplan.runtime.loss.top_k import TopK, with_tail
 
-__all__ = ["divergence_and_cross_entropy", "jsd_linear", "jsd_logits"]
+__all__ = [
+    "TopK",
+    "divergence_and_cross_entropy",
+    "jsd_linear",
+    "jsd_logits",
+    "likeliest",
+    "top_k_linear",
+    "with_tail",
+]

@@ -1,103 +1,79 @@
 """The core of the loss: weighted divergences of rows of logits, and their gradient beside them.
 
-Legend: N rows, B rows of one block, V true vocabulary entries of this rank, k sums over V.
+Legend: N rows, B rows of one block, V true vocabulary entries of this rank, K the teacher's
+likeliest ids of a row.
 """
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.loss.distribution import Pair, blocks_of, buffers_for
-from gkdplan.runtime.loss.rules import Rule, rule_for
+from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Sft
+from gkdplan.runtime.loss.rows import Rows, divergences
+from gkdplan.runtime.loss.rules import rule_for
+from gkdplan.runtime.loss.top_k import Buckets, TopK
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 
 def weighted_divergence(
     student_NV: Tensor,
-    teacher_NV: Tensor,
+    teacher: Tensor | TopK,
     weights_N: Tensor,
     gradient_NV: Tensor | None,
     *,
     beta: float,
     temperature: float,
     shard: VocabularyShard,
+    sft: Sft | None = None,
 ) -> Tensor:
-    """The sum over rows of weight * divergence, a float64 scalar.
+    """The sum over rows of weight * (divergence + alpha * cross-entropy), a float64 scalar.
 
-    `gradient_NV`, where given, receives the gradient of that sum wrt the student's logits; it may
-    be `student_NV` itself. A row of weight 0 counts 0 and has gradient 0, whatever it holds. What
-    rounding leaves below 0 of a divergence (1e-7 in float32) counts 0.
-    Ranks of a tensor group exchange float64 numbers: a gather of 4 a row for a KL divergence, else
-    a gather of 2 and a sum of 2.
+    `teacher` is its logits [N, V], or what is known of them. `gradient_NV`, where given, receives
+    the gradient of that sum wrt the student's logits; it may be `student_NV` itself. A row of
+    weight 0 counts 0 and has gradient 0, whatever it holds. What rounding leaves below 0 of a
+    divergence (1e-7 in float32) counts 0.
+    Ranks of a tensor group exchange float64 numbers: for logits a gather of 4 a row for a KL
+    divergence, else a gather of 2 and a sum of 2; for K likeliest ids a gather of K + 1; for labels
+    one more of 2.
     """
     if len(weights_N) == 0:
         return weights_N.new_zeros((), dtype=torch.float64)
-    buffers = buffers_for(4, student_NV, teacher_NV)
-    logits = _Logits(student_NV, teacher_NV, weights_N, gradient_NV, temperature, buffers)
-    rule = rule_for(beta)
-    sums = _alone(rule, logits) if shard.size == 1 else _sharded(rule, logits, shard)
+    cross_entropy = None if sft is None else CrossEntropy(student_NV, sft, weights_N, shard)
+    if isinstance(teacher, TopK):
+        buckets = Buckets(student_NV, teacher.ids_NK, temperature, shard)
+        losses_N = _of_buckets(buckets, teacher, weights_N, gradient_NV, beta, cross_entropy)
+    else:
+        rows = Rows(student_NV, teacher, weights_N, gradient_NV, temperature, cross_entropy)
+        losses_N = divergences(rule_for(beta), rows, shard)
     ignored_N = weights_N == 0
     if gradient_NV is not None:
         gradient_NV.index_fill_(0, ignored_N.nonzero()[:, 0], 0.0)
-    losses_N = rule.loss(sums).clamp(min=0.0).masked_fill(ignored_N, 0.0)
-    return (losses_N * weights_N).sum()
+    losses_N = losses_N.clamp_(min=0.0)
+    if cross_entropy is not None:
+        losses_N += cross_entropy.losses_N
+    return (losses_N.masked_fill(ignored_N, 0.0) * weights_N).sum()
 
 
-@dataclass(frozen=True, slots=True)
-class _Logits:
-    student_NV: Tensor
-    teacher_NV: Tensor
-    weights_N: Tensor
-    gradient_NV: Tensor | None
-    temperature: float
-    buffers: Tensor
-
-    def blocks(self) -> list[slice]:
-        return blocks_of(len(self.weights_N), self.weights_N.device)
-
-    def pair(self, rows: slice) -> Pair:
-        student_BV, teacher_BV = self.student_NV[rows], self.teacher_NV[rows]
-        return Pair(student_BV, teacher_BV, self.temperature, self.buffers[:, : len(student_BV)])
-
-    def store(self, rows: slice, gradient_BV: Tensor) -> None:
-        assert self.gradient_NV is not None
-        scales_B1 = (self.weights_N[rows, None] / self.temperature).to(gradient_BV.dtype)
-        torch.mul(gradient_BV, scales_B1, out=self.gradient_NV[rows])
-
-
-def _alone(rule: Rule, logits: _Logits) -> Tensor:
-    """The sums [k, N]; the gradient is written while a block is in the cache."""
-
-    def measure(rows: slice) -> Tensor:
-        pair = logits.pair(rows)
-        terms_BV, sums = rule.measure(pair)
-        if logits.gradient_NV is not None:
-            logits.store(rows, rule.gradient(pair, terms_BV, sums))
-        return sums
-
-    return torch.cat([measure(rows) for rows in logits.blocks()], dim=1)
-
-
-def _sharded(rule: Rule, logits: _Logits, shard: VocabularyShard) -> Tensor:
-    """The sums [k, N] over all ranks; the gradient takes one more pass over the logits."""
-
-    def pair_of_shard(rows: slice) -> Pair:
-        pair = logits.pair(rows)
-        pair.allow_masked_rows()
-        return pair
-
-    def store(rows: slice) -> None:
-        pair = pair_of_shard(rows)
-        pair.rescale(log_totals[:, rows])
-        terms_BV, _ = rule.measure(pair)
-        logits.store(rows, rule.gradient(pair, terms_BV, sums[:, rows]))
-
-    def over_pairs(function: Callable[[slice, Pair], Tensor]) -> Tensor:
-        return torch.cat([function(rows, pair_of_shard(rows)) for rows in logits.blocks()], dim=1)
-
-    log_totals, sums = rule.collect(over_pairs, shard)
-    for rows in logits.blocks() if logits.gradient_NV is not None else ():
-        store(rows)
-    return sums
+def _of_buckets(
+    buckets: Buckets,
+    teacher: TopK,
+    weights_N: Tensor,
+    gradient_NV: Tensor | None,
+    beta: float,
+    cross_entropy: CrossEntropy | None,
+) -> Tensor:
+    """The divergences [N] of rows of K + 1 logits, which each rank of a tensor group has whole."""
+    log_masses_NK1, teacher_NK1 = buckets.log_masses(), teacher.log_buckets()
+    tail_N = log_masses_NK1[:, -1].clone()
+    num_buckets = teacher_NK1.shape[1]
+    student_NK1 = log_masses_NK1[:, :num_buckets]
+    gradient_NK1 = None if gradient_NV is None else student_NK1
+    rows = Rows(student_NK1, teacher_NK1, weights_N, gradient_NK1, temperature=1.0)
+    losses_N = divergences(rule_for(beta), rows, VocabularyShard(num_buckets, None, None))
+    if gradient_NV is None:
+        return losses_N
+    has_tail = teacher.tail_N is not None
+    for block, gradient_BV in buckets.gradients(student_NK1, tail_N if has_tail else None):
+        if cross_entropy is not None:
+            gradient_BV += cross_entropy.gradient(block)
+        gradient_NV[block].copy_(gradient_BV)
+    return losses_N

@@ -12,49 +12,59 @@ from torch import Tensor
 
 from gkdplan.runtime.loss.distribution import working_dtype
 from gkdplan.runtime.loss.products import logits_
+from gkdplan.runtime.loss.top_k import TopK
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherStates:
+    """The teacher's final hidden states [N, G] and this rank's rows of its head [V, G]."""
+
+    hidden_NG: Tensor
+    head_VG: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Heads:
-    """Hidden states [N, H], [N, G] and heads [V, H], [V, G] of this rank's true vocabulary."""
+    """Hidden states [N, H] and head [V, H] of this rank's true vocabulary, and the teacher's."""
 
     student_hidden_NH: Tensor
     student_head_VH: Tensor
-    teacher_hidden_NG: Tensor
-    teacher_head_VG: Tensor
+    teacher: TeacherStates | TopK
     chunk_tokens: int
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the logits."""
-        return working_dtype(self.student_hidden_NH, self.teacher_hidden_NG)
+        if isinstance(self.teacher, TopK):
+            return working_dtype(self.student_hidden_NH)
+        return working_dtype(self.student_hidden_NH, self.teacher.hidden_NG)
 
-    def chunks(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each chunk of the token indices: they, and the logits [C, V] of student and teacher.
+    def chunks(self, tokens: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | TopK]]:
+        """For each chunk of the token indices: they, the student's logits [C, V], and the teacher's
+        or what is known of them.
 
-        The logits live in two buffers that the next chunk overwrites.
+        The logits live in buffers that the next chunk overwrites.
         """
-        size = (2, min(self.chunk_tokens, len(tokens)), len(self.student_head_VH))
-        student_CV, teacher_CV = self.student_hidden_NH.new_empty(size, dtype=self.dtype)
+        num_models = 1 if isinstance(self.teacher, TopK) else 2
+        size = (num_models, min(self.chunk_tokens, len(tokens)), len(self.student_head_VH))
+        student_CV, *others = self.student_hidden_NH.new_empty(size, dtype=self.dtype)
         for start in range(0, len(tokens), self.chunk_tokens):
             chunk = tokens[start : start + self.chunk_tokens]
-            yield (
-                chunk,
-                logits_(
-                    student_CV[: len(chunk)], self.student_hidden_NH[chunk], self.student_head_VH
-                ),
-                logits_(
-                    teacher_CV[: len(chunk)], self.teacher_hidden_NG[chunk], self.teacher_head_VG
-                ),
-            )
+            logits_(student_CV[: len(chunk)], self.student_hidden_NH[chunk], self.student_head_VH)
+            yield chunk, student_CV[: len(chunk)], self._teacher_of(chunk, *others)
+
+    def _teacher_of(self, chunk: Tensor, *buffers: Tensor) -> Tensor | TopK:
+        if isinstance(self.teacher, TopK):
+            return self.teacher.of(chunk)
+        buffer_CV = buffers[0][: len(chunk)]
+        return logits_(buffer_CV, self.teacher.hidden_NG[chunk], self.teacher.head_VG)
 
 
 def cut_heads(
     student_hidden: Tensor,
     student_head: Tensor,
-    teacher_hidden: Tensor,
-    teacher_head: Tensor,
+    teacher: TeacherStates | TopK,
     chunk_tokens: int,
     vocab_size: int | None,
     group: dist.ProcessGroup | None,
@@ -63,25 +73,36 @@ def cut_heads(
 
     Raises ValueError where shapes do not fit together or `chunk_tokens` is below 1.
     """
-    fits = (
-        len(student_head) == len(teacher_head)
-        and len(student_hidden) == len(teacher_hidden)
-        and student_hidden.shape[1] == student_head.shape[1]
-        and teacher_hidden.shape[1] == teacher_head.shape[1]
-    )
-    if not fits:
-        tensors = (student_hidden, student_head, teacher_hidden, teacher_head)
-        shapes = [tuple(t.shape) for t in tensors]
-        raise ValueError(f"hidden [N, H], head [V, H] of student and teacher wanted, not {shapes}")
+    if student_hidden.shape[1] != student_head.shape[1]:
+        shapes = tuple(student_hidden.shape), tuple(student_head.shape)
+        raise ValueError(f"hidden [N, H] and head [V, H] of the student wanted, not {shapes}")
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens {chunk_tokens} is not above 0")
     shard = VocabularyShard(len(student_head), vocab_size, group)
-    width = shard.num_entries
+    if isinstance(teacher, TopK):
+        teacher.check(len(student_hidden))
+    else:
+        teacher = _cut(teacher, student_hidden, student_head, shard.num_entries)
     heads = Heads(
         student_hidden.detach(),
-        student_head.detach()[:width],
-        teacher_hidden.detach(),
-        teacher_head.detach()[:width],
+        student_head.detach()[: shard.num_entries],
+        teacher,
         chunk_tokens,
     )
     return heads, shard
+
+
+def _cut(
+    teacher: TeacherStates, student_hidden: Tensor, student_head: Tensor, num_entries: int
+) -> TeacherStates:
+    hidden, head = teacher.hidden_NG, teacher.head_VG
+    fits = (
+        len(head) == len(student_head)
+        and len(hidden) == len(student_hidden)
+        and hidden.shape[1] == head.shape[1]
+    )
+    if not fits:
+        tensors = (student_hidden, student_head, hidden, head)
+        shapes = [tuple(t.shape) for t in tensors]
+        raise ValueError(f"hidden [N, H], head [V, H] of student and teacher wanted, not {shapes}")
+    return TeacherStates(hidden.detach(), head.detach()[:num_entries])

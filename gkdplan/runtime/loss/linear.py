@@ -9,11 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gkdplan.runtime.loss.cross_entropy import Sft, sft_of
 from gkdplan.runtime.loss.divergence import weighted_divergence
 from gkdplan.runtime.loss.gradient import hand_over
-from gkdplan.runtime.loss.heads import Heads, cut_heads
+from gkdplan.runtime.loss.heads import Heads, TeacherStates, cut_heads
 from gkdplan.runtime.loss.logits import check_objective
 from gkdplan.runtime.loss.products import add_head_gradient_, hidden_gradient
+from gkdplan.runtime.loss.top_k import TopK
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 CHUNK_TOKENS = {"cpu": 256, "cuda": 1024}
@@ -28,6 +30,8 @@ def jsd_linear(
     *,
     beta: float,
     temperature: float = 1.0,
+    labels: Tensor | None = None,
+    sft_alpha: float = 0.0,
     group: dist.ProcessGroup | None = None,
     chunk_tokens: int | None = None,
     vocab_size: int | None = None,
@@ -47,18 +51,74 @@ def jsd_linear(
 
     Raises ValueError as `jsd_logits`.
     """
+    return _loss(
+        student_hidden,
+        student_head,
+        TeacherStates(teacher_hidden, teacher_head),
+        weights,
+        beta=beta,
+        temperature=temperature,
+        labels=labels,
+        sft_alpha=sft_alpha,
+        group=group,
+        chunk_tokens=chunk_tokens,
+        vocab_size=vocab_size,
+    )
+
+
+def top_k_linear(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher: TopK,
+    weights: Tensor,
+    *,
+    beta: float,
+    temperature: float = 1.0,
+    labels: Tensor | None = None,
+    sft_alpha: float = 0.0,
+    group: dist.ProcessGroup | None = None,
+    chunk_tokens: int | None = None,
+    vocab_size: int | None = None,
+) -> Tensor:
+    """`jsd_linear` of a teacher of which only the likeliest ids are known: as `jsd_logits` of it.
+
+    Raises ValueError as `jsd_logits`.
+    """
+    return _loss(
+        student_hidden,
+        student_head,
+        teacher,
+        weights,
+        beta=beta,
+        temperature=temperature,
+        labels=labels,
+        sft_alpha=sft_alpha,
+        group=group,
+        chunk_tokens=chunk_tokens,
+        vocab_size=vocab_size,
+    )
+
+
+def _loss(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher: TeacherStates | TopK,
+    weights: Tensor,
+    *,
+    beta: float,
+    temperature: float,
+    labels: Tensor | None,
+    sft_alpha: float,
+    group: dist.ProcessGroup | None,
+    chunk_tokens: int | None,
+    vocab_size: int | None,
+) -> Tensor:
     check_objective(beta, temperature)
     if weights.shape != student_hidden.shape[:1]:
         raise ValueError(f"{len(student_hidden)} tokens, but weights {tuple(weights.shape)}")
-    heads, shard = cut_heads(
-        student_hidden,
-        student_head,
-        teacher_hidden,
-        teacher_head,
-        CHUNK_TOKENS[student_hidden.device.type] if chunk_tokens is None else chunk_tokens,
-        vocab_size,
-        group,
-    )
+    if chunk_tokens is None:
+        chunk_tokens = CHUNK_TOKENS[student_hidden.device.type]
+    heads, shard = cut_heads(student_hidden, student_head, teacher, chunk_tokens, vocab_size, group)
     loss: Tensor = _JsdLinear.apply(
         student_hidden,
         student_head,
@@ -67,6 +127,7 @@ def jsd_linear(
         beta,
         temperature,
         shard,
+        sft_of(labels, sft_alpha, weights, shard.vocab_size),
         torch.is_grad_enabled(),
     )
     return loss
@@ -83,6 +144,7 @@ class _JsdLinear(torch.autograd.Function):  # type: ignore[misc]
         beta: float,
         temperature: float,
         shard: VocabularyShard,
+        sft: Sft | None,
         with_gradient: bool,
     ) -> Tensor:
         hidden_gradient_NH, head_gradient_VH = None, None
@@ -91,7 +153,7 @@ class _JsdLinear(torch.autograd.Function):  # type: ignore[misc]
         if with_gradient and student_head_VH.requires_grad:
             head_gradient_VH = torch.zeros_like(student_head_VH, dtype=heads.dtype)
         loss = _loss_and_gradients(
-            heads, weights_N, hidden_gradient_NH, head_gradient_VH, beta, temperature, shard
+            heads, weights_N, hidden_gradient_NH, head_gradient_VH, beta, temperature, shard, sft
         )
         if head_gradient_VH is not None:
             head_gradient_VH = head_gradient_VH.to(student_head_VH.dtype)
@@ -100,7 +162,7 @@ class _JsdLinear(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        return (*hand_over(ctx, grad_output), *(None,) * 6)
+        return (*hand_over(ctx, grad_output), *(None,) * 7)
 
 
 def _loss_and_gradients(
@@ -111,6 +173,7 @@ def _loss_and_gradients(
     beta: float,
     temperature: float,
     shard: VocabularyShard,
+    sft: Sft | None,
 ) -> Tensor:
     """The loss; the gradients that are wanted, zeros before, are written.
 
@@ -118,15 +181,16 @@ def _loss_and_gradients(
     """
     with_gradient = hidden_gradient_NH is not None or head_gradient_VH is not None
     loss = weights_N.new_zeros((), dtype=torch.float64)
-    for tokens, student_CV, teacher_CV in heads.chunks(weights_N.nonzero()[:, 0]):
+    for tokens, student_CV, teacher in heads.chunks(weights_N.nonzero()[:, 0]):
         loss += weighted_divergence(
             student_CV,
-            teacher_CV,
+            teacher,
             weights_N[tokens],
             student_CV if with_gradient else None,
             beta=beta,
             temperature=temperature,
             shard=shard,
+            sft=None if sft is None else sft.of(tokens),
         )
         if hidden_gradient_NH is not None:
             hidden_gradient_NH.index_copy_(

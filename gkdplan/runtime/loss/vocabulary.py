@@ -25,6 +25,13 @@ class VocabularyShard:
         self.num_entries = min(max(self.vocab_size - self.first_id, 0), num_padded_entries)
         self._group = group
 
+    def places_of(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(places, here), both of the shape of the global `ids`: where this rank holds them, int64,
+        and whether it does; elsewhere the place is the nearest that it has."""
+        places = ids.long() - self.first_id
+        here = (places >= 0) & (places < self.num_entries)
+        return places.clamp_(0, max(self.num_entries - 1, 0)), here
+
     def gather(self, statistics: Tensor) -> Tensor:
         """[t, *shape]: the statistics of every rank."""
         if self.size == 1:

@@ -57,3 +57,18 @@ def floored_losses_and_gradient(
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Of the norm of the difference."""
     return float((actual.double() - expected.double()).norm() / expected.double().norm())
+
+
+def top_k_losses(
+    student: Tensor, ids: Tensor, log_buckets: Tensor, beta: float, temperature: float
+) -> Tensor:
+    """Of distributions over the ids [N, K], and over their tail where there are K + 1 buckets."""
+    q = torch.softmax(student.double() / temperature, dim=-1)
+    kept = q.gather(1, ids)
+    is_tail = torch.ones_like(q).scatter(1, ids, 0.0)
+    if log_buckets.shape[1] > ids.shape[1]:
+        q = torch.cat([kept, (q * is_tail).sum(dim=1, keepdim=True)], dim=1)
+    else:
+        q = kept / kept.sum(dim=1, keepdim=True)
+    p = torch.softmax(log_buckets.double(), dim=-1)
+    return token_losses(q.log(), p.log(), beta, 1.0)

@@ -2,8 +2,8 @@
 
 Each shim answers one habit of megatron-core 0.16: `torch.cuda.current_device()` as the device of
 new tensors, literal "cuda" devices, CUDA random states, type names compared with "torch.cuda",
-Transformer Engine's part in recompute, and the stream on which a dispatcher of experts copies
-counts to the host.
+Transformer Engine's part in recompute, the stream on which a dispatcher of experts copies counts to
+the host, and outputs that are emptied while they are being sent.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from megatron.core.pipeline_parallel import p2p_communication
 from megatron.core.tensor_parallel import random as megatron_random
 from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
@@ -75,6 +76,25 @@ def _counts_on_host(
     return tokens_per_expert
 
 
+def _send_beside(
+    *, tensor_send_prev: Tensor | None, tensor_send_next: Tensor | None, **others: Any
+) -> Any:
+    """Megatron's transfers under way, of tensors that it may empty before they have left.
+
+    A schedule that overlaps them with work frees the data of an output right after it began to
+    send it (megatron/core/pipeline_parallel/schedules.py, deallocate_output_tensor). Nccl's stream
+    allows that; what gloo sends must stay, so it gets a tensor of its own on the same storage.
+    """
+    return _p2p_ops(
+        tensor_send_prev=None if tensor_send_prev is None else tensor_send_prev.detach(),
+        tensor_send_next=None if tensor_send_next is None else tensor_send_next.detach(),
+        **others,
+    )
+
+
+_p2p_ops = p2p_communication._p2p_ops
+
+
 def install() -> None:
     """Patch this process, once; it then computes on the CPU until it ends."""
     if isinstance(megatron_random._CUDA_RNG_STATE_TRACKER, CpuRngStates):
@@ -82,6 +102,7 @@ def install() -> None:
     torch.cuda.current_device = lambda: torch.device("cpu")
     torch.cuda.synchronize = lambda device=None: None
     moe_utils.te_general_gemm = None
+    p2p_communication._p2p_ops = _send_beside
     MoEAlltoAllTokenDispatcher.cuda_dtoh_stream = "unused"
     MoEAlltoAllTokenDispatcher._maybe_dtoh_and_synchronize = _counts_on_host
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()

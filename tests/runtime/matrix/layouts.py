@@ -10,6 +10,7 @@ BLOCK = 'granularity = "full"\nmethod = "block"\nnum_layers = 1'
 CORE_ATTENTION = 'granularity = "selective"'
 NORM_AND_MLP = 'granularity = "selective"\nmodules = ["layernorm", "mlp"]'
 WHOLE_SEQUENCE = "sequence = false"
+VIRTUAL = "pipeline = 2", "virtual_pipeline = 2"
 REPLICATED = {"distributed": "false"}
 
 
@@ -50,6 +51,20 @@ MATRIX = {
     "D2 with a replicated optimizer": case("llama to tied qwen2", 2, **REPLICATED),
     "C2": case("qwen3 to llama", 2, "context = 2"),
     "C2 with block recompute": case("llama to tied qwen2", 2, "context = 2", recompute=BLOCK),
+    "P2": case("qwen3 to llama", 2, "pipeline = 2"),
+    "P2 of a tied student": case("llama to tied qwen2", 2, "pipeline = 2"),
+    "P2 with a replicated optimizer": case("llama to tied qwen2", 2, "pipeline = 2", **REPLICATED),
+    "P2 of 1 and 3 layers": case("qwen3 to llama", 2, "pipeline = 2", "first_stage_layers = 1"),
+    "P2 with uniform recompute": case("qwen3 to llama", 2, "pipeline = 2", recompute=UNIFORM),
+    "P2 V2": case("qwen3 to llama", 2, *VIRTUAL),
+    "P2 V2 of a tied student": case("llama to tied qwen2", 2, *VIRTUAL, micro=1),
+    "P4": case("llama to tied qwen2", 4, "pipeline = 4"),
+    "T2 P2": case("qwen3 to llama", 4, "pipeline = 2", tensor=2),
+    "T2 P2 of a tied student": case("llama to tied qwen2", 4, "pipeline = 2", tensor=2),
+    "T2 P2 V2": case("qwen3 to llama", 4, *VIRTUAL, tensor=2),
+    "P2 C2": case("qwen3 to llama", 4, "pipeline = 2", "context = 2"),
+    "P2 D2": case("llama to tied qwen2", 4, "pipeline = 2", micro=1),
+    "P2 V2 D2": case("qwen3 to llama", 4, *VIRTUAL, micro=1, **REPLICATED),
     "T2 C2": case("qwen3 to llama", 4, "context = 2", tensor=2),
     "T2 D2": case("llama to tied qwen2", 4, tensor=2, **REPLICATED),
     "C2 D2": case("llama to tied qwen2", 4, "context = 2"),

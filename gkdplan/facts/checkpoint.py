@@ -7,9 +7,10 @@ from gkdplan.diagnostics import Diagnostic, error, note
 from gkdplan.facts.json_file import UnreadableError, read_object, reason
 from gkdplan.facts.model import WeightFacts
 from gkdplan.facts.safetensors import Tensor, read_header
-from gkdplan.facts.tensors import compare_tensors, expected_tensors
+from gkdplan.facts.tensors import compare_tensors
 from gkdplan.facts.text import listed, printable, shown
 from gkdplan.shape import ModelShape
+from gkdplan.tensors import expected_tensors
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

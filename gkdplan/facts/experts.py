@@ -1,9 +1,9 @@
-"""The experts of a model: their keys in a config.json, and their tensors in a checkpoint."""
+"""The experts of a model: their keys in a config.json."""
 
 from dataclasses import dataclass
 
 from gkdplan.facts.keys import Keys
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.shape import MoeShape
 
 MAX_EXPERTS = 2**14
 MAX_FFN = 2**22
@@ -56,25 +56,6 @@ def read_experts(keys: Keys, family: ExpertKeys) -> MoeShape:
     return moe
 
 
-def expert_tensors(shape: ModelShape, moe: MoeShape) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one layer's router, experts and shared expert, without its prefix.
-
-    Mixtral calls gate, up and down w1, w3 and w2, and its block of experts by another name.
-    """
-    hidden, ffn, shared = shape.hidden_size, moe.expert_ffn_hidden_size, moe.shared_ffn_hidden_size
-    is_mixtral = shape.family == "mixtral"
-    block = "block_sparse_moe" if is_mixtral else "mlp"
-    names = ("w1", "w3", "w2") if is_mixtral else ("gate_proj", "up_proj", "down_proj")
-    tensors: dict[str, tuple[int, ...]] = {f"{block}.gate.weight": (moe.num_experts, hidden)}
-    for index in range(moe.num_experts):
-        tensors |= _gated_mlp(f"{block}.experts.{index}", names, hidden, ffn)
-    if shared:
-        tensors |= _gated_mlp(f"{block}.shared_expert", names, hidden, shared)
-    if moe.shared_expert_gate:
-        tensors[f"{block}.shared_expert_gate.weight"] = (1, hidden)
-    return tensors
-
-
 def _read_count(keys: Keys) -> int:
     """The number of experts, under either key."""
     given = [key for key in NUM_EXPERTS if keys.has(key)]
@@ -82,10 +63,3 @@ def _read_count(keys: Keys) -> int:
     if len(set(counts)) > 1:
         keys.wrong(f"`{NUM_EXPERTS[0]}` = {counts[0]} and `{NUM_EXPERTS[1]}` = {counts[1]} differ")
     return counts[0]
-
-
-def _gated_mlp(
-    prefix: str, names: tuple[str, str, str], hidden: int, ffn: int
-) -> dict[str, tuple[int, ...]]:
-    gate, up, down = (f"{prefix}.{name}.weight" for name in names)
-    return {gate: (ffn, hidden), up: (ffn, hidden), down: (hidden, ffn)}

@@ -1,48 +1,14 @@
-"""The tensors that a shape asks for, and how those of a checkpoint differ from them."""
+"""How the tensors of a checkpoint differ from those that its shape asks for."""
 
 from collections.abc import Mapping
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.facts.experts import expert_tensors
 from gkdplan.facts.safetensors import Tensor
 from gkdplan.facts.text import listed
 from gkdplan.shape import ModelShape
+from gkdplan.tensors import expected_tensors
 
 WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
-
-
-def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a Hugging Face checkpoint's tensors, for every family of facts.config.
-
-    A projection's weight is [outputs, inputs], as torch.nn.Linear stores it.
-    """
-    hidden, query, kv = shape.hidden_size, shape.query_size, shape.kv_size
-    ffn, head = shape.ffn_hidden_size, shape.head_dim
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "self_attn.q_proj.weight": (query, hidden),
-        "self_attn.k_proj.weight": (kv, hidden),
-        "self_attn.v_proj.weight": (kv, hidden),
-        "self_attn.o_proj.weight": (hidden, query),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    if shape.moe is None:
-        layer |= {f"mlp.{name}_proj.weight": (ffn, hidden) for name in ("gate", "up")}
-        layer["mlp.down_proj.weight"] = (hidden, ffn)
-    else:
-        layer |= expert_tensors(shape, shape.moe)
-    if shape.qkv_bias:
-        sizes = {"q": query, "k": kv, "v": kv}
-        layer |= {f"self_attn.{name}_proj.bias": (size,) for name, size in sizes.items()}
-    if shape.qk_norm:
-        layer |= {f"self_attn.{name}_norm.weight": (head,) for name in "qk"}
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab_size, hidden)}
-    for index in range(shape.num_layers):
-        tensors |= {f"model.layers.{index}.{name}": size for name, size in layer.items()}
-    tensors["model.norm.weight"] = (hidden,)
-    if not shape.tied_embeddings:
-        tensors["lm_head.weight"] = (shape.vocab_size, hidden)
-    return tensors
 
 
 def compare_tensors(

@@ -14,8 +14,8 @@ from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.facts.checkpoint import read_weights
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.model import WeightFacts
-from gkdplan.facts.tensors import expected_tensors
 from gkdplan.shape import ModelShape
+from gkdplan.tensors import expected_tensors
 
 SIZES = {
     "vocab_size": 40,

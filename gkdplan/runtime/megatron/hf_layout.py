@@ -1,8 +1,9 @@
-"""Where each Megatron parameter lies in a Hugging Face checkpoint (Llama, Qwen2, Qwen3 naming).
+"""Where each Megatron parameter lies in a Hugging Face checkpoint, dense or with experts.
 
 Megatron fuses q, k and v into one matrix that is interleaved by kv group (q heads of group 0, k 0,
 v 0, q heads of group 1, ...), and gate and up into one that each rank holds as [gate_r; up_r].
-Sharding is by rows (dim 0), but for o_proj and down_proj by columns (dim 1).
+Sharding is by rows (dim 0), but for o_proj and down_proj by columns (dim 1). The router and the
+shared expert's gate are whole on every rank.
 """
 
 import re
@@ -10,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gkdplan.shape import ModelShape
+from gkdplan.tensors import expert_names
 
 _LAYER_PARAMETER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+_EXPERT_PARAMETER = re.compile(r"mlp\.experts\.(\d+)\.(linear_fc\d)\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class TensorShard:
-    """This rank's share, `rank` of `size`, of every dimension that the tensor axis splits."""
+    """A rank's share, `rank` of `size`, of every dimension that the tensor axis splits, or for the
+    parameters of experts their own tensor axis."""
 
     shape: ModelShape
     padded_vocab_size: int
@@ -36,8 +40,8 @@ class TensorShard:
     def slices(self, parameter: str) -> tuple[Slice, ...]:
         """The slices that, joined along their common dim, are the rank's `parameter`.
 
-        Layers carry the model's own numbers. A vocabulary slice may reach past the checkpoint's
-        last row: the rows beyond it are padding.
+        `parameter` is a name of `parameters.base_parameters`. A vocabulary slice may reach past the
+        checkpoint's last row: the rows beyond it are padding.
         """
         shape = self.shape
         match parameter:
@@ -63,12 +67,35 @@ class TensorShard:
                 return (self._share(f"{prefix}self_attn.o_proj.weight", 1, shape.query_size),)
             case "pre_mlp_layernorm.weight" | "mlp.linear_fc1.layer_norm_weight":
                 return (Slice(f"{prefix}post_attention_layernorm.weight", 0, 0, shape.hidden_size),)
-            case "mlp.linear_fc1.weight":
-                names = (f"{prefix}mlp.gate_proj.weight", f"{prefix}mlp.up_proj.weight")
-                return tuple(self._share(name, 0, shape.ffn_hidden_size) for name in names)
-            case "mlp.linear_fc2.weight":
-                return (self._share(f"{prefix}mlp.down_proj.weight", 1, shape.ffn_hidden_size),)
-        raise AssertionError(f"no place in the checkpoint for {parameter}")
+            case "mlp.linear_fc1.weight" | "mlp.linear_fc2.weight":
+                layer_mlp = f"{prefix}mlp."
+                return self._mlp_share(layer_mlp, part.split(".")[1], shape.ffn_hidden_size)
+        return self._share_of_experts(prefix, part)
+
+    def _share_of_experts(self, prefix: str, part: str) -> tuple[Slice, ...]:
+        moe, block = self.shape.moe, f"{prefix}{expert_names(self.shape.family).block}."
+        assert moe is not None, f"no place in the checkpoint for {part}"
+        if expert := _EXPERT_PARAMETER.fullmatch(part):
+            one = f"{block}experts.{expert[1]}."
+            return self._mlp_share(one, expert[2], moe.expert_ffn_hidden_size)
+        match part:
+            case "mlp.router.weight":
+                return (Slice(f"{block}gate.weight", 0, 0, moe.num_experts),)
+            case "mlp.shared_experts.gate_weight":
+                return (Slice(f"{block}shared_expert_gate.weight", 0, 0, 1),)
+            case "mlp.shared_experts.linear_fc1.weight" | "mlp.shared_experts.linear_fc2.weight":
+                shared = f"{block}shared_expert."
+                return self._mlp_share(shared, part.split(".")[2], moe.shared_ffn_hidden_size)
+        raise AssertionError(f"no place in the checkpoint for {part}")
+
+    def _mlp_share(self, prefix: str, layer: str, width: int) -> tuple[Slice, ...]:
+        """Of fc1 or fc2 of a gated MLP that is `width` wide."""
+        names = expert_names(self.shape.family)
+        if layer == "linear_fc2":
+            return (self._share(f"{prefix}{names.down}.weight", 1, width),)
+        return tuple(
+            self._share(f"{prefix}{name}.weight", 0, width) for name in (names.gate, names.up)
+        )
 
     def _share(self, tensor: str, dim: int, length: int) -> Slice:
         share = length // self.size
@@ -95,37 +122,3 @@ class TensorShard:
                     shift = group * length - row
                     yield Slice(f"{prefix}{letter}_proj.{kind}", 0, start + shift, stop + shift)
                 row += length
-
-
-def tensor_shapes(shape: ModelShape, num_layers: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a checkpoint with `num_layers` layers, by name."""
-    hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
-    query, kv, vocab = shape.query_size, shape.kv_size, shape.vocab_size
-    layer: dict[str, tuple[int, ...]] = {
-        "self_attn.q_proj.weight": (query, hidden),
-        "self_attn.k_proj.weight": (kv, hidden),
-        "self_attn.v_proj.weight": (kv, hidden),
-        "self_attn.o_proj.weight": (hidden, query),
-        "mlp.gate_proj.weight": (ffn, hidden),
-        "mlp.up_proj.weight": (ffn, hidden),
-        "mlp.down_proj.weight": (hidden, ffn),
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    if shape.qkv_bias:
-        layer |= {
-            "self_attn.q_proj.bias": (query,),
-            "self_attn.k_proj.bias": (kv,),
-            "self_attn.v_proj.bias": (kv,),
-        }
-    if shape.qk_norm:
-        layer |= {
-            "self_attn.q_norm.weight": (shape.head_dim,),
-            "self_attn.k_norm.weight": (shape.head_dim,),
-        }
-    tensors = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
-    if not shape.tied_embeddings:
-        tensors["lm_head.weight"] = (vocab, hidden)
-    for index in range(num_layers):
-        tensors |= {f"model.layers.{index}.{name}": size for name, size in layer.items()}
-    return tensors

@@ -19,6 +19,7 @@ from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.lora import add_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
+from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Tier
 
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
@@ -88,6 +89,11 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
 def num_model_layers(plan: ModelPlan) -> int:
     """Layers that are built: the kept ones of the checkpoint's, or all."""
     return plan.shape.num_layers if plan.keep_layers is None else len(plan.keep_layers)
+
+
+def model_shape(plan: ModelPlan) -> ModelShape:
+    """The shape of the model that is built: the checkpoint's, with the kept layers only."""
+    return plan.shape.with_layers(num_model_layers(plan))
 
 
 def first_layer(plan: ModelPlan, stage: int, chunk: int) -> int:

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gkdplan.runplan.model import ModelPlan
-from gkdplan.runtime.megatron.hf_layout import tensor_shapes
+from gkdplan.runtime.megatron.model import model_shape, num_model_layers
+from gkdplan.tensors import expected_tensors
 from gkdplan.vocab import Dtype
 
 COPIED_FILES = (
@@ -30,7 +31,6 @@ _DTYPE_NAMES = {Dtype.FP32: "float32", Dtype.BF16: "bfloat16"}
 def write_student(
     tensors: Iterable[tuple[str, Tensor]],
     plan: ModelPlan,
-    num_layers: int,
     source_dir: Path,
     out_dir: Path,
     shard_bytes: int,
@@ -39,9 +39,9 @@ def write_student(
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_shards(tensors, plan, num_layers, partial, shard_bytes)
+    _write_shards(tensors, plan, partial, shard_bytes)
     config = json.loads((source_dir / "config.json").read_text(encoding="utf-8"))
-    _write_json(partial / "config.json", _student_config(config, plan, num_layers))
+    _write_json(partial / "config.json", _student_config(config, plan))
     for name in COPIED_FILES:
         if (source_dir / name).exists():
             shutil.copyfile(source_dir / name, partial / name)
@@ -51,7 +51,6 @@ def write_student(
 def _write_shards(
     tensors: Iterable[tuple[str, Tensor]],
     plan: ModelPlan,
-    num_layers: int,
     directory: Path,
     shard_bytes: int,
 ) -> None:
@@ -69,7 +68,7 @@ def _write_shards(
         shards.append(path)
         weight_map |= dict.fromkeys(shard, path.name)
         total_bytes += sum(tensor.nbytes for tensor in shard.values())
-    assert weight_map.keys() == tensor_shapes(plan.shape, num_layers).keys()
+    assert weight_map.keys() == expected_tensors(model_shape(plan)).keys()
     if len(shards) == 1:
         shards[0].rename(directory / "model.safetensors")
         return
@@ -101,12 +100,10 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator
     yield shard
 
 
-def _student_config(
-    config: dict[str, object], plan: ModelPlan, num_layers: int
-) -> dict[str, object]:
+def _student_config(config: dict[str, object], plan: ModelPlan) -> dict[str, object]:
     """The source's config with the student's depth, its layers' types and its dtype."""
     student = {key: value for key, value in config.items() if key != "torch_dtype"}
-    student |= {"num_hidden_layers": num_layers, "dtype": _DTYPE_NAMES[plan.dtype]}
+    student |= {"num_hidden_layers": num_model_layers(plan), "dtype": _DTYPE_NAMES[plan.dtype]}
     if plan.keep_layers is not None and isinstance(config.get("layer_types"), list):
         student["layer_types"] = [config["layer_types"][index] for index in plan.keep_layers]
     return student

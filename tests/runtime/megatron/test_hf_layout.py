@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard, tensor_shapes
-from gkdplan.shape import ModelShape
+from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard
+from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.tensors import expected_tensors
 
 SHAPE = ModelShape(
     family="qwen3",

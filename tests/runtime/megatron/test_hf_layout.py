@@ -2,11 +2,8 @@
 
 from collections import Counter
 from dataclasses import replace
-from math import prod
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard
 from gkdplan.shape import ModelShape, MoeShape
@@ -28,6 +25,16 @@ SHAPE = ModelShape(
     qkv_bias=True,
     qk_norm=True,
 )
+EXPERTS = replace(
+    SHAPE,
+    moe=MoeShape(
+        num_experts=2,
+        num_experts_per_token=1,
+        expert_ffn_hidden_size=4,
+        shared_ffn_hidden_size=12,
+        shared_expert_gate=True,
+    ),
+)
 PARAMETERS = (
     "embedding.word_embeddings.weight",
     "decoder.layers.0.input_layernorm.weight",
@@ -37,12 +44,33 @@ PARAMETERS = (
     "decoder.layers.0.self_attention.q_layernorm.weight",
     "decoder.layers.0.self_attention.k_layernorm.weight",
     "decoder.layers.0.pre_mlp_layernorm.weight",
-    "decoder.layers.0.mlp.linear_fc1.weight",
-    "decoder.layers.0.mlp.linear_fc2.weight",
     "decoder.final_layernorm.weight",
     "output_layer.weight",
 )
-REPLICATED = ("norm.weight",)
+DENSE_PARAMETERS = (
+    "decoder.layers.0.mlp.linear_fc1.weight",
+    "decoder.layers.0.mlp.linear_fc2.weight",
+)
+EXPERT_PARAMETERS = (
+    "decoder.layers.0.mlp.router.weight",
+    "decoder.layers.0.mlp.experts.0.linear_fc1.weight",
+    "decoder.layers.0.mlp.experts.0.linear_fc2.weight",
+    "decoder.layers.0.mlp.experts.1.linear_fc1.weight",
+    "decoder.layers.0.mlp.experts.1.linear_fc2.weight",
+    "decoder.layers.0.mlp.shared_experts.linear_fc1.weight",
+    "decoder.layers.0.mlp.shared_experts.linear_fc2.weight",
+    "decoder.layers.0.mlp.shared_experts.gate_weight",
+)
+MODELS = {
+    "dense": (SHAPE, DENSE_PARAMETERS),
+    "experts": (EXPERTS, EXPERT_PARAMETERS),
+    "mixtral": (
+        replace(EXPERTS, family="mixtral", moe=MoeShape(2, 1, expert_ffn_hidden_size=4)),
+        EXPERT_PARAMETERS[:5],
+    ),
+}
+REPLICATED = ("norm.weight", "mlp.gate.weight", "moe.gate.weight", "shared_expert_gate.weight")
+CUT_BY_COLUMNS = ("o_proj.weight", "down_proj.weight", "w2.weight")
 
 
 def test_qkv_is_interleaved_by_kv_group() -> None:
@@ -78,27 +106,33 @@ def test_fc1_joins_the_shares_of_gate_and_up() -> None:
     )
 
 
+def test_an_expert_of_mixtral_has_its_own_names() -> None:
+    shape, _ = MODELS["mixtral"]
+    fc1, fc2 = (
+        TensorShard(shape, 10, rank=1, size=2).slices(
+            f"decoder.layers.3.mlp.experts.7.linear_{layer}.weight"
+        )
+        for layer in ("fc1", "fc2")
+    )
+    expert = "model.layers.3.block_sparse_moe.experts.7."
+    assert fc1 == (Slice(f"{expert}w1.weight", 0, 2, 4), Slice(f"{expert}w3.weight", 0, 2, 4))
+    assert fc2 == (Slice(f"{expert}w2.weight", 1, 2, 4),)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_every_row_and_column_has_exactly_one_owner(size: int) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_every_row_and_column_has_exactly_one_owner(model: str, size: int) -> None:
     padded = 12
+    shape, parameters = MODELS[model]
     owners: Counter[tuple[str, int]] = Counter()
     for rank in range(size):
-        for parameter in PARAMETERS:
-            for piece in TensorShard(SHAPE, padded, rank, size).slices(parameter):
+        for parameter in PARAMETERS + parameters:
+            for piece in TensorShard(shape, padded, rank, size).slices(parameter):
                 owners.update((piece.tensor, index) for index in range(piece.start, piece.stop))
-    for tensor, shape in tensor_shapes(SHAPE, num_layers=1).items():
-        dim = 1 if tensor.endswith(("o_proj.weight", "down_proj.weight")) else 0
+    for tensor, lengths in expected_tensors(shape).items():
+        dim = 1 if tensor.endswith(CUT_BY_COLUMNS) else 0
         copies = size if tensor.endswith(REPLICATED) else 1
         in_vocabulary = tensor in ("model.embed_tokens.weight", "lm_head.weight")
-        length = padded if in_vocabulary else shape[dim]
+        length = padded if in_vocabulary else lengths[dim]
         assert {owners.pop((tensor, index)) for index in range(length)} == {copies}
     assert not owners
-
-
-@given(st.integers(1, 4), st.booleans(), st.booleans(), st.booleans())
-def test_tensor_shapes_sum_to_the_shapes_own_count(
-    num_layers: int, tied: bool, bias: bool, norm: bool
-) -> None:
-    shape = replace(SHAPE, num_layers=num_layers, tied_embeddings=tied, qkv_bias=bias, qk_norm=norm)
-    sizes = tensor_shapes(shape, num_layers).values()
-    assert sum(prod(size) for size in sizes) == shape.num_parameters

@@ -3,18 +3,24 @@
 Legend: B rows, S tokens, V the true vocabulary.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from gloo_ranks import run_on_ranks
+from megatron.core.models.gpt.gpt_model import GPTModel
 from safetensors.torch import load_file
-from tiny_models import TINY, hidden_states, load_hf, plan_of, start_mesh
+from tiny_models import TINY, WITH_EXPERTS, hidden_states, load_hf, plan_of, start_mesh
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runtime.megatron.forward import output_head
-from gkdplan.runtime.megatron.model import build_model
+from gkdplan.runtime.megatron.forward import output_head, stage_output
+from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.model import build_chunks, build_model
+from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.runtime.megatron.weights import (
     draw_weights,
     full_tensors,
@@ -23,20 +29,52 @@ from gkdplan.runtime.megatron.weights import (
 )
 from gkdplan.vocab import Dtype
 
+DENSE = tuple(name for name in TINY if name not in WITH_EXPERTS)
 ONE = AxisDegrees(tensor=1, sequence=False, data=1)
 TENSOR_2 = AxisDegrees(tensor=2, sequence=False, data=1)
 TENSOR_2_SEQUENCE = AxisDegrees(tensor=2, sequence=True, data=1)
 DATA_2 = AxisDegrees(tensor=1, sequence=False, data=2)
+PIPELINE_2 = replace(ONE, pipeline=2)
+INTERLEAVED = replace(PIPELINE_2, virtual_pipeline=2)
+EXPERT_2 = replace(DATA_2, expert=2)
+OF_DENSE = (
+    (TENSOR_2, ((3,),)),
+    (TENSOR_2_SEQUENCE, ((3,),)),
+    (DATA_2, ((3,),)),
+    (PIPELINE_2, ((1,), (2,))),
+)
+OF_EXPERTS = (
+    (EXPERT_2, ((4,),)),
+    (replace(TENSOR_2_SEQUENCE, expert=2), ((4,),)),
+    (replace(TENSOR_2, expert_tensor=2), ((4,),)),
+    (PIPELINE_2, ((2,), (2,))),
+    (INTERLEAVED, ((1, 1), (1, 1))),
+)
+OF_DENSE_ON_4 = (
+    (replace(TENSOR_2_SEQUENCE, pipeline=2), ((2,), (1,))),
+    (replace(DATA_2, pipeline=2), ((1,), (2,))),
+)
+OF_EXPERTS_ON_4 = (
+    (replace(EXPERT_2, pipeline=2, virtual_pipeline=2), ((1, 1), (1, 1))),
+    (AxisDegrees(tensor=2, sequence=True, data=2, expert=2), ((4,),)),
+    (AxisDegrees(tensor=2, sequence=True, data=1, pipeline=2, expert=2), ((3,), (1,))),
+)
+Layouts = tuple[tuple[AxisDegrees, tuple[tuple[int, ...], ...]], ...]
 
 
 def test_one_process_equals_transformers(checkpoints: Path) -> None:
-    run_on_ranks(_families_equal_transformers, 1, checkpoints, [ONE])
+    run_on_ranks(_equal_transformers, 1, checkpoints, DENSE, ((ONE, ((3,),)),))
+    run_on_ranks(_equal_transformers, 1, checkpoints, WITH_EXPERTS, ((ONE, ((4,),)),))
 
 
 def test_two_processes_equal_transformers(checkpoints: Path) -> None:
-    run_on_ranks(
-        _families_equal_transformers, 2, checkpoints, [TENSOR_2, TENSOR_2_SEQUENCE, DATA_2]
-    )
+    run_on_ranks(_equal_transformers, 2, checkpoints, DENSE, OF_DENSE)
+    run_on_ranks(_equal_transformers, 2, checkpoints, WITH_EXPERTS, OF_EXPERTS)
+
+
+def test_four_processes_equal_transformers(checkpoints: Path) -> None:
+    run_on_ranks(_equal_transformers, 4, checkpoints, ("llama-tied", "qwen2"), OF_DENSE_ON_4)
+    run_on_ranks(_equal_transformers, 4, checkpoints, WITH_EXPERTS, OF_EXPERTS_ON_4)
 
 
 def test_drawn_weights_do_not_depend_on_the_layout() -> None:
@@ -49,17 +87,18 @@ def test_a_saved_student_loads_in_transformers_with_the_same_logits(
     run_on_ranks(_save_students, 2, checkpoints, tmp_path)
 
 
-def _families_equal_transformers(checkpoints: Path, layouts: list[AxisDegrees]) -> None:
-    for degrees in layouts:
+def _equal_transformers(checkpoints: Path, names: tuple[str, ...], layouts: Layouts) -> None:
+    tokens_BS = _tokens(batch=2, length=61)
+    references = {name: load_hf(name, checkpoints)(tokens_BS).logits for name in names}
+    for degrees, stage_layers in layouts:
         mesh = start_mesh(degrees)
-        for name in TINY:
-            plan = plan_of(name, degrees.tensor)
-            model = build_model(plan, degrees, mesh, trainable=False)
-            load_weights([model], checkpoints / name, plan, mesh)
-            _assert_same_weights(dict(full_tensors([model], plan, mesh)), checkpoints / name)
-            tokens_BS = _tokens(batch=2, length=61)
-            reference = load_hf(name, checkpoints)(tokens_BS).logits
-            _assert_close(_gathered_logits(model, tokens_BS), reference)
+        for name in names:
+            plan = plan_of(name, degrees.tensor, stage_layers=stage_layers)
+            chunks = build_chunks(plan, degrees, mesh, trainable=False)
+            load_weights(chunks, checkpoints / name, plan, mesh)
+            _assert_same_weights(dict(full_tensors(chunks, plan, mesh)), checkpoints / name)
+            for logits in _gathered_logits(chunks, mesh, [tokens_BS, tokens_BS]):
+                _assert_close(logits, references[name])
 
 
 def _assert_same_weights(tensors: dict[str, Tensor], directory: Path) -> None:
@@ -93,7 +132,7 @@ def _drawn(degrees: AxisDegrees) -> dict[str, Tensor]:
 def _save_students(checkpoints: Path, directory: Path) -> None:
     degrees = TENSOR_2_SEQUENCE
     mesh = start_mesh(degrees)
-    for name in TINY:
+    for name in DENSE:
         for dtype, keep_layers, shard_bytes, num_files in (
             (Dtype.FP32, (0, 2), 5 * 10**9, 1),
             (Dtype.BF16, None, 20_000, None),
@@ -114,7 +153,8 @@ def _save_students(checkpoints: Path, directory: Path) -> None:
             _assert_is_the_kept_part(student, load_hf(name, checkpoints, student.dtype), plan)
             if dtype is Dtype.FP32:
                 tokens_BS = _tokens(batch=2, length=40)
-                _assert_close(_gathered_logits(model, tokens_BS), student(tokens_BS).logits)
+                (logits,) = _gathered_logits([model], mesh, [tokens_BS])
+                _assert_close(logits, student(tokens_BS).logits)
 
 
 def _assert_is_the_kept_part(student, source, plan) -> None:
@@ -132,12 +172,27 @@ def _tokens(batch: int, length: int) -> Tensor:
 
 
 @torch.no_grad()
-def _gathered_logits(model, tokens_BS: Tensor) -> Tensor:
-    """Logits [B, S, V] joined from every rank's share of the vocabulary."""
-    shard = (hidden_states(model, tokens_BS) @ output_head(model).t()).contiguous()
-    group = model.pg_collection.tp
-    shards = [torch.empty_like(shard) for _ in range(group.size())]
-    torch.distributed.all_gather(shards, shard, group=group)
+def _gathered_logits(chunks: list[GPTModel], mesh: Mesh, batches: list[Tensor]) -> list[Tensor]:
+    """Logits [B, S, V] of each batch, joined from every rank's share of the vocabulary; on stages
+    other than the last there are none."""
+    is_last = mesh.pipeline_rank == mesh.pipeline_size - 1
+    shape = tuple(batches[0].shape)
+    shards = run_schedule(chunks, batches, _forward_step, shape=shape, forward_only=True)
+    assert len(shards) == (len(batches) if is_last else 0)
+    return [_joined(shard.contiguous(), mesh) for shard in shards]
+
+
+def _forward_step(batches: Iterator[Tensor], chunk: GPTModel) -> tuple[Tensor, Any]:
+    tokens_BS = next(batches)
+    if not chunk.post_process:
+        return stage_output(chunk, tokens_BS), None
+    logits = hidden_states(chunk, tokens_BS) @ output_head(chunk).t()
+    return logits, lambda shard, non_loss_data: shard
+
+
+def _joined(shard: Tensor, mesh: Mesh) -> Tensor:
+    shards = [torch.empty_like(shard) for _ in range(mesh.tensor_size)]
+    torch.distributed.all_gather(shards, shard, group=mesh.tensor_group)
     logits = torch.cat(shards, -1)
     assert not logits[..., 101:].any()
     return logits[..., :101]

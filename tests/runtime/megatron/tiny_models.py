@@ -9,11 +9,17 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
@@ -22,7 +28,7 @@ from gkdplan.runtime.megatron import mesh as mesh_module
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.forward import response_hidden
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.shape import ModelShape
+from gkdplan.shape import ModelShape, MoeShape
 from gkdplan.vocab import Dtype, Tier
 
 LLAMA3_ROPE = {
@@ -47,6 +53,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": None,
 }
+DEEP = SIZES | {"num_hidden_layers": 4, "num_experts_per_tok": 2}
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Tiny:
     model: type[PreTrainedModel]
     qkv_bias: bool = False
     qk_norm: bool = False
+    moe: MoeShape | None = None
 
 
 TINY: dict[str, Tiny] = {
@@ -72,7 +80,38 @@ TINY: dict[str, Tiny] = {
     ),
     "qwen2": Tiny(Qwen2Config(**SIZES, tie_word_embeddings=False), Qwen2ForCausalLM, qkv_bias=True),
     "qwen3": Tiny(Qwen3Config(**SIZES, tie_word_embeddings=True), Qwen3ForCausalLM, qk_norm=True),
+    "mixtral": Tiny(
+        MixtralConfig(**DEEP, num_local_experts=4, tie_word_embeddings=False),
+        MixtralForCausalLM,
+        moe=MoeShape(num_experts=4, num_experts_per_token=2, expert_ffn_hidden_size=80),
+    ),
+    "qwen2-moe": Tiny(
+        Qwen2MoeConfig(
+            **DEEP,
+            num_experts=4,
+            moe_intermediate_size=16,
+            shared_expert_intermediate_size=24,
+            norm_topk_prob=False,
+            tie_word_embeddings=False,
+        ),
+        Qwen2MoeForCausalLM,
+        qkv_bias=True,
+        moe=MoeShape(4, 2, 16, 24, shared_expert_gate=True, weights_sum_to_one=False),
+    ),
+    "qwen3-moe-tied": Tiny(
+        Qwen3MoeConfig(
+            **DEEP,
+            num_experts=4,
+            moe_intermediate_size=16,
+            norm_topk_prob=True,
+            tie_word_embeddings=True,
+        ),
+        Qwen3MoeForCausalLM,
+        qk_norm=True,
+        moe=MoeShape(num_experts=4, num_experts_per_token=2, expert_ffn_hidden_size=16),
+    ),
 }
+WITH_EXPERTS = tuple(name for name, tiny in TINY.items() if tiny.moe is not None)
 
 
 def save_tiny(name: str, directory: Path) -> Path:
@@ -94,7 +133,10 @@ def save_tiny(name: str, directory: Path) -> Path:
 def load_hf(name: str, directory: Path, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     """The reference model, on the eager attention of transformers."""
     return TINY[name].model.from_pretrained(
-        directory / name, dtype=dtype, attn_implementation="eager"
+        directory / name,
+        dtype=dtype,
+        attn_implementation="eager",
+        experts_implementation="eager",
     )
 
 
@@ -123,6 +165,7 @@ def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
         qkv_bias=tiny.qkv_bias,
         qk_norm=tiny.qk_norm,
         rope_scaling=scaling,
+        moe=tiny.moe,
     )
     multiple = 128 * tensor
     plan = ModelPlan(

@@ -79,6 +79,7 @@ def ledger() -> Ledger:
         peak_phase=Phase.STUDENT,
         verdict=Verdict.FITS,
         host_bytes_per_node=810 * MiB,
+        host_budget_bytes_per_node=16384 * MiB,
         classes=(ClassMemory(ranks, 0, 0, phases),),
     )
 

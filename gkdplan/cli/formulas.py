@@ -26,7 +26,7 @@ def explained(run_plan: RunPlan, name: str, rank: int | None = None) -> tuple[Ex
     if device is None:
         raise UserError(_priced_otherwise())
     memory = run_plan.ledger.fullest_class if rank is None else _class_of(run_plan, rank)
-    everything = explain(draft_of(run_plan), device)
+    everything = explain(draft_of(run_plan), device, run_plan.schedule.moves)
     of_class = [e for e in everything if e.ranks == memory.ranks]
     if any(memory.phases[e.phase].rows.get(e.row) != e.num_bytes for e in of_class):
         raise UserError(_priced_otherwise())

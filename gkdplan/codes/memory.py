@@ -35,7 +35,12 @@ CODES: dict[str, Code] = {
     ),
     "GK307": Code(
         "an offload that the planner decided",
-        'With "auto" it takes what fits, else what is tight, at the least transfer time.',
+        'With "auto" it takes what fits, else what is tight, at the least exposed transfer time.',
         'Nothing, or write "none" or "cpu" in place of "auto" to decide yourself.',
+    ),
+    "GK308": Code(
+        "a prefetch that no phase could hide",
+        "A copy runs beside what comes before its use; where nothing does it can only be awaited.",
+        "Remove `prefetch`, or let the student sample: its responses come before the teacher.",
     ),
 }

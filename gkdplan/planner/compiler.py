@@ -67,6 +67,6 @@ def _run_plan(priced: Priced, device: Device, tool: str) -> RunPlan:
         training=decided.training,
         ledger=priced.ledger,
         timing=predict(decided, priced.moves, device),
-        schedule=Schedule(priced.moves, priced.choices),
+        schedule=Schedule(priced.moves, priced.choices, priced.not_prefetched),
         steps=lower_steps(decided, priced.moves),
     )

@@ -177,6 +177,7 @@ def _optimizer(plan: Plan, facts: Facts) -> OptimizerPlan:
         clip_grad=optimizer.clip_grad,
         distributed=optimizer.distributed,
         offload=Tier.HOST if optimizer.offload == "cpu" else Tier.DEVICE,
+        prefetch=optimizer.prefetch,
     )
 
 

@@ -49,6 +49,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             padded,
             offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
             stage_layers=stage_layers(facts.teacher.shape.num_layers, teacher_parallel(plan)),
+            prefetch=plan.teacher.prefetch,
         ),
         vocab_size=true_vocab_size(facts),
     )
@@ -96,6 +97,7 @@ def _model(
     stage_layers: tuple[tuple[int, ...], ...],
     recompute: Recompute = NO_RECOMPUTE,
     lora: LoraPlan | None = None,
+    prefetch: bool | None = None,
 ) -> ModelPlan:
     return ModelPlan(
         model=model,
@@ -111,6 +113,7 @@ def _model(
         stage_layers=stage_layers,
         recompute=recompute,
         lora=lora,
+        prefetch=prefetch,
     )
 
 

@@ -1,7 +1,7 @@
 """The schedule of what leaves the device between its uses, and what the traffic costs."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gkdplan.facts.model import Device
@@ -70,14 +70,18 @@ def schedule_offload(
     are those of the largest share, which the other ranks wait for. Before a phase what leaves goes
     first, and makes room for what comes.
     """
-    moves = [move for visit in visits(draft) for move in _moves(visit, buffers, device)]
+    return in_order(m for visit in visits(draft) for m in _moves(visit, buffers, device))
+
+
+def in_order(moves: Iterable[Move]) -> tuple[Move, ...]:
+    """By phase, and before a phase what leaves first."""
     return tuple(
         sorted(moves, key=lambda move: (_PLACES.index(move.phase), move.to_tier is Tier.DEVICE))
     )
 
 
 def _moves(visit: Visit, buffers: Sequence[Sequence[Buffer]], device: Device) -> Iterator[Move]:
-    num_bytes = max(_bytes_of(visit.object, of_class) for of_class in buffers)
+    num_bytes = max(bytes_of(visit.object, of_class) for of_class in buffers)
     copy_s = num_bytes / (PINNED_EFFICIENCY * device.host_link_bandwidth)
     come_s, leave_s = copy_s * visit.is_copied_in, copy_s * visit.is_copied_out
     yield Move(visit.first, visit.object, visit.home, Tier.DEVICE, num_bytes, come_s)
@@ -92,7 +96,7 @@ def host_bytes_per_node(draft: Draft, buffers: Sequence[Sequence[Buffer]]) -> in
     objects = [visit.object for visit in visits(draft) if visit.home is Tier.HOST]
     of_nodes: Counter[int] = Counter()
     for rank_class, of_class in zip(draft.layout.classes, buffers, strict=True):
-        num_bytes = sum(_bytes_of(name, of_class) for name in objects)
+        num_bytes = sum(bytes_of(name, of_class) for name in objects)
         for run in rank_class.ranks:
             for node, num_ranks in _ranks_of_nodes(run, draft.layout):
                 of_nodes[node] += num_ranks * num_bytes
@@ -109,6 +113,6 @@ def _ranks_of_nodes(run: tuple[int, int], layout: Layout) -> Iterator[tuple[int,
         yield node, min(end, (node + 1) * size) - max(start, node * size)
 
 
-def _bytes_of(name: str, buffers: Sequence[Buffer]) -> int:
+def bytes_of(name: str, buffers: Sequence[Buffer]) -> int:
     """Of an object that stays; what is there for one moment does not move."""
     return sum(b.num_bytes for b in buffers if b.name == name and b.moment is None)

@@ -1,6 +1,7 @@
 """From a possible plan to its ledger: draft, price, schedule, tally."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.auto_offload import cheapest, offload_choice, without_auto
@@ -8,9 +9,11 @@ from gkdplan.planner.draft import Draft, draft
 from gkdplan.planner.memory.buffer import Buffer
 from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.memory.ledger import tally
-from gkdplan.planner.offload import host_bytes_per_node, schedule_offload
+from gkdplan.planner.offload import host_bytes_per_node, in_order, schedule_offload
+from gkdplan.planner.prefetch import Moves, Room, obstacles, prefetch, wishes
+from gkdplan.planner.timing.prediction import likely_work
 from gkdplan.runplan.ledger import Ledger
-from gkdplan.runplan.schedule import OffloadChoice
+from gkdplan.runplan.schedule import Obstacle, OffloadChoice
 from gkdplan.runplan.steps import Move
 from gkdplan.spec.plan import Plan
 from gkdplan.units import parse_bytes
@@ -19,13 +22,14 @@ from gkdplan.units import parse_bytes
 @dataclass(frozen=True, slots=True)
 class Priced:
     """A draft with its memory; `buffers` are those of each class of ranks, `choices` what was
-    priced for an offload of "auto"."""
+    priced for an offload of "auto", `not_prefetched` why copies are waited for."""
 
     draft: Draft
     buffers: tuple[tuple[Buffer, ...], ...]
     moves: tuple[Move, ...]
     ledger: Ledger
     choices: tuple[OffloadChoice, ...] = ()
+    not_prefetched: Mapping[str, Obstacle] = field(default_factory=dict)
 
 
 def price(plan: Plan, facts: Facts) -> Priced:
@@ -44,9 +48,35 @@ def price(plan: Plan, facts: Facts) -> Priced:
 
 def price_draft(decided: Draft, device: Device, budget: int) -> Priced:
     """Price first, schedule then, sum last: the buffers know nothing of where they lie."""
-    classes = decided.layout.classes
-    buffers = tuple(price_buffers(decided, ranks, device) for ranks in classes)
+    buffers = _buffers(decided, device)
     moves = schedule_offload(decided, buffers, device)
+    waiting = _priced(decided, buffers, moves, device, budget)
+    if not any(move.seconds for move in moves):
+        return waiting
+    phases, wished = phases_of(decided), wishes(decided)
+    work = likely_work(decided, device)
+    room = Room(waiting.ledger, buffers)
+    overlapped = in_order(prefetch(moves, phases, wished, work, room))
+    why = obstacles(overlapped, phases, wished, work)
+    return replace(_priced(decided, buffers, overlapped, device, budget), not_prefetched=why)
+
+
+def price_moves(decided: Draft, device: Device, budget: int, moves: Sequence[Move]) -> Priced:
+    """With moves that are decided."""
+    return _priced(decided, _buffers(decided, device), tuple(moves), device, budget)
+
+
+def _buffers(decided: Draft, device: Device) -> tuple[tuple[Buffer, ...], ...]:
+    return tuple(price_buffers(decided, ranks, device) for ranks in decided.layout.classes)
+
+
+def _priced(
+    decided: Draft,
+    buffers: tuple[tuple[Buffer, ...], ...],
+    moves: Moves,
+    device: Device,
+    budget: int,
+) -> Priced:
     ledger = tally(
         decided.layout,
         phases_of(decided),
@@ -54,6 +84,7 @@ def price_draft(decided: Draft, device: Device, budget: int) -> Priced:
         moves,
         budget,
         host_bytes_per_node(decided, buffers),
+        device.host_memory_bytes_per_node,
     )
     return Priced(decided, buffers, moves, ledger)
 

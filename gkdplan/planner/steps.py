@@ -6,6 +6,7 @@ from gkdplan.planner.draft import Draft, sampling_roles
 from gkdplan.planner.memory.model import rank_model
 from gkdplan.planner.memory.payload import payload_width
 from gkdplan.runplan.steps import (
+    Await,
     Checkpoint,
     Draw,
     Evaluate,
@@ -21,7 +22,8 @@ from gkdplan.vocab import Phase
 
 
 def lower_steps(draft: Draft, moves: Sequence[Move]) -> tuple[Step, ...]:
-    """The steps of one global batch, in order; moves come before the steps of their phase."""
+    """The steps of one global batch, in order; moves come before the steps of their phase, after
+    the copies that are due there."""
     return tuple(_steps(draft, moves))
 
 
@@ -70,5 +72,6 @@ def _teacher_forward(draft: Draft) -> TeacherForward:
     )
 
 
-def _moves_of(moves: Sequence[Move], phase: Phase) -> Iterator[Move]:
-    return (move for move in moves if move.phase is phase)
+def _moves_of(moves: Sequence[Move], phase: Phase) -> Iterator[Await | Move]:
+    yield from (Await(phase, move.object) for move in moves if move.due is phase)
+    yield from (move for move in moves if move.phase is phase)

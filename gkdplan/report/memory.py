@@ -4,15 +4,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from gkdplan.report.residency import phases_of, tiers, timeline
-from gkdplan.report.step_words import duration, verb
+from gkdplan.report.residency import (
+    device_bytes_during,
+    moves_in_order,
+    phases_of,
+    tiers,
+    timeline,
+)
+from gkdplan.report.step_words import duration, exposed, verb
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.ledger import ClassMemory
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.sampling import VllmPlan
+from gkdplan.runplan.steps import Move
 from gkdplan.units import format_bytes
-from gkdplan.vocab import Phase, Tier
+from gkdplan.vocab import Phase, Tier, Verdict
 
 _ROW_ORDER = (
     "student params",
@@ -55,7 +62,7 @@ def unit_of(run_plan: RunPlan) -> Unit:
 
 def memory_report(run_plan: RunPlan, width: int) -> str:
     """Tables, budget and the moves of a step; no line is wider than `width`."""
-    return f"{memory_tables(run_plan, width)}\n\n{move_list(run_plan)}"
+    return f"{memory_tables(run_plan, width)}\n\n{move_list(run_plan, width)}"
 
 
 def memory_tables(run_plan: RunPlan, width: int) -> str:
@@ -135,8 +142,16 @@ def budget(run_plan: RunPlan) -> str:
     return (
         f"budget {unit.format(ledger.budget_bytes)} {unit.name} a rank,"
         f" headroom {unit.format(headroom)} {unit.name} ({headroom / ledger.budget_bytes:.0%});"
-        f" host {format_bytes(ledger.host_bytes_per_node)} a node"
+        f" {host(run_plan)}"
     )
+
+
+def host(run_plan: RunPlan) -> str:
+    """The verdict on a node's RAM: `host fits: 13.2 GiB of 2.0 TiB a node`."""
+    ledger = run_plan.ledger
+    lies, room = ledger.host_bytes_per_node, ledger.host_budget_bytes_per_node
+    verdict = Verdict.FITS if lies <= room else Verdict.OVER
+    return f"host {verdict}: {format_bytes(lies)} of {format_bytes(room)} a node"
 
 
 def capacity(engine: VllmPlan) -> str:
@@ -148,25 +163,50 @@ def capacity(engine: VllmPlan) -> str:
     )
 
 
-def move_list(run_plan: RunPlan) -> str:
-    """One aligned line a move: bytes, time, and all that is on the fullest rank's device then."""
-    memory = run_plan.ledger.fullest_class
-    scenes = [scene for scene in timeline(run_plan, memory) if scene.move]
-    if not scenes:
+def move_list(run_plan: RunPlan, width: int) -> str:
+    """One aligned line a move, names cut where it would be too wide; then what is not prefetched
+    and why."""
+    rows = move_rows(run_plan)
+    if not rows:
         return "nothing moves between device and host"
-    rows = [["moves of a step", "", "bytes", "time", "on device"]]
-    for scene in scenes:
-        if scene.move:
-            rows.append(
-                [
-                    f"  before {scene.phase}",
-                    f"{verb(scene.move)} {scene.move.object}",
-                    format_bytes(scene.move.num_bytes),
-                    duration(scene.move),
-                    format_bytes(scene.device_bytes),
-                ]
-            )
-    return "\n".join(_columns(rows))
+    when = max(len(row[0]) for row in rows)
+    rows = [[f"{row[0]:<{when}}  {row[1]}", *row[2:]] for row in rows]
+    about = [wrap("", sentence, width) for sentence in not_prefetched(run_plan)]
+    return "\n".join([*_align(rows, width), *about])
+
+
+def move_rows(run_plan: RunPlan) -> list[list[str]]:
+    """Under a head: when each move is made, what moves, its bytes, the seconds of its copy and
+    those in which nothing else runs, and all that is on the fullest rank's device then."""
+    unit = unit_of(run_plan)
+    scenes = timeline(run_plan, run_plan.ledger.fullest_class)
+    rows = [
+        [
+            _when(move),
+            f"{verb(move)} {move.object}",
+            unit.format(move.num_bytes),
+            duration(move),
+            exposed(move),
+            unit.format(device_bytes_during(scenes, move)),
+        ]
+        for move in moves_in_order(run_plan)
+    ]
+    head = ["moves of a step", "", unit.name, "copy", "exposed", "device"]
+    return [head, *rows] if rows else []
+
+
+def not_prefetched(run_plan: RunPlan) -> list[str]:
+    """A sentence for each object whose copy to the device runs beside nothing."""
+    reasons = run_plan.schedule.not_prefetched.items()
+    return [f"{name} is not prefetched: {reason}" for name, reason in reasons]
+
+
+def _when(move: Move) -> str:
+    """Before a phase; from the beginning of one on; or until the end of one."""
+    if not move.beside:
+        return f"before {move.phase}"
+    comes = move.to_tier is Tier.DEVICE
+    return f"from {move.phase}" if comes else f"until {move.beside[-1]}"
 
 
 def _title(run_plan: RunPlan, memory: ClassMemory) -> str:

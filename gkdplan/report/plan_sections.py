@@ -4,7 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from gkdplan.report import objective, words
 from gkdplan.report.markup import Markup, join, section, tag
-from gkdplan.report.memory import budget, other_classes, ranks_of, unit_of
+from gkdplan.report.memory import (
+    budget,
+    host,
+    move_rows,
+    not_prefetched,
+    other_classes,
+    ranks_of,
+    unit_of,
+)
 from gkdplan.report.memory_chart import memory_chart, memory_figures, residency_table
 from gkdplan.report.outline import labelled
 from gkdplan.report.residency_chart import residency_timeline
@@ -35,7 +43,8 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
         fullest = run_plan.ledger.fullest_class
         chart = residency_timeline(run_plan, fullest)
         caption = f"{unit_of(run_plan).name} on {ranks_of(fullest.ranks)}, hatched while they move"
-        sections.append(section("Residency", caption, chart, table, _moves(run_plan)))
+        room = tag("p", host(run_plan))
+        sections.append(section("Residency", caption, chart, table, _moves(run_plan), room))
     return [
         *sections,
         section("Time", TITLE, _timing(run_plan.timing)),
@@ -93,16 +102,15 @@ def _other_classes(run_plan: RunPlan) -> Markup:
 
 
 def _moves(run_plan: RunPlan) -> Markup:
-    items = [
-        tag(
-            "li",
-            f"before {move.phase}: ",
-            tag("span", verb(move), class_="verb"),
-            f" {sentence(move)}",
-        )
-        for move in run_plan.schedule.moves
-    ]
-    return tag("ul", *items, class_="moves")
+    head, *rows = move_rows(run_plan)
+    table = tag(
+        "table",
+        tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head))),
+        tag("tbody", *(tag("tr", *(tag("td", cell) for cell in row)) for row in rows)),
+        class_="others moves",
+    )
+    about = [tag("p", sentence) for sentence in not_prefetched(run_plan)]
+    return join([tag("div", table, class_="scroll"), *about])
 
 
 def _sources(run_plan: RunPlan) -> list[Markup]:

@@ -1,6 +1,6 @@
 """Where objects lie, phase by phase and while something moves."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,16 @@ _OF_ONE_PHASE = ("kv cache", "activations", "loss tiles")
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A phase, or a move before it: row -> bytes on the device and on the host of one rank."""
+    """A phase, or a move before it: row -> bytes on the device and on the host of one rank.
+
+    `under_way` are the moves whose copies run beside the phase.
+    """
 
     phase: Phase
     move: Move | None
     device: Mapping[str, int]
     host: Mapping[str, int]
+    under_way: tuple[Move, ...] = ()
 
     @property
     def device_bytes(self) -> int:
@@ -59,7 +63,8 @@ def moves_in_order(run_plan: RunPlan) -> list[Move]:
 
 
 def timeline(run_plan: RunPlan, memory: ClassMemory) -> list[Scene]:
-    """The scenes of a step on a rank of a class: before each phase its moves, then the phase.
+    """The scenes of a step on a rank of a class: before each phase its moves, but for those whose
+    copies run beside phases, then the phase.
 
     While an object moves it lies on the device whole, beside what both the phase before and the
     phase after keep there, and beside the other objects that are there between their own moves; a
@@ -69,12 +74,19 @@ def timeline(run_plan: RunPlan, memory: ClassMemory) -> list[Scene]:
     return list(_scenes(run_plan, memory))
 
 
+def device_bytes_during(scenes: Sequence[Scene], move: Move) -> int:
+    """The most on the device while the move is made."""
+    return max(s.device_bytes for s in scenes if s.move == move or move in s.under_way)
+
+
 def timeline_json(run_plan: RunPlan) -> list[dict[str, Any]]:
-    """The scenes on the fullest rank: `move` is the object that moves, or null in a phase."""
+    """The scenes on the fullest rank: `move` is the object that moves, or null in a phase; in a
+    phase `under_way` are the objects that are copied beside it."""
     return [
         {
             "phase": scene.phase,
             "move": scene.move and scene.move.object,
+            "under_way": [move.object for move in scene.under_way],
             "device": dict(scene.device),
             "host": dict(scene.host),
             "device_bytes": scene.device_bytes,
@@ -96,20 +108,24 @@ def _scenes(run_plan: RunPlan, memory: ClassMemory) -> Iterator[Scene]:
             for name, num_bytes in rows.items()
             if name in before and name not in sizes and name not in _OF_ONE_PHASE
         }
+        under_way = tuple(move for move in moves if phase in move.beside)
+        leaving = {move.object for move in under_way if move.to_tier is not Tier.DEVICE}
         for move in (move for move in moves if move.phase is phase):
-            on_device = {n for n in sizes if places[n] is Tier.DEVICE} | {move.object}
-            on_host = _on_host(places) | stays_on_host | _host_end(move)
-            yield Scene(phase, move, kept | _sized(sizes, on_device), _sized(sizes, on_host))
+            if move.due is None:
+                there = {n for n in sizes if places[n] is Tier.DEVICE} | leaving | {move.object}
+                on_host = _on_host(places) | stays_on_host | _host_ends([move])
+                yield Scene(phase, move, kept | _sized(sizes, there), _sized(sizes, on_host))
             places[move.object] = move.to_tier
-        yield Scene(phase, None, rows, _sized(sizes, _on_host(places) | stays_on_host))
+        on_host = _on_host(places) | stays_on_host | _host_ends(under_way)
+        yield Scene(phase, None, rows, _sized(sizes, on_host), under_way)
 
 
 def _on_host(places: Mapping[str, Tier]) -> set[str]:
     return {name for name, tier in places.items() if tier is Tier.HOST}
 
 
-def _host_end(move: Move) -> set[str]:
-    return {move.object} if Tier.HOST in (move.from_tier, move.to_tier) else set()
+def _host_ends(moves: Iterable[Move]) -> set[str]:
+    return {move.object for move in moves if Tier.HOST in (move.from_tier, move.to_tier)}
 
 
 def _sized(sizes: Mapping[str, int], names: set[str]) -> dict[str, int]:

@@ -7,13 +7,14 @@ from gkdplan.report.markup import Markup, tag
 from gkdplan.report.memory import Unit, row_names, unit_of
 from gkdplan.report.memory_chart import hues
 from gkdplan.report.residency import Scene, timeline
-from gkdplan.report.step_words import duration, verb
+from gkdplan.report.step_words import duration, exposed, verb
 from gkdplan.runplan.ledger import ClassMemory
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.steps import Move
 
 _WIDTH, _TOP, _DEVICE_HEIGHT = 880, 22, 220
 _LEFT, _MOVE_WIDTH, _LEAST_PHASE_WIDTH, _GAP = 56, 86, 92, 3
-_LABELS_HEIGHT, _LINE = 62, 15
+_LABELS_TOP, _LINE = 18, 15
 _LEAST_HOST_HEIGHT = 24
 _HATCH = 7
 
@@ -49,11 +50,13 @@ class _Picture:
 
 
 def residency_timeline(run_plan: RunPlan, memory: ClassMemory) -> Markup:
-    """Columns from left to right: the phases of a step, and between them the moves, in which the
-    moving object is hatched; upwards the bytes on the device, downwards those on the host."""
+    """Columns from left to right: the phases of a step, and between them the moves; upwards the
+    bytes on the device, downwards those on the host. An object is hatched while it is copied,
+    between phases or beside one."""
     picture = _picture(run_plan, memory)
     floor = _TOP + _DEVICE_HEIGHT
-    host_top = floor + _LABELS_HEIGHT
+    num_lines = max(len(_lines(column.scene)) for column in picture.columns)
+    host_top = floor + _LABELS_TOP + num_lines * _LINE
     host = max(_bytes(column.scene.host) for column in picture.columns)
     height = host_top + max(_LEAST_HOST_HEIGHT, picture.height(host)) + _LINE + 6
     parts = [
@@ -94,20 +97,21 @@ def _picture(run_plan: RunPlan, memory: ClassMemory) -> _Picture:
 
 def _on_device(picture: _Picture, column: _Column, floor: float) -> Iterator[Markup]:
     scene, top = column.scene, floor
-    moving = scene.move.object if scene.move else None
+    moving = {move.object for move in (scene.move, *scene.under_way) if move}
     for name in picture.classes:
         num_bytes = scene.device.get(name, 0)
         if num_bytes:
             top -= picture.height(num_bytes)
-            yield from _block(picture, column, name, top, num_bytes, name == moving)
+            yield from _block(picture, column, name, top, num_bytes, name in moving)
     yield _words(column.middle, top - 6, picture.unit.format(scene.device_bytes), "figure")
 
 
 def _on_host(picture: _Picture, column: _Column, top: float) -> Iterator[Markup]:
     scene = column.scene
-    copied = scene.move.object if scene.move and scene.move.seconds else None
+    moves = (scene.move, *scene.under_way)
+    copied = {move.object for move in moves if move and move.seconds}
     for name, num_bytes in scene.host.items():
-        yield from _block(picture, column, name, top, num_bytes, name == copied)
+        yield from _block(picture, column, name, top, num_bytes, name in copied)
         top += picture.height(num_bytes)
     if scene.host and not scene.move:
         figure = picture.unit.format(_bytes(scene.host))
@@ -134,15 +138,25 @@ def _block(
 
 
 def _labels(column: _Column, floor: float) -> Iterator[Markup]:
-    """The phase; or the move's verb, object and time, the object on at most two lines."""
-    move = column.scene.move
-    if move is None:
-        yield _words(column.middle, floor + 18, column.scene.phase, "phase-name")
-        return
+    kind = "move-name" if column.scene.move else "phase-name"
+    for index, line in enumerate(_lines(column.scene)):
+        y = floor + _LABELS_TOP + index * _LINE
+        yield _words(column.middle, y, line, "move-name" if index else kind)
+
+
+def _lines(scene: Scene) -> list[str]:
+    """The move; or the phase, and the moves that begin beside it."""
+    if scene.move:
+        return _lines_of(scene.move)
+    begun = [move for move in scene.under_way if move.phase is scene.phase]
+    return [scene.phase, *(line for move in begun for line in _lines_of(move))]
+
+
+def _lines_of(move: Move) -> list[str]:
+    """Its verb, its object on at most two lines, its time and, beside work, what is exposed."""
     first, _, rest = move.object.partition(" ")
-    lines = [f"{verb(move)} {first}", rest, duration(move)]
-    for index, line in enumerate(filter(None, lines)):
-        yield _words(column.middle, floor + 18 + index * _LINE, line, "move-name")
+    exposure = f"{exposed(move)} exposed" if move.due else ""
+    return [line for line in (f"{verb(move)} {first}", rest, duration(move), exposure) if line]
 
 
 def _hatch(x: float, y: float, width: float, height: float) -> str:

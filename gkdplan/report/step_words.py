@@ -6,6 +6,7 @@ from gkdplan.report.objective import SOURCE_NAMES
 from gkdplan.report.words import plural
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import (
+    Await,
     Checkpoint,
     Draw,
     Evaluate,
@@ -40,7 +41,10 @@ def verb(step: Step) -> str:
         case Generate():
             return "generate"
         case Move():
-            return _MOVE_VERBS[step.from_tier, step.to_tier]
+            is_early = step.due is not None and step.to_tier is Tier.DEVICE
+            return "prefetch" if is_early else _MOVE_VERBS[step.from_tier, step.to_tier]
+        case Await():
+            return "await"
         case TeacherForward():
             return "teacher"
         case StudentStep():
@@ -70,8 +74,10 @@ def sentence(step: Step) -> str:
             length = plural(step.max_completion_length, "token")
             return f"the {step.role} samples {prompts} a rank, at most {length}, if drawn"
         case Move():
-            cost = f"{format_bytes(step.num_bytes)}, {duration(step)}"
+            cost = f"{format_bytes(step.num_bytes)}, {duration(step)}{_hidden(step)}"
             return f"{step.object} from {step.from_tier} to {step.to_tier}: {cost}"
+        case Await():
+            return f"the copy of {step.object}"
         case TeacherForward():
             kept = f"{step.payload} [{step.max_tokens:,}, {step.width:,}]"
             return f"{step.num_micro_batches} x forward, keeps {kept}"
@@ -94,6 +100,19 @@ def sentence(step: Step) -> str:
 def duration(move: Move) -> str:
     """Seconds of the copy; a move without one only frees what lies on the other tier too."""
     return format_seconds(move.seconds) if move.seconds else "no copy"
+
+
+def exposed(move: Move) -> str:
+    """Seconds of the copy in which nothing else runs."""
+    if not move.seconds:
+        return "-"
+    return format_seconds(move.exposed_s) if move.exposed_s > 0 else "0 s"
+
+
+def _hidden(move: Move) -> str:
+    if move.due is None:
+        return ""
+    return f", {exposed(move)} exposed; complete before {move.due}"
 
 
 def _each(interval: int) -> str:

@@ -113,7 +113,7 @@ def offload(choices: Sequence[OffloadChoice]) -> str:
 
 def _choice(choice: OffloadChoice) -> str:
     what = " and ".join(choice.offloaded) or "nothing"
-    peak, seconds = format_bytes(choice.peak_bytes), format_seconds(choice.transfer_s)
+    peak, seconds = format_bytes(choice.peak_bytes), format_seconds(choice.exposed_s)
     return f"{what} ({choice.verdict} at {peak}, {seconds} a step)"
 
 

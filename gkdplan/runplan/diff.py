@@ -57,6 +57,7 @@ _RULES = (
     _Rule("inputs.*.tokenizer", _RESTART, objective=True),
     _Rule("models.vocab_size", _RESTART, objective=True),
     _Rule("models.*.offload", _SAFE),
+    _Rule("models.*.prefetch", _SAFE),
     _Rule("models.*.recompute.*", _SAFE),
     _Rule("models.*.padded_vocab_size", _RESHARD),
     _Rule("models.*.stage_layers", _RESHARD),
@@ -76,6 +77,7 @@ _RULES = (
     _Rule("batch.num_micro_batches", _SAFE),
     _Rule("batch.global_rows", _RESTART),
     _Rule("optimizer.offload", _SAFE),
+    _Rule("optimizer.prefetch", _SAFE),
     _Rule("optimizer.distributed", _RESHARD),
     _Rule("optimizer.*", _RESTART),
     _Rule("training.output", _SAFE),
@@ -93,6 +95,7 @@ _RULES = (
 
 _DECISIONS = (
     ("models.*.offload", None),
+    ("models.*.prefetch", None),
     ("models.*.dtype", None),
     ("models.student.recompute.*", "models.student.recompute"),
     ("models.*", "models and layout"),

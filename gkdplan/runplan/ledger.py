@@ -27,13 +27,14 @@ class ClassMemory:
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """The fullest rank against its budget; bytes are those of one rank, but for the host's, which
-    are those of the fullest node."""
+    are those of the fullest node against the node's memory."""
 
     budget_bytes: int
     peak_bytes: int
     peak_phase: Phase
     verdict: Verdict
     host_bytes_per_node: int
+    host_budget_bytes_per_node: int
     classes: tuple[ClassMemory, ...]
 
     @property

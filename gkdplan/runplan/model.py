@@ -71,7 +71,8 @@ class ModelPlan:
 
     `keep_layers` are indices of the checkpoint's layers, in order. `stage_layers` counts the layers
     of each pipeline stage, chunk by chunk: chunk c of stage i comes c * pipeline + i-th in the
-    model (one chunk a stage but for virtual pipelines).
+    model (one chunk a stage but for virtual pipelines). `prefetch` is what the plan
+    asks of the weights' way to the device; the schedule says what became of it.
     """
 
     model: str
@@ -87,6 +88,7 @@ class ModelPlan:
     stage_layers: tuple[tuple[int, ...], ...]
     recompute: Recompute = NO_RECOMPUTE
     lora: LoraPlan | None = None
+    prefetch: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class BatchPlan:
 @dataclass(frozen=True, slots=True)
 class OptimizerPlan:
     """How the weights move; a `clip_grad` of 0 clips nothing. Main weights and moments wait for
-    their update in tier `offload`."""
+    their update in tier `offload`; `prefetch` is what was asked of their way to the device."""
 
     name: str
     lr: float
@@ -158,6 +160,7 @@ class OptimizerPlan:
     clip_grad: float
     distributed: bool
     offload: Tier = Tier.DEVICE
+    prefetch: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,12 @@ class Generate:
 @dataclass(frozen=True, slots=True)
 class Move:
     """An object changes tier before the steps of `phase`; bytes and seconds are those of the rank
-    that moves most."""
+    that moves most.
+
+    With `due` only the copy begins there, and is complete before the steps of `due`: in the next
+    step, where `due` is no later phase. The object is on the device all the while. Of the seconds
+    `hidden_s` pass beside the work of other phases, in the mean over the draw of sources.
+    """
 
     phase: Phase
     object: str
@@ -44,6 +49,30 @@ class Move:
     to_tier: Tier = field(metadata={"json": "to"})
     num_bytes: int = field(metadata={"json": "bytes"})
     seconds: float
+    due: Phase | None = None
+    hidden_s: float = 0.0
+
+    @property
+    def exposed_s(self) -> float:
+        """Seconds in which nothing else runs."""
+        return self.seconds - self.hidden_s
+
+    @property
+    def beside(self) -> tuple[Phase, ...]:
+        """The phases beside which the copy runs, in order."""
+        if self.due is None:
+            return ()
+        order = tuple(Phase)
+        start, end = order.index(self.phase), order.index(self.due)
+        return order[start:end] if start < end else order[start:] + order[:end]
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """The steps of `phase` begin when the copy of `object` that is under way is complete."""
+
+    phase: Phase
+    object: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +124,7 @@ Step = (
     | Refit
     | Generate
     | Move
+    | Await
     | TeacherForward
     | StudentStep
     | OptimizerStep

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.draw import source_of_step
 from gkdplan.runplan.steps import (
+    Await,
     Checkpoint,
     Draw,
     Evaluate,
@@ -90,6 +91,9 @@ class Executor:
             case Move():
                 with phases.moves_before(action.phase):
                     self.session.residency.apply(action)
+            case Await():
+                with phases.moves_before(action.phase):
+                    self.session.residency.await_copy(action.object)
             case TeacherForward():
                 with phases.phase(Phase.TEACHER):
                     self._teacher_forward(state)

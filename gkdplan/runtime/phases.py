@@ -66,12 +66,15 @@ class Phases:
 
     @contextmanager
     def moves_before(self, phase: Phase) -> Iterator[None]:
-        """Moves before the steps of a phase, timed only: what leaves is no part of the phase."""
+        """Moves before the steps of a phase, timed only: what leaves is no part of the phase.
+
+        The clock waits for the work that was queued, and not for a copy that runs beside it.
+        """
         self.enter(phase)
         started_s = time.perf_counter()
         yield
         if torch.cuda.is_available():
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()
         self.seconds[phase] += time.perf_counter() - started_s
 
     def peak_bytes_of_ranks(self, device: torch.device) -> dict[Phase, int]:

@@ -1,6 +1,9 @@
-"""Carries out the plan's moves: which parameters lie on the device, and which only on the host."""
+"""Carries out the plan's moves: which parameters lie on the device, and which only on the host.
 
-from collections.abc import Iterator, Sequence
+Copies to a GPU that run beside other work have not been run on one yet.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +30,7 @@ class Residency:
         self._device = device
         self._meter = meter
         self._objects: dict[str, list[tuple[Parameter, Tensor]]] = {}
+        self._under_way: dict[str, Callable[[], None]] = {}
 
     def keep_on_host(self, name: str, parameters: Sequence[Parameter]) -> None:
         """Make the parameters' present CPU tensors the host copy of object `name`.
@@ -46,17 +50,24 @@ class Residency:
             parameter.data = parameter.data.to(self._device)
 
     def apply(self, move: Move) -> None:
-        """Do one move of the plan."""
-        if move.to_tier is Tier.DEVICE:
-            self._fetch(move.object)
-        else:
+        """Do one move of the plan; of one that is due later only begin its copy."""
+        if move.to_tier is not Tier.DEVICE:
             self._release(move.object)
+            return
+        self._fetch(move.object)
+        if move.due is None:
+            self.await_copy(move.object)
+
+    def await_copy(self, name: str) -> None:
+        """Let nothing read object `name` before its copy is complete."""
+        self._under_way.pop(name)()
 
     @contextmanager
     def everything_on_device(self) -> Iterator[None]:
         """Every object visits the device, as evaluation and sampling between steps need it."""
         for name in self._objects:
             self._fetch(name)
+            self.await_copy(name)
         try:
             yield
         finally:
@@ -64,8 +75,12 @@ class Residency:
                 self._release(name)
 
     def _fetch(self, name: str) -> None:
-        for parameter, host in self._objects[name]:
-            parameter.data = torch.empty_like(host, device=self._device).copy_(host)
+        copies = [
+            (torch.empty_like(host, device=self._device), host) for _, host in self._objects[name]
+        ]
+        for (parameter, _), (on_device, _) in zip(self._objects[name], copies, strict=True):
+            parameter.data = on_device
+        self._under_way[name] = _begin(copies, self._device)
 
     def _release(self, name: str) -> None:
         for parameter, _ in self._objects[name]:
@@ -79,6 +94,29 @@ def keep_teacher_on_host(residency: Residency, chunks: Sequence[Any]) -> None:
     body = [parameter for parameter in parameters if all(parameter is not head for head in heads)]
     residency.keep_on_host(TEACHER_BODY, body)
     residency.bring(heads)
+
+
+def _begin(copies: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Callable[[], None]:
+    """Begin to copy from the second of each pair to the first; what is returned waits for it.
+
+    On a GPU the pinned host tensors are copied in a stream of their own. It begins after the work
+    that was queued, which may still read what lay in that memory; the tensors are used and freed
+    only after the wait, so that the allocator needs no record of the stream.
+    """
+    if device.type != "cuda":
+        for on_device, host in copies:
+            on_device.copy_(host)
+        return _nothing
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for on_device, host in copies:
+            on_device.copy_(host, non_blocking=True)
+    return lambda: torch.cuda.current_stream(device).wait_stream(stream)
+
+
+def _nothing() -> None:
+    """Wait for a copy that is already complete."""
 
 
 def _nothing_like(parameter: Parameter) -> Tensor:

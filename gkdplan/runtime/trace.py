@@ -19,6 +19,7 @@ from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.layout import RankClass
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import (
+    Await,
     Checkpoint,
     Draw,
     Evaluate,
@@ -160,6 +161,8 @@ class TracedStep:
             match action:
                 case Move():
                     self.residency.apply(action)
+                case Await():
+                    self.residency.await_copy(action.object)
                 case TeacherForward():
                     with self._phase(Phase.TEACHER):
                         micro_batches += self._collate(num_micro_batches, response_tokens)

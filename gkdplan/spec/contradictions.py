@@ -113,6 +113,18 @@ def a_server_teacher_holds_no_weights_here(source: Source) -> Iterator[Diagnosti
             )
 
 
+def prefetch_needs_an_offload(source: Source) -> Iterator[Diagnostic]:
+    for table in ("teacher", "optimizer"):
+        offload = source.value(f"{table}.offload") or "none"
+        if source.has(f"{table}.prefetch") and offload == "none":
+            yield _contradiction(
+                f"{table}.prefetch",
+                f'`{table}.prefetch` is read only with `{table}.offload = "cpu"` or "auto"',
+                f"set `{table}.offload`, or remove `prefetch`",
+                "nothing leaves the device",
+            )
+
+
 def top_k_is_a_payload(source: Source) -> Iterator[Diagnostic]:
     payload = source.value("distill.payload") or "auto"
     if source.has("distill.top_k") and payload != "top_k":
@@ -183,6 +195,7 @@ CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     stages_are_given_one_way,
     recompute_keys_need_their_granularity,
     a_server_teacher_holds_no_weights_here,
+    prefetch_needs_an_offload,
     top_k_is_a_payload,
     server_mode_needs_a_url,
     a_server_is_of_vllm,

@@ -156,6 +156,8 @@ class Teacher(Section):
     """Of the weights; left out, the student's."""
     offload: Literal["none", "cpu", "auto"] = "none"
     """Where its weights wait between uses: the device, the host, or what the budget asks."""
+    prefetch: bool | None = None
+    """Copied to the device beside an earlier phase; left out, where there is time and room."""
     parallel: Parallel | None = None
     """Its own layout on the same ranks; left out, the student's."""
     server: Server | None = None
@@ -256,6 +258,8 @@ class Optimizer(Section):
     """Spread the optimizer's state over the data axis."""
     offload: Literal["none", "cpu", "auto"] = "none"
     """Where its state waits between updates: the device, the host, or what the budget asks."""
+    prefetch: bool | None = None
+    """Copied to the device beside an earlier phase; left out, where there is time and room."""
 
 
 class Run(Section):

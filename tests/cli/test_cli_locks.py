@@ -117,7 +117,7 @@ def test_memory_is_the_same_of_a_plan_and_of_its_lock(workplace, capsys):
     assert run(["memory", "plan.toml"]) == run(["memory", "plan.lock.json"]) == 0
     both = capsys.readouterr().out
     assert both[: len(both) // 2] == both[len(both) // 2 :]
-    assert "before teacher  fetch teacher body" in both
+    assert "before teacher   fetch teacher body" in both
 
 
 def test_memory_writes_a_page(workplace, capsys):

@@ -67,6 +67,7 @@ BESIDE_THE_RUNTIME = {
     "num_rows",
     "recompute",  # "none" in this version, as the axes are 1
     "stage_layers",
+    "prefetch",  # the steps carry what became of it
     "pipeline",
     "virtual_pipeline",
     "context",

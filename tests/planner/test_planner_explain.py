@@ -81,7 +81,7 @@ def compiled(name: str) -> tuple[RunPlan, tuple]:
     known, tables = PLANS[name]
     run_plan = compile_plan(plan(**tables), known, "test").run_plan
     assert run_plan is not None
-    return run_plan, explain(draft_of(run_plan), known.device)
+    return run_plan, explain(draft_of(run_plan), known.device, run_plan.schedule.moves)
 
 
 def read(product: str, values: dict[str, int], times: str) -> Fraction:
@@ -116,7 +116,7 @@ def test_formulas_do_not_depend_on_the_plan_that_was_explained_before():
     for tables in ({"student": student}, {"teacher": teacher}):
         run_plan = compile_plan(plan(cluster=cluster, **tables), known, "test").run_plan
         assert run_plan is not None
-        for explanation in explain(draft_of(run_plan), known.device):
+        for explanation in explain(draft_of(run_plan), known.device, run_plan.schedule.moves):
             terms = sum(term.num_bytes for term in explanation.terms)
             assert terms == explanation.num_bytes, explanation.row
 

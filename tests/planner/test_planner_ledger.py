@@ -17,7 +17,7 @@ PHASES = (Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER)
 
 def ledger(*buffers: Buffer, moves: tuple[Move, ...] = (), budget: int = 1000):
     layout = assign_ranks(plan(), facts().device)
-    return tally(layout, PHASES, (buffers,), moves, budget, host_bytes_per_node=0)
+    return tally(layout, PHASES, (buffers,), moves, budget, 0, 0)
 
 
 def rows(ledger, phase: Phase) -> dict[str, int]:

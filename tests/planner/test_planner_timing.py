@@ -228,13 +228,19 @@ def test_sampling_counts_by_its_share_of_the_steps():
     assert one.step.likely - other.step.likely == pytest.approx(generate / 2)
 
 
-def test_offload_adds_the_seconds_of_its_moves():
-    stays, moves = priced(), priced(teacher={"model": "teacher", "offload": "cpu"})
+@pytest.mark.parametrize("prefetch", [False, None])
+def test_offload_adds_the_exposed_seconds_of_its_moves(prefetch):
+    offload = {"model": "teacher", "offload": "cpu", "prefetch": prefetch}
+    stays, moves = priced(), priced(teacher=offload)
     difference = likely_step_s(moves.draft, moves.moves, H100) - likely_step_s(
         stays.draft, stays.moves, H100
     )
-    assert difference == pytest.approx(sum(move.seconds for move in moves.moves))
+    assert difference == pytest.approx(sum(move.exposed_s for move in moves.moves))
     assert difference > 0
+    timing = predict(moves.draft, moves.moves, H100)
+    (exposed,) = (term for term in timing.terms if term.name == "exposed offload transfers")
+    assert exposed.phase is Phase.TEACHER
+    assert exposed.seconds == pytest.approx(difference)
 
 
 def test_all_devices_have_an_outlook_that_gets_worse():

@@ -9,7 +9,7 @@ from gkdplan.report.page import lock_page
 from gkdplan.report.residency import timeline, timeline_json
 from gkdplan.report.residency_chart import residency_timeline
 from gkdplan.runplan.ledger import ClassMemory, PhaseMemory
-from gkdplan.runplan.schedule import Schedule
+from gkdplan.runplan.schedule import Obstacle, Schedule
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Tier
 
@@ -136,9 +136,78 @@ def test_the_scenes_as_json_are_those_of_the_fullest_rank(run_plan):
 
 def test_each_move_is_listed_with_all_that_is_on_the_device(run_plan):
     lines = memory_report(run_plan, 80).splitlines()[-3:]
-    assert lines[0].split()[-2:] == ["on", "device"]
-    assert lines[1].split()[-2:] == ["1.6", "GiB"]  # 1228 + 405 = 1633 MiB
-    assert lines[2].split()[-2:] == ["1.6", "GiB"]  # 1230 + 405 = 1635 MiB
+    assert lines[0].split()[-4:] == ["MiB", "copy", "exposed", "device"]
+    assert lines[1].split()[-6:] == ["405.0", "0.042", "s", "0.042", "s", "1,633.0"]  # 1228 + 405
+    assert lines[2].split()[-5:] == ["405.0", "no", "copy", "-", "1,635.0"]  # 1230 + 405
+
+
+def prefetched(run_plan):
+    """Nobody samples but the student; the teacher comes meanwhile, in half of the steps hidden."""
+    fetch, give_back = run_plan.schedule.moves
+    early = replace(fetch, due=Phase.TEACHER, hidden_s=0.021)
+    return replace(run_plan, schedule=Schedule((early, give_back)))
+
+
+def test_what_is_prefetched_is_listed_with_the_phase_it_begins_in_and_what_is_exposed(run_plan):
+    report = memory_report(prefetched(run_plan), 80)
+    (line,) = (line for line in report.splitlines() if "prefetch teacher body" in line)
+    peak = run_plan.ledger.classes[0].phases[Phase.GENERATE].peak_bytes
+    assert line.split() == [
+        *["from", "generate", "prefetch", "teacher", "body", "405.0", "0.042", "s", "0.021", "s"],
+        f"{peak / MiB:,.1f}",
+    ]
+
+
+def test_a_copy_beside_a_phase_is_no_scene_of_its_own_and_is_hatched_in_that_phase(run_plan):
+    scenes = scenes_of(prefetched(run_plan))
+    assert [(s.phase, s.move is not None) for s in scenes[:3]] == [
+        (Phase.GENERATE, False),
+        (Phase.TEACHER, False),
+        (Phase.STUDENT, True),
+    ]
+    assert [[m.object for m in s.under_way] for s in scenes[:2]] == [["teacher body"], []]
+    assert timeline_json(prefetched(run_plan))[0]["under_way"] == ["teacher body"]
+    (memory,) = run_plan.ledger.classes
+    page = Page(residency_timeline(prefetched(run_plan), memory))
+    assert len(page.of_class("hatch")) == 3  # at both ends of the copy, and where it is freed
+    assert {"prefetch teacher", "0.042 s", "0.021 s exposed"} <= set(page.text)
+
+
+def test_what_is_copied_out_into_the_next_step_lies_at_both_ends_until_then(run_plan):
+    away = with_optimizer_away(run_plan)
+    *others, leave = away.schedule.moves
+    late = replace(away, schedule=Schedule((*others, replace(leave, due=Phase.TEACHER))))
+    scenes = {(s.phase, s.move): s for s in scenes_of(late)}
+    for phase in (Phase.CHECKPOINT, Phase.GENERATE):
+        assert "student main + Adam" in scenes[phase, None].host
+        assert [m.object for m in scenes[phase, None].under_way] == ["student main + Adam"]
+    fetch = late.schedule.moves[0]
+    assert "student main + Adam" in scenes[Phase.GENERATE, fetch].device
+    assert scenes[Phase.TEACHER, None].under_way == ()
+
+
+def test_a_copy_that_is_waited_for_says_why(run_plan):
+    moves = run_plan.schedule.moves
+    why = {"teacher body": Obstacle.ONE_MEMORY}
+    waiting = replace(run_plan, schedule=Schedule(moves, not_prefetched=why))
+    sentence = "teacher body is not prefetched: device and host are one memory"
+    assert memory_report(waiting, 80).endswith(sentence)
+    assert sentence in Page(lock_page(waiting)).text
+
+
+def test_the_verdict_on_the_host_and_the_overhead_by_name_stand_with_the_timeline(run_plan):
+    phases = {
+        phase: replace(in_phase, rows={**in_phase.rows, "overhead (context)": MiB})
+        for phase, in_phase in run_plan.ledger.classes[0].phases.items()
+    }
+    memory = replace(run_plan.ledger.classes[0], phases=phases)
+    small = replace(run_plan.ledger, classes=(memory,), host_budget_bytes_per_node=512 * MiB)
+    text = memory_report(replace(run_plan, ledger=small), 80)
+    assert "host over: 810.0 MiB of 512.0 MiB a node" in " ".join(text.split())
+    assert "overhead (context)" in text
+    page = Page(lock_page(replace(run_plan, ledger=small)))
+    assert "host over: 810.0 MiB of 512.0 MiB a node" in page.text
+    assert "overhead (context): 1.0 MiB" in page.text
 
 
 def test_a_picture_has_every_block_to_scale_and_hatches_what_moves(run_plan):

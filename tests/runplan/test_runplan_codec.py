@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import checksum, decode, encode, fingerprint, seal, to_record
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
-from gkdplan.runplan.steps import Move, Refit, Step
+from gkdplan.runplan.steps import Await, Move, Refit, Step
 from gkdplan.vocab import Phase, Tier
 
 SCALARS = {
@@ -82,17 +82,20 @@ def test_the_lock_has_the_sections_that_the_documentation_names(run_plan):
         "to": "device",
         "bytes": 405 * 2**20,
         "seconds": 0.042,
+        "due": None,
+        "hidden_s": 0.0,
     }
     assert record["steps"][0] == {"kind": "draw", "seed": 42, "lmbda": 0.4, "seq_kd": 0.5}
     assert record["ledger"]["classes"][0]["phases"]["student"]["rows"]["loss tiles"] == 450 * 2**20
 
 
 def test_every_kind_of_step_has_its_own_tag(run_plan):
-    refitted = replace(run_plan, steps=(*run_plan.steps, Refit(2**30, 2**29)))
+    awaited = Await(Phase.TEACHER, "teacher body")
+    refitted = replace(run_plan, steps=(*run_plan.steps, Refit(2**30, 2**29), awaited))
     kinds = [step["kind"] for step in to_record(refitted)["steps"]]
     assert set(kinds) == {
-        "draw", "move", "refit", "generate", "teacher_forward", "student_step", "optimizer_step",
-        "evaluate", "checkpoint",
+        "draw", "move", "await", "refit", "generate", "teacher_forward", "student_step",
+        "optimizer_step", "evaluate", "checkpoint",
     }  # fmt: skip
     assert len(set(kinds)) == len(get_args(Step))
 

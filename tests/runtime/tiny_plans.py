@@ -26,6 +26,7 @@ tensor = {tensor}
 [teacher]
 model = "{home}/teacher"
 offload = "{offload}"
+{prefetch}
 [distill]
 beta = {beta}
 lmbda = {lmbda}
@@ -58,6 +59,7 @@ DEFAULTS = {
     "parallel": "",
     "recompute": "",
     "offload": "none",
+    "prefetch": "",
     "beta": 0.5,
     "lmbda": 0.0,
     "seq_kd": 0.0,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Device, Facts
+from gkdplan.planner.auto_offload import offloaded_to
 from gkdplan.planner.checks import availability, layout, schedule, vllm
 from gkdplan.planner.checks.degrees import possible_degrees
 from gkdplan.planner.checks.schedule import LARGEST_MICRO
@@ -107,8 +108,10 @@ def _other_offload(plan: Plan, table: str) -> Edits:
     section = getattr(plan, table)
     if section.offload in offloads:
         offload = offloads[section.offload]
-        edited = plan.model_copy(update={table: section.model_copy(update={"offload": offload})})
-        yield f'set `{table}.offload` to "{offload}"', edited
+        moved = offloaded_to(offload, section)
+        removal = "" if moved.prefetch == section.prefetch else f" and remove `{table}.prefetch`"
+        edited = plan.model_copy(update={table: moved})
+        yield f'set `{table}.offload` to "{offload}"{removal}', edited
 
 
 def _distributed_optimizer(plan: Plan) -> Edits:

@@ -8,11 +8,14 @@ from gkdplan.planner.auto_offload import OFFLOADABLE, cheapest
 from gkdplan.planner.checks.availability import not_yet_run
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.planner.draft import effective_mix
+from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.schedule import OffloadChoice
+from gkdplan.runplan.steps import Draw
 from gkdplan.spec.plan import Plan
 from gkdplan.units import format_bytes, format_seconds, parse_bytes
-from gkdplan.vocab import Verdict
+from gkdplan.vocab import Source, Verdict
 
 
 @rule("GK304")
@@ -30,9 +33,27 @@ def memory_limit_is_within_the_device(plan: Plan, facts: Facts) -> Iterator[Find
         )
 
 
+@rule("GK308")
+def a_prefetch_has_a_phase_to_begin_in(plan: Plan, _: Facts) -> Iterator[Finding]:
+    """Only the student's samples are drawn before the teacher is on the device."""
+    if not plan.teacher.prefetch or plan.teacher.offload == "none":
+        return
+    shares = share_of_sources(Draw(plan.run.seed, *effective_mix(plan)))
+    samples = shares[Source.TEACHER] > 0
+    if shares[Source.STUDENT] > 0 and not samples:
+        return
+    first = "samples" if samples else "is asked"
+    yield Finding(
+        "`teacher.prefetch = true`, but nothing runs before the teacher in a step",
+        "teacher.prefetch",
+        label=f"the teacher {first} first",
+        help=("remove it: the teacher comes when it is needed",),
+    )
+
+
 _VERBS = {Verdict.FITS: "fits", Verdict.TIGHT: "is tight"}
 
-RULES = (memory_limit_is_within_the_device,)
+RULES = (memory_limit_is_within_the_device, a_prefetch_has_a_phase_to_begin_in)
 
 
 def check_fit(
@@ -99,14 +120,14 @@ def _auto(plan: Plan, choices: Sequence[OffloadChoice]) -> Iterator[Diagnostic]:
 def _reason(chosen: OffloadChoice) -> str:
     if chosen.verdict is Verdict.OVER:
         return "nothing fits, and this has the smallest peak"
-    return f"of what {_VERBS[chosen.verdict]} the least transfer"
+    return f"of what {_VERBS[chosen.verdict]} the least exposed transfer"
 
 
 def _priced(choice: OffloadChoice) -> str:
     return (
         f"{_offloaded(choice)}: peak {format_bytes(choice.peak_bytes)}, {choice.verdict}, "
         f"host {format_bytes(choice.host_bytes_per_node)} a node, "
-        f"{format_seconds(choice.transfer_s)} of transfer a step"
+        f"{format_seconds(choice.exposed_s)} of exposed transfer a step"
     )
 
 

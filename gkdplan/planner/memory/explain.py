@@ -1,6 +1,6 @@
 """The formula of each number of the ledger: the ledger, priced once more in named numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate, pairwise
 
@@ -9,8 +9,9 @@ from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory import buffer
 from gkdplan.planner.memory.quantity import Monomial, polynomial_of
 from gkdplan.planner.memory.symbols import ORDER, symbols_of, with_named_overhead, with_names
-from gkdplan.planner.pricing import price_draft
+from gkdplan.planner.pricing import price_moves
 from gkdplan.runplan.formula import Explanation, Symbol, Term
+from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase
 
 ORIGINS = {
@@ -72,16 +73,17 @@ ORIGINS = {
 """Row -> what it holds, and what its formula follows."""
 
 
-def explain(draft: Draft, device: Device) -> tuple[Explanation, ...]:
+def explain(draft: Draft, device: Device, moves: Sequence[Move]) -> tuple[Explanation, ...]:
     """Every row of every phase of every class of ranks, in the order of the ledger.
 
     The numbers cannot part from the ledger's: they are priced by the same functions.
     """
-    return tuple(_explanations(draft, device))
+    return tuple(_explanations(draft, device, moves))
 
 
-def _explanations(draft: Draft, device: Device) -> Iterator[Explanation]:
-    priced = price_draft(with_names(draft), with_named_overhead(device), device.memory_bytes)
+def _explanations(draft: Draft, device: Device, moves: Sequence[Move]) -> Iterator[Explanation]:
+    named, overhead = with_names(draft), with_named_overhead(device)
+    priced = price_moves(named, overhead, device.memory_bytes, moves)
     symbols = symbols_of(draft, device)
     for memory in priced.ledger.classes:
         for phase, in_phase in memory.phases.items():

@@ -22,6 +22,7 @@ def tally(
     moves: Sequence[Move],
     budget_bytes: int,
     host_bytes_per_node: int,
+    host_budget_bytes_per_node: int,
 ) -> Ledger:
     """Sum the buffers of each class of ranks phase by phase, those left out that a move has taken
     off the device; the fullest class decides the verdict.
@@ -45,6 +46,7 @@ def tally(
         peak_phase=peak_phase,
         verdict=_verdict(peak, budget_bytes),
         host_bytes_per_node=host_bytes_per_node,
+        host_budget_bytes_per_node=host_budget_bytes_per_node,
         classes=classes,
     )
 
@@ -56,7 +58,8 @@ def _peak(phases: Sequence[Phase], classes: Sequence[ClassMemory]) -> tuple[Phas
 
 
 def _away(phases: Sequence[Phase], moves: Sequence[Move]) -> dict[Phase, set[str]]:
-    """The objects that are not on the device in each phase; a move acts from its phase on."""
+    """The objects that are not on the device in each phase; a move acts from its phase on, and what
+    is under way to the host is on the device until then."""
     first_moves = {move.object: move for move in reversed(moves)}
     away = {name for name, move in first_moves.items() if move.from_tier is not Tier.DEVICE}
     by_phase = {}
@@ -66,7 +69,8 @@ def _away(phases: Sequence[Phase], moves: Sequence[Move]) -> dict[Phase, set[str
                 away = away - {move.object}
             elif move.phase is phase:
                 away = away | {move.object}
-        by_phase[phase] = away
+        leaving = {m.object for m in moves if m.to_tier is not Tier.DEVICE and phase in m.beside}
+        by_phase[phase] = away - leaving
     return by_phase
 
 

@@ -1,16 +1,17 @@
 """Candidates of one mesh and their predicted seconds; their memory is not priced here."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.draft import Draft, draft
 from gkdplan.planner.memory.buffer import STUDENT_STATE, TEACHER_BODY
-from gkdplan.planner.memory.buffers import price_buffers
+from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.offload import schedule_offload
+from gkdplan.planner.prefetch import Moves, widest, wishes
 from gkdplan.planner.search.space import Saving, with_micro
-from gkdplan.planner.timing.prediction import student_s, without_student_s
+from gkdplan.planner.timing.exposure import hidden_s
+from gkdplan.planner.timing.prediction import student_s, with_student, work_beside_student
 from gkdplan.runplan.model import Recompute as DecidedRecompute
 from gkdplan.spec.plan import Plan, Recompute
 
@@ -33,7 +34,11 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plan of a series, which keeps every rule."""
+    """A plan of a series, which keeps every rule.
+
+    `step_s` are the predicted seconds of its step at the least: with every copy beside all the work
+    that it could run beside, whatever room there is.
+    """
 
     series: Series
     micro: int
@@ -53,9 +58,9 @@ def candidates_of(
     other.
     """
     drafts = [draft(with_micro(mesh, size), facts) for size in sizes]
-    others = [without_student_s(decided, facts.device) for decided in drafts]
+    others = [work_beside_student(decided, facts.device) for decided in drafts]
     students: dict[Recompute, list[float]] = {}
-    transfers = _transfers_s(mesh, facts)
+    widest_moves = _widest_moves(mesh, facts)
     for saving, runs in wanted:
         series = Series(mesh, saving, runs)
         if saving.recompute not in students:
@@ -63,21 +68,21 @@ def candidates_of(
                 student_s(_with_recompute(decided, saving.recompute), facts.device)
                 for decided in drafts
             ]
-        moving = sum(transfers[name] for name in (ALWAYS, *saving.offloaded))
-        times = zip(sizes, others, students[saving.recompute], strict=True)
-        for size, other, student in times:
-            yield Candidate(series, size, other + student + moving)
+        tables = (ALWAYS, *saving.offloaded)
+        moves = [m for m in widest_moves if _TABLES.get(m.object, ALWAYS) in tables]
+        for size, other, student in zip(sizes, others, students[saving.recompute], strict=True):
+            work = with_student(other, student)
+            exposed_s = sum(m.seconds for m in moves) - sum(hidden_s(moves, work))
+            yield Candidate(series, size, work.step_s + exposed_s)
 
 
-def _transfers_s(mesh: Plan, facts: Facts) -> dict[str, float]:
-    """Seconds of a step's moves by the table of the plan that asks for them, or `ALWAYS`."""
+def _widest_moves(mesh: Plan, facts: Facts) -> Moves:
+    """The moves of everything that can be offloaded, as far beside other work as can be."""
     everything = Saving(mesh.student.recompute, teacher="cpu", optimizer="cpu")
     decided = draft(everything.applied_to(mesh), facts)
     buffers = [price_buffers(decided, ranks, facts.device) for ranks in decided.layout.classes]
-    seconds: dict[str, float] = defaultdict(float)
-    for move in schedule_offload(decided, buffers, facts.device):
-        seconds[_TABLES.get(move.object, ALWAYS)] += move.seconds
-    return seconds
+    moves = schedule_offload(decided, buffers, facts.device)
+    return widest(moves, phases_of(decided), wishes(decided))
 
 
 def _with_recompute(decided: Draft, recompute: Recompute) -> Draft:

@@ -41,9 +41,10 @@ def changes_of(candidate: Plan, plan: Plan) -> Changes:
     for path, old, new in tables:
         changes += _changes_of_table(path, old, new)
     for table in OFFLOADABLE:
-        offload = getattr(candidate, table).offload
-        if offload != getattr(plan, table).offload:
-            changes.append((f"{table}.offload", offload))
+        new, own = getattr(candidate, table), getattr(plan, table)
+        for key in ("offload", "prefetch"):
+            if getattr(new, key) != getattr(own, key):
+                changes.append((f"{table}.{key}", getattr(new, key)))
     changes += _changes_of_teacher(plan.teacher.parallel, candidate.teacher.parallel)
     if candidate.batch.micro != plan.batch.micro:
         changes.append(("batch.micro", candidate.batch.micro))

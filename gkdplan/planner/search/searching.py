@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks import availability, recompute
@@ -13,6 +14,7 @@ from gkdplan.planner.pricing import price
 from gkdplan.planner.search.candidates import Candidate, candidates_of
 from gkdplan.planner.search.options import dropped_of, option_of
 from gkdplan.planner.search.space import Saving, meshes, micro_sizes, savings, with_micro
+from gkdplan.planner.timing.prediction import likely_step_s
 from gkdplan.runplan.ranking import Counts, Dropped, Option, Ranking
 from gkdplan.spec.plan import Plan
 
@@ -56,7 +58,6 @@ def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = F
         planned += (len(possible) - len(wanted)) * len(kept)
         if wanted:
             candidates += candidates_of(mesh, kept, wanted, facts)
-    candidates.sort(key=lambda candidate: candidate.step_s)
     fitting, over = _fastest(candidates, top, facts)
     num_slower = len(candidates) - len(fitting) - len(over)
     ranking = Ranking(
@@ -75,21 +76,29 @@ def _fastest(
 ) -> tuple[list[Candidate], list[Candidate]]:
     """The first that fit, and those that were passed over because they do not.
 
-    Where one does not fit, none of its series with larger micro-batches does.
+    Where one does not fit, none of its series with larger micro-batches does. One that fits may
+    lack the room to hide its copies: then it waits until its own seconds are the fewest.
     """
     fitting: list[Candidate] = []
     over: list[Candidate] = []
     smallest_over: dict[int, int] = {}
-    for candidate in candidates:
-        if len(fitting) == top:
-            break
+    queue = [(found.step_s, place, False) for place, found in enumerate(candidates)]
+    heapify(queue)
+    while queue and len(fitting) < top:
+        _, place, is_priced = heappop(queue)
+        candidate = candidates[place]
         series, micro = id(candidate.series), candidate.micro
+        if is_priced:
+            fitting.append(candidate)
+            continue
         is_over = micro >= smallest_over.get(series, micro + 1)
-        if is_over or not fits(price(candidate.plan, facts).ledger, facts.device):
+        priced = None if is_over else price(candidate.plan, facts)
+        if priced is None or not fits(priced.ledger, facts.device):
             smallest_over[series] = min(micro, smallest_over.get(series, micro))
             over.append(candidate)
         else:
-            fitting.append(candidate)
+            seconds = likely_step_s(priced.draft, priced.moves, facts.device)
+            heappush(queue, (seconds, place, True))
     return fitting, over
 
 

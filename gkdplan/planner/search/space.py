@@ -6,7 +6,7 @@ from functools import cache
 from itertools import chain, islice
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.auto_offload import OFFLOADABLE
+from gkdplan.planner.auto_offload import OFFLOADABLE, offloaded_to
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.models import student_shape
 from gkdplan.shape import ModelShape
@@ -33,8 +33,8 @@ class Saving:
     def applied_to(self, plan: Plan) -> Plan:
         tables = {
             "student": plan.student.model_copy(update={"recompute": self.recompute}),
-            "teacher": plan.teacher.model_copy(update={"offload": self.teacher}),
-            "optimizer": plan.optimizer.model_copy(update={"offload": self.optimizer}),
+            "teacher": offloaded_to(self.teacher, plan.teacher),
+            "optimizer": offloaded_to(self.optimizer, plan.optimizer),
         }
         return plan.model_copy(update=tables)
 

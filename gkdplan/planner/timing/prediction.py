@@ -1,10 +1,12 @@
 """A draft and its moves -> seconds of its phases and of its step."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft, sampling_roles
 from gkdplan.planner.timing.assumptions import LIKELY, OUTLOOKS, assumptions_of
+from gkdplan.planner.timing.exposure import SAMPLED, Work, hidden_s
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.sampling import refit_seconds, sampling_seconds
 from gkdplan.planner.timing.training import optimizer_seconds, student_seconds, teacher_seconds
@@ -13,7 +15,7 @@ from gkdplan.runplan.steps import Draw, Move
 from gkdplan.runplan.timing import Seconds, Term, Timing
 from gkdplan.vocab import Phase, Source
 
-OFFLOAD = "offload transfers"
+OFFLOAD = "exposed offload transfers"
 Named = Mapping[Phase, Mapping[str, float]]
 
 
@@ -46,13 +48,18 @@ def predict(draft: Draft, moves: Sequence[Move], device: Device) -> Timing:
 
 def likely_step_s(draft: Draft, moves: Sequence[Move], device: Device) -> float:
     """What candidates are ranked by: `predict(...).step.likely`."""
-    return without_student_s(draft, device) + student_s(draft, device) + moves_s(moves)
+    return likely_work(draft, device).step_s + sum(move.exposed_s for move in moves)
 
 
-def without_student_s(draft: Draft, device: Device) -> float:
-    """Likely seconds of a step's other phases, moves left out."""
-    others = _other_phases(draft, _machine(draft, device, LIKELY))
-    return _step_s(others, _sampled_share(draft))
+def likely_work(draft: Draft, device: Device) -> Work:
+    """What copies can run beside."""
+    return with_student(work_beside_student(draft, device), student_s(draft, device))
+
+
+def work_beside_student(draft: Draft, device: Device) -> Work:
+    """As `likely_work`, the student's phase left out."""
+    machine = _machine(draft, device, LIKELY)
+    return _work(draft, _other_phases(draft, machine))
 
 
 def student_s(draft: Draft, device: Device) -> float:
@@ -60,22 +67,27 @@ def student_s(draft: Draft, device: Device) -> float:
     return sum(student_seconds(draft, _machine(draft, device, LIKELY)).values())
 
 
-def moves_s(moves: Sequence[Move]) -> float:
-    """Seconds of a step's moves."""
-    return sum(move.seconds for move in moves)
+def with_student(work: Work, seconds: float) -> Work:
+    return replace(work, seconds={**work.seconds, Phase.STUDENT: seconds})
 
 
 def _machine(draft: Draft, device: Device, outlook: int) -> Machine:
     return Machine(device, draft.layout.devices_per_node, OUTLOOKS[device.backend][outlook])
 
 
+def _work(draft: Draft, named: Named) -> Work:
+    seconds = {phase: sum(terms.values()) for phase, terms in named.items()}
+    return Work(seconds, _sampled_share(draft), hides_copies=draft.layout.backend == "nccl")
+
+
 def _named_seconds(draft: Draft, moves: Sequence[Move], machine: Machine) -> Named:
     """The terms of every phase that a step can have; before a checkpoint only what moves counts."""
     phases = {**_other_phases(draft, machine), Phase.STUDENT: student_seconds(draft, machine)}
     named = {phase: dict(phases[phase]) for phase in Phase if phases.get(phase)}
-    for move in moves:
-        terms = named.setdefault(move.phase, {})
-        terms[OFFLOAD] = terms.get(OFFLOAD, 0.0) + move.seconds
+    hidden = hidden_s(moves, _work(draft, named))
+    for move, beside_work in zip(moves, hidden, strict=True):
+        terms = named.setdefault(move.due or move.phase, {})
+        terms[OFFLOAD] = terms.get(OFFLOAD, 0.0) + move.seconds - beside_work
     return named
 
 
@@ -105,7 +117,7 @@ def _step_s(named: Named, sampled_share: float) -> float:
     total = 0.0
     for phase, terms in named.items():
         for name, seconds in terms.items():
-            is_drawn = phase in (Phase.REFIT, Phase.GENERATE) and name != OFFLOAD
+            is_drawn = phase in SAMPLED and name != OFFLOAD
             total += seconds * (sampled_share if is_drawn else 1.0)
     return total
 

@@ -78,13 +78,44 @@ def test_four_processes_equal_transformers(checkpoints: Path) -> None:
 
 
 def test_drawn_weights_do_not_depend_on_the_layout() -> None:
-    run_on_ranks(_draw_in_two_layouts, 2)
+    run_on_ranks(_draw_in_every_layout, 2)
 
 
 def test_a_saved_student_loads_in_transformers_with_the_same_logits(
     checkpoints: Path, tmp_path: Path
 ) -> None:
     run_on_ranks(_save_students, 2, checkpoints, tmp_path)
+
+
+def test_files_are_the_same_bytes_from_every_layout(checkpoints: Path, tmp_path: Path) -> None:
+    for names, alone, layouts in (
+        (("llama-tied", "llama-one-kv-head", "qwen2"), (ONE, ((3,),)), OF_DENSE),
+        (WITH_EXPERTS, (ONE, ((4,),)), OF_EXPERTS),
+    ):
+        run_on_ranks(_save_from, 1, checkpoints, names, (alone,), tmp_path / "one")
+        run_on_ranks(_save_from, 2, checkpoints, names, layouts, tmp_path / "two")
+        for name in names:
+            expected = _files(tmp_path / "one" / f"{name}-0")
+            assert len(expected) > 5
+            for index in range(len(layouts)):
+                assert _files(tmp_path / "two" / f"{name}-{index}") == expected, (name, index)
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def _save_from(
+    checkpoints: Path, names: tuple[str, ...], layouts: Layouts, directory: Path
+) -> None:
+    for index, (degrees, stage_layers) in enumerate(layouts):
+        mesh = start_mesh(degrees)
+        for name in names:
+            plan = plan_of(name, degrees.tensor, stage_layers=stage_layers)
+            chunks = build_chunks(plan, degrees, mesh, trainable=True)
+            load_weights(chunks, checkpoints / name, plan, mesh)
+            out = directory / f"{name}-{index}"
+            save_student(chunks, plan, mesh, checkpoints / name, out, shard_bytes=60_000)
 
 
 def _equal_transformers(checkpoints: Path, names: tuple[str, ...], layouts: Layouts) -> None:
@@ -102,31 +133,43 @@ def _equal_transformers(checkpoints: Path, names: tuple[str, ...], layouts: Layo
 
 
 def _assert_same_weights(tensors: dict[str, Tensor], directory: Path) -> None:
-    checkpoint = load_file(directory / "model.safetensors")
-    assert tensors.keys() == checkpoint.keys()
-    assert all(torch.equal(tensors[name], checkpoint[name]) for name in checkpoint)
+    _assert_equal(tensors, load_file(directory / "model.safetensors"))
 
 
-def _draw_in_two_layouts() -> None:
-    one, two = _drawn(DATA_2), _drawn(TENSOR_2_SEQUENCE)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+def _draw_in_every_layout() -> None:
+    one = _drawn("qwen2", DATA_2, ((3,),))
+    for degrees, stage_layers in OF_DENSE:
+        _assert_equal(_drawn("qwen2", degrees, stage_layers), one)
     # 3 layers: 0.02, and 0.02 / sqrt(2 * 3) for what writes to the residual stream.
     assert abs(one["model.layers.0.mlp.up_proj.weight"].std() / 0.02 - 1) < 0.05
     assert abs(one["model.layers.0.mlp.down_proj.weight"].std() / 0.008165 - 1) < 0.05
     assert one["model.norm.weight"].eq(1).all()
     assert one["model.layers.1.self_attn.q_proj.bias"].eq(0).all()
+    experts = _drawn("mixtral", DATA_2, ((4,),))
+    for degrees, stage_layers in OF_EXPERTS:
+        _assert_equal(_drawn("mixtral", degrees, stage_layers), experts)
+    # 4 layers: 0.02 / sqrt(2 * 4).
+    down = experts["model.layers.3.block_sparse_moe.experts.2.w2.weight"]
+    assert abs(down.std() / 0.007071 - 1) < 0.05
 
 
-def _drawn(degrees: AxisDegrees) -> dict[str, Tensor]:
+def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def _drawn(
+    name: str, degrees: AxisDegrees, stage_layers: tuple[tuple[int, ...], ...]
+) -> dict[str, Tensor]:
     mesh = start_mesh(degrees)
-    plan = plan_of("qwen2", degrees.tensor, init="random")
-    model = build_model(plan, degrees, mesh, trainable=True)
-    for parameter in model.parameters():
+    plan = plan_of(name, degrees.tensor, init="random", stage_layers=stage_layers)
+    chunks = build_chunks(plan, degrees, mesh, trainable=True)
+    parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
+    for parameter in parameters:
         parameter.data.fill_(float("nan"))
-    draw_weights([model], plan, mesh, seed=3)
-    assert not any(parameter.isnan().any() for parameter in model.parameters())
-    return dict(full_tensors([model], plan, mesh))
+    draw_weights(chunks, plan, mesh, seed=3)
+    assert not any(parameter.isnan().any() for parameter in parameters)
+    return dict(full_tensors(chunks, plan, mesh))
 
 
 def _save_students(checkpoints: Path, directory: Path) -> None:

@@ -106,8 +106,13 @@ def _sampling(rank: Rank, role: Role) -> Iterator[Buffer]:
 
 
 def _saving(rank: Rank) -> Iterator[Buffer]:
-    phase, student = Phase.CHECKPOINT, rank.student.model
-    files = student_files_bytes(student, rank.draft.layout.backend)
-    copies = state_file_bytes(student, rank.state, distributed=rank.draft.optimizer.distributed)
+    phase, student, draft = Phase.CHECKPOINT, rank.student.model, rank.draft
+    files = student_files_bytes(
+        draft.models.student,
+        draft.layout.student,
+        draft.layout.backend,
+        writes=student.stage.is_first,
+    )
+    copies = state_file_bytes(student, rank.state, distributed=draft.optimizer.distributed)
     yield Buffer(TEMPORARIES, files, phase, phase, "student's files")
     yield Buffer(TEMPORARIES, copies, phase, phase, "state")

@@ -1,25 +1,39 @@
 """Bytes that saving needs on the device, which on a CPU is where the files' tensors wait too."""
 
-from gkdplan.planner.memory.model import RankModel
+from gkdplan.planner.memory.experts import ExpertShare
+from gkdplan.planner.memory.model import RankModel, chunks_of_stage
 from gkdplan.planner.memory.optimizer import TrainingState
 from gkdplan.planner.memory.parameters import largest_elements, num_elements
+from gkdplan.planner.memory.stage import whole_model
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import ModelPlan
 from gkdplan.vocab import Dtype
 
 FILE_BYTES = 5 * 10**9
 """Of one safetensors file at most: as in runtime/megatron/weights.py."""
 
 
-def student_files_bytes(student: RankModel, backend: str) -> int:
-    """Those of a stage's first rank, which writes the stage's layers: whole tensors, padding
-    included, one parameter at a time gathered over the tensor axis and joined. Where the device is
-    the host they wait there until a file is full.
+def student_files_bytes(
+    student: ModelPlan, degrees: AxisDegrees, backend: str, *, writes: bool
+) -> int:
+    """Whole tensors of the model, padding included, that pass through every rank, one parameter at
+    a time: gathered from the ranks that share it, where there are such, and joined. Where the
+    device is the host they wait, on the rank that `writes`, until a file is full.
     """
     width = student.dtype.num_bytes
-    whole = student.whole_chunks
-    num_copies = 1 if student.tensor == 1 else 2
-    passing = num_copies * max(map(largest_elements, whole)) * width
-    all_bytes = sum(map(num_elements, whole)) * width
-    waiting = min(all_bytes, FILE_BYTES) if backend == "gloo" else 0
+    moe = student.shape.moe
+    (parameters,) = chunks_of_stage(
+        student.shape,
+        student.padded_vocab_size,
+        1,
+        whole_model(sum(map(sum, student.stage_layers))),
+        None if moe is None else ExpertShare(moe),
+    )
+    is_shared = max(degrees.tensor, degrees.pipeline, degrees.expert, degrees.expert_tensor) > 1
+    num_copies = 2 if is_shared else 1
+    passing = num_copies * largest_elements(parameters) * width
+    waits = writes and backend == "gloo"
+    waiting = min(num_elements(parameters) * width, FILE_BYTES) if waits else 0
     return waiting + passing
 
 

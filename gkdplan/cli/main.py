@@ -5,11 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import typer
 
 from gkdplan import __version__
-from gkdplan.diagnostics import UserError
+from gkdplan.cli.runtime import INTERRUPTED
+from gkdplan.diagnostics import UserError, error
 
 COMMANDS = {
     "check": "gkdplan.cli.check",
@@ -36,7 +38,10 @@ gkdplan {__version__}: plan a distillation, prove that it fits, run exactly that
 Without a path, each takes plan.toml of the working directory.
 `gkdplan --help` lists all commands, `gkdplan schema` the keys of a plan."""
 
-OK, FAILED, BROKEN, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, BROKEN = 0, 1, 2
+
+UsageError: type[Any] = typer.BadParameter.__bases__[0]
+"""What a command line raises that fits no command; typer has no public name for it."""
 
 
 def main() -> None:
@@ -68,15 +73,21 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    as_json = "--json" in arguments
     try:
-        app = _app(arguments)
-        typer.main.get_command(app)(args=list(arguments), prog_name="gkdplan")
-    except SystemExit as ending:
-        return ending.code if isinstance(ending.code, int) else BROKEN
+        command = typer.main.get_command(_app(arguments))
+        with command.make_context("gkdplan", list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    except UsageError as misuse:
+        _show_misuse(misuse, as_json)
+        return BROKEN
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except UserError as refusal:
-        _show_refusal(refusal, as_json="--json" in arguments)
+        _show_refusal(refusal, as_json)
         return FAILED
     except BrokenPipeError:
         raise
@@ -111,6 +122,19 @@ def _without_command(
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(FIRST_RUN)
+
+
+def _show_misuse(misuse: Any, as_json: bool) -> None:
+    """How the command is used and why this is not it: text on stderr, or a finding on stdout."""
+    if not as_json:
+        misuse.show()
+        return
+    from gkdplan.cli.findings import show_findings_json
+
+    reason = misuse.format_message().rstrip(".")
+    usage = misuse.ctx.get_usage() if misuse.ctx else "Usage: gkdplan COMMAND"
+    found = error("GK500", reason[:1].lower() + reason[1:], help=(" ".join(usage.split()),))
+    show_findings_json((found,))
 
 
 def _show_refusal(refusal: UserError, as_json: bool) -> None:

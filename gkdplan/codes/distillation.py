@@ -199,4 +199,9 @@ CODES: dict[str, Code] = {
         "A completion ends with one EOS, or the student never learns to stop.",
         "Name the eos_token in the student's tokenizer_config.json.",
     ),
+    "GK483": Code(
+        "a chat template that does not end",
+        "A rendering takes a millisecond; one that loops without end would hold every rank.",
+        "Mend the template beside the student's tokenizer, or take the one its model came with.",
+    ),
 }

@@ -3,6 +3,11 @@
 from gkdplan.codes.code import Code
 
 CODES: dict[str, Code] = {
+    "GK500": Code(
+        "a command line that fits no command",
+        "Nothing is guessed of what was meant; with `--json` the answer is a finding like others.",
+        "Use the command as its usage says; `gkdplan COMMAND --help` lists its options.",
+    ),
     "GK501": Code(
         "a stale lock",
         "`--locked` promises that the reviewed decisions run, and the plan now decides others.",

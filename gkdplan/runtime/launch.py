@@ -7,7 +7,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,10 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import worker
+from gkdplan.runtime.interrupts import SIGNALS_OF_TORCH, Interrupted, own_signal_handlers
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
 from gkdplan.vocab import Engine, Role, Tier
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
@@ -40,12 +38,14 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     with (
         open_run_directory(run_plan, resume) as (directory, start_step),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
-        _own_signal_handlers(),
     ):
         try:
-            results = _launch(run_plan, start_step, Path(scratch))
+            with own_signal_handlers():
+                results = _launch(run_plan, start_step, Path(scratch))
         except ChildFailedError as failure:
             return _stopped(directory, failure, Path(scratch))
+        except Interrupted:
+            return _stopped_by(directory, signal.SIGINT)
         except SignalException as stop:
             return _stopped_by(directory, stop.sigval)
     return RunResult(
@@ -69,6 +69,7 @@ def _launch(run_plan: RunPlan, start_step: int, failures: Path) -> dict[int, Any
         local_addr="127.0.0.1",
         max_restarts=0,
         start_method="spawn",
+        signals_to_handle=SIGNALS_OF_TORCH,
     )
     arguments = (encode(run_plan), start_step, str(failures), sys.stderr.isatty())
     results: dict[int, Any] = elastic_launch(config, worker.main)(*arguments)
@@ -88,17 +89,6 @@ def _set_environment(num_ranks: int) -> None:
     for name in logging.root.manager.loggerDict:
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """torch's launcher leaves handlers behind that raise; put back what was there before."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def check_machine(run_plan: RunPlan) -> None:

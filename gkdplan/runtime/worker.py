@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode
+from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
 
@@ -30,6 +31,7 @@ def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str,
     launcher can name the rank, the phase and the reason. Megatron is imported here, in the rank,
     so that the launcher does not wait for it.
     """
+    end_with_the_launcher()
     from gkdplan.runtime.executor import Executor
     from gkdplan.runtime.megatron import platform
     from gkdplan.runtime.session import open_session

@@ -164,6 +164,12 @@ def test_wrong_usage_exits_with_2(arguments: list[str], words: str, capsys: Capt
     out, err = capsys.readouterr()
     assert out == ""
     assert words in err
+    assert main.run([*arguments, "--json"]) == 2
+    out, err = capsys.readouterr()
+    (finding,) = json.loads(out)["diagnostics"]
+    assert (finding["code"], err) == ("GK500", "")
+    assert words.lower() in finding["message"].lower()
+    assert finding["help"][0].startswith("Usage: gkdplan")
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -234,9 +240,28 @@ def test_a_bug_s_traceback_is_shown_on_request(
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     failing(monkeypatch, KeyboardInterrupt())
     assert main.run(["check"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_interrupt_that_an_import_would_swallow_ends_it_in_one_line() -> None:
+    program = """
+import os, signal
+from gkdplan.cli import runtime
+
+def import_module(name):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        print("swallowed")
+
+runtime.import_module = import_module
+runtime.runtime("launch")
+"""
+    ending = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ending.returncode, ending.stdout, ending.stderr) == (130, "", "interrupted\n")
 
 
 def test_a_refusal_exits_with_1_and_shows_its_findings(

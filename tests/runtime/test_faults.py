@@ -144,3 +144,19 @@ def test_the_stopped_run_goes_on_to_its_end(story, place):
     assert story["finished"].exit_code == 0
     lines = read_metrics(place / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, NUM_STEPS + 1))
+
+
+def test_ctrl_c_while_the_ranks_start_shows_no_traceback(place, tmp_path):
+    """They import torch for seconds, and a KeyboardInterrupt in there would print where."""
+    plan = (place / "plan.toml").read_text().replace(f"{place}/run", f"{tmp_path}/run")
+    (tmp_path / "plan.toml").write_text(plan)
+    attempt = Attempt(tmp_path)
+    while len(attempt.ranks()) < 2:
+        assert attempt.process.poll() is None
+        time.sleep(0.02)
+    os.killpg(attempt.process.pid, signal.SIGINT)
+    ending = attempt.end()
+    assert ending.exit_code == 130
+    assert "error[GK533]: the run was stopped by SIGINT" in ending.err
+    assert "Traceback" not in ending.err
+    assert ending.left == []

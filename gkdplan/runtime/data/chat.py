@@ -8,10 +8,13 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from gkdplan.diagnostics import UserError, error
+from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runtime.data.rows import Turn
+from gkdplan.runtime.data.time_limit import TimeIsUpError, time_limit
 
 PROBE = "answer"
+RENDERING_LIMIT_S = 10.0
+"""Of computing, for one conversation: a rendering takes a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +40,20 @@ class Chat:
     def render(self, turns: Sequence[Turn], *, generation_prompt: bool) -> str:
         """The chat template's text; the template runs in a sandbox.
 
-        Raises jinja2.TemplateError where the template refuses, or fails in any other way.
+        Raises jinja2.TemplateError where the template refuses, or fails in any other way, and
+        UserError (GK483) where it does not end.
         """
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(turns), tokenize=False, add_generation_prompt=generation_prompt
+            with time_limit(RENDERING_LIMIT_S):
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        list(turns), tokenize=False, add_generation_prompt=generation_prompt
+                    )
                 )
-            )
         except TemplateError:
             raise
+        except TimeIsUpError:
+            raise UserError(_endless(self.tokenizer.name_or_path)) from None
         except Exception as failure:
             raise TemplateError(f"{type(failure).__name__}: {failure}") from failure
 
@@ -66,7 +73,8 @@ class Chat:
 def load_chat(directory: Path) -> Chat:
     """The chat of the model in `directory`: no network, no code of the model's.
 
-    Raises UserError (GK480) where no tokenizer can be loaded.
+    Raises UserError where no tokenizer can be loaded (GK480), and where its chat template does not
+    end (GK483).
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -86,6 +94,16 @@ def load_chat(directory: Path) -> Chat:
     pad_id = next(i for i in (tokenizer.pad_token_id, eos_id, 0) if i is not None)
     chat = Chat(tokenizer, eos_id, None, pad_id)
     return Chat(tokenizer, eos_id, _end_of_turn_id(chat), pad_id)
+
+
+def _endless(directory: str) -> Diagnostic:
+    return error(
+        "GK483",
+        f"the chat template in `{directory}` had not ended after {RENDERING_LIMIT_S:g} seconds",
+        "student.model",
+        label="it renders a conversation in a loop that is endless, or as good as endless",
+        help=("mend the template: chat_template.jinja, or its key in tokenizer_config.json",),
+    )
 
 
 def _end_of_turn_id(chat: Chat) -> int | None:

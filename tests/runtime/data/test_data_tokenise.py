@@ -1,6 +1,7 @@
 """Which tokens are the prompt and which the response, against string offsets of the rendering."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,25 @@ def test_what_a_template_cannot_say_is_refused_with_the_row_s_line(tiny_chat, te
     assert "rows.jsonl:1" in finding.message
     assert finding.path == KEY
     assert finding.help
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def test_a_template_that_does_not_end_is_named_and_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr("gkdplan.runtime.data.chat.RENDERING_LIMIT_S", 0.1)
+    tiny.save_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(ENDLESS)
+    with pytest.raises(UserError, match="GK483") as caught:
+        load_chat(tmp_path)
+    (finding,) = caught.value.diagnostics
+    assert str(tmp_path) in finding.message
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+def test_a_rendering_takes_a_small_part_of_its_time(monkeypatch, smollm2_chat):
+    monkeypatch.setattr("gkdplan.runtime.data.chat.RENDERING_LIMIT_S", 1.0)
+    assert smollm2_chat.render([{"role": "user", "content": "a"}] * 500, generation_prompt=True)
 
 
 def test_a_completion_needs_an_eos_token(tiny_chat):

@@ -15,8 +15,6 @@ Value = Callable[[Plan], object]
 _AXES_NOT_RUN = ("pipeline", "virtual_pipeline", "context", "expert", "expert_tensor")
 """The axes of a mesh that the executor can only plan."""
 
-_MODULES_NOT_PRICED = ("moe", "shared_experts")
-
 
 def _engine_tensor(plan: Plan) -> int | None:
     """Megatron's own tensor degree; it may only be the student's, whose weights it shares."""
@@ -48,9 +46,6 @@ def feature_is_available(plan: Plan) -> Iterator[Finding]:
         value = value_of(plan)
         if value not in available:
             yield _not_yet(path, value)
-    for index, module in enumerate(plan.student.recompute.modules):
-        if module in _MODULES_NOT_PRICED:
-            yield _not_yet(f"student.recompute.modules[{index}]", module)
     for index, logger in enumerate(plan.run.loggers):
         if logger != "tensorboard":
             yield _not_yet(f"run.loggers[{index}]", logger)

@@ -94,8 +94,12 @@ def embedding_bytes(model: RankModel, batch: Batch) -> int:
 def input_bytes(model: RankModel, batch: Batch) -> int:
     """A received input beside what the first layer keeps of it: where the norm works in float32 it
     keeps a copy, and the pipeline's schedule the input."""
-    is_copied = not model.kernels.norm and model.dtype.num_bytes < FP32_BYTES
-    return boundary_bytes(model, batch) if is_copied else 0
+    return boundary_bytes(model, batch) if is_norm_input_copied(model) else 0
+
+
+def is_norm_input_copied(model: RankModel) -> bool:
+    """Whether a norm keeps a float32 copy of its input in place of the input."""
+    return not model.kernels.norm and model.dtype.num_bytes < FP32_BYTES
 
 
 def routing_bytes(model: RankModel, batch: Batch) -> int:
@@ -158,6 +162,20 @@ def saved_mlp_bytes(model: RankModel, batch: Batch) -> int:
     is_kept = model.keeps_input_of("down_proj")
     own = mlp_bytes(model, batch.num_tokens, is_product_kept=is_kept)
     return own + lora.saved_bytes(model, batch.num_tokens, *lora.MLP)
+
+
+def shared_expert_bytes(model: RankModel, batch: Batch) -> int:
+    """Of what the experts keep, the share of the expert that all tokens pass."""
+    if model.experts is None:
+        return 0
+    return expert_activations.shared_bytes(model, model.experts, batch.num_tokens)
+
+
+def passing_expert_bytes(model: RankModel, batch: Batch) -> int:
+    """What passes in the experts' forward beside what they keep."""
+    if model.experts is None:
+        return 0
+    return expert_activations.training_forward_bytes(model, model.experts, batch.num_tokens)
 
 
 def norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -> int:

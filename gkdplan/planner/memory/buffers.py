@@ -19,6 +19,7 @@ from gkdplan.planner.memory.buffer import (
 )
 from gkdplan.planner.memory.checkpoint import state_file_bytes, student_files_bytes
 from gkdplan.planner.memory.evaluation import evaluation_buffers
+from gkdplan.planner.memory.held_graphs import held_bytes
 from gkdplan.planner.memory.overhead import overhead_buffers
 from gkdplan.planner.memory.rank import Rank, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
@@ -67,6 +68,9 @@ def _resident(rank: Rank) -> Iterator[Buffer]:
     yield Buffer(STUDENT_STATE, state.optimizer_bytes, FIRST, LAST)
     kept = _gather_bytes(rank) + _angle_bytes(rank) + _routing_bytes(rank)
     yield Buffer(TEMPORARIES, kept, FIRST, LAST)
+    held = held_bytes(rank.student.model, rank.student.batch)
+    yield Buffer(TEMPORARIES, held, FIRST, Phase.TEACHER)
+    yield Buffer(TEMPORARIES, held, Phase.OPTIMIZER, LAST)
     if rank.draft.layout.backend == "gloo":
         yield Buffer(TEMPORARIES, state.update_bytes, Phase.OPTIMIZER, Phase.OPTIMIZER)
 

@@ -26,12 +26,11 @@ def saved_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     softmax = moe.num_experts_per_token if moe.weights_sum_to_one else moe.num_experts
     router = FP32_BYTES * softmax + (width + 1) * moe.num_experts
     router += INT64_BYTES * moe.num_experts_per_token
-    num_widths = 4 if model.kernels.swiglu else 6
-    row = width * (hidden + 1 + num_widths * share.ffn_size)
+    row = width * (hidden + 1 + num_widths_kept(model) * share.ffn_size)
     return (
         tokens * router
         + num_rows(model, share, num_tokens) * row
-        + _shared(model, share, num_tokens)
+        + shared_bytes(model, share, num_tokens)
     )
 
 
@@ -45,26 +44,43 @@ def forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """
     width, row = model.dtype.num_bytes, model.dtype.num_bytes * (model.shape.hidden_size + 1)
     rows = num_rows(model, share, num_tokens)
-    sent = rows // share.expert_tensor
-    is_sorted, is_gathered = share.num_experts > 1, share.expert_tensor > 1
-    waiting = sent + (sent if share.expert > 1 else 0) + (rows if is_sorted or is_gathered else 0)
     num_widths = 3 if model.kernels.swiglu else 5
     last = rows // share.num_experts
     last_expert = (rows - last) * row + last * num_widths * share.ffn_size * width
-    joined = (2 * rows if is_sorted else rows) * row + (sent * row if is_gathered else 0)
-    shared = _shared(model, share, num_tokens)
-    output = num_tokens // model.sequence_shards * row if shared else 0
-    return max(shared, output + waiting * row + max(last_expert, joined))
+    waiting = _waiting_rows(share, rows) * row + max(last_expert, _joined_rows(share, rows) * row)
+    shared = shared_bytes(model, share, num_tokens)
+    return max(shared, _waiting_output(model, share, num_tokens) + waiting)
+
+
+def training_forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+    """What passes in the forward of a layer's experts beside what they keep, of which are the rows
+    as the experts take them: those before, and the outputs of all, joined."""
+    row = model.dtype.num_bytes * (model.shape.hidden_size + 1)
+    rows = num_rows(model, share, num_tokens)
+    passing = _waiting_rows(share, rows) - rows + _joined_rows(share, rows)
+    return _waiting_output(model, share, num_tokens) + passing * row
 
 
 def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """What the backward of a layer's experts adds to what the forward has kept, at most.
 
-    The gradient of the rows' outputs is there twice, as received and as sorted by expert, before
-    the first expert frees what it kept.
+    That is before the first expert, the last of the forward, frees what it kept. The gradient of
+    the rows' outputs is there twice, as received and as sorted by expert, or once beside what the
+    expert makes: at its down projection gradients of input and weight, in its gated unit two more
+    of its width, at its up projection gradients of input, gate and up, and weight, where all that
+    the gated unit kept is released.
     """
-    row = model.dtype.num_bytes * model.shape.hidden_size
-    return 2 * num_rows(model, share, num_tokens) * row
+    width, hidden = model.dtype.num_bytes, model.shape.hidden_size
+    rows = num_rows(model, share, num_tokens)
+    last = rows // share.num_experts
+    of_product = width * last * share.ffn_size
+    of_weight = width * hidden * share.ffn_size if model.trains_base else 0
+    down_projection = of_product + of_weight
+    gated_unit = 2 * of_product
+    num_released = num_widths_kept(model) - 2
+    up_projection = width * last * hidden + 2 * of_weight - num_released * of_product
+    in_expert = max(down_projection, gated_unit, up_projection)
+    return width * hidden * rows + max(width * hidden * rows, in_expert)
 
 
 def routing_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
@@ -81,7 +97,36 @@ def num_rows(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     return tokens * share.moe.num_experts_per_token * share.expert_tensor
 
 
-def _shared(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+def _waiting_rows(share: ExpertShare, rows: int) -> int:
+    """Rows as sent, as received from other ranks, and as gathered or sorted by expert."""
+    sent = rows // share.expert_tensor
+    received = sent if share.expert > 1 else 0
+    is_ordered = share.num_experts > 1 or share.expert_tensor > 1
+    return sent + received + (rows if is_ordered else 0)
+
+
+def _joined_rows(share: ExpertShare, rows: int) -> int:
+    """Outputs of all experts: joined, sorted back, and what is left after the sum over the expert
+    tensor axis."""
+    sent = rows // share.expert_tensor
+    joined = 2 * rows if share.num_experts > 1 else rows
+    return joined + (sent if share.expert_tensor > 1 else 0)
+
+
+def _waiting_output(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
+    """The shared expert's, while the others work."""
+    if not share.moe.shared_ffn_hidden_size:
+        return 0
+    row = model.dtype.num_bytes * (model.shape.hidden_size + 1)
+    return num_tokens // model.sequence_shards * row
+
+
+def num_widths_kept(model: RankModel) -> int:
+    """Tensors of an expert's width that it keeps of each row."""
+    return 4 if model.kernels.swiglu else 6
+
+
+def shared_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """The shared expert, a gated MLP over all tokens, and what its gate scales."""
     moe, width, hidden = share.moe, model.dtype.num_bytes, model.shape.hidden_size
     num_widths = 3 if model.kernels.swiglu else 5

@@ -21,7 +21,7 @@ def chunk_bytes(model: RankModel, batch: Batch) -> int:
     """
     num_layers = max(model.stage.chunk_layers)
     layer = activations.layer_bytes(model, batch) - _dropped_bytes(model, batch)
-    num_inputs, num_whole = _inputs_and_whole_layers(model, num_layers)
+    num_inputs, num_whole = inputs_and_whole_layers(model, num_layers)
     return num_inputs * activations.boundary_bytes(model, batch) + num_whole * layer
 
 
@@ -33,14 +33,13 @@ def repeated_bytes(model: RankModel, batch: Batch) -> int:
     """
     recompute, num_layers = model.recompute, max(model.stage.chunk_layers)
     if recompute.granularity == "full":
-        _, num_whole = _inputs_and_whole_layers(model, num_layers)
-        if num_whole:
+        if not _makes_last_unit_again(model):
             return 0
         num_repeated = min(_unit(model), num_layers)
         output = activations.boundary_bytes(model, batch)
         return num_repeated * activations.layer_bytes(model, batch) + output
     repeated = 0
-    if "mlp" in recompute.modules:
+    if "mlp" in recompute.modules or "moe" in recompute.modules:
         repeated += activations.saved_mlp_bytes(model, batch)
         repeated += activations.boundary_bytes(model, batch)
     if "layernorm" in recompute.modules and _has_mlp_norm(model):
@@ -48,7 +47,34 @@ def repeated_bytes(model: RankModel, batch: Batch) -> int:
     return repeated
 
 
-def _inputs_and_whole_layers(model: RankModel, num_layers: int) -> tuple[int, int]:
+def forward_bytes(model: RankModel, batch: Batch) -> int:
+    """What passes in the forward of experts, beside what is kept: in a chunk's last layer, or where
+    they are made again. 0 for a dense model, whose backward needs more.
+
+    Norms in float32 keep copies; beside these are the layer's input and the experts', and the
+    stage's embedded input.
+    """
+    if model.experts is None:
+        return 0
+    passing = activations.passing_expert_bytes(model, batch)
+    boundary = activations.boundary_bytes(model, batch)
+    is_copied = activations.is_norm_input_copied(model)
+    if "moe" in model.recompute.modules:
+        return passing + repeated_bytes(model, batch)
+    if _makes_last_unit_again(model):
+        return passing + repeated_bytes(model, batch) + 2 * is_copied * boundary
+    num_inputs = (2 + model.stage.is_first) * is_copied + ("layernorm" in model.recompute.modules)
+    return passing + num_inputs * boundary
+
+
+def _makes_last_unit_again(model: RankModel) -> bool:
+    if model.recompute.granularity != "full":
+        return False
+    _, num_whole = inputs_and_whole_layers(model, max(model.stage.chunk_layers))
+    return num_whole == 0
+
+
+def inputs_and_whole_layers(model: RankModel, num_layers: int) -> tuple[int, int]:
     """How many inputs of units are kept, and how many layers are kept whole."""
     recompute = model.recompute
     if recompute.granularity != "full":
@@ -78,8 +104,10 @@ def _dropped_bytes(model: RankModel, batch: Batch) -> int:
     """
     modules = model.recompute.modules
     dropped = 0
-    if "mlp" in modules:
+    if "mlp" in modules or "moe" in modules:
         dropped += activations.saved_mlp_bytes(model, batch)
+    elif "shared_experts" in modules:
+        dropped += activations.shared_expert_bytes(model, batch)
     if "layernorm" in modules and not model.kernels.norm:
         dropped += activations.attention_norm_bytes(model, batch)
         dropped -= activations.boundary_bytes(model, batch)

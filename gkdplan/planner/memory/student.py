@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from gkdplan.planner.memory import activations, recompute
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, TEMPORARIES, Buffer
+from gkdplan.planner.memory.held_graphs import held_bytes
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.planner.memory.stage import (
     num_chunks_in_flight,
@@ -24,7 +25,8 @@ def student_buffers(rank: Rank) -> Iterator[Buffer]:
         yield Buffer(ACTIVATIONS, activation_bytes, phase, phase, moment)
         yield Buffer(LOSS_TILES, loss_bytes, phase, phase, moment)
     if rank.draft.optimizer.distributed and rank.draft.layout.backend == "gloo":
-        yield Buffer(TEMPORARIES, rank.state.bucket_bytes, phase, phase, "reduction")
+        held = held_bytes(rank.student.model, rank.student.batch)
+        yield Buffer(TEMPORARIES, rank.state.bucket_bytes + held, phase, phase, "reduction")
 
 
 def _moments(rank: Rank) -> dict[str, Moment]:
@@ -44,6 +46,10 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     kept = rank.loss.kept_bytes() if rank.has_loss else 0
     passing = recompute.repeated_bytes(model, batch) + activations.backward_bytes(model, batch)
     moments = {"backward": (saved + passing, kept)}
+    if model.experts is not None:
+        passing = recompute.forward_bytes(model, batch)
+        passing -= activations.final_norm_bytes(model, batch)
+        moments["forward"] = saved + passing, kept
     if rank.has_loss:
         hidden = activations.response_bytes(model, rank.student.num_response_tokens)
         input_before = 0 if stage.is_interleaved else held
@@ -55,6 +61,7 @@ def _moments(rank: Rank) -> dict[str, Moment]:
             num_waiting * recompute.chunk_bytes(model, batch)
             + num_inputs_in_flight(stage, num_waiting) * activations.input_bytes(model, batch)
             + held
+            + held_bytes(model, batch)
         )
         moments["embedding"] = waiting + activations.embedding_bytes(model, batch), kept
     return moments

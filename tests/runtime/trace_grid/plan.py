@@ -69,8 +69,8 @@ distributed = {distributed}
 steps = 2
 """
 _TINY = {
-    "tiny moe": lambda directory: tiny.save_qwen3_moe(directory, num_layers=3, hidden=64, ffn=48),
-    "tiny dense": lambda directory: tiny.save_llama(directory, num_layers=3, hidden=64, ffn=96),
+    "tiny moe": lambda directory: tiny.save_qwen3_moe(directory, num_layers=4, hidden=64, ffn=48),
+    "tiny dense": lambda directory: tiny.save_llama(directory, num_layers=4, hidden=64, ffn=96),
 }
 
 

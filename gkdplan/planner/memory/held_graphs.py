@@ -1,0 +1,37 @@
+"""Hidden states that the dispatchers of experts hold after a backward.
+
+A dispatcher keeps its latest probabilities until its next forward, and with them the graph that
+made them (megatron/core/transformer/moe/token_dispatcher.py). What the graph saved is freed by its
+backward; its leaves and their gradients are not. Leaves are a stage's received input and, where
+activations are made again, the input of what is made again.
+"""
+
+from gkdplan.planner.memory import activations
+from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory.model import RankModel
+from gkdplan.planner.memory.recompute import inputs_and_whole_layers
+
+
+def held_bytes(model: RankModel, batch: Batch) -> int:
+    """Of the latest micro-batch, on every layer of the stage; 0 for a dense model."""
+    if model.experts is None:
+        return 0
+    first, *others = model.stage.chunk_layers
+    has_leaf = not model.stage.is_first or not model.trains_base
+    num_held = _num_held(model, first, has_leaf=has_leaf)
+    num_held += sum(_num_held(model, num_layers, has_leaf=True) for num_layers in others)
+    return num_held * activations.boundary_bytes(model, batch)
+
+
+def _num_held(model: RankModel, num_layers: int, *, has_leaf: bool) -> int:
+    """Inputs and gradients of inputs that a chunk's dispatchers hold.
+
+    Where units come before layers that are kept whole, the chunk's input is that of its first unit.
+    """
+    if model.recompute.granularity == "full":
+        num_units, num_whole = inputs_and_whole_layers(model, num_layers)
+        if num_units:
+            return 2 * num_units + (1 if num_whole and has_leaf else 0)
+    elif "moe" in model.recompute.modules:
+        return 2 * num_layers
+    return 2 if has_leaf else 0

@@ -1,7 +1,15 @@
 """The grid on which the ledger is held to the trace: plans of real models, one axis at a time and
 together. The tests run a part of it, `benchmarks/ledger_errors.py` all of it."""
 
-from trace_grid import adapters, context, dense, experts, pipelines, recompute
+from trace_grid import (
+    adapters,
+    context,
+    dense,
+    expert_layouts,
+    experts,
+    pipelines,
+    recompute,
+)
 from trace_grid.plan import compile_configuration
 
 __all__ = ["GRID", "IN_EVERY_RUN", "compile_configuration"]
@@ -13,6 +21,7 @@ GRID = {
     **context.CONFIGURATIONS,
     **adapters.CONFIGURATIONS,
     **experts.CONFIGURATIONS,
+    **expert_layouts.CONFIGURATIONS,
 }
 """Name -> arguments of `compile_configuration`."""
 IN_EVERY_RUN = (
@@ -27,5 +36,7 @@ IN_EVERY_RUN = (
     "tiny dense to experts, expert 2",
     "tiny experts to dense",
     "mixtral 8x7B expert 8",
+    "mixtral 8x7B pipeline 2 expert 4 block 1",
+    "qwen3 30B-A3B tensor 2 expert 8 moe and layernorm",
 )
 """The rest of the grid runs with `pytest -m grid`."""

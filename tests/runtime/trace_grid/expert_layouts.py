@@ -1,7 +1,7 @@
 """Models with experts over pipelines and contexts, with recompute, and with adapters."""
 
 from trace_grid.models import MIXTRAL_4, QWEN_1_5_MOE, QWEN_3_MOE, QWEN_3_MOE_4, TINY_MOE
-from trace_grid.plan import BLOCK, LORA, SELECTIVE, UNIFORM
+from trace_grid.plan import BLOCK, SELECTIVE, UNIFORM
 
 BF16 = {"dtype": "bf16"}
 MIXTRAL = {"models": MIXTRAL_4, **BF16, "prompt": 8160}

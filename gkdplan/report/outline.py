@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gkdplan.report import words
-from gkdplan.report.memory import memory_tables, unit_of
+from gkdplan.report.memory import memory_tables, not_prefetched, unit_of
 from gkdplan.report.objective import objective_card
 from gkdplan.report.step_words import sentence, verb
 from gkdplan.report.timing import timing_section
@@ -78,6 +78,8 @@ def _pipeline(run_plan: RunPlan) -> Iterator[tuple[str, str]]:
         yield "recompute", words.recompute(models.student.recompute)
     if run_plan.schedule.choices:
         yield "offload", words.offload(run_plan.schedule.choices)
+    if run_plan.schedule.not_prefetched:
+        yield "prefetch", "; ".join(not_prefetched(run_plan))
 
 
 def step_list(run_plan: RunPlan, width: int = 80) -> str:

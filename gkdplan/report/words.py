@@ -114,7 +114,7 @@ def offload(choices: Sequence[OffloadChoice]) -> str:
 def _choice(choice: OffloadChoice) -> str:
     what = " and ".join(choice.offloaded) or "nothing"
     peak, seconds = format_bytes(choice.peak_bytes), format_seconds(choice.exposed_s)
-    return f"{what} ({choice.verdict} at {peak}, {seconds} a step)"
+    return f"{what} ({choice.verdict} at {peak}, {seconds} exposed a step)"
 
 
 def data(run_plan: RunPlan) -> str:

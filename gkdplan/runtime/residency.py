@@ -83,6 +83,7 @@ class Residency:
         self._under_way[name] = _begin(copies, self._device)
 
     def _release(self, name: str) -> None:
+        assert name not in self._under_way, f"{name} leaves before its copy was awaited"
         for parameter, _ in self._objects[name]:
             parameter.data = _nothing_like(parameter)
 

@@ -13,7 +13,7 @@ from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.ledger import ClassMemory
 from gkdplan.runplan.model import Recompute
 from gkdplan.runplan.sampling import VllmPlan
-from gkdplan.runplan.schedule import OffloadChoice
+from gkdplan.runplan.schedule import Obstacle, OffloadChoice
 from gkdplan.runplan.steps import Draw
 from gkdplan.vocab import Engine, Phase, Source, Tier, Verdict
 
@@ -261,7 +261,16 @@ def test_an_offload_of_auto_shows_all_that_was_priced(run_plan):
     )
     schedule = replace(run_plan.schedule, choices=choices)
     assert text_of(replace(run_plan, schedule=schedule))["offload"] == (
-        "auto, of nothing (over at 90.0 GiB, 0 s a step); "
-        "teacher and optimizer (fits at 60.0 GiB, 0.86 s a step)"
+        "auto, of nothing (over at 90.0 GiB, 0 s exposed a step); "
+        "teacher and optimizer (fits at 60.0 GiB, 0.86 s exposed a step)"
     )
     assert "offload" not in text_of(run_plan)
+
+
+def test_a_copy_that_is_waited_for_says_why(run_plan):
+    why = {"teacher body": Obstacle.NO_ROOM}
+    waiting = replace(run_plan, schedule=replace(run_plan.schedule, not_prefetched=why))
+    assert text_of(waiting)["prefetch"] == (
+        "teacher body is not prefetched: no phase before it has room and time for it"
+    )
+    assert "prefetch" not in text_of(run_plan)

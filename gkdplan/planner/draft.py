@@ -7,6 +7,7 @@ from gkdplan.facts.model import DataFile, Device, Facts
 from gkdplan.planner.engine import decide_vllm, refit_bucket_bytes
 from gkdplan.planner.layout import assign_ranks, token_multiple
 from gkdplan.planner.models import decide_inputs, decide_models, round_up
+from gkdplan.planner.zigzag import most_response_tokens
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.model import (
@@ -55,6 +56,15 @@ class Draft:
         """Tokens of the longest row, padded so that every axis that splits rows can do so."""
         longest = self.data.max_length + self.sampling.max_completion_length
         return round_up(longest, token_multiple(degrees))
+
+    def response_tokens(self, degrees: AxisDegrees) -> int:
+        """Of a row that fills the plan, on the rank of the context axis that has most of them."""
+        return most_response_tokens(
+            self.data.max_length,
+            self.sampling.max_completion_length,
+            self.sequence_tokens(degrees),
+            degrees.context,
+        )
 
 
 def draft(plan: Plan, facts: Facts) -> Draft:

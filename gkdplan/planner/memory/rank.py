@@ -79,11 +79,10 @@ def rank_of_class(draft: Draft, ranks: RankClass) -> Rank:
 def _share(draft: Draft, model: RankModel, degrees: AxisDegrees) -> Share:
     micro_rows = draft.batch.micro_rows
     tokens = draft.sequence_tokens(degrees) // degrees.context
-    completion = min(draft.sampling.max_completion_length, tokens)
     rows_of_all_ranks = draft.rows_per_rank * draft.layout.student.data
     return Share(
         model,
         Batch(micro_rows, tokens),
         max(micro_rows, rows_of_all_ranks // degrees.data),
-        micro_rows * completion,
+        micro_rows * draft.response_tokens(degrees),
     )

@@ -44,7 +44,7 @@ def teacher_seconds(draft: Draft, machine: Machine) -> Seconds:
     num_micro_batches = max(1, draft.batch.global_rows // (rows * degrees.data))
     stages = stages_of(draft.models.teacher, degrees, machine, rows, draft.sequence_tokens(degrees))
     wants_logits = draft.objective.payload is Payload.LOGITS
-    num_head_tokens = _response_tokens(draft, degrees) if wants_logits else 0
+    num_head_tokens = draft.batch.micro_rows * draft.response_tokens(degrees) if wants_logits else 0
 
     def of_micro_batch(stage: Stage) -> Seconds:
         head = num_head_tokens if stage.is_last else 0
@@ -158,19 +158,13 @@ def _loss_s(draft: Draft, stage: Stage) -> float:
     travel, and the passes of the divergence over both sides' logits."""
     student, teacher = draft.models.student, draft.models.teacher
     tensor = stage.degrees.tensor
-    num_tokens = _response_tokens(draft, stage.degrees)
+    num_tokens = draft.batch.micro_rows * draft.response_tokens(stage.degrees)
     flops = 3 * head_flops(student.shape, num_tokens, student.padded_vocab_size)
     if draft.objective.payload is Payload.HIDDEN:
         flops += head_flops(teacher.shape, num_tokens, teacher.padded_vocab_size)
     passes = 2 * LOSS_PASSES * Dtype.FP32.num_bytes * num_tokens * stage.vocab_rows
     products_s = stage.machine.compute_s(flops / tensor, student.dtype)
     return products_s + stage.machine.memory_s(passes)
-
-
-def _response_tokens(draft: Draft, degrees: AxisDegrees) -> int:
-    """Of a micro-batch on the context rank that has most of them: all that its share can hold."""
-    tokens = draft.sequence_tokens(degrees) // degrees.context
-    return draft.batch.micro_rows * min(draft.sampling.max_completion_length, tokens)
 
 
 def _reduction_s(draft: Draft, stage: Stage) -> float:

@@ -4,7 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkdplan.runtime.data.batch import RowShare, collate, micro_batches
+from gkdplan.planner.layout import token_multiple
+from gkdplan.planner.zigzag import most_response_tokens
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runtime.data.batch import RowShare, collate, micro_batches, row_share
 
 PAD = 0
 tokens = st.integers(1, 99)
@@ -90,3 +93,18 @@ def test_micro_batches_of_one_width_hold_the_same_rows(rows, size):
         assert batch.tokens_BS.size(1) == max(len(p) + len(r) for p, r in mine)
         assert list(uncollate(other, lengths[start : start + size])) == mine
         assert other.labels_N.tolist() == batch.labels_N.tolist()
+
+
+@given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 6), st.integers(1, 4), st.booleans())
+def test_the_planner_counts_the_response_tokens_of_the_fullest_context_rank(
+    prompt, response, context, tensor, sequence
+):
+    degrees = AxisDegrees(tensor, sequence, data=1, context=context)
+    row = [1] * prompt, [2] * response
+    counts = [
+        collate([row], PAD, row_share(degrees, rank)).num_response_tokens for rank in range(context)
+    ]
+    multiple = token_multiple(degrees)
+    width = -(-(prompt + response) // multiple) * multiple
+    assert most_response_tokens(prompt, response, width, context) == max(counts)
+    assert sum(counts) == response

@@ -1,0 +1,20 @@
+"""Rows over the context axis: each rank takes an early and a late piece of every row."""
+
+
+def most_response_tokens(prompt: int, response: int, width: int, context: int) -> int:
+    """Response tokens of one row on the rank that has most of them.
+
+    The row holds `prompt` and `response` tokens and is padded to `width`, a multiple of twice
+    `context`. Rank r takes pieces r and 2 context - 1 - r of the 2 context pieces
+    (megatron/core/utils.py, get_batch_on_this_cp_rank). A token is learnt where the one before it
+    stands: from the last position of the prompt to the last but one of the row.
+    """
+    if context == 1:
+        return response
+    piece, start = width // (2 * context), prompt - 1
+
+    def learnt(index: int) -> int:
+        first, end = max(index * piece, start), min((index + 1) * piece, start + response)
+        return max(0, end - first)
+
+    return max(learnt(rank) + learnt(2 * context - 1 - rank) for rank in range(context))

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from planner_facts import facts, plan
 from test_planner_offload import H100, STATE, h100
 
@@ -14,7 +16,7 @@ from gkdplan.planner.pricing import price
 from gkdplan.planner.timing.exposure import Work, hidden_s
 from gkdplan.runplan.schedule import Obstacle
 from gkdplan.runplan.steps import Await, Generate, Move, TeacherForward
-from gkdplan.vocab import Phase, Tier
+from gkdplan.vocab import Phase, Tier, Verdict
 
 BODY = "teacher body"
 SECONDS = {Phase.GENERATE: 4.0, Phase.TEACHER: 1.0, Phase.STUDENT: 3.0, Phase.OPTIMIZER: 0.5}
@@ -210,3 +212,24 @@ def test_what_was_asked_is_in_the_draft_and_changes_no_run():
         for asked in ({}, {"prefetch": False})
     )
     assert first.fingerprint == second.fingerprint
+
+
+@given(
+    micro=st.sampled_from([1, 4, 8, 16]),
+    lmbda=st.sampled_from([0.0, 0.3, 1.0]),
+    limit_gib=st.integers(20, 79),
+)
+@settings(max_examples=25)
+def test_a_prefetch_saves_time_and_costs_no_verdict(micro, lmbda, limit_gib):
+    def offloaded(prefetch):
+        cluster = {"memory_limit": f"{limit_gib} GiB"}
+        table = {"offload": "cpu", "prefetch": prefetch}
+        tables = {"cluster": cluster, "distill": {"lmbda": lmbda}}
+        return price(h100(micro, teacher=table, optimizer=table, **tables), H100)
+
+    free, waiting = offloaded(None), offloaded(False)
+    exposed_s = [sum(move.exposed_s for move in found.moves) for found in (free, waiting)]
+    assert exposed_s[0] <= exposed_s[1]
+    assert free.ledger.verdict is waiting.ledger.verdict
+    if free.ledger.verdict is not Verdict.FITS:
+        assert free.ledger.peak_bytes == waiting.ledger.peak_bytes

@@ -16,6 +16,10 @@ from safetensors.torch import load_file, save_file
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.random_states import (
+    load_random_state_tensors,
+    random_state_tensors,
+)
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import save_student
 from gkdplan.runtime.run_directory import RunDirectory
@@ -44,7 +48,7 @@ def save(
     dist.barrier()
     save_student(trainer.chunks, plan.models.student, mesh, source, partial / "student")
     tensors = {name: t.cpu() for name, t in trainer.state_tensors().items()}
-    save_file(tensors, state / f"rank_{mesh.rank}.safetensors")
+    save_file(tensors | random_state_tensors(), state / f"rank_{mesh.rank}.safetensors")
     dist.barrier()
     if mesh.rank == 0:
         _write_json(
@@ -58,7 +62,8 @@ def save(
 
 
 def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
-    """Put this rank's training state back as `save` found it, the student's parameters with it.
+    """Put this rank's training state back as `save` found it, with the student's parameters and the
+    random states.
 
     Raises UserError where the checkpoint is of another plan or its state is not whole.
     """
@@ -76,7 +81,9 @@ def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
                 help=("resume it with the plan that it was saved by",),
             )
         )
-    trainer.load_state_tensors(_read(path / "state" / f"rank_{mesh.rank}.safetensors", load_file))
+    tensors = _read(path / "state" / f"rank_{mesh.rank}.safetensors", load_file)
+    trainer.load_state_tensors(tensors)
+    load_random_state_tensors(tensors)
 
 
 def _read(file: Path, reader: Callable[[Path], Any]) -> Any:

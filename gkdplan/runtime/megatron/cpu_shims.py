@@ -12,11 +12,15 @@ from typing import Any
 
 import torch
 from megatron.core.pipeline_parallel import p2p_communication
+from megatron.core.tensor_parallel import mappings
 from megatron.core.tensor_parallel import random as megatron_random
 from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+_GATHER_EQUAL_ROWS = mappings._gather_along_first_dim
+_REDUCE_SCATTER_EQUAL_ROWS = mappings._reduce_scatter_along_first_dim
 
 
 class CpuRngStates(megatron_random.CudaRNGStatesTracker):
@@ -95,6 +99,34 @@ def _send_beside(
 _p2p_ops = p2p_communication._p2p_ops
 
 
+def _gather_rows(
+    share: Tensor, group: Any, sizes: list[int] | None = None, use_global_buffer: bool = False
+) -> Tensor:
+    """The rows of all ranks, `sizes` of each: unequal shares travel padded to the largest."""
+    if _are_equal(sizes):
+        return _GATHER_EQUAL_ROWS(share, group, sizes, use_global_buffer)
+    padded = share.new_zeros(max(sizes), *share.shape[1:])
+    padded[: len(share)] = share
+    shares = [torch.empty_like(padded) for _ in sizes]
+    torch.distributed.all_gather(shares, padded, group=group)
+    return torch.cat([rows[:size] for rows, size in zip(shares, sizes, strict=True)])
+
+
+def _reduce_scatter_rows(
+    rows: Tensor, group: Any, sizes: list[int] | None = None, use_global_buffer: bool = False
+) -> Tensor:
+    """This rank's rows of the sum over ranks, `sizes` for each: of unequal ones all are summed."""
+    if _are_equal(sizes):
+        return _REDUCE_SCATTER_EQUAL_ROWS(rows, group, sizes, use_global_buffer)
+    summed = rows.clone()
+    torch.distributed.all_reduce(summed, group=group)
+    return summed.split(sizes)[group.rank()].clone()
+
+
+def _are_equal(sizes: list[int] | None) -> bool:
+    return sizes is None or len(set(sizes)) == 1
+
+
 def install() -> None:
     """Patch this process, once; it then computes on the CPU until it ends."""
     if isinstance(megatron_random._CUDA_RNG_STATE_TRACKER, CpuRngStates):
@@ -105,6 +137,8 @@ def install() -> None:
     p2p_communication._p2p_ops = _send_beside
     MoEAlltoAllTokenDispatcher.cuda_dtoh_stream = "unused"
     MoEAlltoAllTokenDispatcher._maybe_dtoh_and_synchronize = _counts_on_host
+    mappings._gather_along_first_dim = _gather_rows
+    mappings._reduce_scatter_along_first_dim = _reduce_scatter_rows
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     megatron_random._CUDA_RNG_STATE_TRACKER = CpuRngStates()

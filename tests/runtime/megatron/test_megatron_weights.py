@@ -57,6 +57,7 @@ OF_DENSE_ON_4 = (
 OF_EXPERTS_ON_4 = (
     (replace(EXPERT_2, pipeline=2, virtual_pipeline=2), ((1, 1), (1, 1))),
     (AxisDegrees(tensor=2, sequence=True, data=2, expert=2), ((4,),)),
+    (AxisDegrees(tensor=2, sequence=True, data=2, expert=2, expert_tensor=2), ((4,),)),
     (AxisDegrees(tensor=2, sequence=True, data=1, pipeline=2, expert=2), ((3,), (1,))),
 )
 Layouts = tuple[tuple[AxisDegrees, tuple[tuple[int, ...], ...]], ...]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from gkdplan.codes import CODES
 from gkdplan.report.memory import GIB, MIB, Unit
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
@@ -39,7 +40,7 @@ def ranking_json(ranking: Ranking) -> dict[str, Any]:
     """`counts`, `options`, `dropped` and `own` as JSON values; `changes` as an object."""
     dropped, own = ranking.dropped, ranking.own
     return {
-        "counts": asdict(ranking.counts),
+        "counts": {**asdict(ranking.counts), "rules": dict(ranking.counts.rules)},
         "options": [_option_json(option) for option in ranking.options],
         "dropped": dropped and {**asdict(dropped), "option": _option_json(dropped.option)},
         "own": own and _option_json(own),
@@ -61,6 +62,8 @@ def _remarks(ranking: Ranking, unit: Unit) -> Iterator[str]:
         f"{plural(counts.considered, 'candidate')}: against a rule {counts.against_rules:,}, "
         f"over the budget {counts.over:,}, slower {counts.slower:,}"
     )
+    for code, count in counts.rules:
+        yield f"  {count:>{len(f'{counts.against_rules:,}')},}  {code} {CODES[code].title}"
     if counts.planned:
         yield (
             f"of them {counts.planned:,} keep every rule, but `gkdplan run` does not run them yet: "

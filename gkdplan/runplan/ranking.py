@@ -48,6 +48,7 @@ class Dropped:
 class Counts:
     """Candidates: `considered` is the sum of the others and of the options.
 
+    `rules` are the codes of the rules that `against_rules` broke, each candidate under one of them;
     `planned` are left out because `gkdplan run` does not run them yet; `over` were passed over
     because they do not fit; `slower` come after the last option and were not priced.
     """
@@ -57,6 +58,7 @@ class Counts:
     planned: int
     over: int
     slower: int
+    rules: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ def test_candidates_are_counted_once(planned):
     counts = planned.ranking.counts
     dropped = counts.against_rules + counts.planned + counts.over + counts.slower
     assert dropped + len(planned.ranking.options) == counts.considered
+    assert sum(count for _, count in counts.rules) == counts.against_rules
     assert counts.slower > 0
 
 
@@ -229,6 +230,46 @@ def test_models_with_experts_are_not_offered_what_they_cannot_recompute():
     for layout in found.plans:
         findings = compile_plan(layout, known, "test").diagnostics
         assert not [d for d in findings if d.severity is Severity.ERROR]
+
+
+def test_a_dropped_candidate_counts_under_a_rule_that_it_breaks():
+    """Three heads go into no tensor degree but 1 and 3, and a plan of two ranks has no 3."""
+    odd = replace(SMOLLM2, num_attention_heads=3, num_kv_heads=3)
+    known = replace(facts(odd, odd, "h100-80gb"), train=(data_file(4096),))
+    rules = dict(search(wanted(2, batch={"micro": 1, "global": 2}), known).ranking.counts.rules)
+    meshes_of_two = [m for m in meshes(wanted(2), known) if m.student.parallel.tensor == 2]
+    assert meshes_of_two
+    assert rules["GK202"] >= len(meshes_of_two)
+
+
+def test_the_plans_own_recompute_is_a_candidate():
+    own = {"granularity": "full", "method": "block", "num_layers": 5}
+    student = {"model": "student", "dtype": "bf16", "recompute": own}
+    original = wanted(2, student=student, batch={"micro": 1, "global": 2})
+    found = search(original, KNOWN, top=1000, include_planned=True)
+    layers = {option.recompute.num_layers for option in found.ranking.options}
+    assert {5, 9, 18, 27} <= layers
+    assert found.ranking.own is not None
+    seconds = [o.step_s for o in found.ranking.options if o.changes == ()]
+    assert seconds == [found.ranking.own.step_s]
+
+
+def test_recompute_rises_from_nothing_to_every_layer_and_divides_it():
+    (mesh, *_) = meshes(wanted(2), KNOWN)
+    offered = {saving.recompute for saving in savings(mesh, QWEN_3B.num_layers)}
+    full = [(r.method, r.num_layers) for r in offered if r.granularity == "full"]
+    assert sorted(full) == [
+        ("block", 9), ("block", 18), ("block", 27), ("uniform", 1), ("uniform", 2),
+    ]  # fmt: skip
+
+
+def test_a_teacher_has_context_degrees_of_its_own():
+    axes = {
+        (mesh.student.parallel.context, mesh.teacher.parallel.context)
+        for mesh in meshes(wanted(4), KNOWN)
+        if mesh.teacher.parallel
+    }
+    assert {(1, 1), (1, 2), (1, 4), (2, 1), (2, 4), (4, 1), (4, 2)} <= axes
 
 
 def test_a_kept_sequence_setting_goes_with_the_tensor_axis():

@@ -54,6 +54,20 @@ def test_counts_say_why_candidates_are_not_there():
     assert "`--planned`" in words
 
 
+def test_counts_say_which_rules_were_broken():
+    counts = replace(COUNTS, rules=(("GK202", 3), ("GK420", 1)))
+    lines = ranking_table(replace(RANKING, counts=counts)).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("10 candidates"))
+    assert lines[start + 1 : start + 3] == [
+        "  3  GK202 attention heads that a tensor degree does not divide",
+        "  1  GK420 a global batch that does not divide",
+    ]
+    assert ranking_json(replace(RANKING, counts=counts))["counts"]["rules"] == {
+        "GK202": 3,
+        "GK420": 1,
+    }
+
+
 def test_what_lies_beside_the_table_has_its_unit_without_one():
     alone = replace(RANKING, options=())
     assert "GiB" in ranking_table(alone)

@@ -1,5 +1,6 @@
 """The search: rules first, then time, and memory from the fastest on until enough of them fit."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -42,17 +43,24 @@ def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = F
 
     Without `include_planned` those that `gkdplan run` would refuse are left out and counted.
     """
-    considered = against_rules = planned = 0
+    considered = planned = 0
+    broken: Counter[str] = Counter()
     candidates: list[Candidate] = []
     for mesh in meshes(plan, facts):
         of_mesh = savings(mesh, student_shape(plan, facts).num_layers)
         sizes = micro_sizes(mesh) or (mesh.batch.micro,)
-        kept = _kept(of_mesh[0].applied_to(mesh), sizes, facts)
-        possible = [saving for saving in of_mesh if kept and _can_save(saving, mesh, facts)]
         considered += len(sizes) * len(of_mesh)
-        against_rules += len(sizes) * len(of_mesh) - len(kept) * len(possible)
+        faults = _faults(of_mesh[0].applied_to(mesh), sizes, facts)
+        kept = tuple(size for size in sizes if size not in faults)
+        broken.update(code for code in faults.values() for _ in of_mesh)
         if not kept:
             continue
+        possible = []
+        for saving in of_mesh:
+            if code := _fault_of(saving, mesh, facts):
+                broken[code] += len(kept)
+            else:
+                possible.append(saving)
         run = [(saving, _runs(saving.applied_to(mesh))) for saving in possible]
         wanted = [(saving, runs) for saving, runs in run if runs or include_planned]
         planned += (len(possible) - len(wanted)) * len(kept)
@@ -61,7 +69,9 @@ def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = F
     fitting, over = _fastest(candidates, top, facts)
     num_slower = len(candidates) - len(fitting) - len(over)
     ranking = Ranking(
-        counts=Counts(considered, against_rules, planned, len(over), num_slower),
+        counts=Counts(
+            considered, broken.total(), planned, len(over), num_slower, tuple(broken.most_common())
+        ),
         options=tuple(
             option_of(found.plan, plan, facts, runs=found.series.runs) for found in fitting
         ),
@@ -102,17 +112,19 @@ def _fastest(
     return fitting, over
 
 
-def _kept(mesh: Plan, sizes: Sequence[int], facts: Facts) -> tuple[int, ...]:
-    """The micro-batches with which the mesh keeps every rule."""
+def _faults(mesh: Plan, sizes: Sequence[int], facts: Facts) -> dict[int, str]:
+    """Micro-batch -> the first code that it breaks with the mesh, of those that break one."""
     if not all(is_possible(model) for model in each_model(mesh, facts)):
-        return ()
-    return tuple(size for size in sizes if not broken_rules(with_micro(mesh, size), facts))
+        return dict.fromkeys(sizes, min(broken_rules(with_micro(mesh, sizes[0]), facts)))
+    codes = ((size, broken_rules(with_micro(mesh, size), facts)) for size in sizes)
+    return {size: min(of_size) for size, of_size in codes if of_size}
 
 
-def _can_save(saving: Saving, mesh: Plan, facts: Facts) -> bool:
-    """Whether its recompute keeps the rules with these models."""
+def _fault_of(saving: Saving, mesh: Plan, facts: Facts) -> str | None:
+    """The first rule that its recompute breaks with these models."""
     plan = saving.applied_to(mesh)
-    return not any(found for rule in recompute.RULES for found in rule(plan, facts))
+    found = (finding.code for rule in recompute.RULES for finding in rule(plan, facts))
+    return next(found, None)
 
 
 def _runs(plan: Plan) -> bool:

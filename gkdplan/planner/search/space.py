@@ -80,16 +80,20 @@ def divisors(number: int) -> tuple[int, ...]:
 
 
 def _recomputes(plan: Plan, num_layers: int) -> tuple[Recompute, ...]:
-    """Nothing, the MLP, the first half of each chunk's layers, every layer."""
-    parallel = plan.student.parallel
-    half = num_layers // (parallel.pipeline * parallel.virtual_pipeline) // 2
-    block = [Recompute(granularity="full", method="block", num_layers=half)] if half else []
-    return (
+    """Nothing, the MLP, a quarter, half and three quarters of each chunk's layers, every layer by
+    itself and in pairs; and what the plan says. Larger units keep more than they spare: a layer
+    within a unit keeps many times its input."""
+    parallel, own = plan.student.parallel, plan.student.recompute
+    of_chunk = num_layers // (parallel.pipeline * parallel.virtual_pipeline)
+    blocks = sorted({of_chunk // 4, of_chunk // 2, 3 * of_chunk // 4} - {0})
+    units = (1, 2) if of_chunk > 2 and of_chunk % 2 == 0 else (1,)
+    offered = (
         Recompute(),
         Recompute(granularity="selective", modules=("mlp",)),
-        *block,
-        Recompute(granularity="full", method="uniform", num_layers=1),
+        *(Recompute(granularity="full", method="block", num_layers=n) for n in blocks),
+        *(Recompute(granularity="full", method="uniform", num_layers=n) for n in units),
     )
+    return offered if own in offered else (*offered, own)
 
 
 def _with_mesh(plan: Plan, student: Parallel, teacher: Parallel | None) -> Plan:
@@ -102,7 +106,8 @@ def _with_mesh(plan: Plan, student: Parallel, teacher: Parallel | None) -> Plan:
 
 
 def _teachers(plan: Plan, facts: Facts, student: Parallel) -> Iterator[Parallel | None]:
-    """The student's mesh, also with stages of its own depth, the plan's, and tensor axes alone."""
+    """The student's mesh, also with stages of its own depth, the plan's, and tensor and context
+    axes alone, within a node or with the student's context degree."""
     yield None
     if student.pipeline > 1:
         no_stages = {"virtual_pipeline": 1, "first_stage_layers": None, "last_stage_layers": None}
@@ -110,9 +115,11 @@ def _teachers(plan: Plan, facts: Facts, student: Parallel) -> Iterator[Parallel 
             yield student.model_copy(update={**no_stages, "stage_layers": None, **stages})
     if plan.teacher.parallel is not None:
         yield plan.teacher.parallel
-    for tensor in divisors(world_size_of(plan.cluster)):
-        if tensor <= min(plan.cluster.devices_per_node, facts.teacher.shape.num_attention_heads):
-            yield Parallel(tensor=tensor, sequence=_sequence(plan, tensor), context=student.context)
+    world_size, node_size = world_size_of(plan.cluster), plan.cluster.devices_per_node
+    for tensor in _up_to(min(node_size, facts.teacher.shape.num_attention_heads), world_size):
+        within_node = _up_to(min(_most_context(plan), node_size // tensor), world_size // tensor)
+        for context in sorted({*within_node, student.context}):
+            yield Parallel(tensor=tensor, sequence=_sequence(plan, tensor), context=context)
 
 
 def _distinct(parallels: Iterator[Parallel | None]) -> Iterator[Parallel | None]:
@@ -125,9 +132,8 @@ def _distinct(parallels: Iterator[Parallel | None]) -> Iterator[Parallel | None]
 
 def _parallels(plan: Plan, shape: ModelShape) -> Iterator[Parallel]:
     world_size = world_size_of(plan.cluster)
-    num_tokens = plan.data.max_length + plan.generation.max_completion_length
     for pipeline in _up_to(shape.num_layers, world_size):
-        for context in _up_to(max(1, num_tokens // LEAST_TOKENS), world_size // pipeline):
+        for context in _up_to(_most_context(plan), world_size // pipeline):
             for tensor in _up_to(shape.num_attention_heads, world_size // pipeline // context):
                 for expert, expert_tensor in _experts(shape, tensor, world_size // pipeline):
                     for stages in _stages(shape.num_layers, pipeline):
@@ -140,6 +146,11 @@ def _parallels(plan: Plan, shape: ModelShape) -> Iterator[Parallel]:
                             expert_tensor=expert_tensor,
                         )
                         yield mesh.model_copy(update=stages)
+
+
+def _most_context(plan: Plan) -> int:
+    num_tokens = plan.data.max_length + plan.generation.max_completion_length
+    return max(1, num_tokens // LEAST_TOKENS)
 
 
 def _sequence(plan: Plan, tensor: int) -> bool | None:

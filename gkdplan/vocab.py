@@ -73,6 +73,7 @@ class Payload(StrEnum):
 
     HIDDEN = "hidden"
     LOGITS = "logits"
+    TOP_K = "top_k"
 
 
 class Verdict(StrEnum):

@@ -63,6 +63,11 @@ CODES: dict[str, Code] = {
         "Sleep gives memory of a GPU back; vllm refuses it elsewhere.",
         "Set `generation.sleep_level` to 0.",
     ),
+    "GK417": Code(
+        "more likeliest ids than the vocabulary has",
+        "A teacher's distribution has one probability for each id, and no more of them to keep.",
+        'Lower `distill.top_k`, or keep all of the distribution with `payload = "hidden"`.',
+    ),
     "GK420": Code(
         "a global batch that does not divide",
         "It is made of whole micro-batches on every data rank, of the student and of the teacher.",

@@ -80,7 +80,7 @@ def draft(plan: Plan, facts: Facts) -> Draft:
         inputs=decide_inputs(facts),
         models=models,
         layout=layout,
-        objective=_objective(plan, layout, batch),
+        objective=_objective(plan, layout, batch, models),
         sampling=_sampling(plan, models.student, facts.device),
         data=_data(plan.data, facts),
         batch=batch,
@@ -99,6 +99,17 @@ def effective_mix(plan: Plan) -> tuple[float, float]:
     if plan.generation.engine is Engine.NONE:
         return 0.0, 0.0
     return plan.distill.lmbda, float(plan.distill.seq_kd)
+
+
+def dataset_share(plan: Plan) -> float:
+    """Of the steps, those that learn from the dataset's responses."""
+    lmbda, seq_kd = effective_mix(plan)
+    return share_of_sources(Draw(plan.run.seed, lmbda, seq_kd))[Source.DATASET]
+
+
+def effective_sft_alpha(plan: Plan) -> float:
+    """The weight of the cross-entropy, which only steps on the dataset's responses have."""
+    return plan.distill.sft_alpha if dataset_share(plan) > 0 else 0.0
 
 
 def sampling_roles(draft: Draft) -> tuple[tuple[Source, Role], ...]:
@@ -129,7 +140,7 @@ def _batch(plan: Plan, layout: Layout) -> BatchPlan:
     )
 
 
-def _objective(plan: Plan, layout: Layout, batch: BatchPlan) -> Objective:
+def _objective(plan: Plan, layout: Layout, batch: BatchPlan, models: Models) -> Objective:
     distill = plan.distill
     lmbda, seq_kd = effective_mix(plan)
     response_tokens = batch.micro_rows * plan.generation.max_completion_length
@@ -138,9 +149,21 @@ def _objective(plan: Plan, layout: Layout, batch: BatchPlan) -> Objective:
         lmbda=lmbda,
         seq_kd=seq_kd,
         loss_temperature=distill.loss_temperature or distill.temperature,
-        payload=Payload.LOGITS if distill.payload == "logits" else Payload.HIDDEN,
+        payload=_payload(distill.payload, layout, models),
         chunk_tokens=min(CHUNK_TOKENS[layout.backend], response_tokens),
+        top_k=distill.top_k,
+        sft_alpha=effective_sft_alpha(plan),
     )
+
+
+def _payload(asked: str, layout: Layout, models: Models) -> Payload:
+    """Of "auto" what takes fewer bytes a token of the two that leave the objective as it is: the
+    teacher's hidden state, or a rank's share of its logits."""
+    if asked != "auto":
+        return Payload(asked)
+    share_of_logits = models.teacher.padded_vocab_size // layout.student.tensor
+    is_narrower = models.teacher.shape.hidden_size <= share_of_logits
+    return Payload.HIDDEN if is_narrower else Payload.LOGITS
 
 
 def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:

@@ -68,7 +68,7 @@ def _teacher_forward(draft: Draft) -> TeacherForward:
         num_micro_batches=draft.batch.num_micro_batches,
         payload=draft.objective.payload,
         max_tokens=draft.rows_per_rank * draft.sampling.max_completion_length,
-        width=payload_width(teacher, draft.objective.payload),
+        width=payload_width(teacher, draft.objective),
     )
 
 

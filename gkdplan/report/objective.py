@@ -6,6 +6,7 @@ from gkdplan.runplan.draw import share_of_sources, steps_per_source
 from gkdplan.runplan.model import Objective, RunPlan
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
+from gkdplan.units import format_bytes
 from gkdplan.vocab import Engine, Payload, Source
 
 SOURCE_NAMES = {
@@ -31,6 +32,7 @@ def card_rows(run_plan: RunPlan) -> list[tuple[str, str]]:
     objective = run_plan.objective
     return [
         ("loss", loss_formula(objective)),
+        *_sft(objective),
         ("beta", meaning_of_beta(objective.beta)),
         ("elsewhere", translations(objective.beta)),
         ("vocabulary", vocabulary(run_plan)),
@@ -39,7 +41,7 @@ def card_rows(run_plan: RunPlan) -> list[tuple[str, str]]:
         ("mean", "over the response tokens of the global batch, on all ranks together"),
         ("source", sources(run_plan)),
         ("sampling", sampling(run_plan)),
-        ("payload", payload(objective)),
+        ("payload", payload(run_plan)),
     ]
 
 
@@ -57,6 +59,14 @@ def loss_formula(objective: Objective) -> str:
         return "KL(s||t), reverse KL"
     b, c = f"{beta:g}", f"{1 - beta:g}"
     return f"{b} KL(t||m) + {c} KL(s||m), m = {b} t + {c} s"
+
+
+def _sft(objective: Objective) -> list[tuple[str, str]]:
+    """The added cross-entropy, where there is one."""
+    if objective.sft_alpha == 0:
+        return []
+    added = f"{objective.sft_alpha:g} x the label's -log s, s at temperature 1"
+    return [("sft", f"{added}, is added in steps on dataset responses")]
 
 
 def meaning_of_beta(beta: float) -> str:
@@ -83,7 +93,13 @@ def vocabulary(run_plan: RunPlan) -> str:
 
 def top_k_treatment(run_plan: RunPlan) -> str:
     """Which ids of the teacher's distribution the loss sees."""
-    return f"none: the sums go over all {run_plan.models.vocab_size:,} ids of both models"
+    num_ids, top_k = run_plan.models.vocab_size, run_plan.objective.top_k
+    if top_k is None:
+        return f"none: the sums go over all {num_ids:,} ids of both models"
+    return (
+        f"t and s are over {top_k:,} ids, the teacher's likeliest of a token, and a tail, the "
+        f"other {num_ids - top_k:,} as one: never more than over all ids"
+    )
 
 
 def temperatures(run_plan: RunPlan) -> str:
@@ -94,11 +110,31 @@ def temperatures(run_plan: RunPlan) -> str:
     return f"{loss}; sampling {run_plan.sampling.temperature:g}"
 
 
-def payload(objective: Objective) -> str:
-    """What of the teacher is kept for the loss."""
-    kept = "logits" if objective.payload is Payload.LOGITS else "final hidden states"
+def payload(run_plan: RunPlan) -> str:
+    """What of the teacher is kept for the loss, its bytes, and those of what says no less."""
+    objective = run_plan.objective
+    kept, size = _payload_of(objective.payload, run_plan)
+    other = Payload.LOGITS if objective.payload is Payload.HIDDEN else Payload.HIDDEN
+    instead, other_size = _payload_of(other, run_plan)
     tokens = plural(objective.chunk_tokens, "response token")
-    return f"the teacher's {kept}; the loss works on {tokens} at a time"
+    return (
+        f"the teacher's {kept}, {format_bytes(size)} a token (its {instead}: "
+        f"{format_bytes(other_size)}); the loss works on {tokens} at a time"
+    )
+
+
+def _payload_of(payload: Payload, run_plan: RunPlan) -> tuple[str, int]:
+    """Its name, and its bytes of a token on a rank that has the loss."""
+    teacher, tensor = run_plan.models.teacher, run_plan.layout.student.tensor
+    width = teacher.dtype.num_bytes
+    match payload:
+        case Payload.HIDDEN:
+            return "final hidden states", teacher.shape.hidden_size * width
+        case Payload.LOGITS:
+            return "logits", teacher.padded_vocab_size // tensor * width
+        case Payload.TOP_K:
+            top_k = run_plan.objective.top_k or 0
+            return f"{top_k:,} likeliest ids", (top_k * 2 + 1) * 4
 
 
 def mixture(run_plan: RunPlan) -> list[tuple[Source, float, str]]:

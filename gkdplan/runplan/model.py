@@ -103,7 +103,9 @@ class Models:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The loss and the mixture of sources. `lmbda` and `seq_kd` are the effective values."""
+    """The loss and the mixture of sources. `lmbda`, `seq_kd` and `sft_alpha` are the effective
+    values: the last is 0 where no step learns from the dataset. `top_k` is how many of the
+    teacher's ids a payload of that name has."""
 
     beta: float
     lmbda: float
@@ -112,6 +114,8 @@ class Objective:
     payload: Payload
     chunk_tokens: int
     """Response tokens whose logits exist at one time inside the loss."""
+    top_k: int | None = None
+    sft_alpha: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

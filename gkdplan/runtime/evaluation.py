@@ -63,6 +63,7 @@ def _sums(session: Session, rows: Sequence[Row]) -> Tensor:
     sums = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
     for batch, payload, hidden in zip(batches, payloads, _hidden(session, batches), strict=False):
         assert payload is not None
+        assert isinstance(payload.states, Tensor)
         divergence, cross_entropy = divergence_and_cross_entropy(
             hidden,
             output_head(session.student[-1]),

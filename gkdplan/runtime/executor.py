@@ -138,10 +138,12 @@ class Executor:
 
     def _student_step(self, state: StepState) -> None:
         pairs = list(zip(state.micro_batches, state.payloads, strict=True))
-        distillation = self.session.distillation
+        distillation, num_tokens = self.session.distillation, state.num_tokens
+        is_labelled = state.source is Source.DATASET
+        sft_alpha = distillation.objective.sft_alpha if is_labelled else 0.0
         loss = self.session.trainer.forward_backward(
             pairs,
-            lambda chunk, pair: student_forward(distillation, chunk, *pair, state.num_tokens),
+            lambda chunk, pair: student_forward(distillation, chunk, *pair, num_tokens, sft_alpha),
             shape=tuple(state.micro_batches[0].tokens_BS.shape),
         )
         dist.all_reduce(loss, group=self.session.mesh.data_group)

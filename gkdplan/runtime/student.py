@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.distillation import Distillation
-from gkdplan.runtime.loss import jsd_linear, jsd_logits
+from gkdplan.runtime.loss import TopK, jsd_linear, jsd_logits, top_k_linear
 from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
 from gkdplan.runtime.teacher.payload import TeacherPayload
 from gkdplan.vocab import Payload
@@ -19,12 +19,13 @@ def student_forward(
     batch: MicroBatch,
     payload: TeacherPayload | None,
     num_tokens: int,
+    sft_alpha: float,
 ) -> Tensor:
     """`student_loss` of the student's last chunk; of another one what it hands to the next."""
     if not chunk.post_process:
         return stage_output(chunk, batch.tokens_BS)
     assert payload is not None
-    return student_loss(distillation, chunk, batch, payload, num_tokens)
+    return student_loss(distillation, chunk, batch, payload, num_tokens, sft_alpha)
 
 
 def student_loss(
@@ -33,8 +34,10 @@ def student_loss(
     batch: MicroBatch,
     payload: TeacherPayload,
     num_tokens: int,
+    sft_alpha: float,
 ) -> Tensor:
-    """This micro-batch's part of the global token mean of the generalized JSD, a scalar.
+    """This micro-batch's part of the global token mean of the loss, a scalar: the generalized JSD,
+    and `sft_alpha` times the cross-entropy of the batch's labels.
 
     `num_tokens` is the global batch's count of response tokens; it is put into the weights, so
     that parts are summed over micro-batches and data ranks and never averaged again.
@@ -45,26 +48,28 @@ def student_loss(
         (len(batch.predict_N),), 1.0 / max(1, num_tokens), device=hidden_NH.device
     )
     head_VH = output_head(model)
-    if objective.payload is Payload.LOGITS:
-        return jsd_logits(
-            hidden_NH @ head_VH.t(),
-            payload.states,
-            weights_N,
-            beta=objective.beta,
-            temperature=objective.loss_temperature,
-            group=distillation.tensor_group,
-            inplace=True,
-            vocab_size=distillation.vocab_size,
+    options: dict[str, Any] = {
+        "beta": objective.beta,
+        "temperature": objective.loss_temperature,
+        "labels": batch.labels_N,
+        "sft_alpha": sft_alpha,
+        "group": distillation.tensor_group,
+        "vocab_size": distillation.vocab_size,
+    }
+    states, chunk_tokens = payload.states, objective.chunk_tokens
+    if isinstance(states, TopK):
+        return top_k_linear(
+            hidden_NH, head_VH, states, weights_N, chunk_tokens=chunk_tokens, **options
         )
+    if objective.payload is Payload.LOGITS:
+        return jsd_logits(hidden_NH @ head_VH.t(), states, weights_N, inplace=True, **options)
+    teacher_head_VG = output_head(distillation.teacher[-1])
     return jsd_linear(
         hidden_NH,
         head_VH,
-        payload.states,
-        output_head(distillation.teacher[-1]),
+        states,
+        teacher_head_VG,
         weights_N,
-        beta=objective.beta,
-        temperature=objective.loss_temperature,
-        group=distillation.tensor_group,
-        chunk_tokens=objective.chunk_tokens,
-        vocab_size=distillation.vocab_size,
+        chunk_tokens=chunk_tokens,
+        **options,
     )

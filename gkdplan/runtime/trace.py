@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import assert_never
 
-import torch
-
 from gkdplan import __version__
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.layout import RankClass
@@ -206,7 +204,9 @@ class TracedStep:
         num_tokens = sum(batch.num_response_tokens for batch in micro_batches)
         self.trainer.forward_backward(
             pairs[: self._num_repeats],
-            lambda chunk, pair: student_forward(self.distillation, chunk, *pair, num_tokens),
+            lambda chunk, pair: student_forward(
+                self.distillation, chunk, *pair, num_tokens, self.plan.objective.sft_alpha
+            ),
             shape=tuple(micro_batches[0].tokens_BS.shape),
         )
 
@@ -224,4 +224,4 @@ class TracedStep:
 
 
 def _alike(payload: TeacherPayload | None) -> TeacherPayload | None:
-    return None if payload is None else TeacherPayload(torch.empty_like(payload.states))
+    return None if payload is None else TeacherPayload(payload.states.clone())

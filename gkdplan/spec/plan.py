@@ -179,11 +179,12 @@ class Distill(Section):
     sampling_temperature: NonNegative | None = None
     """Left out, `temperature`; 0 takes the likeliest token."""
     sft_alpha: NonNegative = 0.0
-    """Weight of an added cross-entropy on dataset responses."""
+    """Weight of an added cross-entropy, in steps that learn from the dataset's responses."""
     payload: Literal["auto", "hidden", "logits", "top_k"] = "auto"
-    """What travels from the teacher to the loss: final hidden states, logits, or the top k."""
+    """What travels from the teacher to the loss: final hidden states, logits, or the top k, which
+    is another objective; "auto" takes what has fewer bytes of the first two."""
     top_k: Count | None = None
-    """Logits kept of each token, for payload = "top_k"."""
+    """The teacher's likeliest ids kept of each token, for payload = "top_k"; the others are one."""
 
 
 class Generation(Section):

@@ -11,6 +11,7 @@ from gkdplan.planner.memory.loss import Loss
 from gkdplan.planner.memory.model import Kernels, RankModel
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.stage import whole_model
+from gkdplan.runplan.model import Objective
 from gkdplan.vocab import Dtype, Payload
 
 LLAMA_8B = replace(
@@ -76,10 +77,21 @@ def test_the_cache_holds_keys_and_values_of_every_layer(tensor, kv_size):
     assert cache_bytes(rank_model(tensor=tensor), rows=8, tokens=120) == expected
 
 
-def test_the_payload_is_hidden_states_or_a_share_of_the_logits():
+@pytest.mark.parametrize(
+    ("payload", "bytes_of_token"),
+    [
+        (Payload.HIDDEN, 576 * 2),
+        (Payload.LOGITS, 16384 * 2),
+        # 64 int32 ids, 64 float32 log-probabilities and that of the tail
+        (Payload.TOP_K, 64 * 4 + 64 * 4 + 4),
+    ],
+)
+def test_the_payload_is_hidden_states_a_share_of_the_logits_or_the_likeliest_ids(
+    payload, bytes_of_token
+):
     teacher = rank_model(dtype=Dtype.BF16, tensor=3)
-    assert payload_bytes(teacher, Payload.HIDDEN, num_tokens=7) == 7 * 576 * 2
-    assert payload_bytes(teacher, Payload.LOGITS, num_tokens=7) == 7 * 16384 * 2
+    objective = Objective(0.5, 0.0, 0.0, 1.0, payload, 256, top_k=64)
+    assert payload_bytes(teacher, objective, num_tokens=7) == 7 * bytes_of_token
 
 
 def loss_of(model: RankModel, backend: str = "gloo", teacher: RankModel | None = None) -> Loss:

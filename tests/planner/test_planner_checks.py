@@ -219,8 +219,6 @@ def test_eval_rows_need_responses():
     ("path", "tables"),
     [
         ("teacher.server", {"teacher": {"server": {"url": "http://localhost"}}}),
-        ("distill.payload", {"distill": {"payload": "top_k", "top_k": 64}}),
-        ("distill.sft_alpha", {"distill": {"sft_alpha": 0.1}}),
         ("generation.tensor", {"generation": {"tensor": 2}}),
         ("run.loggers[1]", {"run": {"loggers": ("tensorboard", "wandb")}}),
     ],

@@ -74,6 +74,23 @@ def test_the_teacher_forward_keeps_the_hidden_states_of_all_response_tokens():
     assert (forward.num_micro_batches, forward.max_tokens, forward.width) == (4, 256, 96)
 
 
+@pytest.mark.parametrize(
+    ("hidden_size", "payload"), [(96, "hidden"), (512, "hidden"), (768, "logits")]
+)
+def test_an_open_payload_is_what_has_fewer_bytes_a_token(hidden_size, payload):
+    # The 500 ids of either model are padded to 512.
+    teacher = replace(TINY, hidden_size=hidden_size)
+    assert compiled(teacher=teacher).objective.payload == payload
+    asked = {"distill": {"payload": "top_k", "top_k": 8}}
+    assert compiled(asked, teacher=teacher).objective.payload == "top_k"
+
+
+@pytest.mark.parametrize(("lmbda", "sft_alpha"), [(0.9, 0.5), (1.0, 0.0)])
+def test_cross_entropy_is_added_where_some_step_learns_from_the_dataset(lmbda, sft_alpha):
+    tables = {"distill": {"lmbda": lmbda, "sft_alpha": 0.5}}
+    assert compiled(tables).objective.sft_alpha == sft_alpha
+
+
 def test_both_models_are_padded_to_one_vocabulary():
     tables = {
         "cluster": {"devices_per_node": 2, "device": "h100-80gb"},

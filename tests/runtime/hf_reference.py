@@ -2,7 +2,7 @@
 
 It pads nothing, batches nothing and takes every row by itself, so that it shares no idea with the
 runtime but the definition: the mean, over all response tokens of the global batch, of the
-generalized JSD between teacher and student at one temperature.
+generalized JSD between teacher and student at one temperature, and of the labels' cross-entropy.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,8 @@ def step(
     beta: float,
     temperature: float,
     vocab_size: int,
+    top_k: int | None = None,
+    sft_alpha: float = 0.0,
 ) -> Tensor:
     """The loss of one global batch of (prompt, response) rows; the student's grads are filled."""
     student.zero_grad()
@@ -42,7 +44,14 @@ def step(
         student_logits = student(tokens).logits[0, predicting, :vocab_size]
         p = torch.softmax(teacher_logits / temperature, -1)
         q = torch.softmax(student_logits / temperature, -1)
+        if top_k is not None:
+            ids = p.topk(top_k).indices
+            p, q = (buckets(x, ids) for x in (p, q))
         total = total + generalized_jsd(p, q, beta).sum() / num_tokens
+        cross_entropy = torch.nn.functional.cross_entropy(
+            student_logits, torch.tensor(response), reduction="sum"
+        )
+        total = total + sft_alpha * cross_entropy / num_tokens
     total.backward()
     return total.detach()
 
@@ -55,6 +64,12 @@ def generalized_jsd(p: Tensor, q: Tensor, beta: float) -> Tensor:
         return kl(q, p)
     m = beta * p + (1 - beta) * q
     return beta * kl(p, m) + (1 - beta) * kl(q, m)
+
+
+def buckets(probs: Tensor, ids: Tensor) -> Tensor:
+    """The probabilities of the ids, and of all others together: [N, K + 1]."""
+    kept = probs.gather(-1, ids)
+    return torch.cat([kept, 1.0 - kept.sum(-1, keepdim=True)], -1)
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:

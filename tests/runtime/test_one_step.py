@@ -15,11 +15,17 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor, StepState
 from gkdplan.runtime.megatron.weights import full_tensors
 from gkdplan.runtime.session import Session
+from gkdplan.vocab import Source
 
 LAYOUTS = {
     "one process": {"devices": 1, "tensor": 1},
     "tensor 2 with sequence": {"devices": 2, "tensor": 2},
     "data 2": {"devices": 2, "tensor": 1},
+}
+PAYLOADS = {
+    "hidden": {},
+    "logits": {},
+    "top_k": {"distill": "top_k = 8\nsft_alpha = 0.5"},
 }
 GRID = list(product((0.0, 0.1, 0.5, 1.0), (1.0, 2.0)))
 
@@ -29,11 +35,16 @@ def home(tmp_path_factory) -> Path:
     return make_home(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.mark.parametrize("payload", ["hidden", "logits"])
+@pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_loss_and_gradients_equal_float64_on_one_process(layout, payload, home, tmp_path):
     run_plan = compile_tiny(
-        home, tmp_path / "run", distributed="false", payload=payload, **LAYOUTS[layout]
+        home,
+        tmp_path / "run",
+        distributed="false",
+        payload=payload,
+        **PAYLOADS[payload],
+        **LAYOUTS[layout],
     )
     run_on_ranks(_check_grid, run_plan.layout.world_size, encode(run_plan))
 
@@ -62,6 +73,28 @@ def test_a_teacher_that_is_the_student_gives_no_loss(tmp_path):
     run_on_ranks(_check_zero, 2, encode(run_plan))
 
 
+def test_only_dataset_steps_have_cross_entropy(tmp_path):
+    """A teacher that is the student leaves nothing else of the loss."""
+    home = make_home(tmp_path / "tiny")
+    (home / "teacher").rename(home / "unused")
+    (home / "teacher").symlink_to(home / "student")
+    changes = {"lmbda": 0.4, "seq_kd": 0.5, "payload": "top_k"}
+    changes["distill"] = "top_k = 8\nsft_alpha = 2.0"
+    run_plan = compile_tiny(home, tmp_path / "run", **changes)
+    run_on_ranks(_check_sources, 1, encode(run_plan))
+
+
+def _check_sources(lock: str) -> None:
+    session = open_silently(lock)
+    seen = set()
+    for step in range(1, 13):
+        state = _one_step(session, 0.5, 1.0, step)
+        seen.add(state.source)
+        # twice the cross-entropy of an untrained model, at least of ten equally likely tokens
+        assert (state.loss > 4.6) if state.source is Source.DATASET else abs(state.loss) < 1e-7
+    assert seen == set(Source)
+
+
 def _check_grid(lock: str) -> None:
     session = open_silently(lock)
     student = hf_reference.load(Path(session.plan.models.student.model))
@@ -77,6 +110,8 @@ def _check_grid(lock: str) -> None:
             beta=beta,
             temperature=temperature,
             vocab_size=session.plan.models.vocab_size,
+            top_k=session.plan.objective.top_k,
+            sft_alpha=session.plan.objective.sft_alpha,
         )
         where = f"beta {beta}, temperature {temperature}"
         assert abs(state.loss - loss) <= 1e-5 * loss, where
@@ -95,11 +130,11 @@ def _check_zero(lock: str) -> None:
         assert abs(_one_step(session, beta, temperature).loss) < 1e-7, (beta, temperature)
 
 
-def _one_step(session: Session, beta: float, temperature: float) -> StepState:
-    """Teacher and student of step 1 under another objective, without the update."""
+def _one_step(session: Session, beta: float, temperature: float, step: int = 1) -> StepState:
+    """Teacher and student of a step under another objective, without the update."""
     objective = replace(session.plan.objective, beta=beta, loss_temperature=temperature)
     executor = Executor(replace(session, plan=replace(session.plan, objective=objective)))
-    state = StepState(1, executor._examples_of(1))
+    state = StepState(step, executor._examples_of(step))
     session.trainer._ddps[0].zero_grad_buffer()
     for action in executor.plan.steps[: _index(executor, "OptimizerStep")]:
         executor._walk(action, state)

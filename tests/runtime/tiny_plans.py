@@ -33,6 +33,7 @@ lmbda = {lmbda}
 seq_kd = {seq_kd}
 temperature = {temperature}
 payload = "{payload}"
+{distill}
 [generation]
 max_completion_length = {completion}
 [data]
@@ -65,6 +66,7 @@ DEFAULTS = {
     "seq_kd": 0.0,
     "temperature": 1.0,
     "payload": "hidden",
+    "distill": "",
     "completion": 12,
     "prompt": 64,
     "truncation": "error",

@@ -31,8 +31,6 @@ def _teacher_samples_of_vllm(plan: Plan) -> bool | float:
 
 _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
     "teacher.server": (lambda plan: plan.teacher.server, (None,)),
-    "distill.payload": (lambda plan: plan.distill.payload, ("auto", "hidden", "logits")),
-    "distill.sft_alpha": (lambda plan: plan.distill.sft_alpha, (0.0,)),
     "distill.seq_kd": (_teacher_samples_of_vllm, (False,)),
     "generation.tensor": (_engine_tensor, (None,)),
 }

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import DataFile, Facts
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import effective_mix
-from gkdplan.runplan.draw import share_of_sources
-from gkdplan.runplan.steps import Draw
+from gkdplan.planner.draft import dataset_share, effective_mix
+from gkdplan.planner.models import true_vocab_size
 from gkdplan.spec.plan import Plan
-from gkdplan.vocab import Engine, Source
+from gkdplan.vocab import Engine
 
 NEAR_END = 0.01
 COLDEST, HOTTEST = 0.01, 100.0
@@ -51,7 +50,7 @@ def samples_have_an_engine(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def dataset_steps_have_responses(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """A step that learns from the dataset needs the response of every one of its rows."""
     lmbda, seq_kd = effective_mix(plan)
-    share = share_of_sources(Draw(plan.run.seed, lmbda, seq_kd))[Source.DATASET]
+    share = dataset_share(plan)
     if share <= 0:
         return
     for index, file in enumerate(facts.train):
@@ -112,6 +111,22 @@ def held_out_rows_are_not_trained_on(plan: Plan, facts: Facts) -> Iterator[Findi
             )
 
 
+@rule("GK417")
+def top_k_is_within_the_vocabulary(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The teacher has no more ids to keep than the vocabulary has."""
+    top_k, num_ids = plan.distill.top_k, true_vocab_size(facts)
+    if top_k is not None and top_k > num_ids:
+        yield Finding(
+            f"`distill.top_k` {top_k:,} is more than the {num_ids:,} ids of the vocabulary",
+            "distill.top_k",
+            label="of no token are there so many",
+            help=(
+                f'set `distill.top_k` to at most {num_ids:,}, or `distill.payload` to "hidden", '
+                "which knows all ids",
+            ),
+        )
+
+
 RULES = (
     beta_is_not_near_an_end,
     samples_have_an_engine,
@@ -119,6 +134,7 @@ RULES = (
     eval_rows_have_responses,
     temperatures_can_be_computed,
     held_out_rows_are_not_trained_on,
+    top_k_is_within_the_vocabulary,
 )
 
 

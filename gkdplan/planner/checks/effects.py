@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import effective_mix, num_steps
+from gkdplan.planner.draft import dataset_share, effective_mix, num_steps
 from gkdplan.planner.models import true_vocab_size
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine
@@ -63,6 +63,8 @@ def _of_sources(plan: Plan) -> Effectless:
         yield "distill.temperature", "`loss_temperature` and `sampling_temperature` override it"
     if distill.lmbda == 1 and distill.seq_kd and plan.generation.engine is not Engine.NONE:
         yield "distill.seq_kd", "with `distill.lmbda` 1 every step learns from the student"
+    if dataset_share(plan) == 0:
+        yield "distill.sft_alpha", "no step learns from the dataset's responses"
 
 
 def _of_the_run(plan: Plan, facts: Facts) -> Effectless:

@@ -1,7 +1,8 @@
 """Bytes of the loss, vocabulary-parallel: chunks of logits, gradients made in the forward.
 
 C tokens of a chunk, N response tokens of a micro-batch, v ids of the true vocabulary on a rank,
-V / t rows of the padded one, h hidden size, w bytes of an element of the student.
+V / t rows of the padded one, h hidden size, w bytes of an element of the student, K the likeliest
+ids that a payload of them has.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ FP32_BYTES = 4
 BLOCK_ROWS = {"gloo": 8, "nccl": 64}
 """Rows that the divergence works on at one time, as in runtime/loss/distribution.py."""
 NUM_BLOCK_BUFFERS = 4
+FP64_BYTES = 8
 WIDENED_ROWS = 4096
 """Rows of a bf16 head that a CPU widens at one time, as in runtime/loss/products.py."""
 
@@ -28,26 +30,41 @@ class Loss:
     chunk_tokens: int
     num_tokens: int
     vocab_size: int
+    num_kept: int = 0
+    """K of a payload of the likeliest ids."""
+    has_labels: bool = False
+    """Whether cross-entropy is added in some step."""
 
     def tile_bytes(self) -> int:
-        """What exists only inside the loss: both sides' logits of a chunk with the largest of what
-        passes beside them, or after them the rounded copy of a bf16 head's gradient.
+        """What exists only inside the loss: the logits of a chunk, where hidden states travel of
+        both sides, with the largest of what passes beside them, or after them the rounded copy of a
+        bf16 head's gradient.
 
         From stored logits it is the block, or in the backward the gradient of the head.
         """
-        block_rows = min(BLOCK_ROWS[self.backend], self.chunk_tokens)
-        block = NUM_BLOCK_BUFFERS * block_rows * self._ids * FP32_BYTES
         head = self._head_gradient_elements * self.student.dtype.num_bytes
         if self.payload is Payload.LOGITS:
-            return max(block, head)
-        passing = max(
-            block,
-            self._states_bytes(self.student),
-            self._states_bytes(self.teacher),
-            self._product_bytes(),
-        )
-        logits = 2 * self.chunk_tokens * self._ids * FP32_BYTES
-        return max(logits + passing, head if _is_narrow(self.student) else 0)
+            return max(self._block_bytes(NUM_BLOCK_BUFFERS), head)
+        passing = [self._states_bytes(self.student), self._product_bytes()]
+        if self.payload is Payload.TOP_K:
+            sides = 1
+            passing.append(self._bucket_bytes())
+        else:
+            sides = 2
+            passing += self._block_bytes(NUM_BLOCK_BUFFERS), self._states_bytes(self.teacher)
+        logits = sides * self.chunk_tokens * self._ids * FP32_BYTES
+        return max(logits + max(passing), head if _is_narrow(self.student) else 0)
+
+    def search_bytes(self) -> int:
+        """What the teacher's rank passes through memory to find the likeliest ids of a chunk: its
+        logits, with its hidden states or the buckets beside them; where a tensor group searches
+        together, with the likeliest of all its ranks."""
+        logits = self.chunk_tokens * self._ids * FP32_BYTES
+        passing = max(self._states_bytes(self.teacher), self._buckets(1))
+        if self.teacher.tensor > 1:
+            candidates = (1 + 2 * self.teacher.tensor) * 2 * FP64_BYTES
+            passing = max(passing, self.chunk_tokens * self.num_kept * candidates)
+        return logits + passing
 
     def gradient_bytes(self) -> int:
         """The gradient of the hidden states and of the head [V / t, h], float32 while it is summed
@@ -64,6 +81,24 @@ class Loss:
         if not (self.student.shape.tied_embeddings and self.student.stage.is_whole):
             return 0
         return self._head_gradient_elements * self.student.dtype.num_bytes
+
+    def _block_bytes(self, num_buffers: int) -> int:
+        return num_buffers * self._block_rows * self._ids * FP32_BYTES
+
+    def _bucket_bytes(self) -> int:
+        """Beside the logits of a chunk, and with labels the two buffers of the cross-entropy."""
+        return self._buckets(3 if self.has_labels else 1)
+
+    def _buckets(self, num_blocks: int) -> int:
+        """The K ids and the tail of a chunk's tokens, 32 bytes each: places, log masses, the
+        teacher's side, or what makes them; where the group sums them up, those of its ranks."""
+        gathered = 2 * self.student.tensor if self.student.tensor > 1 else 0
+        width = (4 + gathered) * FP64_BYTES
+        return self._block_bytes(num_blocks) + self.chunk_tokens * (self.num_kept + 1) * width
+
+    @property
+    def _block_rows(self) -> int:
+        return min(BLOCK_ROWS[self.backend], self.chunk_tokens)
 
     @property
     def _head_gradient_elements(self) -> int:

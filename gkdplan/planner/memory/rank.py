@@ -56,6 +56,8 @@ class Rank:
             self.draft.objective.chunk_tokens,
             self.student.num_response_tokens,
             self.draft.models.vocab_size,
+            num_kept=self.draft.objective.top_k or 0,
+            has_labels=self.draft.objective.sft_alpha > 0,
         )
 
     def share(self, role: Role) -> Share:

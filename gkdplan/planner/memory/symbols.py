@@ -9,7 +9,7 @@ from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.quantity import named
 from gkdplan.runplan.formula import Symbol
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.model import ModelPlan, Objective
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.shape import ModelShape, MoeShape
 
@@ -43,6 +43,7 @@ OTHER_SYMBOLS = {
     "V": "padded vocabulary",
     "v": "ids that the loss is taken over",
     "r": "rank of the adapters",
+    "N": "likeliest ids kept of a token",
     "T": "tensor degree of vllm",
     "K": "bytes of vllm's kv cache",
     "B": "bytes of a refit's bucket",
@@ -54,7 +55,7 @@ Table = Mapping[str, tuple[str, str]]
 """Field -> name and meaning of its symbol."""
 Owner = TypeVar("Owner", AxisDegrees, MoeShape)
 
-ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", "r", *"DctexTKBGon")
+ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", "r", *"NDctexTKBGon")
 """How symbols follow each other in a product."""
 
 
@@ -73,7 +74,6 @@ def with_names(draft: Draft) -> Draft:
     student = _named_model(models.student, "")
     teacher = _named_model(models.teacher, "'")
     vocab_size = named("v", models.vocab_size)
-    objective = draft.objective
     parts = {field.name: getattr(draft, field.name) for field in fields(Draft)}
     parts |= {
         "layout": replace(
@@ -85,7 +85,7 @@ def with_names(draft: Draft) -> Draft:
         "batch": replace(batch, micro_rows=named("b", batch.micro_rows)),
         "data": replace(draft.data, max_length=named("P", draft.data.max_length)),
         "sampling": _named_sampling(draft.sampling),
-        "objective": replace(objective, chunk_tokens=named("C", objective.chunk_tokens)),
+        "objective": _named_objective(draft.objective),
     }
     return NamedDraft(**parts)
 
@@ -129,6 +129,8 @@ def _symbols(draft: Draft, device: Device) -> Iterator[Symbol]:
         "o": device.context_bytes,
         "n": device.communicator_bytes,
     }
+    if draft.objective.top_k is not None:
+        values["N"] = draft.objective.top_k
     if models.student.lora is not None:
         values["r"] = models.student.lora.rank
     for name, value in values.items():
@@ -145,6 +147,15 @@ def _engine_values(sampling: Sampling) -> dict[str, int]:
         "B": sampling.refit_bucket_bytes,
         "G": engine.graph_bytes,
     }
+
+
+def _named_objective(objective: Objective) -> Objective:
+    top_k = objective.top_k
+    return replace(
+        objective,
+        chunk_tokens=named("C", objective.chunk_tokens),
+        top_k=None if top_k is None else named("N", top_k),
+    )
 
 
 def _named_sampling(sampling: Sampling) -> Sampling:

@@ -8,6 +8,7 @@ from gkdplan.planner.memory.buffer import (
     ACTIVATIONS,
     FIRST,
     LAST,
+    LOSS_TILES,
     PAYLOADS,
     TEACHER_BODY,
     TEACHER_HEAD,
@@ -17,7 +18,7 @@ from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.planner.memory.stage import num_held_in_forward
-from gkdplan.vocab import Phase
+from gkdplan.vocab import Payload, Phase
 
 
 def weight_buffers(rank: Rank) -> Iterator[Buffer]:
@@ -50,13 +51,21 @@ def forward_buffers(rank: Rank) -> Iterator[Buffer]:
     passing = activations.forward_bytes(teacher.model, teacher.batch)
     between = activations.boundary_bytes(teacher.model, teacher.batch)
     num_held = num_held_in_forward(teacher.model.stage, rank.draft.batch.num_micro_batches)
-    yield Buffer(ACTIVATIONS, passing + num_held * between, phase, phase)
-    kind, layout = rank.draft.objective.payload, rank.draft.layout
+    objective, layout = rank.draft.objective, rank.draft.layout
+    searches = objective.payload is Payload.TOP_K and teacher.model.stage.is_last
+    moment = "layers" if searches else None
+    yield Buffer(ACTIVATIONS, passing + num_held * between, phase, phase, moment)
+    if searches:
+        hidden = activations.response_bytes(teacher.model, teacher.num_response_tokens)
+        held = num_held * between
+        yield Buffer(ACTIVATIONS, hidden + held, phase, phase, "likeliest ids")
+        yield Buffer(LOSS_TILES, rank.loss.search_bytes(), phase, phase, "likeliest ids")
+    row = PAYLOADS[objective.payload]
     if teacher.model.stage.is_last and layout.student != layout.teacher:
-        made = payload_bytes(teacher.model, kind, teacher.response_tokens_of_all_rows)
-        yield Buffer(PAYLOADS[kind], made, phase, phase)
+        made = payload_bytes(teacher.model, objective, teacher.response_tokens_of_all_rows)
+        yield Buffer(row, made, phase, phase)
     if rank.has_loss:
-        yield Buffer(PAYLOADS[kind], _kept_bytes(rank), phase, Phase.STUDENT)
+        yield Buffer(row, _kept_bytes(rank), phase, Phase.STUDENT)
 
 
 def _kept_bytes(rank: Rank) -> int:
@@ -65,4 +74,4 @@ def _kept_bytes(rank: Rank) -> int:
     teacher, student = rank.teacher.model, rank.student
     at_student = replace(teacher, tensor=student.model.tensor)
     num_tokens = student.response_tokens_of_all_rows
-    return payload_bytes(at_student, rank.draft.objective.payload, num_tokens)
+    return payload_bytes(at_student, rank.draft.objective, num_tokens)

@@ -43,7 +43,7 @@ def teacher_seconds(draft: Draft, machine: Machine) -> Seconds:
     rows = draft.batch.micro_rows
     num_micro_batches = max(1, draft.batch.global_rows // (rows * degrees.data))
     stages = stages_of(draft.models.teacher, degrees, machine, rows, draft.sequence_tokens(degrees))
-    wants_logits = draft.objective.payload is Payload.LOGITS
+    wants_logits = draft.objective.payload is not Payload.HIDDEN
     num_head_tokens = draft.batch.micro_rows * draft.response_tokens(degrees) if wants_logits else 0
 
     def of_micro_batch(stage: Stage) -> Seconds:
@@ -155,14 +155,16 @@ def _selective_share(recompute: Recompute, stage: Stage) -> float:
 
 def _loss_s(draft: Draft, stage: Stage) -> float:
     """The student's head forward and twice backward, the teacher's forward where hidden states
-    travel, and the passes of the divergence over both sides' logits."""
+    travel, and the passes of the divergence over the logits of both sides, or of the student where
+    the likeliest ids travel."""
     student, teacher = draft.models.student, draft.models.teacher
     tensor = stage.degrees.tensor
     num_tokens = draft.batch.micro_rows * draft.response_tokens(stage.degrees)
     flops = 3 * head_flops(student.shape, num_tokens, student.padded_vocab_size)
     if draft.objective.payload is Payload.HIDDEN:
         flops += head_flops(teacher.shape, num_tokens, teacher.padded_vocab_size)
-    passes = 2 * LOSS_PASSES * Dtype.FP32.num_bytes * num_tokens * stage.vocab_rows
+    sides = 1 if draft.objective.payload is Payload.TOP_K else 2
+    passes = sides * LOSS_PASSES * Dtype.FP32.num_bytes * num_tokens * stage.vocab_rows
     products_s = stage.machine.compute_s(flops / tensor, student.dtype)
     return products_s + stage.machine.memory_s(passes)
 

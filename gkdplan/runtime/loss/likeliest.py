@@ -44,20 +44,27 @@ def likeliest(
         hidden.new_empty((len(hidden), k), dtype=torch.float32),
         hidden.new_empty(len(hidden), dtype=torch.float32),
     )
-    assert found.tail_N is not None
     size = (min(chunk_tokens, len(hidden)), shard.num_entries)
     buffer_CV = hidden.new_empty(size, dtype=working_dtype(hidden))
     for start in range(0, len(hidden), chunk_tokens):
         tokens = slice(start, min(start + chunk_tokens, len(hidden)))
         part_CH = hidden.detach()[tokens]
         logits_CV = logits_(buffer_CV[: len(part_CH)], part_CH, head_VH)
-        ids_CK = _likeliest_ids(logits_CV, k, shard)
-        log_masses = Buckets(logits_CV, ids_CK, temperature, shard).log_masses()
-        log_probs_CK1 = log_masses.log_softmax(dim=1)
-        found.ids_NK[tokens] = ids_CK
-        found.log_probs_NK[tokens] = log_probs_CK1[:, :-1]
-        found.tail_N[tokens] = log_probs_CK1[:, -1]
+        _write(found, tokens, logits_CV, temperature, shard)
     return found
+
+
+def _write(
+    found: TopK, tokens: slice, logits_CV: Tensor, temperature: float, shard: VocabularyShard
+) -> None:
+    """What is known of the tokens whose logits these are."""
+    assert found.tail_N is not None
+    ids_CK = _likeliest_ids(logits_CV, found.ids_NK.shape[1], shard)
+    log_masses = Buckets(logits_CV, ids_CK, temperature, shard).log_masses()
+    log_probs_CK1 = log_masses.log_softmax(dim=1)
+    found.ids_NK[tokens] = ids_CK
+    found.log_probs_NK[tokens] = log_probs_CK1[:, :-1]
+    found.tail_N[tokens] = log_probs_CK1[:, -1]
 
 
 def _likeliest_ids(logits_CV: Tensor, k: int, shard: VocabularyShard) -> Tensor:

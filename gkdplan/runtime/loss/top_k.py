@@ -46,6 +46,11 @@ class TopK:
         tail = None if self.tail_N is None else self.tail_N[tokens]
         return TopK(self.ids_NK[tokens], self.log_probs_NK[tokens], tail)
 
+    def clone(self) -> "TopK":
+        """A copy of every tensor."""
+        tail = None if self.tail_N is None else self.tail_N.clone()
+        return TopK(self.ids_NK.clone(), self.log_probs_NK.clone(), tail)
+
     def check(self, num_tokens: int) -> None:
         """Raise ValueError unless the shapes fit together and are of `num_tokens` tokens."""
         tail = (num_tokens,) if self.tail_N is None else tuple(self.tail_N.shape)
@@ -58,7 +63,10 @@ class TopK:
         """[N, K + 1] log-probabilities, float64; [N, K] without a tail."""
         if self.tail_N is None:
             return self.log_probs_NK.double()
-        return torch.cat([self.log_probs_NK.double(), self.tail_N.double()[:, None]], dim=1)
+        num_tokens, num_kept = self.log_probs_NK.shape
+        buckets = self.log_probs_NK.new_empty((num_tokens, num_kept + 1), dtype=torch.float64)
+        buckets[:, :-1], buckets[:, -1] = self.log_probs_NK, self.tail_N
+        return buckets
 
 
 def with_tail(ids: Tensor, log_probs: Tensor) -> TopK:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.distillation import Distillation
+from gkdplan.runtime.loss import TopK, likeliest
 from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
 from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.vocab import Payload
@@ -16,9 +17,10 @@ from gkdplan.vocab import Payload
 
 @dataclass(frozen=True, slots=True)
 class TeacherPayload:
-    """`states` are the teacher's final hidden states [N, H], or its logits [N, V/t]."""
+    """`states` are the teacher's final hidden states [N, H], its logits [N, V/t], or its likeliest
+    ids [N, K] with the tail."""
 
-    states: Tensor
+    states: Tensor | TopK
 
 
 def teacher_payloads(
@@ -32,7 +34,8 @@ def teacher_payloads(
     def forward_step(
         batches: Iterator[MicroBatch], chunk: Any
     ) -> tuple[Tensor, Callable[..., TeacherPayload]]:
-        return _forward(distillation.objective.payload, chunk, next(batches)), _keep
+        output = _forward(distillation.objective.payload, chunk, next(batches))
+        return output, lambda states, *, non_loss_data: _keep(distillation, chunk, states)
 
     if not micro_batches:
         return []
@@ -55,7 +58,19 @@ def _forward(payload: Payload, chunk: Any, batch: MicroBatch) -> Tensor:
     return hidden_NH @ output_head(chunk).t() if payload is Payload.LOGITS else hidden_NH
 
 
-def _keep(states: Tensor, *, non_loss_data: bool) -> TeacherPayload:
+def _keep(distillation: Distillation, chunk: Any, states: Tensor) -> TeacherPayload:
     """What Megatron's schedule collects of the last chunk."""
-    assert non_loss_data
-    return TeacherPayload(states)
+    objective = distillation.objective
+    if objective.payload is not Payload.TOP_K:
+        return TeacherPayload(states)
+    assert objective.top_k is not None
+    known = likeliest(
+        states,
+        output_head(chunk),
+        objective.top_k,
+        temperature=objective.loss_temperature,
+        chunk_tokens=objective.chunk_tokens,
+        group=distillation.tensor_group,
+        vocab_size=distillation.vocab_size,
+    )
+    return TeacherPayload(known)

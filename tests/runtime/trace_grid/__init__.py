@@ -9,6 +9,7 @@ from trace_grid import (
     experts,
     pipelines,
     recompute,
+    top_k,
 )
 from trace_grid.plan import compile_configuration
 
@@ -22,6 +23,7 @@ GRID = {
     **adapters.CONFIGURATIONS,
     **experts.CONFIGURATIONS,
     **expert_layouts.CONFIGURATIONS,
+    **top_k.CONFIGURATIONS,
 }
 """Name -> arguments of `compile_configuration`."""
 IN_EVERY_RUN = (
@@ -38,5 +40,6 @@ IN_EVERY_RUN = (
     "mixtral 8x7B expert 8",
     "mixtral 8x7B pipeline 2 expert 4 block 1",
     "qwen3 30B-A3B tensor 2 expert 8 moe and layernorm",
+    "smol fp32 top 64 with sft",
 )
 """The rest of the grid runs with `pytest -m grid`."""

@@ -26,6 +26,7 @@ _DEFAULTS = {
     "recompute": "",
     "distributed": "true",
     "payload": "hidden",
+    "distill": "",
     "beta": 0.5,
     "prompt": 96,
     "completion": 32,
@@ -54,6 +55,7 @@ model = "{teacher}"
 beta = {beta}
 lmbda = 0.0
 payload = "{payload}"
+{distill}
 [generation]
 engine = "none"
 max_completion_length = {completion}

@@ -92,7 +92,11 @@ def compile_for_device(compiled: Compiled, device: str) -> Compiled:
     """A compiled plan once more, with another `cluster.device`; findings have no places."""
     assert compiled.plan is not None
     cluster = compiled.plan.cluster.model_copy(update={"device": device})
-    plan = compiled.plan.model_copy(update={"cluster": cluster})
+    return compile_loaded(compiled.plan.model_copy(update={"cluster": cluster}))
+
+
+def compile_loaded(plan: Plan) -> Compiled:
+    """A plan that no file holds; findings have no places."""
     facts, run_plan, findings = _compile(plan)
     return Compiled(plan, run_plan, findings, facts=facts)
 

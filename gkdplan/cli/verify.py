@@ -1,4 +1,4 @@
-"""`gkdplan verify`: what the plan says of memory, held against the program that it plans."""
+"""`gkdplan verify`: what the plan says, held against the program that it plans."""
 
 import sys
 import warnings
@@ -10,9 +10,11 @@ from gkdplan import __version__
 from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_for_device
 from gkdplan.cli.findings import show_findings
+from gkdplan.cli.rehearsing import rehearse
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.report.rehearsal import rehearsal_json, rehearsal_report
 from gkdplan.report.trace import compare, trace_json, trace_table
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
@@ -21,34 +23,42 @@ from gkdplan.vocab import Tier
 TOLERANCE = 0.01
 """Of the trace: how far a phase's planned peak may be off."""
 GK_MEMORY = "GK3"
-"""A plan that does not fit can be traced all the same."""
+"""A plan that does not fit can be verified all the same."""
 
 
 def verify(
     path: PlanPath = None,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Hold the ledger against a traced step.")
+        bool, typer.Option("--trace", help="Hold the ledger against a traced step instead.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Hold a plan's ledger against a traced step of the real model."""
-    if not trace:
-        raise UserError(
-            error(
-                "GK590",
-                f"`gkdplan verify` without `--trace` is not yet available in gkdplan {__version__}",
-                help=("add `--trace`",),
-            )
-        )
+    """Run a plan's step at reduced size and hold it against one process."""
     compiled = compile_file(path)
-    run_plan = _priced(compiled)
+    run_plan = _decided(compiled)
     if not json:
         show_findings(compiled.diagnostics, sys.stderr)
+    with blamed(run_plan), compiled.placing():
+        ok = (_verify_memory if trace else _verify_step)(compiled, run_plan, json)
+    raise typer.Exit(0 if ok else 1)
+
+
+def _verify_step(compiled: Compiled, run_plan: RunPlan, json: bool) -> bool:
+    small, checks = rehearse(compiled, run_plan)
+    if json:
+        show_json({"schema_version": SCHEMA_VERSION, **rehearsal_json(small, run_plan, checks)})
+    else:
+        show(rehearsal_report(small, run_plan, checks, width()))
+    return all(check.holds for check in checks)
+
+
+def _verify_memory(compiled: Compiled, run_plan: RunPlan, json: bool) -> bool:
     notes = [_SCOPE]
+    run_plan = _traceable(run_plan)
     if run_plan.layout.backend != "gloo":
         notes.append(_twin_note(run_plan))
-        run_plan = _priced(compile_for_device(compiled, "cpu"))
-    with blamed(run_plan), warnings.catch_warnings(action="ignore"):
+        run_plan = _decided(compile_for_device(compiled, "cpu"))
+    with warnings.catch_warnings(action="ignore"):
         classes = compare(run_plan, runtime("trace").trace(run_plan))
     ok = all(abs(error) <= TOLERANCE for of_class in classes for error in of_class.errors)
     if json:
@@ -66,7 +76,7 @@ def verify(
         verdict = "every traced phase is" if ok else "not every traced phase is"
         lines = [f"{verdict} within {TOLERANCE:.0%}", *(wrap("note: ", n, width()) for n in notes)]
         show("\n".join([trace_table(classes), *lines]))
-    raise typer.Exit(0 if ok else 1)
+    return ok
 
 
 _SCOPE = "tensors only: the ledger's overhead lies outside them and is left out"
@@ -80,15 +90,20 @@ def _twin_note(run_plan: RunPlan) -> str:
     )
 
 
-def _priced(compiled: Compiled) -> RunPlan:
+def _decided(compiled: Compiled) -> RunPlan:
     """The run plan, also of a plan that does not fit; raises UserError for any other error."""
     if compiled.run_plan is None or compiled.errors_beside(GK_MEMORY):
         raise UserError(*compiled.diagnostics)
-    if compiled.run_plan.sampling.vllm is not None:
-        raise UserError(_not_traced("generation.engine", "vllm"))
-    if compiled.run_plan.optimizer.offload is Tier.HOST:
-        raise UserError(_not_traced("optimizer.offload", "cpu"))
     return compiled.run_plan
+
+
+def _traceable(run_plan: RunPlan) -> RunPlan:
+    """The run plan; raises UserError for what no trace runs."""
+    if run_plan.sampling.vllm is not None:
+        raise UserError(_not_traced("generation.engine", "vllm"))
+    if run_plan.optimizer.offload is Tier.HOST:
+        raise UserError(_not_traced("optimizer.offload", "cpu"))
+    return run_plan
 
 
 def _not_traced(path: str, value: str) -> Diagnostic:

@@ -1,6 +1,7 @@
 """Walks the run plan's steps, once for every global batch."""
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, assert_never
 
 import torch
@@ -68,6 +69,13 @@ class Executor:
             self._run_step(step)
         self.session.metrics.close()
         return summarise(self.session)
+
+    def learn(self, step: int) -> StepState:
+        """The step up to its update: gradients are left where the update would find them."""
+        state = StepState(step, self._examples_of(step))
+        for action in takewhile(lambda a: not isinstance(a, OptimizerStep), self.plan.steps):
+            self._walk(action, state)
+        return state
 
     def _run_step(self, step: int) -> None:
         state = StepState(step, self._examples_of(step))

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, Run
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
 from gkdplan.vocab import Engine, Role, Tier
 
+RAISED, KILLED = "GK530", "GK531"
+
 
 def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     """Start the ranks of this node, wait for them and say how the run ended.
@@ -40,8 +42,7 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
     ):
         try:
-            with own_signal_handlers():
-                results = _launch(run_plan, start_step, Path(scratch))
+            results = _launch(run_plan, start_step, Path(scratch))
         except ChildFailedError as failure:
             return _stopped(directory, failure, Path(scratch))
         except Interrupted:
@@ -57,13 +58,31 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
 
 
 def _launch(run_plan: RunPlan, start_step: int, failures: Path) -> dict[int, Any]:
-    num_ranks = run_plan.layout.devices_per_node
+    return start_ranks(
+        worker.main,
+        run_plan.layout.devices_per_node,
+        run_plan.fingerprint[:12],
+        encode(run_plan),
+        start_step,
+        str(failures),
+        sys.stderr.isatty(),
+    )
+
+
+def start_ranks(
+    main: Callable[..., Any], num_ranks: int, run_id: str, *arguments: object
+) -> dict[int, Any]:
+    """Run `main(*arguments)` on each rank of this node; what the ranks return, by rank.
+
+    Raises torch's ChildFailedError where a rank failed, and Interrupted or SignalException where
+    this process was told to stop; no process is left behind.
+    """
     _set_environment(num_ranks)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_ranks,
-        run_id=run_plan.fingerprint[:12],
+        run_id=run_id,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
@@ -71,8 +90,8 @@ def _launch(run_plan: RunPlan, start_step: int, failures: Path) -> dict[int, Any
         start_method="spawn",
         signals_to_handle=SIGNALS_OF_TORCH,
     )
-    arguments = (encode(run_plan), start_step, str(failures), sys.stderr.isatty())
-    results: dict[int, Any] = elastic_launch(config, worker.main)(*arguments)
+    with own_signal_handlers():
+        results: dict[int, Any] = elastic_launch(config, main)(*arguments)
     return results
 
 
@@ -157,35 +176,43 @@ def _check_gpus(num_wanted: int, device: str) -> None:
 
 
 def _stopped(directory: RunDirectory, failure: ChildFailedError, failures: Path) -> RunResult:
-    """Read what the failed ranks left behind; a rank that was killed leaves only its signal."""
+    found = what_failed(failure, failures, _how_to_go_on(directory))
+    is_resumable = found[0].code in (RAISED, KILLED)
+    exit_code = STOPPED_RESUMABLE if is_resumable else 1
+    return RunResult(exit_code, directory.path, None, {}, found)
+
+
+def what_failed(
+    failure: ChildFailedError, failures: Path, help: tuple[str, ...]
+) -> tuple[Diagnostic, ...]:
+    """What the failed ranks left behind in `failures`: what the user has to mend, or else the first
+    rank that raised (GK530); a rank that was killed leaves only its signal (GK531)."""
     rank, first_failure = failure.get_first_failure()
     if first_failure.exitcode < 0:
-        return _killed(directory, rank, first_failure.exitcode)
+        return (_killed(rank, first_failure.exitcode, help),)
     reports = [json.loads(path.read_text()) for path in sorted(failures.glob("rank_*.json"))]
     user_errors = [found for report in reports for found in report["diagnostics"]]
     if user_errors:
-        diagnostics = tuple(Diagnostic(**found) for found in _unique(user_errors))
-        return RunResult(1, directory.path, None, {}, diagnostics)
+        return tuple(Diagnostic(**found) for found in _unique(user_errors))
     if not reports:
-        return _killed(directory, rank, first_failure.exitcode)
+        return (_killed(rank, first_failure.exitcode, help),)
     first = min(reports, key=lambda report: report["time"])
     found = error(
-        "GK530",
+        RAISED,
         f"rank {first['rank']} raised in the {first['phase']} phase of step {first['step']}",
         notes=tuple(first["traceback"].rstrip().splitlines()),
-        help=_how_to_go_on(directory),
+        help=help,
     )
-    return RunResult(STOPPED_RESUMABLE, directory.path, None, {}, (found,))
+    return (found,)
 
 
-def _killed(directory: RunDirectory, rank: int, exit_code: int) -> RunResult:
-    found = error(
-        "GK531",
+def _killed(rank: int, exit_code: int, help: tuple[str, ...]) -> Diagnostic:
+    return error(
+        KILLED,
         f"rank {rank} ended with {_ending(exit_code)}",
         notes=("a killed process leaves no traceback: look for the out-of-memory killer",),
-        help=_how_to_go_on(directory),
+        help=help,
     )
-    return RunResult(STOPPED_RESUMABLE, directory.path, None, {}, (found,))
 
 
 def _stopped_by(directory: RunDirectory, number: signal.Signals) -> RunResult:

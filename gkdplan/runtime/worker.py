@@ -5,6 +5,7 @@ import json
 import os
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -37,9 +38,8 @@ def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str,
     from gkdplan.runtime.session import open_session
 
     run_plan = decode(lock)
-    rank = int(os.environ["RANK"])
     position = Position(step=start_step, phase="start")
-    try:
+    with last_words(failures, position) as rank:
         platform.prepare(run_plan.layout.backend)
         dist.init_process_group(run_plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
         with Progress(run_plan, start_step, shown=rank == 0, terminal=terminal) as progress:
@@ -47,6 +47,15 @@ def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str,
             summary = Executor(session).run(start_step)
         dist.destroy_process_group()
         return summary
+
+
+@contextlib.contextmanager
+def last_words(failures: str, position: Position) -> Iterator[int]:
+    """Yields this rank's number; what fails inside is written to `failures`/rank_R.json, for the
+    launcher to read."""
+    rank = int(os.environ["RANK"])
+    try:
+        yield rank
     except BaseException as failure:
         _write_failure(Path(failures) / f"rank_{rank}.json", rank, position, failure)
         if not isinstance(failure, UserError):

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from gkdplan.cli.main import run
+from gkdplan.runplan.rehearsal import Check, Claim
 from gkdplan.runtime import trace
+from gkdplan.runtime.rehearsal import launch
 
 PLAN = """
 name = "verified"
@@ -45,9 +47,26 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "plan.toml"
 
 
-def test_without_trace_it_is_refused_by_name(plan, capsys):
+def test_a_gpu_plan_is_run_at_reduced_size_and_holds(plan, capsys):
+    assert run(["verify", plan, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ok"], answer["num_ranks"], len(answer["checks"])) == (True, 2, 6)
+    assert all(0 <= row["measured"] <= row["tolerance"] for row in answer["checks"])
+    assert any(row["measured"] > 0 for row in answer["checks"])
+
+
+def test_a_number_beyond_its_tolerance_exits_with_1(plan, capsys, monkeypatch):
+    miss = Check(Claim.LAYOUT, "gradient", 2e-4, 1e-4, "model.norm.weight")
+    monkeypatch.setattr(launch, "rehearse", lambda plans, home: (miss,))
     assert run(["verify", plan]) == 1
-    assert "error[GK590]: `gkdplan verify` without `--trace` is not yet" in capsys.readouterr().err
+    assert "1 number beyond tolerance" in capsys.readouterr().out
+
+
+def test_adapters_are_not_verified_in_silence(plan, capsys):
+    text = PLAN.replace("[student.parallel]", 'tuning = "lora"\n[student.parallel]')
+    Path(plan).write_text(text, encoding="utf-8")
+    assert run(["verify", plan]) == 1
+    assert "error[GK591]: `gkdplan verify` does not yet compare" in capsys.readouterr().err
 
 
 def test_a_gpu_plan_is_traced_and_priced_for_the_cpu_and_says_so(plan, capsys):

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from gkdplan.runplan.model import ModelPlan
+from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.trainer import Trainer
-from gkdplan.runtime.megatron.weights import full_tensors
 
 
 def full_gradients(trainer: Trainer, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple[str, Tensor]]:

@@ -19,8 +19,8 @@ from gkdplan.runplan.codec import encode, seal
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import OptimizerStep
 from gkdplan.runtime.executor import Executor, StepState
+from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.gradients import full_gradients
-from gkdplan.runtime.megatron.weights import full_tensors
 from gkdplan.runtime.session import Session
 
 LOSS = 1e-6

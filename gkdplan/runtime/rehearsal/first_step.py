@@ -1,0 +1,34 @@
+"""The first step of a plan, up to its update."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from gkdplan.runplan.codec import decode
+from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.megatron.gradients import full_gradients
+from gkdplan.runtime.megatron.mesh import close_mesh
+from gkdplan.runtime.phases import Position
+from gkdplan.runtime.progress import Progress
+from gkdplan.runtime.rehearsal.outcome import Outcome
+from gkdplan.runtime.session import open_session
+
+
+def rehearse(locks: dict[str, str], home: str, position: Position) -> None:
+    """The first step of every lock, on the ranks of the default process group; its outcome is
+    `home`/NAME.rank_R.pt."""
+    for name, lock in locks.items():
+        outcome = _outcome(lock, position)
+        torch.save(outcome, Path(home) / f"{name}.rank_{dist.get_rank()}.pt")
+
+
+def _outcome(lock: str, position: Position) -> Outcome:
+    run_plan = decode(lock)
+    close_mesh()
+    Path(run_plan.training.output).mkdir(parents=True, exist_ok=True)
+    silent = Progress(run_plan, 0, shown=False, terminal=False)
+    session = open_session(run_plan, 0, position, silent)
+    loss = Executor(session).learn(1).loss
+    whole = full_gradients(session.trainer, run_plan.models.student, session.mesh)
+    return Outcome(loss, {name: gradient.clone() for name, gradient in whole})

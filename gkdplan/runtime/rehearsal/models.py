@@ -1,0 +1,128 @@
+"""Small models with random weights, as Hugging Face directories, and rows to learn from."""
+
+import json
+import math
+import random
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from gkdplan.shape import ModelShape
+from gkdplan.tensors import expected_tensors
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}>{% endif %}"
+)
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+}
+
+
+def write_model(directory: Path, shape: ModelShape, seed: int) -> None:
+    """config.json, model.safetensors and a tokenizer of bytes, in a new directory."""
+    directory.mkdir()
+    config = json.dumps(_config(shape), indent=2)
+    (directory / "config.json").write_text(config, encoding="utf-8")
+    tensors = {name: _drawn(name, size, seed) for name, size in expected_tensors(shape).items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    _tokenizer().save_pretrained(directory)
+
+
+def write_rows(path: Path, num_rows: int, seed: int) -> None:
+    """Rows of unequal lengths, so that micro-batches differ in theirs."""
+    letters = random.Random(seed)
+    rows = []
+    for _ in range(num_rows):
+        prompt, response = (_words(letters, letters.randint(2, longest)) for longest in (20, 10))
+        rows.append(json.dumps({"prompt": prompt, "completion": response}))
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _words(letters: random.Random, length: int) -> str:
+    return "".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=length))
+
+
+def _drawn(name: str, size: tuple[int, ...], seed: int) -> Tensor:
+    """Normal around 1 for norms and 0 for others, so wide that states keep their size from layer
+    to layer and no expert or head is like another."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+    noise = torch.randn(size, generator=generator)
+    if len(size) == 1:
+        return 0.2 * noise + (1.0 if "norm" in name else 0.0)
+    return noise / math.sqrt(size[-1])
+
+
+def _config(shape: ModelShape) -> dict[str, Any]:
+    """The keys by which transformers, and this project's facts, know the shape again."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_theta}
+    if shape.rope_scaling is not None:
+        factor, low, high, original = shape.rope_scaling
+        rope |= {
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": original,
+        }
+    return {
+        "architectures": [ARCHITECTURES[shape.family]],
+        "model_type": shape.family,
+        "hidden_size": shape.hidden_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+        "head_dim": shape.head_dim,
+        "intermediate_size": shape.ffn_hidden_size,
+        "vocab_size": shape.vocab_size,
+        "max_position_embeddings": shape.max_position_embeddings,
+        "rms_norm_eps": shape.norm_eps,
+        "rope_parameters": rope,
+        "tie_word_embeddings": shape.tied_embeddings,
+        "hidden_act": "silu",
+        **_experts(shape),
+    }
+
+
+def _experts(shape: ModelShape) -> dict[str, Any]:
+    moe = shape.moe
+    if moe is None:
+        return {}
+    counted = {"num_experts_per_tok": moe.num_experts_per_token}
+    if shape.family == "mixtral":
+        width = moe.expert_ffn_hidden_size
+        return {**counted, "num_local_experts": moe.num_experts, "intermediate_size": width}
+    shared = {"shared_expert_intermediate_size": moe.shared_ffn_hidden_size}
+    return {
+        **counted,
+        "num_experts": moe.num_experts,
+        "moe_intermediate_size": moe.expert_ffn_hidden_size,
+        "norm_topk_prob": moe.weights_sum_to_one,
+        **(shared if moe.shared_ffn_hidden_size else {}),
+    }
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and an end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<|end|>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        chat_template=CHAT_TEMPLATE,
+    )

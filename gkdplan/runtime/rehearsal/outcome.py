@@ -1,0 +1,57 @@
+"""What one step of a plan gives on each rank, and how two plans' steps differ."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The loss of a global batch, and the gradients [as the checkpoint's tensors], float32, that
+    one rank has of it."""
+
+    loss: float
+    gradients: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one outcome is from another; `gradient` is that of the parameter that is farthest
+    off."""
+
+    loss: float
+    gradient: float
+    parameter: str
+
+
+def size_of(outcomes: list[Outcome]) -> Difference:
+    """How far outcomes are from nothing: the loss, and the largest element of any gradient."""
+    largest = {
+        name: float(gradient.abs().max())
+        for outcome in outcomes
+        for name, gradient in outcome.gradients.items()
+    }
+    worst = max(largest, key=largest.__getitem__)
+    return Difference(max(abs(o.loss) for o in outcomes), largest[worst], worst)
+
+
+def difference(outcomes: list[Outcome], reference: list[Outcome]) -> Difference:
+    """Relative to the reference, every gradient and on every rank that has it; a parameter that no
+    rank has is infinitely far off."""
+    expected = {name: g for outcome in reference for name, g in outcome.gradients.items()}
+    errors: dict[str, list[float]] = {name: [] for name in expected}
+    for outcome in outcomes:
+        for name, gradient in outcome.gradients.items():
+            errors[name].append(_relative(gradient, expected[name]))
+    farthest = {name: max(found, default=math.inf) for name, found in errors.items()}
+    worst = max(farthest, key=farthest.__getitem__)
+    loss = max(abs(outcome.loss / reference[0].loss - 1) for outcome in outcomes)
+    return Difference(loss, farthest[worst], worst)
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """A gradient that is 0 must be 0."""
+    if not expected.any():
+        return math.inf if found.any() else 0.0
+    return float((found.double() - expected).norm() / expected.double().norm())

@@ -1,0 +1,153 @@
+"""What `gkdplan verify` runs: small plans that keep every axis, and a judgement that sees what is
+broken on purpose."""
+
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch.distributed as dist
+from gloo_ranks import run_on_ranks
+
+from gkdplan.cli.compiling import Compiled, compile_file
+from gkdplan.cli.rehearsing import plans_of, written
+from gkdplan.planner.reduced import reduce_plan
+from gkdplan.runplan.codec import encode
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.rehearsal import Claim
+from gkdplan.runtime.rehearsal.launch import judge
+from gkdplan.runtime.rehearsal.worker import ALONE
+
+PLAN = """
+name = "large"
+[cluster]
+device = "h100-80gb"
+num_nodes = {nodes}
+devices_per_node = 8
+[student]
+model = "{student}"
+{student_parallel}
+[teacher]
+model = "{teacher}"
+{teacher_parallel}
+[data]
+train = ["{rows}"]
+[batch]
+global = 256
+[run]
+steps = 2
+"""
+QWEN, LLAMA = "Qwen/Qwen2.5-3B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"
+SMOL, MOE = "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-30B-A3B"
+UNIFORM = 'granularity = "full", method = "uniform", num_layers = 4'
+ONE_NODE = {"nodes": 1, "student": QWEN, "teacher": QWEN, "teacher_parallel": ""}
+PLANS = {
+    "data 8": {"student_parallel": ""},
+    "kv heads shared by 4 ranks": {"student_parallel": "parallel = { tensor = 8 }"},
+    "every axis of a dense model": {"nodes": 4}
+    | {"student_parallel": "parallel = { tensor = 2, pipeline = 2, context = 2 }"},
+    "interleaved": {"student_parallel": "parallel = { pipeline = 4, virtual_pipeline = 3 }"},
+    "uneven": {"nodes": 2, "student": SMOL, "teacher": SMOL}
+    | {"student_parallel": "parallel = { pipeline = 8, stage_layers = [1, 4, 4, 4, 4, 4, 4, 5] }"},
+    "experts": {"nodes": 2, "student": MOE, "teacher": MOE}
+    | {"student_parallel": "parallel = { tensor = 2, expert = 4, expert_tensor = 2 }"},
+    "experts of the teacher alone": {"student": "Qwen/Qwen3-0.6B", "teacher": MOE}
+    | {"student_parallel": "parallel = { pipeline = 2 }"}
+    | {"teacher_parallel": "parallel = { tensor = 2, expert = 8 }"},
+    "llama's rotary rule, recompute": {"student": "meta-llama/Llama-3.2-1B-Instruct"}
+    | {"teacher": LLAMA, "teacher_parallel": "parallel = { tensor = 4 }"}
+    | {"student_parallel": f"recompute = {{ {UNIFORM} }}"},
+}
+NUM_RANKS = {"every axis of a dense model": 16, "uneven": 4}
+
+
+def compiled(home: Path, **values: object) -> Compiled:
+    (home / "large.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 512)
+    plan = home / "plan.toml"
+    plan.write_text(PLAN.format(rows=home / "large.jsonl", **ONE_NODE | values))
+    return compile_file(str(plan))
+
+
+def small_plans(large: Compiled, home: Path) -> dict[str, RunPlan]:
+    """They must compile without an error."""
+    assert large.plan is not None
+    assert large.facts is not None
+    return dict(plans_of(written(reduce_plan(large.plan, large.facts, large.decided()), home)))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_axis_of_a_large_plan_is_in_its_small_one(name: str, tmp_path: Path) -> None:
+    large = compiled(tmp_path, **PLANS[name])
+    small = small_plans(large, tmp_path)[Claim.LAYOUT]
+    assert small.layout.world_size == NUM_RANKS.get(name, 8)
+    for role in ("student", "teacher"):
+        axes, planned = (getattr(plan.layout, role) for plan in (small, large.decided()))
+        for axis in ("tensor", "pipeline", "virtual_pipeline", "context", "expert", "data"):
+            degree = getattr(planned, axis)
+            assert min(degree, 2) <= getattr(axes, axis) <= degree, (role, axis)
+        assert axes.sequence is planned.sequence
+        shape, whole = (getattr(p.models, role).shape for p in (small, large.decided()))
+        assert (shape.moe is None) is (whole.moe is None)
+        assert shape.num_parameters < 2**22
+        parts = ("family", "tied_embeddings", "qkv_bias", "qk_norm", "rope_scaling", "rope_theta")
+        assert all(getattr(shape, part) == getattr(whole, part) for part in parts)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _skip_the_sum_over_data_ranks() -> None:
+    from gkdplan.runtime.megatron import trainer
+
+    patch.object(trainer, "finalize_model_grads", lambda *_, **__: None).start()
+
+
+def _count_own_tokens_only() -> None:
+    from gkdplan.runtime.executor import Executor
+
+    def own(_: object, batches: list) -> int:
+        return sum(batch.num_response_tokens for batch in batches)
+
+    patch.object(Executor, "_count_tokens", own).start()
+
+
+MISSES = {
+    _nothing: set(),
+    _skip_the_sum_over_data_ranks: {(Claim.LAYOUT, "gradient"), (Claim.SPLIT, "gradient")},
+    _count_own_tokens_only: {
+        (claim, what) for claim in (Claim.LAYOUT, Claim.SPLIT) for what in ("loss", "gradient")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], Path]:
+    """The locks of two data ranks, and a home where the one process has run."""
+    home = tmp_path_factory.mktemp("rehearsal")
+    large = compiled(home, student=SMOL, teacher=QWEN, nodes=2, student_parallel="")
+    plans = small_plans(large, home)
+    locks = {name: encode(plan) for name, plan in plans.items()}
+    run_on_ranks(_rehearse, 1, {ALONE: locks.pop(ALONE)}, home, _nothing)
+    return locks, home
+
+
+@pytest.mark.parametrize("breaking", MISSES, ids=lambda breaking: breaking.__name__.strip("_"))
+def test_it_misses_where_the_step_is_broken_and_only_there(breaking, rehearsed) -> None:
+    locks, home = rehearsed
+    run_on_ranks(_rehearse, 2, locks, home, breaking)
+    assert {(c.claim, c.what) for c in judge(home) if not c.holds} == MISSES[breaking]
+
+
+def _rehearse(locks: dict[str, str], home: Path, breaking: Callable[[], None]) -> None:
+    from gkdplan.runtime.megatron import platform
+    from gkdplan.runtime.phases import Position
+    from gkdplan.runtime.rehearsal.first_step import rehearse
+
+    platform.prepare("gloo")
+    try:
+        breaking()
+        rehearse(locks, str(home), Position(step=1, phase="start"))
+        dist.barrier()
+    finally:
+        patch.stopall()

@@ -23,7 +23,6 @@ from gkdplan.runplan.draw import source_of_step
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Draw
-from gkdplan.runplan.timing import Timing
 from gkdplan.vocab import Phase
 
 _MAX_CELLS = 256
@@ -47,7 +46,7 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
         sections.append(section("Residency", caption, chart, table, _moves(run_plan), room))
     return [
         *sections,
-        section("Time", TITLE, _timing(run_plan.timing)),
+        section("Time", TITLE, _timing(run_plan)),
         section("Objective", objective.LEGEND, _rows(objective.card_rows(run_plan))),
         section("Sources", "what each step learns from", *_sources(run_plan)),
         section("Layout", words.layout(run_plan.layout), *_layout(run_plan)),
@@ -71,8 +70,8 @@ def _memory(run_plan: RunPlan, measured: Mapping[Phase, int]) -> Iterator[Markup
         yield _other_classes(run_plan)
 
 
-def _timing(timing: Timing) -> Markup:
-    *phases, step = timing_rows(timing)
+def _timing(run_plan: RunPlan) -> Markup:
+    *phases, step = timing_rows(run_plan.timing)
     head = ("", "likely", "range", "made of")
     table = tag(
         "table",
@@ -81,7 +80,7 @@ def _timing(timing: Timing) -> Markup:
         tag("tfoot", _timing_row(step)),
         class_="times",
     )
-    about = tag("p", f"assumed: {assumptions(timing)}")
+    about = tag("p", f"assumed: {assumptions(run_plan)}")
     return join([tag("div", table, class_="scroll"), about])
 
 

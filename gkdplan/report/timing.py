@@ -23,7 +23,7 @@ def timing_section(run_plan: RunPlan, width: int = 80) -> str:
         )
         for name, likely, range_, about in rows
     ]
-    return "\n".join([*lines, wrap("assumed  ", assumptions(run_plan.timing), width)])
+    return "\n".join([*lines, wrap("assumed  ", assumptions(run_plan), width)])
 
 
 def timing_rows(timing: Timing) -> list[tuple[str, str, str, str]]:
@@ -36,9 +36,9 @@ def timing_rows(timing: Timing) -> list[tuple[str, str, str, str]]:
     return [*rows, ("step", *_figures(timing.step), _step(timing))]
 
 
-def assumptions(timing: Timing) -> str:
-    """The figures behind the prediction that no table gives."""
-    return "; ".join(_assumed(timing))
+def assumptions(run_plan: RunPlan) -> str:
+    """What the prediction rests on, with the figures that no table gives."""
+    return "; ".join(_assumed(run_plan))
 
 
 def _figures(seconds: Seconds) -> tuple[str, str]:
@@ -59,9 +59,13 @@ def _step(timing: Timing) -> str:
     return f"{timing.tokens_per_s:,.0f} tokens/s through the student{drawn}"
 
 
-def _assumed(timing: Timing) -> Iterator[str]:
+def _assumed(run_plan: RunPlan) -> Iterator[str]:
     yield "rows of the longest length"
-    for assumption in timing.assumptions:
+    if run_plan.models.student.lora is not None:
+        yield "no weight gradients of the frozen base, no exchanges of the adapters' own"
+    if run_plan.layout.teacher != run_plan.layout.student:
+        yield "no part of the payload made where it is needed"
+    for assumption in run_plan.timing.assumptions:
         yield f"{_words(assumption.name)} {_value(assumption)}"
 
 

@@ -21,6 +21,7 @@ from gkdplan.planner.timing.training import (
     DATA,
     EXPERT,
     LOSS,
+    PAYLOAD,
     RECOMPUTE,
     TENSOR,
     optimizer_seconds,
@@ -185,6 +186,57 @@ def test_the_optimizer_works_on_its_share_only():
     assert optimizer_seconds(whole, machine())[DATA] == 0
     update = [optimizer_seconds(d, machine())["update"] for d in (decided(), whole)]
     assert update[0] < update[1]
+
+
+ADAPTED = {"model": "student", "dtype": "bf16", "tuning": "lora", "lora": {"rank": 8}}
+
+
+def test_a_frozen_base_has_no_gradients_of_weights():
+    """As `test_one_h100_takes_the_seconds_that_arithmetic_gives`: two passes through the matrices,
+    three through the attention, three through rank 8 adapters of all seven projections."""
+    hidden, kv, ffn = 2048, 256, 11008
+    a_layer = 2 * hidden * (hidden + kv) + 3 * hidden * ffn
+    adapters = 8 * (2 * (hidden + hidden) + 2 * (kv + hidden) + 3 * (hidden + ffn))
+    a_token = 2 * 2 * a_layer + 3 * 2 * hidden * 2048 + 3 * 2 * adapters
+    seconds = 8 * 36 * 2048 * a_token / (0.42 * 989e12)
+    lora = {**ADAPTED["lora"], "targets": ("all-linear",)}
+    terms = student(decided(student={**ADAPTED, "lora": lora}))
+    assert terms[COMPUTE] == pytest.approx(seconds, rel=1e-12)
+    assert terms[LOSS] < student(decided())[LOSS]
+
+
+def test_adapters_alone_are_reduced_updated_and_gathered():
+    full, adapted = decided(), decided(student=ADAPTED)
+    lora = adapted.models.student.lora
+    assert lora is not None
+    seconds = 4 * lora.num_parameters * 7 / 8 / (0.7 * 450e9) + 20e-6
+    assert student(adapted)[DATA] == pytest.approx(seconds, rel=1e-12)
+    terms, of_full = (optimizer_seconds(d, machine()) for d in (adapted, full))
+    share = lora.num_parameters / (36 * QWEN_3B.num_parameters_per_layer + 152064 * 2048)
+    assert terms["update"] == pytest.approx(share * of_full["update"])
+    assert 0 < terms[DATA] < of_full[DATA]
+
+
+def test_a_payload_travels_where_the_layouts_differ():
+    """8 rows of 512 response tokens a rank, 3,584 bf16 numbers each, at 70% of 450 GB/s, and the
+    latency of 8 micro-batches; with two stages of the teacher half of the ranks send all of it."""
+    base = decided()
+    assert PAYLOAD not in teacher_seconds(base, machine())
+
+    def exchange(teacher: AxisDegrees, on: Machine) -> float:
+        return teacher_seconds(replace(base, layout=replace(base.layout, teacher=teacher)), on)[
+            PAYLOAD
+        ]
+
+    sent_s = 8 * 512 * 3584 * 2 / (0.7 * 450e9)
+    wide = AxisDegrees(2, True, 4)
+    assert exchange(wide, machine()) == pytest.approx(sent_s + 8 * 20e-6)
+    assert exchange(wide, machine(2)) == pytest.approx(sent_s + 8 * 20e-6)  # pairs share rows
+    assert exchange(wide, machine(1)) > 4 * sent_s
+    stages = replace(base.models.teacher, stage_layers=((14,), (14,)))
+    base = replace(base, models=replace(base.models, teacher=stages))
+    two = AxisDegrees(1, False, 4, pipeline=2)
+    assert exchange(two, machine()) == pytest.approx(2 * sent_s + 8 * 20e-6)
 
 
 def test_a_teacher_on_a_mesh_of_its_own_has_its_own_micro_batches():

@@ -3,6 +3,8 @@ from dataclasses import replace
 import pytest
 
 from gkdplan.report.timing import timing_section
+from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.model import LoraPlan
 from gkdplan.runplan.timing import Seconds
 from gkdplan.vocab import Phase
 
@@ -32,6 +34,18 @@ def test_it_says_that_nothing_was_measured_and_what_was_assumed(run_plan):
     assert "rows of the longest length" in assumed
     assert "flop share 50%" in assumed
     assert "layer launch 0.5 ms" in assumed
+
+
+def test_it_says_what_is_assumed_of_adapters_and_of_a_payload_that_travels(run_plan):
+    student = replace(run_plan.models.student, lora=LoraPlan(8, 16.0, 0.0, ("q_proj",), 1000))
+    layout = replace(run_plan.layout, teacher=AxisDegrees(1, False, 2))
+    models = replace(run_plan.models, student=student)
+    assumed = line_of(
+        timing_section(replace(run_plan, models=models, layout=layout), 400), "assumed"
+    )
+    assert "no weight gradients of the frozen base" in assumed
+    assert "no part of the payload made where it is needed" in assumed
+    assert "frozen" not in line_of(timing_section(run_plan, 400), "assumed")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

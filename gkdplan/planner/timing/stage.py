@@ -52,8 +52,42 @@ class Stage:
         return self.num_layers * self._routed_elements / ranks
 
     @property
+    def trains_base(self) -> bool:
+        """Whether its own weights have gradients, not only those of adapters."""
+        return self.model.lora is None
+
+    @property
+    def adapter_elements(self) -> float:
+        """Of the adapters of the stage's layers, taken as divided over the tensor axis."""
+        if self.model.lora is None:
+            return 0.0
+        of_layer = self.model.lora.num_parameters / self.model.shape.num_layers
+        return self.num_layers * of_layer / self.degrees.tensor
+
+    @property
+    def trained_elements(self) -> float:
+        """Of what has gradients and a state in the optimizer, experts left out."""
+        return self.matrix_elements if self.trains_base else self.adapter_elements
+
+    @property
+    def trained_expert_elements(self) -> float:
+        return self.expert_elements if self.trains_base else 0.0
+
+    @property
     def vocab_rows(self) -> float:
         return self.model.padded_vocab_size / self.degrees.tensor
+
+    def backward_s(self) -> float:
+        """The gradients of inputs and of weights, each as many products as the forward; of a frozen
+        base those of inputs only, and twice those of the attention, which has no weights."""
+        if self.trains_base:
+            return 2 * self.forward_s()
+        return self.forward_s() + self.attention_s()
+
+    def adapters_s(self) -> float:
+        """A forward of the adapters: two FLOPs for each element and token."""
+        flops = 2 * self.num_tokens * self.adapter_elements
+        return self.machine.compute_s(flops, self.model.dtype)
 
     def forward_s(self) -> float:
         """Compute of all layers; a layer takes no less than its launch."""

@@ -6,8 +6,12 @@ clusters using Megatron-LM", 2021, section 2.2).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import gcd
 
 from gkdplan.planner.draft import Draft
+from gkdplan.planner.memory.model import rank_model
+from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.timing.flops import head_flops
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.stage import Stage, stages_of
@@ -26,6 +30,7 @@ PIPELINE = "pipeline transfers"
 BUBBLE = "bubble"
 DATA = "exposed data communication"
 UPDATE = "update"
+PAYLOAD = "payload exchange"
 
 LOSS_PASSES = 12
 """Reads and writes of a float32 element of the vocabulary on each side of the divergence: as
@@ -57,7 +62,10 @@ def teacher_seconds(draft: Draft, machine: Machine) -> Seconds:
             PIPELINE: stage.transfer_s(),
         }
 
-    return _pipelined(stages, of_micro_batch, num_micro_batches, degrees)
+    phase = _pipelined(stages, of_micro_batch, num_micro_batches, degrees)
+    if degrees == draft.layout.student:
+        return phase
+    return {**phase, PAYLOAD: payload_exchange_s(draft, machine)}
 
 
 def student_seconds(draft: Draft, machine: Machine) -> Seconds:
@@ -81,7 +89,7 @@ def optimizer_seconds(draft: Draft, machine: Machine) -> Seconds:
     bytes_of_update = UPDATE_BYTES[draft.layout.backend]
 
     def update_s(stage: Stage) -> float:
-        dense, expert = stage.matrix_elements, stage.expert_elements
+        dense, expert = stage.trained_elements, stage.trained_expert_elements
         owned = dense + expert
         if draft.optimizer.distributed:
             owned = dense / (degrees.data * degrees.context) + expert / degrees.expert_data
@@ -91,6 +99,23 @@ def optimizer_seconds(draft: Draft, machine: Machine) -> Seconds:
     slowest = max(stages, key=update_s)
     gather = _data_s(slowest, slowest.model.dtype.num_bytes) if draft.optimizer.distributed else 0.0
     return {UPDATE: update_s(slowest), DATA: gather}
+
+
+def payload_exchange_s(draft: Draft, machine: Machine) -> float:
+    """The payload of all rows sent from the teacher's last stage to the student's, whose layouts
+    differ: as if none of it lay where it is needed, and no faster than the fewer of both send or
+    receive. The ranks that share rows are consecutive where neither model has a pipeline."""
+    layout = draft.layout
+    of_teacher, of_student = layout.teacher, layout.student
+    teacher = rank_model(draft.models.teacher, of_teacher, layout.backend, of_teacher.pipeline - 1)
+    at_student = replace(teacher, tensor=of_student.tensor)
+    num_tokens = draft.rows_per_rank * draft.response_tokens(of_student)
+    num_bytes = payload_bytes(at_student, draft.objective, num_tokens)
+    has_stages = of_teacher.pipeline > 1 or of_student.pipeline > 1
+    span = layout.world_size // (1 if has_stages else gcd(of_teacher.data, of_student.data))
+    sent_of_received = max(1.0, of_teacher.pipeline / of_student.pipeline)
+    latency_s = draft.batch.num_micro_batches * machine.assumed.collective_latency_s
+    return machine.link_s(num_bytes * sent_of_received, span) + latency_s
 
 
 def _pipelined(
@@ -109,14 +134,14 @@ def _pipelined(
 
 
 def _student_micro_batch(draft: Draft, stage: Stage) -> Seconds:
-    """Forward and backward, the backward twice the forward."""
+    """Forward and backward of the layers and of their adapters."""
     machine, sequence = stage.machine, stage.degrees.sequence
     again = recomputed_share(draft.models.student.recompute, stage)
     forward_s, attention_s = stage.forward_s(), stage.attention_s()
-    num_gradients = stage.matrix_elements + stage.expert_elements
-    num_collectives = 8 + (2 if sequence else 0)
+    num_gradients = stage.trained_elements + stage.trained_expert_elements
+    num_collectives = 8 + (2 if sequence and stage.trains_base else 0)
     return {
-        COMPUTE: 3 * forward_s,
+        COMPUTE: forward_s + stage.backward_s() + 3 * stage.adapters_s(),
         RECOMPUTE: again * forward_s,
         LOSS: _loss_s(draft, stage) if stage.is_last else 0.0,
         ACCUMULATION: machine.memory_s(2 * Dtype.FP32.num_bytes * num_gradients),
@@ -154,13 +179,14 @@ def _selective_share(recompute: Recompute, stage: Stage) -> float:
 
 
 def _loss_s(draft: Draft, stage: Stage) -> float:
-    """The student's head forward and twice backward, the teacher's forward where hidden states
-    travel, and the passes of the divergence over the logits of both sides, or of the student where
-    the likeliest ids travel."""
+    """The student's head forward and twice backward, once where it is frozen; the teacher's forward
+    where hidden states travel; and the passes of the divergence over the logits of both sides, or
+    of the student where the likeliest ids travel."""
     student, teacher = draft.models.student, draft.models.teacher
     tensor = stage.degrees.tensor
     num_tokens = draft.batch.micro_rows * draft.response_tokens(stage.degrees)
-    flops = 3 * head_flops(student.shape, num_tokens, student.padded_vocab_size)
+    num_passes = 3 if stage.trains_base else 2
+    flops = num_passes * head_flops(student.shape, num_tokens, student.padded_vocab_size)
     if draft.objective.payload is Payload.HIDDEN:
         flops += head_flops(teacher.shape, num_tokens, teacher.padded_vocab_size)
     sides = 1 if draft.objective.payload is Payload.TOP_K else 2
@@ -175,20 +201,21 @@ def _reduction_s(draft: Draft, stage: Stage) -> float:
     width = Dtype.FP32.num_bytes
     num_passes = 1 if draft.optimizer.distributed else 2
     seconds = num_passes * _data_s(stage, width)
-    if stage.degrees.pipeline > 1 and stage.model.shape.tied_embeddings and stage.is_first:
+    tied_here = stage.model.shape.tied_embeddings and stage.is_first and stage.trains_base
+    if stage.degrees.pipeline > 1 and tied_here:
         embedding = stage.vocab_rows * stage.model.shape.hidden_size * width
         seconds += 2 * stage.machine.collective_s(embedding, 2, draft.layout.world_size)
     return seconds
 
 
 def _data_s(stage: Stage, width: int) -> float:
-    """One gather or scatter of a stage's parameters, those of experts over their own data axis."""
+    """One gather or scatter of what a stage trains, experts over their own data axis."""
     degrees, machine = stage.degrees, stage.machine
     ranks_of_a_stage = degrees.tensor * degrees.context * degrees.data
     dense = machine.collective_s(
-        width * stage.matrix_elements, degrees.data * degrees.context, ranks_of_a_stage
+        width * stage.trained_elements, degrees.data * degrees.context, ranks_of_a_stage
     )
     expert = machine.collective_s(
-        width * stage.expert_elements, degrees.expert_data, ranks_of_a_stage
+        width * stage.trained_expert_elements, degrees.expert_data, ranks_of_a_stage
     )
-    return dense + (expert if stage.expert_elements else 0.0)
+    return dense + (expert if stage.trained_expert_elements else 0.0)

@@ -1,6 +1,6 @@
 """Which rank does what: the mesh of each model over the same ranks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,10 @@ class AxisDegrees:
         """Ranks that hold the same experts."""
         ranks_of_a_stage = self.tensor * self.context * self.data
         return ranks_of_a_stage // (self.expert_tensor * self.expert)
+
+    def equals_but_for_experts(self, other: "AxisDegrees") -> bool:
+        """Whether every rank has the same place in both meshes, its experts apart."""
+        return self == replace(other, expert=self.expert, expert_tensor=self.expert_tensor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import worker
 from gkdplan.runtime.interrupts import SIGNALS_OF_TORCH, Interrupted, own_signal_handlers
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
-from gkdplan.vocab import Engine, Role, Tier
+from gkdplan.vocab import Engine, Tier
 
 RAISED, KILLED = "GK530", "GK531"
 
@@ -125,29 +124,14 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     layout, models = run_plan.layout, run_plan.models
     if layout.num_nodes > 1:
         yield _planned_only("cluster.num_nodes", layout.num_nodes)
-    yield from _axes_not_run(Role.STUDENT, layout.student)
-    if layout.teacher != layout.student:
-        yield from _axes_not_run(Role.TEACHER, layout.teacher)
+    if not layout.student.equals_but_for_experts(layout.teacher):
         yield _planned_only("teacher.parallel", "a layout of its own")
-    for role, model in ((Role.STUDENT, models.student), (Role.TEACHER, models.teacher)):
-        if model.shape.moe is not None:
-            yield _planned_only(f"{role}.model", model.model)
     if models.student.lora is not None:
         yield _planned_only("student.tuning", "lora")
-    if models.student.recompute.granularity != "none":
-        granularity = models.student.recompute.granularity
-        yield _planned_only("student.recompute.granularity", granularity)
     if run_plan.sampling.engine is Engine.VLLM:
         yield _planned_only("generation.engine", run_plan.sampling.engine)
     if run_plan.optimizer.offload is not Tier.DEVICE:
         yield _planned_only("optimizer.offload", run_plan.optimizer.offload)
-
-
-def _axes_not_run(role: Role, degrees: AxisDegrees) -> Iterator[Diagnostic]:
-    for axis in ("pipeline", "virtual_pipeline", "context", "expert", "expert_tensor"):
-        degree = getattr(degrees, axis)
-        if degree > 1:
-            yield _planned_only(f"{role}.parallel.{axis}", degree)
 
 
 def _planned_only(path: str, value: object) -> Diagnostic:

@@ -123,5 +123,5 @@ def test_a_layout_that_breaks_a_rule_is_searched_all_the_same(workplace, capsys)
     Path("plan.toml").write_text(text)
     status, out, _ = searched(capsys)
     assert status == 0
-    assert "1/1/1/1/2" in out
+    assert "2/1/1/1/1" in out
     assert "own layout" not in out

@@ -17,7 +17,7 @@ name = "tiny"
 devices_per_node = {devices}
 [student]
 model = "{home}/student"
-dtype = "fp32"
+dtype = "{dtype}"
 [student.parallel]
 tensor = {tensor}
 {parallel}
@@ -57,6 +57,7 @@ keep = 4
 DEFAULTS = {
     "devices": 1,
     "tensor": 1,
+    "dtype": "fp32",
     "parallel": "",
     "recompute": "",
     "offload": "none",

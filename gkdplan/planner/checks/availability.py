@@ -4,16 +4,12 @@ from collections.abc import Callable, Iterator
 
 from gkdplan import __version__
 from gkdplan.diagnostics import Severity
-from gkdplan.facts.model import Facts
-from gkdplan.planner.checks.rule import Finding, plan_rule, rule
+from gkdplan.planner.checks.rule import Finding, plan_rule
 from gkdplan.planner.layout import axis_degrees, teacher_parallel, world_size_of
-from gkdplan.spec.plan import Parallel, Plan
-from gkdplan.vocab import Engine, Role
+from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Engine
 
 Value = Callable[[Plan], object]
-
-_AXES_NOT_RUN = ("pipeline", "virtual_pipeline", "context", "expert", "expert_tensor")
-"""The axes of a mesh that the executor can only plan."""
 
 
 def _engine_tensor(plan: Plan) -> int | None:
@@ -54,58 +50,29 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
     """Every value that is planned and priced, and that `gkdplan run` refuses."""
     if plan.cluster.num_nodes > 1:
         yield not_yet_run("cluster.num_nodes", plan.cluster.num_nodes)
-    yield from _axes_not_run("student.parallel", plan.student.parallel)
-    if plan.teacher.parallel is not None:
-        yield from _axes_not_run("teacher.parallel", plan.teacher.parallel)
-        yield from _teacher_layout_not_run(plan)
+    yield from _teacher_layout_not_run(plan)
     if plan.student.tuning != "full":
         yield not_yet_run("student.tuning", plan.student.tuning)
-    if plan.student.recompute.granularity != "none":
-        yield not_yet_run("student.recompute.granularity", plan.student.recompute.granularity)
     if plan.generation.engine is Engine.VLLM:
         yield not_yet_run("generation.engine", plan.generation.engine)
     if plan.optimizer.offload == "cpu":
         yield not_yet_run("optimizer.offload", plan.optimizer.offload)
 
 
-@rule("GK591", Severity.WARNING)
-def model_is_run(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Models with experts are planned and priced, and `gkdplan run` refuses them."""
-    for role, model in ((Role.STUDENT, facts.student), (Role.TEACHER, facts.teacher)):
-        if model.shape.moe is not None:
-            yield Finding(
-                f"`gkdplan run` does not yet run models with experts in gkdplan {__version__}",
-                f"{role}.model",
-                label="planned, but not yet run",
-                notes=(f"num_experts = {model.shape.moe.num_experts}, from {model.origin}",),
-            )
-
-
-PLAN_RULES = (feature_is_available, value_is_run)
-RULES = (*PLAN_RULES, model_is_run)
-
-
-def _axes_not_run(table: str, parallel: Parallel) -> Iterator[Finding]:
-    for axis in _AXES_NOT_RUN:
-        degree = getattr(parallel, axis)
-        if degree > 1:
-            yield not_yet_run(f"{table}.{axis}", degree)
+RULES = (feature_is_available, value_is_run)
 
 
 def _teacher_layout_not_run(plan: Plan) -> Iterator[Finding]:
     world_size = world_size_of(plan.cluster)
     student = axis_degrees(plan.student.parallel, world_size)
     teacher = axis_degrees(teacher_parallel(plan), world_size)
-    if (student.tensor, student.sequence) != (teacher.tensor, teacher.sequence):
+    if not student.equals_but_for_experts(teacher):
         yield Finding(
             "`gkdplan run` does not yet run a teacher with a layout of its own in gkdplan "
             f"{__version__}",
             "teacher.parallel",
             label="planned, but not yet run",
-            notes=(
-                f"the student has tensor degree {student.tensor}"
-                + (" and sequence parallelism" if student.sequence else ""),
-            ),
+            notes=("only its expert axes may differ from the student's",),
         )
 
 

@@ -34,5 +34,5 @@ def check_declaration(plan: Plan, facts: Facts) -> tuple[Diagnostic, ...]:
 
 def check_plan_alone(plan: Plan) -> tuple[Diagnostic, ...]:
     """The findings that need no facts, for a plan whose models or files are not there."""
-    rules = (*availability.PLAN_RULES, *lora.PLAN_RULES)
+    rules = (*availability.RULES, *lora.PLAN_RULES)
     return tuple(finding for rule in rules for finding in rule(plan))

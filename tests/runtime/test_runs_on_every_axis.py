@@ -1,0 +1,119 @@
+"""Runs of twenty steps on two processes, along every axis: each is the run of one process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import torch.distributed as dist
+from gloo_ranks import run_on_ranks
+from safetensors.torch import load_file
+from silent_session import open_silently
+from tiny_plans import compile_tiny
+
+from gkdplan.runplan.codec import encode
+from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.run_directory import read_metrics
+
+NUM_STEPS = 20
+GREEDY = "sampling_temperature = 0.0"
+"""So that no draw falls to another token by a rounding error."""
+SOURCES = {"lmbda": 0.3, "seq_kd": 0.5, "distill": GREEDY}
+UNIFORM = 'granularity = "full"\nmethod = "uniform"\nnum_layers = 1'
+BLOCK = 'granularity = "full"\nmethod = "block"\nnum_layers = 1'
+SELECTIVE = 'granularity = "selective"\nmodules = ["core_attn", "layernorm", "mlp"]'
+LAYOUTS = {
+    "dense": {
+        "pipeline": {"parallel": "pipeline = 2"},
+        "uneven pipeline": {"parallel": "pipeline = 2\nlast_stage_layers = 1", "offload": "cpu"},
+        "virtual pipeline": {"parallel": "pipeline = 2\nvirtual_pipeline = 2", "payload": "logits"},
+        "context": {"parallel": "context = 2"},
+        "context, replicated optimizer": {"parallel": "context = 2", "distributed": "false"},
+        "pipeline, block recompute": {"parallel": "pipeline = 2", "recompute": BLOCK},
+        "tensor, uniform recompute": {"tensor": 2, "recompute": UNIFORM},
+        "data, selective recompute": {"micro": 1, "recompute": SELECTIVE},
+    },
+    "experts": {
+        "data": {"micro": 1},
+        "expert": {"parallel": "expert = 2"},
+        "expert over tensor": {"tensor": 2, "parallel": "expert = 2"},
+        "expert over context": {"parallel": "context = 2\nexpert = 2"},
+        "expert tensor": {"tensor": 2, "parallel": "expert_tensor = 2"},
+        "pipeline, uniform recompute": {"parallel": "pipeline = 2", "recompute": UNIFORM},
+    },
+}
+CASES = [(models, layout) for models, layouts in LAYOUTS.items() for layout in layouts]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run left behind."""
+
+    steps: list[dict]
+    evaluations: list[dict]
+    completions: list[str]
+    student: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory) -> dict[str, Path]:
+    homes = {models: tmp_path_factory.mktemp(models) for models in LAYOUTS}
+    tiny.save_qwen3(homes["dense"] / "teacher", num_layers=4, hidden=48, seed=1)
+    tiny.save_llama(homes["dense"] / "student", num_layers=4, hidden=32, seed=2)
+    tiny.save_qwen3_moe(homes["experts"] / "teacher", num_layers=2, hidden=48, seed=1)
+    tiny.save_qwen3_moe(homes["experts"] / "student", num_layers=2, hidden=32, seed=2)
+    for home in homes.values():
+        tiny.save_rows(home / "rows.jsonl")
+    return homes
+
+
+@pytest.fixture(scope="module")
+def record(homes, tmp_path_factory) -> Callable[..., Record]:
+    def run(models: str, **changes: object) -> Record:
+        output = tmp_path_factory.mktemp("runs") / "run"
+        changes = {"steps": NUM_STEPS, "save_interval": NUM_STEPS} | SOURCES | changes
+        run_plan = compile_tiny(homes[models], output, **changes)
+        run_on_ranks(_run, run_plan.layout.world_size, encode(run_plan))
+        lines = read_metrics(output / "metrics.jsonl")
+        student = output / "checkpoints" / f"step_{NUM_STEPS}" / "student"
+        return Record(
+            steps=[line for line in lines if "loss" in line],
+            evaluations=[line["eval"] for line in lines if "eval" in line],
+            completions=sorted((output / "completions.jsonl").read_text().splitlines()),
+            student=load_file(student / "model.safetensors"),
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(record) -> dict[str, Record]:
+    """The same run on one process."""
+    return {models: record(models) for models in LAYOUTS}
+
+
+@pytest.mark.parametrize(("models", "layout"), CASES)
+def test_the_run_is_that_of_one_process(models, layout, record, alone):
+    found, expected = record(models, devices=2, **LAYOUTS[models][layout]), alone[models]
+    assert len(found.steps) == len(expected.steps) == NUM_STEPS
+    assert {line["source"] for line in found.steps} == {"student", "teacher", "dataset"}
+    for mine, one in zip(found.steps, expected.steps, strict=True):
+        assert (mine["source"], mine["num_tokens"]) == (one["source"], one["num_tokens"])
+        assert mine["loss"] == pytest.approx(one["loss"], abs=1e-4)
+        assert mine["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    for mine, one in zip(found.evaluations, expected.evaluations, strict=True):
+        assert mine == pytest.approx(one, abs=1e-4)
+    assert found.completions == expected.completions
+    assert found.student.keys() == expected.student.keys()
+    for name, tensor in found.student.items():
+        assert torch.allclose(tensor, expected.student[name], atol=1e-3), name
+
+
+def _run(lock: str) -> None:
+    session = open_silently(lock)
+    summary = Executor(session).run(0)
+    summaries = [summary] * dist.get_world_size()
+    dist.all_gather_object(summaries, summary["samples"])
+    assert all(samples == summaries[0] for samples in summaries)

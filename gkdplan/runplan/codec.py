@@ -29,12 +29,12 @@ def seal(run_plan: RunPlan) -> RunPlan:
 
 
 def fingerprint(run_plan: RunPlan) -> str:
-    """sha256, in hex, of the canonical JSON of what identifies the run: `identity`."""
+    """sha256, in hex, of what identifies the run: `identity`."""
     return _sha256(identity(to_record(run_plan)))
 
 
 def checksum(run_plan: RunPlan) -> str:
-    """sha256, in hex, of the canonical JSON of everything but the checksum."""
+    """sha256, in hex, of everything but the checksum."""
     record = to_record(run_plan)
     del record["checksum"]
     return _sha256(record)
@@ -61,7 +61,11 @@ def decode(text: str, origin: str = "the lock") -> RunPlan:
 
 
 def _sha256(record: dict[str, Any]) -> str:
-    return sha256(_canonical(record).encode()).hexdigest()
+    """In hex, of the canonical JSON without white space."""
+    text = json.dumps(
+        record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return sha256(text.encode()).hexdigest()
 
 
 def _canonical(record: dict[str, Any]) -> str:

@@ -1,17 +1,15 @@
 """What identifies a run: all that the executor reads, and nothing that is only said about it."""
 
-from fnmatch import fnmatchcase
 from typing import Any
 
-_ONLY_SAID = (
+_ONLY_SAID = {
     "tool",
     "fingerprint",
     "checksum",
     "name",
-    "inputs.*.origin",
-    "models.*.prefetch",
+    "inputs.student.origin",
+    "inputs.teacher.origin",
     "layout.classes",
-    "optimizer.prefetch",
     "ledger",
     "timing",
     "schedule",
@@ -21,9 +19,9 @@ _ONLY_SAID = (
     "steps.hidden_s",
     "steps.max_tokens",
     "steps.width",
-)
-"""Names, places and prices, by JSON path without list indices. The moves of `schedule` are
-among `steps`, where what moves, when and where to is read, and bytes and seconds are not."""
+}
+"""Names, places and prices, by JSON path without list indices. The moves of `schedule` are among
+`steps`, where what moves, when and where to is read, and bytes and seconds are not."""
 
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:
@@ -37,8 +35,4 @@ def _read(value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         return value
     parts = {key: f"{path}.{key}" if path else key for key in value}
-    return {key: _read(value[key], at) for key, at in parts.items() if not _is_only_said(at)}
-
-
-def _is_only_said(path: str) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in _ONLY_SAID)
+    return {key: _read(value[key], at) for key, at in parts.items() if at not in _ONLY_SAID}

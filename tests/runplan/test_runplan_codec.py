@@ -113,7 +113,9 @@ def test_a_run_is_the_same_whatever_is_said_of_it(run_plan):
         timing=replace(run_plan.timing, assumptions=()),
         schedule=replace(run_plan.schedule, moves=moves[1:]),
         steps=tuple(
-            replace(step, num_bytes=1, seconds=9.0) if isinstance(step, Move) else step
+            replace(step, num_bytes=1, seconds=9.0, hidden_s=1.0)
+            if isinstance(step, Move)
+            else step
             for step in run_plan.steps
         ),
     )

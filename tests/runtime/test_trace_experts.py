@@ -10,7 +10,7 @@ from megatron.core.transformer.moe import router
 from megatron.core.transformer.moe.moe_utils import topk_routing_with_score_function
 from real_step import check_peaks
 from trace_grid import compile_configuration
-from trace_grid.plan import BLOCK, SELECTIVE
+from trace_grid.plan import BLOCK, LORA, SELECTIVE
 
 from gkdplan.planner.memory.activations import Batch, layer_bytes
 from gkdplan.planner.memory.expert_activations import routing_bytes
@@ -32,6 +32,8 @@ DIVIDED = {
     "tensor 2 expert 2 expert tensor 2": {**BF16, "tensor": 2, "data": 2}
     | {"parallel": "expert = 2\nexpert_tensor = 2"},
 }
+ADAPTED = {"tuning": LORA.format('targets = ["q_proj", "k_proj", "v_proj", "o_proj"]')}
+"""Their attention; experts have no adapters."""
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +41,13 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("experts")
 
 
+@pytest.mark.parametrize("tuned", [{}, ADAPTED], ids=["full", "lora"])
 @pytest.mark.parametrize("layout", DIVIDED)
 @pytest.mark.parametrize("model", ["tiny moe", f"2 of {QWEN_1_5}"])
-def test_parameters_of_experts_have_megatrons_names_sizes_order_and_buffer(model, layout, home):
-    run_plan = compile_configuration(home, models=(model, model), **DIVIDED[layout])
+def test_parameters_of_experts_have_megatrons_names_sizes_order_and_buffer(
+    model, layout, tuned, home
+):
+    run_plan = compile_configuration(home, models=(model, model), **DIVIDED[layout], **tuned)
     student, degrees = run_plan.models.student, run_plan.layout.student
     with fake_world(run_plan.layout, 0, max_nonzero=1) as mesh:
         built = build_model(student, degrees, mesh, trainable=True)
@@ -55,12 +60,13 @@ def _named(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
     return list(model.named_parameters())
 
 
+@pytest.mark.parametrize("tuned", [{}, ADAPTED], ids=["full", "lora"])
 @pytest.mark.parametrize("layout", DIVIDED)
 @pytest.mark.parametrize("model", [QWEN_1_5, MIXTRAL])
-def test_a_layer_of_experts_keeps_exactly_what_the_ledger_says(model, layout, home):
+def test_a_layer_of_experts_keeps_exactly_what_the_ledger_says(model, layout, tuned, home):
     """The difference of two depths is one layer, whatever the ends keep."""
     plans = [
-        compile_configuration(home, models=(shallow, shallow), **DIVIDED[layout])
+        compile_configuration(home, models=(shallow, shallow), **DIVIDED[layout], **tuned)
         for shallow in (f"1 of {model}", f"2 of {model}")
     ]
     one, two = (_bytes_after_forward(plan) for plan in plans)
@@ -92,6 +98,8 @@ STEPS = {
     | {"recompute": BLOCK.format(1)},
     "expert 2, experts and norms made again": {"data": 2, "parallel": "expert = 2"}
     | {"recompute": SELECTIVE.format('"moe", "layernorm"')},
+    "pipeline 2, adapters on attention": {"pipeline": 2, "num_micro_batches": 3}
+    | {"tuning": LORA.format('targets = ["q_proj", "o_proj"]')},
 }
 
 

@@ -14,6 +14,8 @@ from gkdplan.spec.plan import Plan
 _TARGETS = "student.lora.targets"
 OF_KV_HEADS = ("q_proj", "k_proj", "v_proj")
 """The parts of the fused projection, which Megatron orders by kv head."""
+OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
+"""What a layer of experts has of each expert."""
 
 
 @plan_rule("GK250")
@@ -62,22 +64,33 @@ def adapters_have_whole_kv_heads(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 @rule("GK590")
-def adapted_models_are_dense(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Adapters on a model with experts are not priced yet."""
-    if plan.student.tuning == "lora" and facts.student.shape.moe is not None:
-        yield Finding(
-            "adapters on a model with experts are not yet available",
-            "student.tuning",
-            label="not yet available",
-            notes=(
-                f"num_experts = {facts.student.shape.moe.num_experts}, from {facts.student.origin}",
-            ),
-            help=('set `student.tuning` to "full"',),
-        )
+def experts_have_no_adapters(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """On CUDA the matrices of a layer's experts are one module (TEGroupedMLP in
+    megatron/core/transformer/moe/experts.py): no expert has a linear layer that an adapter of ours
+    could follow, and none has been traced."""
+    moe, targets = facts.student.shape.moe, _targets(plan)
+    others = [target for target in targets if target not in OF_EXPERTS]
+    if moe is None or len(others) == len(targets):
+        return
+    if others:
+        helps = [f"set `{_TARGETS}` to [{', '.join(_quoted(others))}]"]
+    else:
+        helps = ['set `student.tuning` to "full"']
+    yield Finding(
+        "adapters on experts are not yet available",
+        _TARGETS if plan.student.lora is not None else "student.tuning",
+        label=f"{', '.join(t for t in targets if t in OF_EXPERTS)} of every expert",
+        notes=(
+            f"num_experts = {moe.num_experts}, from {facts.student.origin}",
+            "on CUDA Megatron groups the matrices of a layer's experts in one module, without a "
+            "linear layer of each expert",
+        ),
+        help=tuple(helps),
+    )
 
 
 PLAN_RULES = (targets_are_projections,)
-RULES = (*PLAN_RULES, adapters_have_whole_kv_heads, adapted_models_are_dense)
+RULES = (*PLAN_RULES, adapters_have_whole_kv_heads, experts_have_no_adapters)
 
 
 def _targets(plan: Plan) -> tuple[str, ...]:

@@ -152,7 +152,9 @@ def attention_norm_bytes(model: RankModel, batch: Batch) -> int:
 
 
 def mlp_norm_bytes(model: RankModel, batch: Batch) -> int:
-    is_kept = model.keeps_input_of("gate_proj", "up_proj")
+    """A router keeps its input also where it is frozen
+    (megatron/core/transformer/moe/moe_utils.py, RouterGatingLinearFunction)."""
+    is_kept = model.experts is not None or model.keeps_input_of("gate_proj", "up_proj")
     return norm_bytes(model, batch, is_output_kept=is_kept)
 
 

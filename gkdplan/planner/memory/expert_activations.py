@@ -26,7 +26,8 @@ def saved_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     softmax = moe.num_experts_per_token if moe.weights_sum_to_one else moe.num_experts
     router = FP32_BYTES * softmax + (width + 1) * moe.num_experts
     router += INT64_BYTES * moe.num_experts_per_token
-    row = width * (hidden + 1 + num_widths_kept(model) * share.ffn_size)
+    taken = hidden if model.trains_base else 0
+    row = width * (taken + 1 + num_widths_kept(model) * share.ffn_size)
     return (
         tokens * router
         + num_rows(model, share, num_tokens) * row
@@ -54,11 +55,16 @@ def forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
 
 def training_forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """What passes in the forward of a layer's experts beside what they keep, of which are the rows
-    as the experts take them: those before, and the outputs of all, joined."""
+    as trained experts take them: those before, and the outputs of all, joined, or where experts are
+    frozen the last expert's product, scaled by the probability."""
     row = model.dtype.num_bytes * (model.shape.hidden_size + 1)
     rows = num_rows(model, share, num_tokens)
-    passing = _waiting_rows(share, rows) - rows + _joined_rows(share, rows)
-    return _waiting_output(model, share, num_tokens) + passing * row
+    waiting = _waiting_output(model, share, num_tokens) + _waiting_rows(share, rows) * row
+    joined = _joined_rows(share, rows) * row
+    if model.trains_base:
+        return waiting - rows * row + joined
+    scaled = model.dtype.num_bytes * rows // share.num_experts * share.ffn_size
+    return waiting + max(joined, rows * row + scaled)
 
 
 def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
@@ -66,9 +72,9 @@ def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int
 
     That is before the first expert, the last of the forward, frees what it kept. The gradient of
     the rows' outputs is there twice, as received and as sorted by expert, or once beside what the
-    expert makes: at its down projection gradients of input and weight, in its gated unit two more
-    of its width, at its up projection gradients of input, gate and up, and weight, where all that
-    the gated unit kept is released.
+    expert makes: at its down projection gradients of input and weight; in its gated unit, where it
+    stays for the other experts, two more of its width; at its up projection gradients of input,
+    gate and up, and weight, where all that the gated unit kept is released.
     """
     width, hidden = model.dtype.num_bytes, model.shape.hidden_size
     rows = num_rows(model, share, num_tokens)
@@ -76,11 +82,12 @@ def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int
     of_product = width * last * share.ffn_size
     of_weight = width * hidden * share.ffn_size if model.trains_base else 0
     down_projection = of_product + of_weight
-    gated_unit = 2 * of_product
+    gated_unit = (2 if model.trains_base else 3) * of_product
     num_released = num_widths_kept(model) - 2
     up_projection = width * last * hidden + 2 * of_weight - num_released * of_product
-    in_expert = max(down_projection, gated_unit, up_projection)
-    return width * hidden * rows + max(width * hidden * rows, in_expert)
+    received = width * hidden * rows
+    rest = received if share.num_experts > 1 else 0
+    return max(received + max(received, down_projection), rest + max(gated_unit, up_projection))
 
 
 def routing_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
@@ -122,14 +129,15 @@ def _waiting_output(model: RankModel, share: ExpertShare, num_tokens: int) -> in
 
 
 def num_widths_kept(model: RankModel) -> int:
-    """Tensors of an expert's width that it keeps of each row."""
-    return 4 if model.kernels.swiglu else 6
+    """Tensors of an expert's width that it keeps of each row: the last, scaled by the probability,
+    for the gradient of the down projection's weight."""
+    return (3 if model.kernels.swiglu else 5) + model.trains_base
 
 
 def shared_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """The shared expert, a gated MLP over all tokens, and what its gate scales."""
     moe, width, hidden = share.moe, model.dtype.num_bytes, model.shape.hidden_size
-    num_widths = 3 if model.kernels.swiglu else 5
+    num_widths = (2 if model.kernels.swiglu else 4) + model.trains_base
     mlp = num_tokens * num_widths * (moe.shared_ffn_hidden_size // model.tensor) * width
     gate = num_tokens // model.sequence_shards * (hidden + 1) * width
     return mlp + (gate if moe.shared_expert_gate else 0)

@@ -63,7 +63,8 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
         return passing + repeated_bytes(model, batch)
     if _makes_last_unit_again(model):
         return passing + repeated_bytes(model, batch) + 2 * is_copied * boundary
-    num_inputs = (2 + model.stage.is_first) * is_copied + ("layernorm" in model.recompute.modules)
+    is_embedded = model.stage.is_first and model.trains_base
+    num_inputs = (2 + is_embedded) * is_copied + ("layernorm" in model.recompute.modules)
     return passing + num_inputs * boundary
 
 

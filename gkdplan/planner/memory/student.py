@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from gkdplan.planner.memory import activations, recompute
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, TEMPORARIES, Buffer
 from gkdplan.planner.memory.held_graphs import held_bytes
+from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.planner.memory.stage import (
     num_chunks_in_flight,
@@ -39,22 +40,22 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     held = num_held_in_backward(stage, num_micro_batches) * boundary
     saved = (
         num_in_flight * recompute.chunk_bytes(model, batch)
-        + num_inputs_in_flight(stage, num_in_flight) * activations.input_bytes(model, batch)
+        + _num_inputs(model, num_in_flight) * activations.input_bytes(model, batch)
         + activations.final_norm_bytes(model, batch)
         + held
     )
     kept = rank.loss.kept_bytes() if rank.has_loss else 0
     passing = recompute.repeated_bytes(model, batch) + activations.backward_bytes(model, batch)
+    before = _num_of_batch_before(model, num_micro_batches) * boundary
     moments = {"backward": (saved + passing, kept)}
     if model.experts is not None:
         passing = recompute.forward_bytes(model, batch)
         passing -= activations.final_norm_bytes(model, batch)
-        moments["forward"] = saved + passing, kept
+        moments["forward"] = saved + before + passing, kept
     if rank.has_loss:
         hidden = activations.response_bytes(model, rank.student.num_response_tokens)
-        input_before = 0 if stage.is_interleaved else held
         tiles = rank.loss.gradient_bytes() + rank.loss.tile_bytes()
-        moments["loss"] = saved + input_before + hidden, tiles
+        moments["loss"] = saved + before + hidden, tiles
     if stage.is_first and model.trains_base:
         num_waiting = num_left_at_embedding(stage, num_micro_batches) - 1
         waiting = (
@@ -65,3 +66,23 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         )
         moments["embedding"] = waiting + activations.embedding_bytes(model, batch), kept
     return moments
+
+
+def _num_inputs(model: RankModel, num_in_flight: int) -> int:
+    """Of the chunks in flight those whose input stays beside what the first norm keeps of it: a
+    frozen embedding's output asks for a gradient, as a received input does."""
+    return num_inputs_in_flight(model.stage, num_in_flight) if model.trains_base else num_in_flight
+
+
+def _num_of_batch_before(model: RankModel, num_micro_batches: int) -> int:
+    """Hidden states that 1F1B holds while a forward runs, until the next backward: of the
+    micro-batch before its input, whose gradient is counted with what the schedule holds; where a
+    frozen embedding made it, both; and the gradient that was received."""
+    stage = model.stage
+    is_followed = num_micro_batches > num_chunks_in_flight(stage, num_micro_batches)
+    if stage.is_interleaved or not is_followed:
+        return 0
+    received = 0 if stage.is_last else 1
+    if stage.is_first:
+        return received + (0 if model.trains_base else 2)
+    return received + num_held_in_backward(stage, num_micro_batches)

@@ -27,6 +27,7 @@ from megatron.core.tensor_parallel.mappings import (
 )
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 from torch.nn import Module, Parameter, ParameterDict
 from torch.nn.functional import dropout, linear
@@ -69,20 +70,7 @@ def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
     model.requires_grad_(False)
     degree = model.config.tensor_model_parallel_size
     for layer in model.decoder.layers:
-        attention, mlp = layer.self_attention, layer.mlp
-        heads = shape.num_kv_heads // degree
-        query = shape.query_size // shape.num_kv_heads
-        ffn = shape.ffn_hidden_size // degree
-        for module, kind, parts in (
-            (
-                attention.linear_qkv,
-                ColumnAdapter,
-                _parts(heads, q_proj=query, k_proj=shape.head_dim, v_proj=shape.head_dim),
-            ),
-            (attention.linear_proj, RowAdapter, _parts(1, o_proj=shape.hidden_size)),
-            (mlp.linear_fc1, ColumnAdapter, _parts(1, gate_proj=ffn, up_proj=ffn)),
-            (mlp.linear_fc2, RowAdapter, _parts(1, down_proj=shape.hidden_size)),
-        ):
+        for module, kind, parts in _linear_layers(layer, shape, degree):
             targets = tuple(part for part in parts if part.name in lora.targets)
             if targets:
                 adapter = kind(module.weight, model.config, lora, targets)
@@ -90,6 +78,30 @@ def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
                 module.register_forward_hook(_add_adapter)
     if model.pre_process:
         model.embedding.register_forward_hook(_require_gradient)
+
+
+def _linear_layers(
+    layer: TransformerLayer, shape: ModelShape, degree: int
+) -> Iterator[tuple[Module, type["Adapter"], Iterator["Part"]]]:
+    """Those that can have an adapter, the kind of it, and the projections that they hold; experts
+    have none."""
+    attention, mlp = layer.self_attention, layer.mlp
+    query = shape.query_size // shape.num_kv_heads
+    yield (
+        attention.linear_qkv,
+        ColumnAdapter,
+        _parts(
+            shape.num_kv_heads // degree,
+            q_proj=query,
+            k_proj=shape.head_dim,
+            v_proj=shape.head_dim,
+        ),
+    )
+    yield attention.linear_proj, RowAdapter, _parts(1, o_proj=shape.hidden_size)
+    if shape.moe is None:
+        ffn = shape.ffn_hidden_size // degree
+        yield mlp.linear_fc1, ColumnAdapter, _parts(1, gate_proj=ffn, up_proj=ffn)
+        yield mlp.linear_fc2, RowAdapter, _parts(1, down_proj=shape.hidden_size)
 
 
 def is_adapter(parameter: str) -> bool:

@@ -9,6 +9,8 @@ CONFIGURATIONS = {
     | {"tuning": LORA.format("rank = 16\ndropout = 0.05"), "completion": 320},
     "smol fp32 lora data 2 logits": {"models": SMOL, "tuning": LORA.format("rank = 8")}
     | {"data": 2, "payload": "logits"},
+    "smol bf16 lora, 3 micro-batches": {"models": SMOL, "dtype": "bf16", "num_micro_batches": 3}
+    | {"tuning": LORA.format("rank = 8"), "prompt": 992, "completion": 1024},
     "smol bf16 lora data 2": {"models": SMOL, "dtype": "bf16", "data": 2}
     | {"tuning": LORA.format("rank = 8")},
     "smol bf16 lora of q and v replicated": {"models": SMOL, "dtype": "bf16"}

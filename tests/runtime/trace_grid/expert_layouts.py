@@ -1,8 +1,9 @@
 """Models with experts over pipelines and contexts, with recompute, and with adapters."""
 
 from trace_grid.models import MIXTRAL_4, QWEN_1_5_MOE, QWEN_3_MOE, QWEN_3_MOE_4, TINY_MOE
-from trace_grid.plan import BLOCK, SELECTIVE, UNIFORM
+from trace_grid.plan import BLOCK, LORA, SELECTIVE, UNIFORM
 
+LORA_OF_ATTENTION = LORA.format('targets = ["q_proj", "k_proj", "v_proj", "o_proj"]\nrank = 16')
 BF16 = {"dtype": "bf16"}
 MIXTRAL = {"models": MIXTRAL_4, **BF16, "prompt": 8160}
 QWEN_1_5 = {"models": QWEN_1_5_MOE, **BF16, "prompt": 8160}
@@ -50,4 +51,19 @@ CONFIGURATIONS = {
     "qwen1.5 A2.7B tensor 2 expert 4 shared experts and layernorm": {**QWEN_1_5, "tensor": 2}
     | {"data": 2, "parallel": "expert = 4"}
     | {"recompute": SELECTIVE.format('"shared_experts", "layernorm"')},
+    # adapters on attention
+    "tiny experts fp32 lora pipeline 2": {"models": TINY_MOE, "pipeline": 2, "num_micro_batches": 3}
+    | {"tuning": LORA_OF_ATTENTION},
+    "mixtral 8x7B expert 4 lora": {**MIXTRAL, "data": 4, "parallel": "expert = 4"}
+    | {"tuning": LORA_OF_ATTENTION},
+    "mixtral 8x7B expert 8 lora, dropout, block 2": {**MIXTRAL, "data": 8}
+    | {"parallel": "expert = 8", "recompute": BLOCK.format(2)}
+    | {"tuning": LORA_OF_ATTENTION + "\ndropout = 0.05"},
+    "qwen1.5 A2.7B tensor 2 expert 4 lora": {**QWEN_1_5, "tensor": 2, "data": 2}
+    | {"parallel": "expert = 4", "tuning": LORA_OF_ATTENTION},
+    "qwen3 30B-A3B tensor 2 expert 8 lora replicated": {**QWEN_3, "tensor": 2, "data": 4}
+    | {"parallel": "expert = 8", "distributed": "false", "tuning": LORA_OF_ATTENTION},
+    "qwen3 30B-A3B pipeline 2 expert 8 lora moe": {**QWEN_3, "pipeline": 2, "data": 8}
+    | {"parallel": "expert = 8", "num_micro_batches": 2, "tuning": LORA_OF_ATTENTION}
+    | {"recompute": SELECTIVE.format('"moe"')},
 }

@@ -17,7 +17,10 @@ Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 def load(directory: Path) -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float64, attn_implementation="eager"
+        directory,
+        dtype=torch.float64,
+        attn_implementation="eager",
+        experts_implementation="eager",
     )
 
 

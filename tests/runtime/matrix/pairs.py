@@ -16,9 +16,27 @@ def llama_to_tied_qwen2(home: Path) -> None:
     tiny.save_qwen2(home / "student", num_layers=4, hidden=48, seed=4)
 
 
+def experts_to_experts(home: Path) -> None:
+    tiny.save_qwen3_moe(home / "teacher", num_layers=4, hidden=48, num_experts=8, seed=5)
+    tiny.save_qwen3_moe(home / "student", num_layers=2, seed=6)
+
+
+def dense_to_experts(home: Path) -> None:
+    tiny.save_qwen3(home / "teacher", num_layers=4, hidden=48, seed=7)
+    tiny.save_qwen3_moe(home / "student", num_layers=2, seed=8)
+
+
+def experts_to_dense(home: Path) -> None:
+    tiny.save_qwen3_moe(home / "teacher", num_layers=2, hidden=48, seed=9)
+    tiny.save_qwen2(home / "student", num_layers=2, seed=10)
+
+
 PAIRS: dict[str, Callable[[Path], None]] = {
     "qwen3 to llama": qwen3_to_llama,
     "llama to tied qwen2": llama_to_tied_qwen2,
+    "experts to experts": experts_to_experts,
+    "dense to experts": dense_to_experts,
+    "experts to dense": experts_to_dense,
 }
 
 

@@ -1,6 +1,6 @@
 """Two steps of a plan by the textbook: one process, Hugging Face models, float64, torch's AdamW."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,12 +48,27 @@ def textbook(plan: RunPlan) -> TwoSteps:
         )
         found.losses.append(float(loss))
         if not found.gradients:
-            found.gradients = {name: p.grad.clone() for name, p in student.named_parameters()}
+            found.gradients = _as_saved((n, p.grad.clone()) for n, p in student.named_parameters())
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), plan.optimizer.clip_grad)
         found.norms.append(float(norm))
         optimizer.step()
-    found.moved = {name: p.detach() - starts[name] for name, p in student.named_parameters()}
+    found.moved = _as_saved((n, p.detach() - starts[n]) for n, p in student.named_parameters())
     return found
+
+
+def _as_saved(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Named as in a checkpoint, where each expert has matrices of its own."""
+    saved = {}
+    for name, value in parameters:
+        block, is_expert, stacked = name.partition(".experts.")
+        if not is_expert:
+            saved[name] = value
+            continue
+        for index, matrix in enumerate(value):
+            names = ("gate_proj", "up_proj") if stacked == "gate_up_proj" else (stacked,)
+            for part, piece in zip(names, matrix.chunk(len(names)), strict=True):
+                saved[f"{block}.experts.{index}.{part}.weight"] = piece
+    return saved
 
 
 def _rows(plan: RunPlan) -> Sequence[tuple[Sequence[int], Sequence[int]]]:

@@ -68,6 +68,17 @@ CODES: dict[str, Code] = {
         "A teacher's distribution has one probability for each id, and no more of them to keep.",
         'Lower `distill.top_k`, or keep all of the distribution with `payload = "hidden"`.',
     ),
+    "GK418": Code(
+        "a teacher's server and a loss temperature other than 1",
+        "vllm gives log-probabilities of a prompt at temperature 1, whatever the request says; of "
+        "the likeliest ids alone those at another temperature do not follow.",
+        "Set `distill.loss_temperature` to 1; `temperature` is then of sampling only.",
+    ),
+    "GK419": Code(
+        "an address without a scheme or a host",
+        "Nothing is guessed: a name alone may mean another machine or another port.",
+        'Write the whole address: `url = "http://127.0.0.1:8000"`.',
+    ),
     "GK420": Code(
         "a global batch that does not divide",
         "It is made of whole micro-batches on every data rank, of the student and of the teacher.",

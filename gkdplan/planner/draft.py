@@ -101,6 +101,10 @@ def effective_mix(plan: Plan) -> tuple[float, float]:
     return plan.distill.lmbda, float(plan.distill.seq_kd)
 
 
+def loss_temperature(plan: Plan) -> float:
+    return plan.distill.loss_temperature or plan.distill.temperature
+
+
 def dataset_share(plan: Plan) -> float:
     """Of the steps, those that learn from the dataset's responses."""
     lmbda, seq_kd = effective_mix(plan)
@@ -148,19 +152,21 @@ def _objective(plan: Plan, layout: Layout, batch: BatchPlan, models: Models) -> 
         beta=distill.beta,
         lmbda=lmbda,
         seq_kd=seq_kd,
-        loss_temperature=distill.loss_temperature or distill.temperature,
-        payload=_payload(distill.payload, layout, models),
+        loss_temperature=loss_temperature(plan),
+        payload=_payload(plan, layout, models),
         chunk_tokens=min(CHUNK_TOKENS[layout.backend], response_tokens),
-        top_k=distill.top_k,
+        top_k=distill.top_k if plan.teacher.server is None else plan.teacher.server.top_k,
         sft_alpha=effective_sft_alpha(plan),
     )
 
 
-def _payload(asked: str, layout: Layout, models: Models) -> Payload:
+def _payload(plan: Plan, layout: Layout, models: Models) -> Payload:
     """Of "auto" what takes fewer bytes a token of the two that leave the objective as it is: the
-    teacher's hidden state, or a rank's share of its logits."""
-    if asked != "auto":
-        return Payload(asked)
+    teacher's hidden state, or a rank's share of its logits. A server gives its likeliest ids."""
+    if plan.teacher.server is not None:
+        return Payload.TOP_K
+    if plan.distill.payload != "auto":
+        return Payload(plan.distill.payload)
     share_of_logits = models.teacher.padded_vocab_size // layout.student.tensor
     is_narrower = models.teacher.shape.hidden_size <= share_of_logits
     return Payload.HIDDEN if is_narrower else Payload.LOGITS

@@ -48,8 +48,9 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             plan.teacher.dtype or plan.student.dtype,
             padded,
             offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
-            stage_layers=stage_layers(facts.teacher.shape.num_layers, teacher_parallel(plan)),
+            stage_layers=_stages_of_teacher(plan, facts),
             prefetch=plan.teacher.prefetch,
+            server_url=None if plan.teacher.server is None else plan.teacher.server.url,
         ),
         vocab_size=true_vocab_size(facts),
     )
@@ -84,6 +85,14 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def _stages_of_teacher(plan: Plan, facts: Facts) -> tuple[tuple[int, ...], ...]:
+    """Of a teacher behind a server no stage has a layer."""
+    parallel = teacher_parallel(plan)
+    if plan.teacher.server is not None:
+        return ((0,),) * parallel.pipeline
+    return stage_layers(facts.teacher.shape.num_layers, parallel)
+
+
 def _model(
     model: str,
     revision: str | None,
@@ -98,6 +107,7 @@ def _model(
     recompute: Recompute = NO_RECOMPUTE,
     lora: LoraPlan | None = None,
     prefetch: bool | None = None,
+    server_url: str | None = None,
 ) -> ModelPlan:
     return ModelPlan(
         model=model,
@@ -114,6 +124,7 @@ def _model(
         recompute=recompute,
         lora=lora,
         prefetch=prefetch,
+        server_url=server_url,
     )
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from gkdplan.planner.draft import Draft, sampling_roles
 from gkdplan.planner.memory.model import rank_model
-from gkdplan.planner.memory.payload import payload_width
+from gkdplan.planner.memory.payload import kept_ids, payload_width
 from gkdplan.runplan.steps import (
+    AskTeacher,
     Await,
     Checkpoint,
     Draw,
@@ -44,7 +45,7 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
             max_completion_length=draft.sampling.max_completion_length,
         )
     yield from _moves_of(moves, Phase.TEACHER)
-    yield _teacher_forward(draft)
+    yield _teacher_step(draft)
     yield from _moves_of(moves, Phase.STUDENT)
     yield StudentStep(num_micro_batches=draft.batch.num_micro_batches)
     yield from _moves_of(moves, Phase.OPTIMIZER)
@@ -60,14 +61,19 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
     yield Checkpoint(interval=training.save_interval, keep=training.keep)
 
 
-def _teacher_forward(draft: Draft) -> TeacherForward:
+def _teacher_step(draft: Draft) -> AskTeacher | TeacherForward:
+    """The forward on the ranks, or the question to the server."""
+    max_tokens = draft.rows_per_rank * draft.sampling.max_completion_length
+    url = draft.models.teacher.server_url
+    if url is not None:
+        return AskTeacher(url, draft.rows_per_rank, max_tokens, kept_ids(draft.objective))
     degrees = draft.layout.teacher
     last_stage = degrees.pipeline - 1
     teacher = rank_model(draft.models.teacher, degrees, draft.layout.backend, last_stage)
     return TeacherForward(
         num_micro_batches=draft.batch.num_micro_batches,
         payload=draft.objective.payload,
-        max_tokens=draft.rows_per_rank * draft.sampling.max_completion_length,
+        max_tokens=max_tokens,
         width=payload_width(teacher, draft.objective),
     )
 

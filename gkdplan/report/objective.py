@@ -117,6 +117,8 @@ def payload(run_plan: RunPlan) -> str:
     other = Payload.LOGITS if objective.payload is Payload.HIDDEN else Payload.HIDDEN
     instead, other_size = _payload_of(other, run_plan)
     tokens = plural(objective.chunk_tokens, "response token")
+    if run_plan.models.teacher.server_url is not None:
+        kept = f"{kept}, as its server gives them"
     return (
         f"the teacher's {kept}, {format_bytes(size)} a token (its {instead}: "
         f"{format_bytes(other_size)}); the loss works on {tokens} at a time"

@@ -45,7 +45,7 @@ def decisions(run_plan: RunPlan, width: int) -> Iterator[str]:
 
 def labelled(run_plan: RunPlan) -> list[tuple[str, str]]:
     """(label, sentence) of every decision but the objective, memory and steps."""
-    models, layout = run_plan.models, run_plan.layout
+    models = run_plan.models
     student, teacher = models.student, models.teacher
     names = [words.short_name(student), words.short_name(teacher)]
     counts = [format_count(student.num_parameters), format_count(teacher.num_parameters)]
@@ -58,7 +58,7 @@ def labelled(run_plan: RunPlan) -> list[tuple[str, str]]:
     return [
         ("student", model_lines[0]),
         ("teacher", model_lines[1]),
-        ("layout", words.layout(layout)),
+        ("layout", words.layout(run_plan)),
         *_pipeline(run_plan),
         ("data", words.data(run_plan)),
         ("batch", words.batch(run_plan)),

@@ -49,7 +49,7 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
         section("Time", TITLE, _timing(run_plan)),
         section("Objective", objective.LEGEND, _rows(objective.card_rows(run_plan))),
         section("Sources", "what each step learns from", *_sources(run_plan)),
-        section("Layout", words.layout(run_plan.layout), *_layout(run_plan)),
+        section("Layout", words.layout(run_plan), *_layout(run_plan)),
         section("Steps", f"of a global batch: {words.batch(run_plan)}", _steps(run_plan)),
         section("Decisions", "", _rows(labelled(run_plan))),
     ]

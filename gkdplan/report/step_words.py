@@ -6,6 +6,7 @@ from gkdplan.report.objective import SOURCE_NAMES
 from gkdplan.report.words import plural
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import (
+    AskTeacher,
     Await,
     Checkpoint,
     Draw,
@@ -45,7 +46,7 @@ def verb(step: Step) -> str:
             return "prefetch" if is_early else _MOVE_VERBS[step.from_tier, step.to_tier]
         case Await():
             return "await"
-        case TeacherForward():
+        case TeacherForward() | AskTeacher():
             return "teacher"
         case StudentStep():
             return "student"
@@ -81,6 +82,10 @@ def sentence(step: Step) -> str:
         case TeacherForward():
             kept = f"{step.payload} [{step.max_tokens:,}, {step.width:,}]"
             return f"{step.num_micro_batches} x forward, keeps {kept}"
+        case AskTeacher():
+            rows = plural(step.num_rows, "response")
+            kept = f"top_k [{step.max_tokens:,}, {step.top_k:,}]"
+            return f"{step.url} scores {rows} a rank, keeps {kept}; its seconds are not predicted"
         case StudentStep():
             return f"{step.num_micro_batches} x forward, loss, backward"
         case OptimizerStep():

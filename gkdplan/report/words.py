@@ -47,10 +47,13 @@ def degrees(axes: AxisDegrees) -> str:
     return f"{mesh}; of its experts {experts}, expert data {axes.expert_data}"
 
 
-def layout(chosen: Layout) -> str:
+def layout(run_plan: RunPlan) -> str:
     """The meshes of both models, once where they are the same."""
+    chosen = run_plan.layout
     ranks = plural(chosen.world_size, "rank")
     student, teacher = degrees(chosen.student), degrees(chosen.teacher)
+    if run_plan.models.teacher.server_url is not None:
+        return f"{ranks}: {student}, for the student"
     if student == teacher:
         return f"{ranks}: {student}, for both models"
     return f"{ranks}: student {student}; teacher {teacher}"
@@ -58,6 +61,8 @@ def layout(chosen: Layout) -> str:
 
 def stages(student: ModelPlan, teacher: ModelPlan) -> str:
     """The layers of each model's pipeline stages, where one of them has several."""
+    if teacher.server_url is not None:
+        return layers_of_stages(student)
     return f"student {layers_of_stages(student)}; teacher {layers_of_stages(teacher)}"
 
 
@@ -103,6 +108,8 @@ def origin_of_student(student: ModelPlan) -> str:
 
 
 def residence_of_teacher(teacher: ModelPlan) -> str:
+    if teacher.server_url is not None:
+        return f"behind {teacher.server_url}"
     return "on the host between uses" if teacher.offload is Tier.HOST else "stays on the device"
 
 

@@ -88,6 +88,19 @@ class TeacherForward:
 
 
 @dataclass(frozen=True, slots=True)
+class AskTeacher:
+    """The teacher's server scores every response, and gives the `top_k` likeliest ids of each
+    token with their log-probabilities."""
+
+    url: str
+    num_rows: int
+    """Rows of a rank."""
+    max_tokens: int
+    """Response tokens of the rank's rows at most."""
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True)
 class StudentStep:
     """The student's forward, the loss and the backward, micro-batch by micro-batch."""
 
@@ -126,6 +139,7 @@ Step = (
     | Move
     | Await
     | TeacherForward
+    | AskTeacher
     | StudentStep
     | OptimizerStep
     | Evaluate

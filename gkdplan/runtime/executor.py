@@ -10,6 +10,7 @@ import torch.distributed as dist
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.draw import source_of_step
 from gkdplan.runplan.steps import (
+    AskTeacher,
     Await,
     Checkpoint,
     Draw,
@@ -105,6 +106,8 @@ class Executor:
             case TeacherForward():
                 with phases.phase(Phase.TEACHER):
                     self._teacher_forward(state)
+            case AskTeacher():
+                raise AssertionError("the launcher refuses a teacher behind a server: GK591")
             case StudentStep():
                 with phases.phase(Phase.STUDENT):
                     self._student_step(state)

@@ -126,6 +126,8 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
         yield _planned_only("cluster.num_nodes", layout.num_nodes)
     if not layout.student.equals_but_for_experts(layout.teacher):
         yield _planned_only("teacher.parallel", "a layout of its own")
+    if models.teacher.server_url is not None:
+        yield _planned_only("teacher.server", models.teacher.server_url)
     if models.student.lora is not None:
         yield _planned_only("student.tuning", "lora")
     if run_plan.sampling.engine is Engine.VLLM:

@@ -17,6 +17,7 @@ from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.layout import RankClass
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import (
+    AskTeacher,
     Await,
     Checkpoint,
     Draw,
@@ -46,8 +47,19 @@ NUM_LOSS_CHUNKS = 2
 def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
     """Peak live bytes of the phases teacher, student and optimizer, for each class of ranks.
 
-    `plan.layout.backend` must be "gloo". Raises UserError for a teacher with a layout of its own.
+    `plan.layout.backend` must be "gloo". Raises UserError for a teacher with a layout of its own
+    or behind a server.
     """
+    if plan.models.teacher.server_url is not None:
+        raise UserError(
+            error(
+                "GK590",
+                "a trace of a teacher behind a server is not yet available in gkdplan "
+                f"{__version__}",
+                "teacher.server",
+                help=('remove `[teacher.server]`, with `distill.payload = "top_k"` in its place',),
+            )
+        )
     if not _is_on_one_mesh(plan):
         raise UserError(
             error(
@@ -165,6 +177,8 @@ class TracedStep:
                     with self._phase(Phase.TEACHER):
                         micro_batches += self._collate(num_micro_batches, response_tokens)
                         payloads += self._teacher_forward(micro_batches)
+                case AskTeacher():
+                    raise AssertionError("a teacher behind a server is not traced: GK590")
                 case StudentStep():
                     with self._phase(Phase.STUDENT):
                         self._student_step(micro_batches, payloads)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.spec.plan import Generation, Optimizer
+from gkdplan.spec.plan import Generation, Optimizer, Server
 from gkdplan.spec.source import Source
 from gkdplan.spec.toml_words import format_value
 
@@ -104,7 +104,7 @@ def recompute_keys_need_their_granularity(source: Source) -> Iterator[Diagnostic
 def a_server_teacher_holds_no_weights_here(source: Source) -> Iterator[Diagnostic]:
     if not source.has("teacher.server"):
         return
-    for key in ("parallel", "offload"):
+    for key in ("parallel", "offload", "prefetch"):
         if source.has(f"teacher.{key}"):
             yield _contradiction(
                 f"teacher.{key}",
@@ -123,6 +123,27 @@ def prefetch_needs_an_offload(source: Source) -> Iterator[Diagnostic]:
                 f"set `{table}.offload`, or remove `prefetch`",
                 "nothing leaves the device",
             )
+
+
+def a_server_teacher_gives_its_likeliest_ids(source: Source) -> Iterator[Diagnostic]:
+    if not source.has("teacher.server"):
+        return
+    payload = source.value("distill.payload")
+    if payload in ("hidden", "logits"):
+        yield _contradiction(
+            "distill.payload",
+            f'`distill.payload = "{payload}"` is not what a `teacher.server` can give',
+            "remove `distill.payload`: a server gives the likeliest ids of each token",
+        )
+    asked = source.value("teacher.server.top_k")
+    asked = Server.model_fields["top_k"].default if asked is None else asked
+    if source.has("distill.top_k") and source.value("distill.top_k") != asked:
+        yield _contradiction(
+            "distill.top_k",
+            "`distill.top_k` and `teacher.server.top_k` ask for different numbers of ids",
+            "remove `distill.payload` and `distill.top_k`: `teacher.server.top_k` decides",
+            f"the server is asked for {asked}",
+        )
 
 
 def top_k_is_a_payload(source: Source) -> Iterator[Diagnostic]:
@@ -195,6 +216,7 @@ CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     stages_are_given_one_way,
     recompute_keys_need_their_granularity,
     a_server_teacher_holds_no_weights_here,
+    a_server_teacher_gives_its_likeliest_ids,
     prefetch_needs_an_offload,
     top_k_is_a_payload,
     server_mode_needs_a_url,

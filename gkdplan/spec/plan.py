@@ -140,9 +140,9 @@ class Server(Section):
     """A teacher that answers over HTTP instead of running on the ranks."""
 
     url: Text
-    """Of an OpenAI-compatible server."""
+    """Of an OpenAI-compatible server, such as "http://127.0.0.1:8000"."""
     top_k: Count = 64
-    """Log-probabilities asked for each token."""
+    """Log-probabilities asked for each token: the payload is "top_k" with as many ids."""
 
 
 class Teacher(Section):

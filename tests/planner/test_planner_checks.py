@@ -218,7 +218,6 @@ def test_eval_rows_need_responses():
 @pytest.mark.parametrize(
     ("path", "tables"),
     [
-        ("teacher.server", {"teacher": {"server": {"url": "http://localhost"}}}),
         ("generation.tensor", {"generation": {"tensor": 2}}),
         ("run.loggers[1]", {"run": {"loggers": ("tensorboard", "wandb")}}),
     ],

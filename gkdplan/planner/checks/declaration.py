@@ -10,6 +10,7 @@ from gkdplan.planner.checks import (
     layout,
     lora,
     schedule,
+    server,
     tokens,
     vllm,
 )
@@ -21,6 +22,7 @@ RULES = (
     *fit.RULES,
     *tokens.RULES,
     *distillation.RULES,
+    *server.RULES,
     *schedule.RULES,
     *availability.RULES,
     *effects.RULES,

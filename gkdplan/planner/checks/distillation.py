@@ -114,16 +114,17 @@ def held_out_rows_are_not_trained_on(plan: Plan, facts: Facts) -> Iterator[Findi
 @rule("GK417")
 def top_k_is_within_the_vocabulary(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """The teacher has no more ids to keep than the vocabulary has."""
-    top_k, num_ids = plan.distill.top_k, true_vocab_size(facts)
+    num_ids, server = true_vocab_size(facts), plan.teacher.server
+    path, top_k = "distill.top_k", plan.distill.top_k
+    instead = ', or `distill.payload` to "hidden", which knows all ids'
+    if server is not None:
+        path, top_k, instead = "teacher.server.top_k", server.top_k, ""
     if top_k is not None and top_k > num_ids:
         yield Finding(
-            f"`distill.top_k` {top_k:,} is more than the {num_ids:,} ids of the vocabulary",
-            "distill.top_k",
+            f"`{path}` {top_k:,} is more than the {num_ids:,} ids of the vocabulary",
+            path,
             label="of no token are there so many",
-            help=(
-                f'set `distill.top_k` to at most {num_ids:,}, or `distill.payload` to "hidden", '
-                "which knows all ids",
-            ),
+            help=(f"set `{path}` to at most {num_ids:,}{instead}",),
         )
 
 

@@ -82,7 +82,8 @@ def _num_not_run(plan: Plan) -> int:
 
 def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
     yield _smaller_micro_batches(plan)
-    yield _other_offload(plan, "teacher")
+    if plan.teacher.server is None:
+        yield _other_offload(plan, "teacher")
     yield _other_offload(plan, "optimizer")
     yield _distributed_optimizer(plan)
     yield _deeper_sleep(plan)

@@ -45,36 +45,43 @@ class LaidOut:
         return replace(self, parallel=self.parallel.model_copy(update=axes))
 
 
-def each_model(plan: Plan, facts: Facts) -> tuple[LaidOut, LaidOut]:
-    """Student and teacher."""
-    world_size = world_size_of(plan.cluster)
+def each_model(plan: Plan, facts: Facts) -> tuple[LaidOut, ...]:
+    """The student, and the teacher where it is on the ranks and not behind a server."""
+    student = student_laid_out(plan, facts)
+    if plan.teacher.server is not None:
+        return (student,)
     owner = Role.STUDENT if plan.teacher.parallel is None else Role.TEACHER
-    return (
-        LaidOut(
-            (Role.STUDENT,),
-            student_shape(plan, facts),
-            plan.student.parallel,
-            world_size,
-            "student.parallel",
-            (facts.student.origin,),
-        ),
-        LaidOut(
-            (Role.TEACHER,),
-            facts.teacher.shape,
-            teacher_parallel(plan),
-            world_size,
-            f"{owner}.parallel",
-            (facts.teacher.origin,),
-        ),
+    teacher = LaidOut(
+        (Role.TEACHER,),
+        facts.teacher.shape,
+        teacher_parallel(plan),
+        world_size_of(plan.cluster),
+        f"{owner}.parallel",
+        (facts.teacher.origin,),
+    )
+    return student, teacher
+
+
+def student_laid_out(plan: Plan, facts: Facts) -> LaidOut:
+    return LaidOut(
+        (Role.STUDENT,),
+        student_shape(plan, facts),
+        plan.student.parallel,
+        world_size_of(plan.cluster),
+        "student.parallel",
+        (facts.student.origin,),
     )
 
 
 def laid_out(
     plan: Plan, facts: Facts, reads: Callable[[ModelShape], object] = lambda shape: None
 ) -> tuple[LaidOut, ...]:
-    """The models, in one entry where their axes and what the rule `reads` of a shape are the same:
-    one fault is one finding."""
-    student, teacher = each_model(plan, facts)
+    """The models on the ranks, in one entry where their axes and what the rule `reads` of a shape
+    are the same: one fault is one finding."""
+    student, *others = each_model(plan, facts)
+    if not others:
+        return (student,)
+    (teacher,) = others
     if (student.table, reads(student.shape)) != (teacher.table, reads(teacher.shape)):
         return student, teacher
     origins = tuple(dict.fromkeys(student.origins + teacher.origins))

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.degrees import possible_degrees
-from gkdplan.planner.checks.laid_out import each_model
+from gkdplan.planner.checks.laid_out import student_laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, plan_rule, rule
 from gkdplan.planner.lora import ALL_LINEAR, lora_of, targets_of
 from gkdplan.shape import PROJECTIONS
@@ -39,7 +39,7 @@ def targets_are_projections(plan: Plan) -> Iterator[Finding]:
 def adapters_have_whole_kv_heads(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Where ranks share a kv head, a rank's rows of the fused projection are no whole rows of q, k
     and v alike (megatron/core/transformer/attention.py): their adapters would differ by rank."""
-    student, _ = each_model(plan, facts)
+    student = student_laid_out(plan, facts)
     heads, degree = student.shape.num_kv_heads, student.parallel.tensor
     targets = _targets(plan)
     fused = [target for target in targets if target in OF_KV_HEADS]

@@ -5,7 +5,7 @@ from math import gcd
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks.laid_out import LaidOut, each_model
+from gkdplan.planner.checks.laid_out import student_laid_out
 from gkdplan.planner.checks.possible import stage_sizes
 from gkdplan.planner.checks.rule import Finding, one_of, rule
 from gkdplan.spec.plan import Plan
@@ -125,14 +125,9 @@ _WITHOUT = {
 }
 
 
-def _student(plan: Plan, facts: Facts) -> LaidOut:
-    student, _ = each_model(plan, facts)
-    return student
-
-
 def _runs_of_layers(plan: Plan, facts: Facts) -> tuple[int, ...]:
     """The lengths of what one rank runs without a break: stages, or their chunks."""
-    model = _student(plan, facts)
+    model = student_laid_out(plan, facts)
     chunks = model.parallel.virtual_pipeline
     return tuple(sorted({num_layers // chunks for num_layers in stage_sizes(model)}))
 
@@ -145,7 +140,7 @@ def _modules_there(plan: Plan, facts: Facts) -> tuple[str, ...]:
     """Of the student's layers. Transformer Engine's norms are part of the projections that follow
     them; only that of a layer of experts is a module of its own
     (megatron/core/models/gpt/gpt_layer_specs.py)."""
-    moe = _student(plan, facts).shape.moe
+    moe = student_laid_out(plan, facts).shape.moe
     norms = OF_NORMS if facts.device.backend == "gloo" or moe is not None else ()
     if moe is None:
         return OF_ATTENTION + norms + OF_AN_MLP

@@ -88,15 +88,12 @@ def _angle_bytes(rank: Rank) -> int:
     """Each chunk of layers, a module of its own, has its own cache."""
     return sum(
         share.model.stage.num_chunks * activations.angle_bytes(share.model, share.batch)
-        for share in (rank.student, rank.teacher)
+        for share in rank.shares
     )
 
 
 def _routing_bytes(rank: Rank) -> int:
-    return sum(
-        activations.routing_bytes(share.model, share.batch)
-        for share in (rank.student, rank.teacher)
-    )
+    return sum(activations.routing_bytes(share.model, share.batch) for share in rank.shares)
 
 
 def _sampling(rank: Rank, role: Role) -> Iterator[Buffer]:

@@ -12,18 +12,16 @@ from gkdplan.vocab import Payload, Phase, Tier
 
 def evaluation_buffers(rank: Rank) -> Iterator[Buffer]:
     """Held-out rows go through both models after the optimizer's step, the teacher's body being
-    fetched for it where it is offloaded."""
+    fetched for it where it is offloaded. A server gives its likeliest ids, as for training."""
     phase, moment = Phase.CHECKPOINT, "evaluation"
-    student, teacher = rank.student, rank.teacher
-    passing = max(
-        activations.forward_bytes(share.model, share.batch) for share in (student, teacher)
-    )
+    student = rank.student
+    passing = max(activations.forward_bytes(share.model, share.batch) for share in rank.shares)
     if rank.draft.models.teacher.offload is Tier.HOST:
         yield Buffer(TEACHER_BODY, body_bytes(rank), phase, phase, moment)
     if not rank.has_loss:
         yield Buffer(ACTIVATIONS, passing, phase, phase, moment)
         return
     hidden = activations.response_bytes(student.model, student.num_response_tokens)
-    from_hidden_states = replace(rank.loss, payload=Payload.HIDDEN)
+    loss = replace(rank.loss, payload=Payload.HIDDEN) if rank.has_teacher else rank.loss
     yield Buffer(ACTIVATIONS, passing + hidden, phase, phase, moment)
-    yield Buffer(LOSS_TILES, from_hidden_states.tile_bytes(), phase, phase, moment)
+    yield Buffer(LOSS_TILES, loss.tile_bytes(), phase, phase, moment)

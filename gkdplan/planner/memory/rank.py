@@ -43,6 +43,15 @@ class Rank:
         return self.student.model.stage.is_last
 
     @property
+    def shares(self) -> tuple[Share, ...]:
+        """Of the models that the rank has a part of: a teacher behind a server is none."""
+        return (self.student, self.teacher) if self.has_teacher else (self.student,)
+
+    @property
+    def has_teacher(self) -> bool:
+        return self.draft.models.teacher.server_url is None
+
+    @property
     def has_teacher_head(self) -> bool:
         return self.teacher.model.stage.is_last or self.has_loss
 

@@ -25,8 +25,10 @@ def weight_buffers(rank: Rank) -> Iterator[Buffer]:
     """The teacher's weights but its output head, and the head.
 
     The loss needs the head too: it lies where the student ends, and there the rank holds as much of
-    it as of the student's own.
+    it as of the student's own. Behind a server it has none here.
     """
+    if not rank.has_teacher:
+        return
     yield Buffer(TEACHER_BODY, body_bytes(rank), FIRST, LAST)
     yield Buffer(TEACHER_HEAD, head_bytes(rank), FIRST, LAST)
 
@@ -46,7 +48,16 @@ def head_bytes(rank: Rank) -> int:
 
 def forward_buffers(rank: Rank) -> Iterator[Buffer]:
     """One micro-batch passes at a time; the payload is made where the teacher ends and kept where
-    the student does. Where the layouts differ it lies on both when it is sent."""
+    the student does. Where the layouts differ it lies on both when it is sent. From a server only
+    the payload comes."""
+    if rank.has_teacher:
+        yield from _made_here(rank)
+    if rank.has_loss:
+        row = PAYLOADS[rank.draft.objective.payload]
+        yield Buffer(row, _kept_bytes(rank), Phase.TEACHER, Phase.STUDENT)
+
+
+def _made_here(rank: Rank) -> Iterator[Buffer]:
     teacher, phase = rank.teacher, Phase.TEACHER
     passing = activations.forward_bytes(teacher.model, teacher.batch)
     between = activations.boundary_bytes(teacher.model, teacher.batch)
@@ -64,8 +75,6 @@ def forward_buffers(rank: Rank) -> Iterator[Buffer]:
     if teacher.model.stage.is_last and layout.student != layout.teacher:
         made = payload_bytes(teacher.model, objective, teacher.response_tokens_of_all_rows)
         yield Buffer(row, made, phase, phase)
-    if rank.has_loss:
-        yield Buffer(row, _kept_bytes(rank), phase, Phase.STUDENT)
 
 
 def _kept_bytes(rank: Rank) -> int:

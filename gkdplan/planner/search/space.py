@@ -65,7 +65,7 @@ def savings(plan: Plan, num_layers: int) -> tuple[Saving, ...]:
         Saving(recompute, teacher, optimizer)
         for recompute in _recomputes(plan, num_layers)
         for optimizer in places
-        for teacher in places
+        for teacher in (places if plan.teacher.server is None else ("none",))
     )
 
 
@@ -109,6 +109,8 @@ def _teachers(plan: Plan, facts: Facts, student: Parallel) -> Iterator[Parallel 
     """The student's mesh, also with stages of its own depth, the plan's, and tensor and context
     axes alone, within a node or with the student's context degree."""
     yield None
+    if plan.teacher.server is not None:
+        return
     if student.pipeline > 1:
         no_stages = {"virtual_pipeline": 1, "first_stage_layers": None, "last_stage_layers": None}
         for stages in islice(_stages(facts.teacher.shape.num_layers, student.pipeline), 1):

@@ -1,0 +1,49 @@
+"""Rules of a teacher behind a server."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from gkdplan.facts.model import Facts
+from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.planner.draft import loss_temperature
+from gkdplan.spec.plan import Plan
+
+
+@rule("GK418")
+def a_servers_log_probs_are_at_temperature_one(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """vllm takes the log-probabilities of a prompt from the logits as they are
+    (vllm/v1/worker/gpu_model_runner.py, _get_prompt_logprobs_dict)."""
+    temperature = loss_temperature(plan)
+    if plan.teacher.server is not None and temperature != 1.0:
+        is_written = plan.distill.loss_temperature is not None
+        yield Finding(
+            f"the loss has temperature {temperature:g}, and a teacher's server answers at 1",
+            "distill.loss_temperature" if is_written else "distill.temperature",
+            label="of the likeliest ids alone other temperatures do not follow",
+            help=("set `distill.loss_temperature` to 1",),
+        )
+
+
+@rule("GK419")
+def an_address_is_whole(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """http or https, and a host."""
+    server = plan.teacher.server
+    if server is not None and not _is_whole(server.url):
+        host = server.url.rpartition("://")[2].strip("/") or "127.0.0.1:8000"
+        yield Finding(
+            f'`teacher.server.url` "{server.url}" is not a whole address',
+            "teacher.server.url",
+            label="a scheme and a host are wanted",
+            help=(f'write it whole, such as "http://{host}"',),
+        )
+
+
+RULES = (a_servers_log_probs_are_at_temperature_one, an_address_is_whole)
+
+
+def _is_whole(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

@@ -15,6 +15,7 @@ from tiny_plans import make_home, plan_text
 from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 
 NUM_STEPS = 60
+STAGES = "pipeline = 2\nfirst_stage_layers = 1"
 COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
 
 pytestmark = pytest.mark.timeout(600)
@@ -159,4 +160,21 @@ def test_ctrl_c_while_the_ranks_start_shows_no_traceback(place, tmp_path):
     assert ending.exit_code == 130
     assert "error[GK533]: the run was stopped by SIGINT" in ending.err
     assert "Traceback" not in ending.err
+    assert ending.left == []
+
+
+def test_a_killed_stage_ends_the_run_of_the_stage_that_waits_for_it(tmp_path):
+    """Within 30 seconds, though a collective may wait for half an hour."""
+    home = make_home(tmp_path / "home")
+    changes = {"devices": 2, "parallel": STAGES, "steps": NUM_STEPS, "save_interval": 4}
+    (tmp_path / "plan.toml").write_text(plan_text(home, "run", **changes))
+    attempt = Attempt(tmp_path)
+    attempt.wait_for_a_checkpoint()
+    killed_s = time.monotonic()
+    os.kill(attempt.ranks()[0], signal.SIGKILL)
+    ending = attempt.end()
+    assert time.monotonic() - killed_s < 30
+    assert ending.exit_code == 4
+    assert "error[GK531]: rank 0 ended with SIGKILL" in ending.err
+    assert "GK530" not in ending.err
     assert ending.left == []

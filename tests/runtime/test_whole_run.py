@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_plans import compile_tiny, make_home
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -160,3 +161,27 @@ def test_a_rank_that_raises_is_named_with_its_phase_and_traceback(home, tmp_path
     assert (result.exit_code, found.code) == (4, "GK530")
     assert found.message == "rank 0 raised in the load phase of step 0"
     assert found.notes[-1].startswith("IsADirectoryError")
+
+
+def test_a_stage_that_raises_is_named_while_the_other_waits_for_it(home, tmp_path):
+    """The teacher's last stage finds logits that are no numbers; the first waits for its token."""
+    shutil.copytree(home, tmp_path / "home")
+    file = tmp_path / "home" / "teacher" / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, file, metadata={"format": "pt"})
+    plan = compile_tiny(
+        tmp_path / "home",
+        tmp_path / "run",
+        seq_kd=1.0,
+        held_out="[]",
+        devices=2,
+        parallel="pipeline = 2\nfirst_stage_layers = 1",
+    )
+    started_s = time.monotonic()
+    result = run(plan)
+    assert time.monotonic() - started_s < 60
+    (found,) = result.diagnostics
+    assert (result.exit_code, found.code) == (4, "GK530")
+    assert found.message == "rank 1 raised in the generate phase of step 1"
+    assert found.notes[-1].startswith("FloatingPointError")

@@ -14,13 +14,22 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runtime.evaluation import evaluate
 from gkdplan.runtime.run_directory import read_metrics
 
+PAYLOADS = {"hidden": "", "logits": "", "top_k": "top_k = 8\nsft_alpha = 0.5"}
+"""All ids are measured, whatever travels in training."""
 
-@pytest.mark.parametrize("num_rows", [1, 3, 8])
-def test_means_are_over_all_tokens_however_the_rows_fall_to_the_ranks(num_rows, tmp_path):
+
+@pytest.mark.parametrize(("num_rows", "payload"), [(1, "hidden"), (3, "top_k"), (8, "logits")])
+def test_means_are_over_all_tokens_however_the_rows_fall_to_the_ranks(num_rows, payload, tmp_path):
     home = make_home(tmp_path / "tiny")
     held_out = tiny.save_rows(home / "held_out.jsonl", tiny.ROWS[:num_rows])
     run_plan = compile_tiny(
-        home, tmp_path / "run", devices=2, held_out=f'["{held_out}"]', temperature=2.0
+        home,
+        tmp_path / "run",
+        devices=2,
+        held_out=f'["{held_out}"]',
+        temperature=2.0,
+        payload=payload,
+        distill=PAYLOADS[payload],
     )
     run_on_ranks(_check_means, 2, encode(run_plan))
 

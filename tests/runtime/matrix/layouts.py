@@ -12,6 +12,7 @@ NORM_AND_MLP = 'granularity = "selective"\nmodules = ["layernorm", "mlp"]'
 WHOLE_SEQUENCE = "sequence = false"
 VIRTUAL = "pipeline = 2", "virtual_pipeline = 2"
 REPLICATED = {"distributed": "false"}
+LIKELIEST = {"payload": "top_k", "distill": "top_k = 8\nsft_alpha = 0.5"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ MATRIX = {
     "T2 C2": case("qwen3 to llama", 4, "context = 2", tensor=2),
     "T2 D2": case("llama to tied qwen2", 4, tensor=2, **REPLICATED),
     "C2 D2": case("llama to tied qwen2", 4, "context = 2"),
+    "P2 V2 from the likeliest ids": case("qwen3 to llama", 2, *VIRTUAL, **LIKELIEST),
+    "T2 C2 from the likeliest ids": case("qwen3 to llama", 4, "context = 2", tensor=2, **LIKELIEST),
     "experts on one process": case("experts to experts", 1),
     "E2": case("experts to experts", 2, "expert = 2", micro=1),
     "E2 with a replicated optimizer": case("experts to experts", 2, "expert = 2", **REPLICATED),

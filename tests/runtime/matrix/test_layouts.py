@@ -42,7 +42,7 @@ class References:
         if not home.exists():
             make_pair(case.pair, home)
         run_plan = compile_case(case, home)
-        file = home / "two_steps.pt"
+        file = home / f"two_steps_{run_plan.objective.payload}.pt"
         if not file.exists():
             torch.save(textbook(run_plan), file)
         return run_plan, file

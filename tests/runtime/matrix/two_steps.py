@@ -45,6 +45,8 @@ def textbook(plan: RunPlan) -> TwoSteps:
             beta=plan.objective.beta,
             temperature=plan.objective.loss_temperature,
             vocab_size=plan.models.vocab_size,
+            top_k=plan.objective.top_k,
+            sft_alpha=plan.objective.sft_alpha,
         )
         found.losses.append(float(loss))
         if not found.gradients:

@@ -52,6 +52,10 @@ class Draft:
         """Rows of one global batch that one data rank works on."""
         return self.batch.num_micro_batches * self.batch.micro_rows
 
+    def num_micro_batches(self, degrees: AxisDegrees) -> int:
+        """Of a global batch on one data rank of a model."""
+        return max(1, self.batch.global_rows // (self.batch.micro_rows * degrees.data))
+
     def sequence_tokens(self, degrees: AxisDegrees) -> int:
         """Tokens of the longest row, padded so that every axis that splits rows can do so."""
         longest = self.data.max_length + self.sampling.max_completion_length

@@ -1,10 +1,11 @@
 """The plan as one list of typed steps, walked by the outline and by the executor."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from gkdplan.planner.draft import Draft, sampling_roles
 from gkdplan.planner.memory.model import rank_model
-from gkdplan.planner.memory.payload import kept_ids, payload_width
+from gkdplan.planner.memory.payload import kept_ids, payload_bytes, payload_width
 from gkdplan.runplan.steps import (
     AskTeacher,
     Await,
@@ -15,6 +16,7 @@ from gkdplan.runplan.steps import (
     Move,
     OptimizerStep,
     Refit,
+    Reshard,
     Step,
     StudentStep,
     TeacherForward,
@@ -46,6 +48,8 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
         )
     yield from _moves_of(moves, Phase.TEACHER)
     yield _teacher_step(draft)
+    if draft.layout.is_resharded:
+        yield _reshard(draft)
     yield from _moves_of(moves, Phase.STUDENT)
     yield StudentStep(num_micro_batches=draft.batch.num_micro_batches)
     yield from _moves_of(moves, Phase.OPTIMIZER)
@@ -70,12 +74,22 @@ def _teacher_step(draft: Draft) -> AskTeacher | TeacherForward:
     degrees = draft.layout.teacher
     last_stage = degrees.pipeline - 1
     teacher = rank_model(draft.models.teacher, degrees, draft.layout.backend, last_stage)
+    num_micro_batches = draft.num_micro_batches(degrees)
+    num_rows = num_micro_batches * draft.batch.micro_rows
     return TeacherForward(
-        num_micro_batches=draft.batch.num_micro_batches,
+        num_micro_batches=num_micro_batches,
         payload=draft.objective.payload,
-        max_tokens=max_tokens,
+        max_tokens=num_rows * draft.sampling.max_completion_length,
         width=payload_width(teacher, draft.objective),
     )
+
+
+def _reshard(draft: Draft) -> Reshard:
+    student, objective = draft.layout.student, draft.objective
+    teacher = rank_model(draft.models.teacher, draft.layout.teacher, draft.layout.backend, stage=0)
+    num_tokens = draft.rows_per_rank * draft.response_tokens(student)
+    num_bytes = payload_bytes(replace(teacher, tensor=student.tensor), objective, num_tokens)
+    return Reshard(payload=objective.payload, num_bytes=num_bytes)
 
 
 def _moves_of(moves: Sequence[Move], phase: Phase) -> Iterator[Await | Move]:

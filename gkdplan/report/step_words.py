@@ -15,6 +15,7 @@ from gkdplan.runplan.steps import (
     Move,
     OptimizerStep,
     Refit,
+    Reshard,
     Step,
     StudentStep,
     TeacherForward,
@@ -48,6 +49,8 @@ def verb(step: Step) -> str:
             return "await"
         case TeacherForward() | AskTeacher():
             return "teacher"
+        case Reshard():
+            return "reshard"
         case StudentStep():
             return "student"
         case OptimizerStep():
@@ -86,6 +89,9 @@ def sentence(step: Step) -> str:
             rows = plural(step.num_rows, "response")
             kept = f"top_k [{step.max_tokens:,}, {step.top_k:,}]"
             return f"{step.url} scores {rows} a rank, keeps {kept}; its seconds are not predicted"
+        case Reshard():
+            size = format_bytes(step.num_bytes)
+            return f"{step.payload} from where the teacher ends to the loss, <= {size} a rank"
         case StudentStep():
             return f"{step.num_micro_batches} x forward, loss, backward"
         case OptimizerStep():

@@ -4,6 +4,16 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a rank stands on the axes of a model's mesh."""
+
+    tensor: int
+    context: int
+    data: int
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
 class AxisDegrees:
     """Degrees of a model's mesh: tensor x pipeline x context x data is the world size, and of its
     experts expert_tensor x expert x pipeline x expert_data."""
@@ -26,6 +36,19 @@ class AxisDegrees:
     def equals_but_for_experts(self, other: "AxisDegrees") -> bool:
         """Whether every rank has the same place in both meshes, its experts apart."""
         return self == replace(other, expert=self.expert, expert_tensor=self.expert_tensor)
+
+    def rank_at(self, place: Place) -> int:
+        """Megatron's order, tensor fastest, then context, data and pipeline
+        (megatron/core/parallel_state.py)."""
+        of_stage = place.data + self.data * place.stage
+        return place.tensor + self.tensor * (place.context + self.context * of_stage)
+
+    def place_of(self, rank: int) -> Place:
+        """The inverse of `rank_at`."""
+        rest, tensor = divmod(rank, self.tensor)
+        rest, context = divmod(rest, self.context)
+        stage, data = divmod(rest, self.data)
+        return Place(tensor, context, data, stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +73,13 @@ class Layout:
     student: AxisDegrees
     teacher: AxisDegrees
     classes: tuple[RankClass, ...]
+
+    @property
+    def is_resharded(self) -> bool:
+        """Whether the teacher may end on other ranks, or with other rows, tokens or entries of the
+        vocabulary, than the student's loss needs there: the axes of experts cut neither."""
+        ends = [
+            replace(degrees, virtual_pipeline=1, expert=1, expert_tensor=1)
+            for degrees in (self.student, self.teacher)
+        ]
+        return ends[0] != ends[1]

@@ -141,6 +141,11 @@ class DataPlan:
     shuffle: bool
 
 
+def is_head_needed(objective: Objective, data: DataPlan) -> bool:
+    """Whether the loss, or an evaluation, multiplies the teacher's hidden states by its head."""
+    return objective.payload is Payload.HIDDEN or bool(data.eval)
+
+
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
     """`num_micro_batches` of `micro_rows` on each of the data ranks make `global_rows`."""

@@ -101,6 +101,15 @@ class AskTeacher:
 
 
 @dataclass(frozen=True, slots=True)
+class Reshard:
+    """Where the models' layouts differ: what the teacher has kept travels to the ranks that need it
+    for the student's loss; one of them gets `num_bytes` at most."""
+
+    payload: Payload
+    num_bytes: int = field(metadata={"json": "bytes"})
+
+
+@dataclass(frozen=True, slots=True)
 class StudentStep:
     """The student's forward, the loss and the backward, micro-batch by micro-batch."""
 
@@ -140,6 +149,7 @@ Step = (
     | Await
     | TeacherForward
     | AskTeacher
+    | Reshard
     | StudentStep
     | OptimizerStep
     | Evaluate

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from math import lcm
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage
 from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.teacher.payload import teacher_payloads
-from gkdplan.vocab import Payload
+from gkdplan.runtime.teacher.resharding import reshard, resharding_of
+from gkdplan.vocab import Payload, Role
 
 
 def evaluate(session: Session, step: int) -> None:
@@ -22,8 +24,8 @@ def evaluate(session: Session, step: int) -> None:
     session.phases.enter("evaluate")
     totals = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
     with torch.no_grad(), session.residency.everything_on_device():
-        for rows in _rounds(session):
-            totals += _sums(session, rows)
+        for batches in _rounds(session):
+            totals += _sums(session, batches)
     for group in (session.mesh.data_group, session.mesh.pipeline_group):
         dist.all_reduce(totals, group=group)
     divergence, cross_entropy, num_tokens = totals.tolist()
@@ -35,31 +37,34 @@ def evaluate(session: Session, step: int) -> None:
     )
 
 
-def _rounds(session: Session) -> Iterator[list[Row]]:
-    """This rank's rows, a micro-batch for each stage at one time, the same number on every rank.
+def _rounds(session: Session) -> Iterator[list[list[Row]]]:
+    """The micro-batches of all ranks, of either model one for each stage at one time.
 
     Stages wait for each other, and so do ranks that hold each other's experts: a round that has too
     few rows is filled with rows of one token, which has no response.
     """
-    mesh = session.mesh
-    rows = [(e.prompt, e.response) for e in session.held_out.examples if e.response]
-    num_mine = session.plan.batch.micro_rows * mesh.pipeline_size
-    num_rows = num_mine * mesh.data_size
+    rows: list[Row] = [(e.prompt, e.response) for e in session.held_out.examples if e.response]
+    layout, size = session.plan.layout, session.plan.batch.micro_rows
+    num_rows = size * lcm(*(d.data * d.pipeline for d in (layout.student, layout.teacher)))
     filler: Row = ([session.chat.pad_id], [])
     for start in range(0, len(rows), num_rows):
-        mine = rows[start : start + num_rows][mesh.data_rank :: mesh.data_size]
-        yield mine + [filler] * (num_mine - len(mine))
+        found = rows[start : start + num_rows]
+        found += [filler] * (num_rows - len(found))
+        yield [found[i : i + size] for i in range(0, num_rows, size)]
 
 
-def _sums(session: Session, rows: Sequence[Row]) -> Tensor:
+def _sums(session: Session, of_all: Sequence[Sequence[Row]]) -> Tensor:
     """[sum of divergences, sum of cross-entropies, number of tokens] of one round, float64.
 
     Those of this rank's share of the rows, on the last stage; zeros on the others.
     """
     objective = replace(session.plan.objective, payload=Payload.HIDDEN)
     distillation = replace(session.distillation, objective=objective)
-    batches = session.micro_batches(rows)
-    payloads = teacher_payloads(distillation, batches)
+    batches = session.deal(Role.STUDENT, of_all)
+    payloads = teacher_payloads(distillation, session.deal(Role.TEACHER, of_all))
+    if session.plan.layout.is_resharded:
+        resharding = resharding_of(session.plan, of_all, Payload.HIDDEN)
+        payloads = reshard(resharding, payloads, session.mesh.device)
     sums = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
     for batch, payload, hidden in zip(batches, payloads, _hidden(session, batches), strict=False):
         assert payload is not None
@@ -68,7 +73,7 @@ def _sums(session: Session, rows: Sequence[Row]) -> Tensor:
             hidden,
             output_head(session.student[-1]),
             payload.states,
-            output_head(session.teacher[-1]),
+            distillation.teacher_head,
             batch.labels_N,
             beta=objective.beta,
             temperature=objective.loss_temperature,

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.draw import source_of_step
+from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.steps import (
     AskTeacher,
     Await,
@@ -19,21 +20,23 @@ from gkdplan.runplan.steps import (
     Move,
     OptimizerStep,
     Refit,
+    Reshard,
     Step,
     StudentStep,
     TeacherForward,
 )
 from gkdplan.runtime import checkpoint
-from gkdplan.runtime.data.batch import MicroBatch
+from gkdplan.runtime.data.batch import MicroBatch, Row
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.data.order import rows_of_rank, rows_of_step
 from gkdplan.runtime.evaluation import evaluate
-from gkdplan.runtime.responses import log_completions, sample_responses
+from gkdplan.runtime.responses import log_completions, of_all_ranks, sample_responses
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.summary import summarise
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
-from gkdplan.vocab import Phase, Source
+from gkdplan.runtime.teacher.resharding import Resharding, reshard, resharding_of
+from gkdplan.vocab import Phase, Role, Source
 
 
 @dataclass(slots=True)
@@ -49,6 +52,7 @@ class StepState:
     responses: list[tuple[int, ...]] = field(default_factory=list)
     micro_batches: list[MicroBatch] = field(default_factory=list)
     payloads: list[TeacherPayload | None] = field(default_factory=list)
+    resharding: Resharding | None = None
     num_tokens: int = 0
     loss: float = 0.0
     lr: float = 0.0
@@ -108,6 +112,11 @@ class Executor:
                     self._teacher_forward(state)
             case AskTeacher():
                 raise AssertionError("the launcher refuses a teacher behind a server: GK591")
+            case Reshard():
+                assert state.resharding is not None
+                with phases.phase(Phase.TEACHER), torch.no_grad():
+                    device = self.session.mesh.device
+                    state.payloads = reshard(state.resharding, state.payloads, device)
             case StudentStep():
                 with phases.phase(Phase.STUDENT):
                     self._student_step(state)
@@ -126,17 +135,35 @@ class Executor:
                 assert_never(action)
 
     def _generate(self, action: Generate, state: StepState) -> None:
-        state.responses = sample_responses(
-            self.session, action.role, state.examples, self.plan.sampling, state.step
+        examples = self._examples_of(state.step, action.role)
+        responses = sample_responses(
+            self.session, action.role, examples, self.plan.sampling, state.step
         )
+        sampled = {example.row: r for example, r in zip(examples, responses, strict=True)}
+        if self.plan.layout.is_resharded:
+            sampled = of_all_ranks(sampled)
+        state.responses = [sampled[example.row] for example in state.examples]
         log_completions(self.session, state.step, state.source, state.examples, state.responses)
 
     def _teacher_forward(self, state: StepState) -> None:
-        rows = [(e.prompt, r) for e, r in zip(state.examples, state.responses, strict=True)]
-        state.micro_batches = self.session.micro_batches(rows)
+        if self.plan.layout.is_resharded:
+            batches = self._batches_of_all_ranks(state)
+            state.resharding = resharding_of(self.plan, batches, self.plan.objective.payload)
+            state.micro_batches = self.session.deal(Role.STUDENT, batches)
+            of_teacher = self.session.deal(Role.TEACHER, batches)
+        else:
+            rows = [(e.prompt, r) for e, r in zip(state.examples, state.responses, strict=True)]
+            of_teacher = state.micro_batches = self.session.micro_batches(rows)
         state.num_tokens = self._count_tokens(state.micro_batches)
-        distillation = self.session.distillation
-        state.payloads = teacher_payloads(distillation, state.micro_batches)
+        state.payloads = teacher_payloads(self.session.distillation, of_teacher)
+
+    def _batches_of_all_ranks(self, state: StepState) -> list[list[Row]]:
+        """The micro-batches of the global batch, in order."""
+        mine = zip(state.examples, state.responses, strict=True)
+        responses = of_all_ranks({example.row: response for example, response in mine})
+        examples, size = self._examples_of_all_ranks(state.step), self.plan.batch.micro_rows
+        rows: list[Row] = [(example.prompt, responses[example.row]) for example in examples]
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def _count_tokens(self, micro_batches: list[MicroBatch]) -> int:
         """Response tokens of the global batch: the one denominator of its loss."""
@@ -208,14 +235,22 @@ class Executor:
             keep=action.keep,
         )
 
-    def _examples_of(self, step: int) -> list[Example]:
-        plan, mesh = self.plan, self.session.mesh
-        examples = self.session.train.examples
+    def _examples_of(self, step: int, role: Role = Role.STUDENT) -> list[Example]:
+        """Those of this rank's place on the data axis of a model."""
+        examples = self._examples_of_all_ranks(step)
+        degrees: AxisDegrees = getattr(self.plan.layout, role)
+        data_rank = degrees.place_of(self.session.mesh.rank).data
+        micro_batches = rows_of_rank(
+            range(len(examples)), data_rank, degrees.data, self.plan.batch.micro_rows
+        )
+        return [examples[i] for rows in micro_batches for i in rows]
+
+    def _examples_of_all_ranks(self, step: int) -> list[Example]:
+        plan, examples = self.plan, self.session.train.examples
         indices = rows_of_step(
             len(examples), plan.batch.global_rows, step, plan.training.seed, plan.data.shuffle
         )
-        micro_batches = rows_of_rank(indices, mesh.data_rank, mesh.data_size, plan.batch.micro_rows)
-        return [examples[i] for rows in micro_batches for i in rows]
+        return [examples[i] for i in indices]
 
     def _is_due(self, interval: int | None, step: int) -> bool:
         return step == self.plan.training.num_steps or bool(interval and step % interval == 0)

@@ -1,6 +1,6 @@
 """Responses that a model samples for a step, the same in every layout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import torch.distributed as dist
@@ -31,6 +31,13 @@ def sample_responses(
         vocab_size=session.plan.models.vocab_size,
     )
     return [tuple(response) for response in responses]
+
+
+def of_all_ranks(mine: Mapping[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+    """Responses by the numbers of their rows, from every rank; collective over all."""
+    gathered: list[Mapping[int, tuple[int, ...]]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, mine)
+    return {row: response for of_rank in gathered for row, response in of_rank.items()}
 
 
 def log_completions(

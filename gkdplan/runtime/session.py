@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from torch.nn import Parameter
+
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Draw
 from gkdplan.runtime.checkpoint import restore
 from gkdplan.runtime.data.batch import MicroBatch, Row, micro_batches, row_share
 from gkdplan.runtime.data.chat import Chat, load_chat
+from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.data.examples import Examples, load_examples
 from gkdplan.runtime.data.order import require_global_batch
 from gkdplan.runtime.distillation import Distillation
@@ -18,13 +22,14 @@ from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh, init_teacher_mesh
 from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
-from gkdplan.runtime.megatron.weights import draw_weights, load_weights
+from gkdplan.runtime.megatron.weights import draw_weights, load_output_head, load_weights
 from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Phases, Position
 from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.residency import Residency, keep_teacher_on_host
 from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.vocab import Role, Source, Tier
 
 
@@ -42,6 +47,7 @@ class Session:
     held_out: Examples
     student: Sequence[Any]
     teacher: Sequence[Any]
+    teacher_head: Tensor | None
     student_source: Path
     trainer: Trainer
     residency: Residency
@@ -57,7 +63,11 @@ class Session:
     def distillation(self) -> Distillation:
         plan = self.plan
         return Distillation(
-            self.teacher, plan.objective, plan.models.vocab_size, self.mesh.tensor_group
+            self.teacher,
+            plan.objective,
+            plan.models.vocab_size,
+            self.mesh.tensor_group,
+            self.teacher_head,
         )
 
     def micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
@@ -73,6 +83,13 @@ class Session:
             one_width=self.mesh.pipeline_size > 1,
         )
         return [batch.to(self.mesh.device) for batch in batches]
+
+    def deal(self, role: Role, batches: Sequence[Sequence[Row]]) -> list[MicroBatch]:
+        """This rank's share of the micro-batches of all ranks, for one of the models, on its
+        device."""
+        degrees = getattr(self.plan.layout, role)
+        dealt = Deal(degrees, batches).micro_batches(self.mesh.rank, self.chat.pad_id)
+        return [batch.to(self.mesh.device) for batch in dealt]
 
     def model(self, role: Role) -> Sequence[Any]:
         return self.student if role is Role.STUDENT else self.teacher
@@ -110,6 +127,9 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     teacher = build_chunks(plan.models.teacher, plan.layout.teacher, teacher_mesh, trainable=False)
     teacher_source = _directory_of(Role.TEACHER, plan.models.teacher)
     load_weights(teacher, teacher_source, plan.models.teacher, teacher_mesh)
+    head = head_of_loss(plan, mesh, teacher)
+    if head is not None and not isinstance(head, Parameter):
+        load_output_head(head, teacher_source, plan.models.teacher, mesh)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
         keep_teacher_on_host(residency, teacher)
@@ -117,6 +137,8 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     if start_step:
         restore(directory.checkpoint(start_step), plan, trainer, mesh)
     meter.adopt(_resident_tensors([*student, *teacher], trainer))
+    if head is not None:
+        meter.adopt([head])
 
     return Session(
         plan=plan,
@@ -128,6 +150,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         held_out=held_out,
         student=student,
         teacher=teacher,
+        teacher_head=head,
         student_source=student_source,
         trainer=trainer,
         residency=residency,

@@ -63,12 +63,11 @@ def student_loss(
         )
     if objective.payload is Payload.LOGITS:
         return jsd_logits(hidden_NH @ head_VH.t(), states, weights_N, inplace=True, **options)
-    teacher_head_VG = output_head(distillation.teacher[-1])
     return jsd_linear(
         hidden_NH,
         head_VH,
         states,
-        teacher_head_VG,
+        distillation.teacher_head,
         weights_N,
         chunk_tokens=chunk_tokens,
         **options,

@@ -8,13 +8,14 @@ step before the one that is counted makes what stays: Adam's moments and Megatro
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
+from math import lcm
 from typing import assert_never
 
 from gkdplan import __version__
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runplan.layout import RankClass
+from gkdplan.runplan.layout import AxisDegrees, RankClass
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import (
     AskTeacher,
@@ -26,10 +27,12 @@ from gkdplan.runplan.steps import (
     Move,
     OptimizerStep,
     Refit,
+    Reshard,
     StudentStep,
     TeacherForward,
 )
-from gkdplan.runtime.data.batch import MicroBatch, RowShare, collate, row_share
+from gkdplan.runtime.data.batch import MicroBatch, Row, row_share
+from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.fake_world import fake_world
@@ -38,7 +41,9 @@ from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.residency import Residency, keep_teacher_on_host
 from gkdplan.runtime.student import student_forward
+from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
+from gkdplan.runtime.teacher.resharding import reshard, resharding_of
 from gkdplan.vocab import Phase, Tier
 
 NUM_LOSS_CHUNKS = 2
@@ -47,8 +52,7 @@ NUM_LOSS_CHUNKS = 2
 def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
     """Peak live bytes of the phases teacher, student and optimizer, for each class of ranks.
 
-    `plan.layout.backend` must be "gloo". Raises UserError for a teacher with a layout of its own
-    or behind a server.
+    `plan.layout.backend` must be "gloo". Raises UserError for a teacher behind a server.
     """
     if plan.models.teacher.server_url is not None:
         raise UserError(
@@ -60,45 +64,35 @@ def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
                 help=('remove `[teacher.server]`, with `distill.payload = "top_k"` in its place',),
             )
         )
-    if not _is_on_one_mesh(plan):
-        raise UserError(
-            error(
-                "GK590",
-                "a trace of a teacher with a layout of its own is not yet available in gkdplan "
-                f"{__version__}",
-                "teacher.parallel",
-                help=("remove `teacher.parallel`, to trace both models on the student's layout",),
-            )
-        )
     return {rank_class: _trace_class(plan, rank_class) for rank_class in plan.layout.classes}
-
-
-def _is_on_one_mesh(plan: RunPlan) -> bool:
-    """Whether the teacher has the student's layout, expert axes apart where one model is dense."""
-    student, teacher = plan.layout.student, plan.layout.teacher
-    if None in (plan.models.student.shape.moe, plan.models.teacher.shape.moe):
-        teacher = replace(teacher, expert=student.expert, expert_tensor=student.expert_tensor)
-    return teacher == student
 
 
 def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:
     """The peaks on the rank where they are most.
 
-    Ranks of the context axis differ by the response tokens in their share of a row, and where the
-    optimizer's state is divided over the data and context axes ranks differ by their pieces of it.
-    Traced are a rank with the most tokens, of those the one that owns most, and those of all that
-    own most and whose update makes most.
+    Ranks of the context axis, of either model, differ by the response tokens in their share of a
+    row, and where the optimizer's state is divided over the data and context axes ranks differ by
+    their pieces of it. Traced are a rank with the most tokens, of those the one that owns most, and
+    those of all that own most and whose update makes most.
     """
-    start, degrees = rank_class.ranks[0][0], plan.layout.student
-    tokens_at = _context_rank_of_most_tokens(plan)
-    first, pieces = _trace_rank(plan, start + tokens_at * degrees.tensor)
-    places = range(len(pieces))
+    ranks = range(*rank_class.ranks[0])
+    fullest = _ranks_of_most_tokens(plan, plan.layout.student, ranks)
+    first, owned = _trace_rank(plan, fullest[0])
+    num_places = len(owned)
+
+    def pieces(rank: int) -> list[int]:
+        return owned[rank // plan.layout.student.tensor % num_places]
+
     others = {
-        max(places, key=lambda place: sum(pieces[place])),
-        max(places, key=lambda place: _largest_update(pieces[place])),
-        max(places[tokens_at :: degrees.context], key=lambda place: sum(pieces[place]), default=0),
+        max(ranks, key=lambda rank: sum(pieces(rank))),
+        max(ranks, key=lambda rank: _largest_update(pieces(rank))),
+        max(fullest, key=lambda rank: sum(pieces(rank))),
     }
-    peaks = [_trace_rank(plan, start + p * degrees.tensor)[0] for p in others - {tokens_at}]
+    if plan.layout.is_resharded:
+        of_teacher = _ranks_of_most_tokens(plan, plan.layout.teacher, ranks)
+        both = [rank for rank in of_teacher if rank in fullest]
+        others |= {of_teacher[0], *both[:1]}
+    peaks = [_trace_rank(plan, rank)[0] for rank in others - {fullest[0]}]
     return {phase: max(of_rank[phase] for of_rank in (first, *peaks)) for phase in first}
 
 
@@ -108,12 +102,14 @@ def _largest_update(pieces: list[int]) -> int:
     return max((2 * num + before for before, num in pairwise((0, *pieces))), default=0)
 
 
-def _context_rank_of_most_tokens(plan: RunPlan) -> int:
-    """By the response tokens of a row that fills the plan."""
-    degrees, prompt = plan.layout.student, plan.data.max_length
+def _ranks_of_most_tokens(plan: RunPlan, degrees: AxisDegrees, ranks: range) -> list[int]:
+    """By the response tokens of a row that fills the plan, in a model's share of it."""
+    prompt = plan.data.max_length
     learnt = range(prompt - 1, prompt - 1 + plan.sampling.max_completion_length)
-    places = [row_share(degrees, rank).places(learnt.stop + 1) for rank in range(degrees.context)]
-    return max(range(degrees.context), key=lambda rank: sum(p in learnt for p in places[rank]))
+    shares = [row_share(degrees, context) for context in range(degrees.context)]
+    num_tokens = [sum(p in learnt for p in share.places(learnt.stop + 1)) for share in shares]
+    of_ranks = [num_tokens[degrees.place_of(rank).context] for rank in ranks]
+    return [rank for rank, num in zip(ranks, of_ranks, strict=True) if num == max(of_ranks)]
 
 
 def _trace_rank(plan: RunPlan, rank: int) -> tuple[dict[Phase, int], list[list[int]]]:
@@ -139,9 +135,11 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     parameters = [parameter for chunk in (*student, *teacher) for parameter in chunk.parameters()]
     meter.adopt([*parameters, *trainer.resident_tensors()])
     vocab_size = plan.models.vocab_size
-    distillation = Distillation(teacher, plan.objective, vocab_size, mesh.tensor_group)
-    share = row_share(plan.layout.student, mesh.context_rank)
-    return TracedStep(plan, distillation, residency, trainer, meter, share)
+    head = head_of_loss(plan, mesh, teacher)
+    if head is not None:
+        meter.adopt([head])
+    distillation = Distillation(teacher, plan.objective, vocab_size, mesh.tensor_group, head)
+    return TracedStep(plan, distillation, residency, trainer, meter, mesh)
 
 
 @dataclass(slots=True)
@@ -153,18 +151,23 @@ class TracedStep:
     residency: Residency
     trainer: Trainer
     meter: LiveBytes
-    share: RowShare
+    mesh: Mesh
     peak_bytes: dict[Phase, int] = field(default_factory=dict)
 
     def warm_up(self) -> None:
         """A short step, which makes what stays."""
-        self._walk(self._unit, response_tokens=1)
+        layout = self.plan.layout
+        self._walk(lcm(*(_unit(d) * d.data for d in (layout.student, layout.teacher))), 1)
 
     def run(self) -> None:
         """A full step; `peak_bytes` holds its peaks."""
-        self._walk(self.plan.batch.num_micro_batches, self.plan.sampling.max_completion_length)
+        self.peak_bytes.clear()
+        num_micro_batches = self.plan.batch.num_micro_batches * self.plan.layout.student.data
+        self._walk(num_micro_batches, self.plan.sampling.max_completion_length)
 
     def _walk(self, num_micro_batches: int, response_tokens: int) -> None:
+        """On `num_micro_batches` of all ranks."""
+        batches = self._batches(num_micro_batches, response_tokens)
         micro_batches: list[MicroBatch] = []
         payloads: list[TeacherPayload | None] = []
         for action in self.plan.steps:
@@ -175,10 +178,14 @@ class TracedStep:
                     self.residency.await_copy(action.object)
                 case TeacherForward():
                     with self._phase(Phase.TEACHER):
-                        micro_batches += self._collate(num_micro_batches, response_tokens)
-                        payloads += self._teacher_forward(micro_batches)
+                        micro_batches += self._deal(self.plan.layout.student, batches)
+                        payloads += self._teacher_forward(batches, micro_batches)
                 case AskTeacher():
                     raise AssertionError("a teacher behind a server is not traced: GK590")
+                case Reshard():
+                    with self._phase(Phase.TEACHER):
+                        resharding = resharding_of(self.plan, batches, action.payload)
+                        payloads = reshard(resharding, payloads, self.mesh.device)
                 case StudentStep():
                     with self._phase(Phase.STUDENT):
                         self._student_step(micro_batches, payloads)
@@ -195,20 +202,27 @@ class TracedStep:
     def _phase(self, phase: Phase) -> Iterator[None]:
         self.meter.mark_phase()
         yield
-        self.peak_bytes[phase] = self.meter.peak_bytes
+        self.peak_bytes[phase] = max(self.peak_bytes.get(phase, 0), self.meter.peak_bytes)
 
-    def _collate(self, num_micro_batches: int, response_tokens: int) -> list[MicroBatch]:
+    def _batches(self, num_micro_batches: int, response_tokens: int) -> list[list[Row]]:
         """Rows as long as the plan allows, `response_tokens` of each to be learnt."""
         longest = self.plan.data.max_length + self.plan.sampling.max_completion_length
         row = ([0] * (longest - response_tokens), [0] * response_tokens)
-        rows = [row] * self.plan.batch.micro_rows
-        return [collate(rows, pad_id=0, share=self.share) for _ in range(num_micro_batches)]
+        return [[row] * self.plan.batch.micro_rows] * num_micro_batches
 
-    def _teacher_forward(self, micro_batches: list[MicroBatch]) -> list[TeacherPayload | None]:
+    def _deal(self, degrees: AxisDegrees, batches: list[list[Row]]) -> list[MicroBatch]:
+        return Deal(degrees, batches).micro_batches(self.mesh.rank, pad_id=0)
+
+    def _teacher_forward(
+        self, batches: list[list[Row]], of_student: list[MicroBatch]
+    ) -> list[TeacherPayload | None]:
         """The payload of every micro-batch, those between the first and the last not computed."""
-        early, last = micro_batches[: -self._num_repeats], micro_batches[-self._num_repeats :]
-        first = teacher_payloads(self.distillation, early[: self._unit])
-        others = [_alike(first[0]) for _ in early[self._unit :]]
+        layout, degrees = self.plan.layout, self.plan.layout.teacher
+        micro_batches = self._deal(degrees, batches) if layout.is_resharded else of_student
+        unit, num_repeats = _unit(degrees), _num_repeats(degrees)
+        early, last = micro_batches[:-num_repeats], micro_batches[-num_repeats:]
+        first = teacher_payloads(self.distillation, early[:unit])
+        others = [_alike(first[0]) for _ in early[unit:]]
         return [*first, *others, *teacher_payloads(self.distillation, last)]
 
     def _student_step(
@@ -217,24 +231,22 @@ class TracedStep:
         pairs = list(zip(micro_batches, payloads, strict=True))
         num_tokens = sum(batch.num_response_tokens for batch in micro_batches)
         self.trainer.forward_backward(
-            pairs[: self._num_repeats],
+            pairs[: _num_repeats(self.plan.layout.student)],
             lambda chunk, pair: student_forward(
                 self.distillation, chunk, *pair, num_tokens, self.plan.objective.sft_alpha
             ),
             shape=tuple(micro_batches[0].tokens_BS.shape),
         )
 
-    @property
-    def _unit(self) -> int:
-        """Micro-batches that a schedule takes at one time: interleaved ones take a group."""
-        degrees = self.plan.layout.student
-        return degrees.pipeline if degrees.virtual_pipeline > 1 else 1
 
-    @property
-    def _num_repeats(self) -> int:
-        """Micro-batches after which a schedule repeats itself: those in flight and one more."""
-        degrees = self.plan.layout.student
-        return 3 * self._unit if degrees.virtual_pipeline > 1 else degrees.pipeline + 1
+def _unit(degrees: AxisDegrees) -> int:
+    """Micro-batches that a schedule takes at one time: interleaved ones take a group."""
+    return degrees.pipeline if degrees.virtual_pipeline > 1 else 1
+
+
+def _num_repeats(degrees: AxisDegrees) -> int:
+    """Micro-batches after which a schedule repeats itself: those in flight and one more."""
+    return 3 * _unit(degrees) if degrees.virtual_pipeline > 1 else degrees.pipeline + 1
 
 
 def _alike(payload: TeacherPayload | None) -> TeacherPayload | None:

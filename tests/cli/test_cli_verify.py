@@ -108,10 +108,3 @@ def test_a_state_on_the_host_is_not_traced_in_silence(plan, capsys):
     Path(plan).write_text(f'{PLAN}[optimizer]\noffload = "cpu"\n', encoding="utf-8")
     assert run(["verify", plan, "--trace"]) == 1
     assert "error[GK591]: `gkdplan verify --trace` does not yet trace" in capsys.readouterr().err
-
-
-def test_a_teacher_with_a_layout_of_its_own_is_refused_by_name(plan, capsys):
-    own = PLAN.replace("[distill]", "[teacher.parallel]\npipeline = 2\n[distill]")
-    Path("plan.toml").write_text(own, encoding="utf-8")
-    assert run(["verify", plan, "--trace"]) == 1
-    assert "error[GK590]: a trace of a teacher with a layout of its own" in capsys.readouterr().err

@@ -190,18 +190,3 @@ def test_a_node_holds_the_teacher_of_all_its_ranks():
     layers = 10 * 3_540_096 * 4
     assert priced.ledger.host_bytes_per_node == 3 * layers + 2 * MATRIX * 4
     assert {move.num_bytes for move in priced.moves} == {layers + MATRIX * 4}
-
-
-def test_a_payload_on_its_way_lies_on_the_last_stages_of_both_models():
-    # The student ends on ranks 3 to 5, the teacher, without pipeline, on every rank.
-    tables = PIPELINE | {
-        "teacher": {"model": "teacher", "parallel": {"pipeline": 1}},
-    }
-    ledger = price(plan(**tables), facts(SMOLLM2, SMOLLM2)).ledger
-    rows = [
-        [memory.phases[phase].rows.get("payload (hidden)", 0) for memory in ledger.classes]
-        for phase in (Phase.TEACHER, Phase.STUDENT)
-    ]
-    # One row of 32 response tokens on each of the teacher's six ranks, made there; two rows on each
-    # of the student's three, where both lie in the teacher's phase.
-    assert rows == [[32 * 576 * 4, 96 * 576 * 4], [0, 64 * 576 * 4]]

@@ -7,6 +7,7 @@ from settled_collectives import settled
 
 from gkdplan.runplan.codec import decode
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime import trace as trace_module
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import Mesh, close_mesh, init_mesh
 from gkdplan.runtime.trace import TracedStep, build_step
@@ -31,7 +32,8 @@ def check_peaks(lock: str, traced: list[dict[str, int]]) -> None:
     trace of its stage does, to a thousandth."""
     run_plan = decode(lock)
     step, mesh = build_real_step(run_plan)
-    every_micro_batch = patch.object(TracedStep, "_num_repeats", run_plan.batch.num_micro_batches)
+    num_micro_batches = run_plan.batch.num_micro_batches
+    every_micro_batch = patch.object(trace_module, "_num_repeats", lambda _: num_micro_batches)
     with settled(), step.meter, every_micro_batch:
         step.warm_up()
         step.run()

@@ -18,8 +18,9 @@ from gkdplan.planner.memory.activations import Batch, layer_bytes
 from gkdplan.planner.memory.model import rank_model
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime import trace as trace_module
 from gkdplan.runtime.megatron.fake_world import fake_world
-from gkdplan.runtime.trace import TracedStep, build_step, trace
+from gkdplan.runtime.trace import build_step, trace
 from gkdplan.vocab import Phase
 
 FILLED = {"prompt": 40, "completion": 24, "truncation": "right", "steps": 2, "micro": 2}
@@ -88,7 +89,7 @@ def test_micro_batches_that_are_not_run_would_add_their_loss_alone(home, tmp_pat
     """A float32 scalar each, on the last stage, beside the payload that is there without a run."""
     plan = compile_tiny(home, tmp_path / "run", **FILLED, **LAYOUTS["virtual pipeline"])
     num_run, num = 6, plan.batch.num_micro_batches
-    with patch.object(TracedStep, "_num_repeats", num):
+    with patch.object(trace_module, "_num_repeats", lambda _: num):
         first_run, last_run = trace(plan).values()
     first, last = trace(plan).values()
     assert first == first_run

@@ -59,7 +59,8 @@ class Loss:
         """What the teacher's rank passes through memory to find the likeliest ids of a chunk: its
         logits, with its hidden states or the buckets beside them; where a tensor group searches
         together, with the likeliest of all its ranks."""
-        logits = self.chunk_tokens * self._ids * FP32_BYTES
+        ids = min(self.vocab_size, self.teacher.vocab_rows)
+        logits = self.chunk_tokens * ids * FP32_BYTES
         passing = max(self._states_bytes(self.teacher), self._buckets(1))
         if self.teacher.tensor > 1:
             candidates = (1 + 2 * self.teacher.tensor) * 2 * FP64_BYTES

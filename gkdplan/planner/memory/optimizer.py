@@ -24,10 +24,12 @@ Span = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class GradientBuffer:
     """Parameters whose gradients lie in one array; a distributed optimizer cuts each of its buckets
-    into `num_shards`, one for each rank that holds the same parameters."""
+    into `num_shards`, one for each rank that holds the same parameters, of which `shards` count
+    (None: all)."""
 
     parameters: tuple[Parameter, ...]
     num_shards: int
+    shards: range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,12 @@ class TrainingState:
 
 
 @lru_cache(maxsize=1024)
-def state_of_rank(model: RankModel, degrees: AxisDegrees, *, distributed: bool) -> TrainingState:
+def state_of_rank(
+    model: RankModel, degrees: AxisDegrees, ranks: range | None = None, *, distributed: bool
+) -> TrainingState:
     """`training_state` of a rank's share of a model, beside which frozen parameters only lie.
+
+    It is that of `ranks` of the stage, counted from its first (None: all).
 
     Every chunk of layers has a buffer of its own, which a distributed optimizer divides over the
     ranks of the data and context axes, and where experts are divided one for them, divided over the
@@ -58,12 +64,22 @@ def state_of_rank(model: RankModel, degrees: AxisDegrees, *, distributed: bool) 
     for chunk in model.trained_chunks:
         shared = tuple(parameter for parameter in chunk if not parameter.is_divided)
         divided = tuple(parameter for parameter in chunk if parameter.is_divided)
-        buffers.append(GradientBuffer(shared, degrees.data * degrees.context))
+        num_shards, sharers = degrees.data * degrees.context, degrees.tensor
+        buffers.append(GradientBuffer(shared, num_shards, _shards(ranks, sharers)))
         if divided:
-            buffers.append(GradientBuffer(divided, degrees.expert_data))
+            sharers = degrees.expert_tensor * degrees.expert
+            shards = _shards(ranks, sharers)
+            buffers.append(GradientBuffer(divided, degrees.expert_data, shards))
     state = training_state(tuple(buffers), model.dtype, distributed=distributed)
     frozen_bytes = model.num_frozen_elements * model.dtype.num_bytes
     return replace(state, parameter_bytes=state.parameter_bytes + frozen_bytes)
+
+
+def _shards(ranks: range | None, num_neighbours: int) -> range | None:
+    """Those of the ranks; `num_neighbours` in a row have other parameters and the same shard."""
+    if ranks is None:
+        return None
+    return range(ranks.start // num_neighbours, (ranks.stop - 1) // num_neighbours + 1)
 
 
 def training_state(
@@ -128,28 +144,32 @@ def _buckets(buffer: GradientBuffer, distributed: bool) -> Iterator[_Bucket]:
         return
     before = 0
     for _, run in groupby(reversed(buffer.parameters), key=lambda parameter: parameter.is_shared):
-        bucket, before = _cut_bucket(tuple(run), buffer.num_shards, before)
+        bucket, before = _cut_bucket(tuple(run), buffer, before)
         yield bucket
 
 
 def _cut_bucket(
-    parameters: tuple[Parameter, ...], num_shards: int, before: int
+    parameters: tuple[Parameter, ...], buffer: GradientBuffer, before: int
 ) -> tuple[_Bucket, int]:
     """A bucket, and the largest piece that is the last of any shard; `before` is that of the bucket
     before it."""
+    num_shards, shards = buffer.num_shards, buffer.shards or range(buffer.num_shards)
     spans, length = _place(parameters, num_shards)
     shard = length // num_shards
-    if max(end - start for start, end in spans) >= 2 * shard - 1:
+    longest = max(end - start for start, end in spans)
+    if longest >= 2 * shard - 1 and len(shards) == num_shards:
         return _Bucket(length, shard, 2 * shard + min(before, shard)), shard
-    owned = [0] * num_shards
-    updates = [_Update(before) for _ in range(num_shards)]
+    owned = dict.fromkeys(shards, 0)
+    updates = {rank: _Update(before) for rank in shards}
     for parameter, (start, end) in zip(parameters, spans, strict=True):
-        for rank in range(start // shard, (end - 1) // shard + 1):
+        first, last = start // shard, (end - 1) // shard
+        for rank in range(max(first, shards.start), min(last + 1, shards.stop)):
             piece = min(end, (rank + 1) * shard) - max(start, rank * shard)
             owned[rank] += piece
             updates[rank].of(piece, parameter.is_vector)
-    largest = max(update.largest for update in updates)
-    return _Bucket(length, max(owned), largest), max(update.before for update in updates)
+    largest = max(update.largest for update in updates.values())
+    last_piece = max(update.before for update in updates.values())
+    return _Bucket(length, max(owned.values()), largest), last_piece
 
 
 def _place(parameters: tuple[Parameter, ...], num_shards: int) -> tuple[list[Span], int]:

@@ -52,10 +52,6 @@ class Rank:
         return self.draft.models.teacher.server_url is None
 
     @property
-    def has_teacher_head(self) -> bool:
-        return self.teacher.model.stage.is_last or self.has_loss
-
-    @property
     def loss(self) -> Loss:
         return Loss(
             self.student.model,
@@ -83,17 +79,28 @@ def rank_of_class(draft: Draft, ranks: RankClass) -> Rank:
         draft,
         _share(draft, student, layout.student),
         _share(draft, teacher, layout.teacher),
-        state_of_rank(student, layout.student, distributed=draft.optimizer.distributed),
+        state_of_rank(
+            student,
+            layout.student,
+            _ranks_of_stage(draft, ranks),
+            distributed=draft.optimizer.distributed,
+        ),
     )
+
+
+def _ranks_of_stage(draft: Draft, ranks: RankClass) -> range:
+    """Those of the class, counted from the first of the student's stage."""
+    layout = draft.layout
+    start, end = ranks.ranks[0]
+    first = ranks.stage * (layout.world_size // layout.student.pipeline)
+    return range(start - first, end - first)
 
 
 def _share(draft: Draft, model: RankModel, degrees: AxisDegrees) -> Share:
     micro_rows = draft.batch.micro_rows
-    tokens = draft.sequence_tokens(degrees) // degrees.context
-    rows_of_all_ranks = draft.rows_per_rank * draft.layout.student.data
     return Share(
         model,
-        Batch(micro_rows, tokens),
-        max(micro_rows, rows_of_all_ranks // degrees.data),
+        Batch(micro_rows, draft.sequence_tokens(degrees) // degrees.context),
+        micro_rows * draft.num_micro_batches(degrees),
         micro_rows * draft.response_tokens(degrees),
     )

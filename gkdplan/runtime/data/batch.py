@@ -70,11 +70,6 @@ def row_share(degrees: AxisDegrees, context_rank: int) -> RowShare:
     return RowShare(context_rank, degrees.context, degrees.context * lcm(2, num_shares))
 
 
-def collate(rows: Sequence[Row], pad_id: int, share: RowShare = WHOLE_ROWS) -> MicroBatch:
-    """One micro-batch of (prompt, response) pairs; prompts hold at least one token."""
-    return _collate(rows, pad_id, share, _width(rows))
-
-
 def micro_batches(
     rows: Sequence[Row], size: int, pad_id: int, share: RowShare, *, one_width: bool
 ) -> list[MicroBatch]:
@@ -85,17 +80,21 @@ def micro_batches(
     get_tensor_shapes).
     """
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-    widest = max(map(_width, batches), default=0)
-    return [
-        _collate(batch, pad_id, share, widest if one_width else _width(batch)) for batch in batches
-    ]
+    widest = width_of(rows) if one_width and rows else None
+    return [collate(batch, pad_id, share, widest) for batch in batches]
 
 
-def _width(rows: Sequence[Row]) -> int:
+def width_of(rows: Sequence[Row]) -> int:
+    """Tokens of the longest."""
     return max(len(prompt) + len(response) for prompt, response in rows)
 
 
-def _collate(rows: Sequence[Row], pad_id: int, share: RowShare, width: int) -> MicroBatch:
+def collate(
+    rows: Sequence[Row], pad_id: int, share: RowShare = WHOLE_ROWS, width: int | None = None
+) -> MicroBatch:
+    """One micro-batch of rows, padded to `width` tokens, or to the longest; prompts hold at least
+    one token."""
+    width = width_of(rows) if width is None else width
     assert all(prompt for prompt, _ in rows), "a first response token needs a predecessor"
     here = {place: index for index, place in enumerate(share.places(width))}
     tokens, predict, labels = [], [], []

@@ -15,6 +15,7 @@ from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.megatron.decoder import Decoder
 from gkdplan.runtime.megatron.inference_state import inference_state
 from gkdplan.runtime.megatron.kv_cache import KeyValueCache
+from gkdplan.runtime.megatron.mesh import tensor_group_of
 from gkdplan.runtime.rollout.sampling import sample, uniforms
 
 PREFILL_TOKENS = 8192
@@ -50,7 +51,7 @@ def generate(
     """
     if not prompts:
         return []
-    with inference_state(chunks):
+    with inference_state(chunks), tensor_group_of(chunks[0].pg_collection):
         num_positions = max(map(len, prompts)) + sampling.max_completion_length
         decoder = Decoder(chunks, num_positions)
         cache = KeyValueCache(decoder, [len(p) for p in prompts], sampling.max_completion_length)

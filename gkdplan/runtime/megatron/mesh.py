@@ -122,6 +122,19 @@ def num_chunks_of_stages(degrees: AxisDegrees) -> int | None:
     return degrees.virtual_pipeline if degrees.virtual_pipeline > 1 else None
 
 
+@contextmanager
+def tensor_group_of(groups: ProcessGroupCollection) -> Iterator[None]:
+    """While entered, the tensor group of `groups` is that of parallel_state, which attention asks
+    where ranks share kv heads (megatron/core/transformer/attention.py,
+    get_query_key_value_tensors)."""
+    group = parallel_state.get_tensor_model_parallel_group()
+    parallel_state._TENSOR_MODEL_PARALLEL_GROUP = groups.tp
+    try:
+        yield
+    finally:
+        parallel_state._TENSOR_MODEL_PARALLEL_GROUP = group
+
+
 def close_mesh() -> None:
     """Destroy the groups that `init_mesh` built, with what a teacher shares of them;
     torch.distributed itself stays up."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.forward import padded_length
+from gkdplan.runtime.megatron.mesh import tensor_group_of
 
 T = TypeVar("T")
 ForwardStep = Callable[[Iterator[T], Any], tuple[Tensor, Callable[..., Any]]]
@@ -44,7 +45,7 @@ def run_schedule(
     num_rows, num_tokens = shape or (None, None)
     if num_tokens is not None:
         num_tokens = padded_length(config, num_tokens) * config.context_parallel_size
-    with platform.megatron_calls():
+    with platform.megatron_calls(), tensor_group_of(groups):
         results = schedule(
             forward_step_func=forward_step,
             data_iterator=[iter(micro_batches) for _ in chunks],

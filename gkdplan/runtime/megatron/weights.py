@@ -37,6 +37,14 @@ def load_weights(chunks: Sequence[GPTModel], directory: Path, plan: ModelPlan, m
         _fill(chunks, plan, mesh, checkpoint.read)
 
 
+def load_output_head(head: Tensor, directory: Path, plan: ModelPlan, mesh: Mesh) -> None:
+    """Fill `head` [V/t, H] with the rows of this tensor rank of `mesh`, from the safetensors of
+    `directory`, which `load_weights` has found good. Rows past the checkpoint's are zero."""
+    (piece,) = slices_of_ranks(plan, mesh, "output_layer.weight")[mesh.tensor_rank]
+    with Checkpoint(directory) as checkpoint:
+        _fill_rows(head, checkpoint.read(piece))
+
+
 @torch.no_grad()
 def draw_weights(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, seed: int) -> None:
     """Fill every parameter but adapters' at random, as `drawn_weights` says: the model's weights
@@ -76,8 +84,12 @@ def _fill(
         layout = slices_of_ranks(plan, mesh, name)[sharing_group(mesh, name).rank()]
         values = torch.cat([read(piece) for piece in layout], layout[0].dim)
         if layout[0].tensor in ("model.embed_tokens.weight", "lm_head.weight"):
-            parameter[: len(values)].copy_(values)
-            parameter[len(values) :].zero_()
+            _fill_rows(parameter, values)
         else:
             assert values.shape == parameter.shape, name
             parameter.copy_(values)
+
+
+def _fill_rows(matrix: Tensor, values: Tensor) -> None:
+    matrix[: len(values)].copy_(values)
+    matrix[len(values) :].zero_()

@@ -70,7 +70,7 @@ def _keep(distillation: Distillation, chunk: Any, states: Tensor) -> TeacherPayl
         objective.top_k,
         temperature=objective.loss_temperature,
         chunk_tokens=objective.chunk_tokens,
-        group=distillation.tensor_group,
+        group=chunk.pg_collection.tp,
         vocab_size=distillation.vocab_size,
     )
     return TeacherPayload(known)

@@ -68,6 +68,19 @@ MATRIX = {
     "P2 V2 D2": case("qwen3 to llama", 4, *VIRTUAL, micro=1, **REPLICATED),
     "T2 C2": case("qwen3 to llama", 4, "context = 2", tensor=2),
     "T2 D2": case("llama to tied qwen2", 4, tensor=2, **REPLICATED),
+    "D2 of a teacher with T2": case("qwen3 to llama", 2, teacher="tensor = 2"),
+    "P2 of a teacher with T2 and logits": case(
+        "llama to tied qwen2", 2, "pipeline = 2", teacher="tensor = 2", payload="logits"
+    ),
+    "T2 of a teacher with C2 and logits": case(
+        "qwen3 to llama", 2, tensor=2, teacher="context = 2", payload="logits"
+    ),
+    "T2 P2 of a teacher with T4": case(
+        "qwen3 to llama", 4, "pipeline = 2", tensor=2, teacher="tensor = 4"
+    ),
+    "C2 of a teacher with P2": case(
+        "llama to tied qwen2", 2, "context = 2", teacher="pipeline = 2"
+    ),
     "C2 D2": case("llama to tied qwen2", 4, "context = 2"),
     "P2 V2 from the likeliest ids": case("qwen3 to llama", 2, *VIRTUAL, **LIKELIEST),
     "T2 C2 from the likeliest ids": case("qwen3 to llama", 4, "context = 2", tensor=2, **LIKELIEST),

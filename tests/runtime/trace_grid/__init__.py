@@ -9,6 +9,7 @@ from trace_grid import (
     experts,
     pipelines,
     recompute,
+    teachers,
     top_k,
 )
 from trace_grid.plan import compile_configuration
@@ -22,6 +23,7 @@ GRID = {
     **context.CONFIGURATIONS,
     **adapters.CONFIGURATIONS,
     **experts.CONFIGURATIONS,
+    **teachers.CONFIGURATIONS,
     **expert_layouts.CONFIGURATIONS,
     **top_k.CONFIGURATIONS,
 }
@@ -38,6 +40,8 @@ IN_EVERY_RUN = (
     "tiny dense to experts, expert 2",
     "tiny experts to dense",
     "mixtral 8x7B expert 8",
+    "tiny experts of expert 2 to dense tensor 2",
+    "qwen2.5 1.5B of tensor 2 to 0.5B data 2 logits",
     "mixtral 8x7B pipeline 2 expert 4 block 1",
     "qwen3 30B-A3B tensor 2 expert 8 moe and layernorm",
     "smol fp32 top 64 with sft",

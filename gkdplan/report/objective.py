@@ -34,7 +34,7 @@ def card_rows(run_plan: RunPlan) -> list[tuple[str, str]]:
         ("loss", loss_formula(objective)),
         *_sft(objective),
         ("beta", meaning_of_beta(objective.beta)),
-        ("elsewhere", translations(objective.beta)),
+        ("elsewhere", _elsewhere(objective)),
         ("vocabulary", vocabulary(run_plan)),
         ("top-k", top_k_treatment(run_plan)),
         ("temperature", temperatures(run_plan)),
@@ -82,6 +82,13 @@ def translations(beta: float) -> str:
     """The same divergence in TRL's GKDTrainer, ms-swift and KDFlow: docs/objective.md."""
     kdflow = {0.0: "kl", 1.0: "rkl"}.get(beta, f"jsd, jsd_beta {1 - beta:g}")
     return f"TRL beta {beta:g}; ms-swift beta {beta:g}; KDFlow {kdflow}"
+
+
+def _elsewhere(objective: Objective) -> str:
+    """Of likeliest ids with a tail there is no setting that means the same."""
+    if objective.top_k is None:
+        return translations(objective.beta)
+    return "no setting of TRL's GKDTrainer, ms-swift or KDFlow has a tail: docs/objective.md"
 
 
 def vocabulary(run_plan: RunPlan) -> str:

@@ -70,6 +70,7 @@ def test_the_card_says_that_it_is_top_k():
     tables = BEHIND | {"distill": {"loss_temperature": 1.0, "sft_alpha": 0.5}}
     card = dict(card_rows(compiled(tables)))
     assert card["top-k"].startswith("t and s are over 16 ids, the teacher's likeliest")
+    assert card["elsewhere"].startswith("no setting of TRL's GKDTrainer, ms-swift or KDFlow")
     assert card["payload"].startswith("the teacher's 16 likeliest ids, as its server gives them")
     assert card["sft"].startswith("0.5 x the label's -log s, s at temperature 1, is added")
 

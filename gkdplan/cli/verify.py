@@ -33,7 +33,7 @@ def verify(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Run a plan's step at reduced size and hold it against one process."""
+    """Hold a plan's step, at reduced size, against one process."""
     compiled = compile_file(path)
     run_plan = _decided(compiled)
     if not json:

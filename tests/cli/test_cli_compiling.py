@@ -8,10 +8,10 @@ name = "nowhere"
 model = "no/such-model"
 [teacher]
 model = "no/such-model"
-[distill]
-sft_alpha = 0.5
 [data]
 train = ["rows.jsonl"]
+[run]
+loggers = ["wandb"]
 """
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gloo_ranks import run_on_ranks
 from silent_session import open_silently
-from tiny_plans import compile_tiny, make_home
+from tiny_plans import compile_plan_text, compile_tiny, make_home, plan_text
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor, StepState
@@ -62,6 +62,14 @@ def test_a_tied_student_learns_alike_from_an_untied_teacher_on_the_host(tmp_path
     )
     assert run_plan.models.student.shape.tied_embeddings
     assert not run_plan.models.teacher.shape.tied_embeddings
+    run_on_ranks(_check_grid, 2, encode(run_plan))
+
+
+def test_the_likeliest_ids_of_a_teacher_over_other_axes_travel(home, tmp_path):
+    """From a tensor axis, on the host between steps, to two data ranks."""
+    changes = {"devices": 2, "distributed": "false", "payload": "top_k", "offload": "cpu"}
+    text = plan_text(home, tmp_path / "run", **changes, **PAYLOADS["top_k"])
+    run_plan = compile_plan_text(f"{text}\n[teacher.parallel]\ntensor = 2\n")
     run_on_ranks(_check_grid, 2, encode(run_plan))
 
 

@@ -12,10 +12,19 @@ import pytest
 import torch
 from gloo_ranks import run_on_ranks
 from tiny_models import hidden_states, load_hf, plan_of, start_mesh
+from tiny_training import (
+    CONSTANT_RATE,
+    DATA_2,
+    ONE,
+    TENSOR_2,
+    TENSOR_2_SEQUENCE,
+    VOCAB_SIZE,
+    loss_of_logits,
+)
 from torch import Tensor
 
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import LoraPlan, ModelPlan, OptimizerPlan, Recompute
+from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.megatron.lora import draw_adapters, is_adapter
 from gkdplan.runtime.megatron.mesh import Mesh
@@ -25,27 +34,10 @@ from gkdplan.runtime.megatron.weights import load_weights
 from gkdplan.shape import PROJECTIONS
 from gkdplan.vocab import Dtype
 
-ONE = AxisDegrees(tensor=1, sequence=False, data=1)
-TENSOR_2 = AxisDegrees(tensor=2, sequence=False, data=1)
-TENSOR_2_SEQUENCE = AxisDegrees(tensor=2, sequence=True, data=1)
-DATA_2 = AxisDegrees(tensor=1, sequence=False, data=2)
 FAMILIES = ("llama-tied", "qwen2", "qwen3")
 TARGETS = (PROJECTIONS, ("q_proj", "v_proj", "up_proj"), ("o_proj",))
 NO_RECOMPUTE = Recompute()
 RANK, ALPHA = 3, 5.0
-VOCAB_SIZE = 101
-OPTIMIZER = OptimizerPlan(
-    name="adamw",
-    lr=1e-2,
-    min_lr=1e-2,
-    schedule="constant",
-    warmup_steps=0,
-    weight_decay=0.0,
-    betas=(0.9, 0.95),
-    eps=1e-4,
-    clip_grad=0.0,
-    distributed=False,
-)
 
 
 def test_adapters_have_the_gradients_of_merged_weights_on_one_process(checkpoints: Path) -> None:
@@ -117,7 +109,7 @@ def _assert_gradients(
     assert len(adapters) == 2 * len(targets) * plan.shape.num_layers
     for key, (parameter, cut) in adapters.items():
         parameter.data.copy_(cut(factors[key]))
-    trainer = Trainer([model], OPTIMIZER, mesh, num_steps=1)
+    trainer = Trainer([model], CONSTANT_RATE, mesh, num_steps=1)
     share = _micro_batches()[mesh.data_rank :: mesh.data_size]
     loss = trainer.forward_backward(share, _megatron_loss)
     torch.distributed.all_reduce(loss)
@@ -181,7 +173,7 @@ def _reference(model: Any, factors: dict[str, Tensor]) -> tuple[Tensor, dict[str
     loss = torch.zeros((), dtype=torch.float64)
     for tokens_BS in _micro_batches():
         logits = torch.func.functional_call(model, merged, (tokens_BS,)).logits
-        loss = loss + _loss(logits.flatten(0, 1))
+        loss = loss + loss_of_logits(logits.flatten(0, 1))
     gradients = torch.autograd.grad(loss, list(factors.values()))
     return loss.detach(), dict(zip(factors, gradients, strict=True))
 
@@ -191,18 +183,11 @@ def _micro_batches() -> list[Tensor]:
     return [torch.randint(0, VOCAB_SIZE, (2, n), generator=generator) for n in (11, 24)]
 
 
-def _loss(logits_NV: Tensor, first_id: int = 0) -> Tensor:
-    """A sum over tokens and ids, so that any share of the ids has its part of it."""
-    ids = torch.arange(first_id, first_id + logits_NV.size(1))
-    coefficients = torch.where(ids < VOCAB_SIZE, torch.sin(ids + 1.0), 0.0)
-    return (torch.tanh(0.2 * logits_NV) * coefficients).sum() / 50
-
-
 def _megatron_loss(model: Any, tokens_BS: Tensor) -> Tensor:
     head_VH = output_head(model)
     every_token = torch.arange(tokens_BS.numel())
     logits_NV = response_hidden(model, tokens_BS, every_token) @ head_VH.t()
-    return _loss(logits_NV, model.pg_collection.tp.rank() * len(head_VH))
+    return loss_of_logits(logits_NV, model.pg_collection.tp.rank() * len(head_VH))
 
 
 def _check_drawn(checkpoints: Path) -> None:

@@ -13,6 +13,15 @@ import torch
 from gloo_ranks import run_on_ranks
 from safetensors.torch import load_file, save_file
 from tiny_models import load_hf, plan_of, start_mesh
+from tiny_training import (
+    CONSTANT_RATE,
+    DATA_2,
+    ONE,
+    TENSOR_2,
+    TENSOR_2_SEQUENCE,
+    VOCAB_SIZE,
+    loss_of_logits,
+)
 from torch import Tensor
 
 from gkdplan.runplan.layout import AxisDegrees
@@ -24,24 +33,9 @@ from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import full_tensors, load_weights
 from gkdplan.vocab import Dtype
 
-ONE = AxisDegrees(tensor=1, sequence=False, data=1)
-TENSOR_2 = AxisDegrees(tensor=2, sequence=False, data=1)
-TENSOR_2_SEQUENCE = AxisDegrees(tensor=2, sequence=True, data=1)
-DATA_2 = AxisDegrees(tensor=1, sequence=False, data=2)
-
-VOCAB_SIZE = 101
 NUM_STEPS = 6
-OPTIMIZER = OptimizerPlan(
-    name="adamw",
-    lr=1e-2,
-    min_lr=1e-3,
-    schedule="cosine",
-    warmup_steps=2,
-    weight_decay=0.3,
-    betas=(0.9, 0.95),
-    eps=1e-4,
-    clip_grad=0.1,
-    distributed=False,
+OPTIMIZER = replace(
+    CONSTANT_RATE, min_lr=1e-3, schedule="cosine", warmup_steps=2, weight_decay=0.3, clip_grad=0.1
 )
 # Linear to 1e-2 over 2 updates, then 1e-3 + 9e-3 (1 + cos(pi (k - 2) / 4)) / 2 for k = 3 to 6.
 RATES = [5e-3, 1e-2, 8.681981e-3, 5.5e-3, 2.318019e-3, 1e-3]
@@ -109,7 +103,7 @@ def _torch_steps(model: Any, plan: OptimizerPlan) -> Iterator[dict[str, Any]]:
     )
     for rate in RATES:
         loss = sum(
-            _loss(model(tokens_BS).logits.flatten(0, 1)[_predict(tokens_BS)])
+            loss_of_logits(model(tokens_BS).logits.flatten(0, 1)[_predict(tokens_BS)])
             for tokens_BS in _micro_batches()
         )
         loss.backward()
@@ -140,17 +134,10 @@ def _predict(tokens_BS: Tensor) -> Tensor:
     return torch.arange(4, tokens_BS.numel(), 3)
 
 
-def _loss(logits_NV: Tensor, first_id: int = 0) -> Tensor:
-    """A sum over tokens and ids, so that any share of the ids has its part of it."""
-    ids = torch.arange(first_id, first_id + logits_NV.size(1))
-    coefficients = torch.where(ids < VOCAB_SIZE, torch.sin(ids + 1.0), 0.0)
-    return (torch.tanh(0.2 * logits_NV) * coefficients).sum() / 50
-
-
 def _megatron_loss(model: Any, tokens_BS: Tensor) -> Tensor:
     head_VH = output_head(model)
     logits_NV = response_hidden(model, tokens_BS, _predict(tokens_BS)) @ head_VH.t()
-    return _loss(logits_NV, model.pg_collection.tp.rank() * len(head_VH))
+    return loss_of_logits(logits_NV, model.pg_collection.tp.rank() * len(head_VH))
 
 
 def _trainer(

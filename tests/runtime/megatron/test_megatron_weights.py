@@ -13,6 +13,7 @@ from gloo_ranks import run_on_ranks
 from megatron.core.models.gpt.gpt_model import GPTModel
 from safetensors.torch import load_file
 from tiny_models import TINY, WITH_EXPERTS, hidden_states, load_hf, plan_of, start_mesh
+from tiny_training import DATA_2, ONE, TENSOR_2, TENSOR_2_SEQUENCE
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -30,10 +31,6 @@ from gkdplan.runtime.megatron.weights import (
 from gkdplan.vocab import Dtype
 
 DENSE = tuple(name for name in TINY if name not in WITH_EXPERTS)
-ONE = AxisDegrees(tensor=1, sequence=False, data=1)
-TENSOR_2 = AxisDegrees(tensor=2, sequence=False, data=1)
-TENSOR_2_SEQUENCE = AxisDegrees(tensor=2, sequence=True, data=1)
-DATA_2 = AxisDegrees(tensor=1, sequence=False, data=2)
 PIPELINE_2 = replace(ONE, pipeline=2)
 INTERLEAVED = replace(PIPELINE_2, virtual_pipeline=2)
 EXPERT_2 = replace(DATA_2, expert=2)

@@ -26,6 +26,7 @@ tensor = {tensor}
 [teacher]
 model = "{home}/teacher"
 offload = "{offload}"
+{teacher}
 {prefetch}
 [distill]
 beta = {beta}
@@ -61,6 +62,7 @@ DEFAULTS = {
     "parallel": "",
     "recompute": "",
     "offload": "none",
+    "teacher": "",
     "prefetch": "",
     "beta": 0.5,
     "lmbda": 0.0,

@@ -11,6 +11,9 @@ _ONLY_SAID = {
     "inputs.teacher.origin",
     "layout.classes",
     "ledger",
+    "models.student.prefetch",
+    "models.teacher.prefetch",
+    "optimizer.prefetch",
     "timing",
     "schedule",
     "steps.bytes",
@@ -20,8 +23,8 @@ _ONLY_SAID = {
     "steps.max_tokens",
     "steps.width",
 }
-"""Names, places and prices, by JSON path without list indices. The moves of `schedule` are among
-`steps`, where what moves, when and where to is read, and bytes and seconds are not."""
+"""Names, places, wishes and prices, by JSON path without list indices. The moves of `schedule` are
+among `steps`, where what moves, when and where to is read, and bytes and seconds are not."""
 
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:

@@ -33,10 +33,6 @@ class AxisDegrees:
         ranks_of_a_stage = self.tensor * self.context * self.data
         return ranks_of_a_stage // (self.expert_tensor * self.expert)
 
-    def equals_but_for_experts(self, other: "AxisDegrees") -> bool:
-        """Whether every rank has the same place in both meshes, its experts apart."""
-        return self == replace(other, expert=self.expert, expert_tensor=self.expert_tensor)
-
     def rank_at(self, place: Place) -> int:
         """Megatron's order, tensor fastest, then context, data and pipeline
         (megatron/core/parallel_state.py)."""

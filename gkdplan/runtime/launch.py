@@ -121,11 +121,9 @@ def check_machine(run_plan: RunPlan) -> None:
 
 def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What was planned and what this executor has no code for."""
-    layout, models = run_plan.layout, run_plan.models
-    if layout.num_nodes > 1:
-        yield _planned_only("cluster.num_nodes", layout.num_nodes)
-    if not layout.student.equals_but_for_experts(layout.teacher):
-        yield _planned_only("teacher.parallel", "a layout of its own")
+    num_nodes, models = run_plan.layout.num_nodes, run_plan.models
+    if num_nodes > 1:
+        yield _planned_only("cluster.num_nodes", num_nodes)
     if models.teacher.server_url is not None:
         yield _planned_only("teacher.server", models.teacher.server_url)
     if models.student.lora is not None:

@@ -231,16 +231,11 @@ def test_what_is_not_available_is_refused_by_name(path, tables):
     assert compilation.run_plan is None
 
 
-TWO_RANKS = {"devices_per_node": 2}
-
-
 @pytest.mark.parametrize(
     ("path", "tables"),
     [
         ("cluster.num_nodes", {"cluster": {"num_nodes": 2}}),
         ("student.tuning", {"student": {"tuning": "lora"}}),
-        ("teacher.parallel", {"cluster": TWO_RANKS, "teacher": {"parallel": {"pipeline": 2}}}),
-        ("teacher.parallel", {"cluster": TWO_RANKS, "teacher": {"parallel": {"tensor": 2}}}),
         ("optimizer.offload", {"optimizer": {"offload": "cpu"}}),
     ],
 )

@@ -3,6 +3,7 @@
 The processes stay alive for the next call, since importing torch and megatron takes seconds.
 """
 
+import gc
 import os
 import tempfile
 import time
@@ -18,6 +19,8 @@ from unittest.mock import patch
 
 import torch
 import torch.multiprocessing as mp
+
+from gkdplan.runtime.megatron.mesh import close_mesh
 
 CHILD_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -86,7 +89,8 @@ _ranks = cache(Ranks)
 
 
 def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:
-    """Answer calls, each in a world of its own: a group's threads live until it is destroyed."""
+    """Answer calls, each in a world of its own. A group's threads live, and poll, until it is
+    destroyed and nothing holds it: models that hold themselves in a circle hold it too."""
     torch.set_num_threads(1)
     for number in count():
         try:
@@ -106,4 +110,6 @@ def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:
             pipe.send(traceback.format_exc())
         else:
             pipe.send(None)
+        close_mesh()
         torch.distributed.destroy_process_group()
+        gc.collect()

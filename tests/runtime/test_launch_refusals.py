@@ -18,10 +18,6 @@ def refused(run_plan: RunPlan) -> list[str | None]:
     return [found.path for found in refusal.value.diagnostics]
 
 
-def with_layout(run_plan: RunPlan, **changes: Any) -> RunPlan:
-    return replace(run_plan, layout=replace(run_plan.layout, **changes))
-
-
 def with_student(run_plan: RunPlan, **changes: Any) -> RunPlan:
     student = replace(run_plan.models.student, **changes)
     return replace(run_plan, models=replace(run_plan.models, student=student))
@@ -29,13 +25,6 @@ def with_student(run_plan: RunPlan, **changes: Any) -> RunPlan:
 
 def test_what_this_executor_runs_is_not_refused(run_plan):
     check_machine(run_plan)
-
-
-def test_a_teacher_of_another_layout_is_refused_but_not_other_experts(run_plan):
-    student = run_plan.layout.student
-    for degrees in (replace(student, pipeline=2), replace(student, virtual_pipeline=2)):
-        assert refused(with_layout(run_plan, teacher=degrees)) == ["teacher.parallel"]
-    check_machine(with_layout(run_plan, teacher=replace(student, expert=2)))
 
 
 def test_a_teacher_behind_a_server_is_refused(run_plan):
@@ -60,6 +49,6 @@ def test_vllm_is_refused_also_on_a_server(run_plan):
 
 
 def test_everything_comes_at_once(run_plan):
-    several = with_layout(run_plan, num_nodes=2)
+    several = replace(run_plan, layout=replace(run_plan.layout, num_nodes=2))
     several = with_student(several, lora=LoraPlan(8, 32.0, 0.0, ("q_proj",), 1))
     assert refused(several) == ["cluster.num_nodes", "student.tuning"]

@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from gloo_ranks import run_on_ranks
+from settled_collectives import settled
 from silent_session import open_silently
 from tiny_plans import compile_tiny
 
@@ -53,8 +54,9 @@ def test_measured_peaks_are_within_a_tenth_of_the_planned(layout, source, home, 
 
 def _run_two_steps(lock: str) -> None:
     session = open_silently(lock)
-    for step in (1, 2):
-        Executor(session)._run_step(step)
+    with settled():
+        for step in (1, 2):
+            Executor(session)._run_step(step)
     session.metrics.close()
     planned = session.plan.ledger.classes[0].phases[Phase.CHECKPOINT].rows
     gradients, adam = _training_bytes(session)

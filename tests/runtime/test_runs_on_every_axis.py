@@ -36,6 +36,9 @@ LAYOUTS = {
         "pipeline, block recompute": {"parallel": "pipeline = 2", "recompute": BLOCK},
         "tensor, uniform recompute": {"tensor": 2, "recompute": UNIFORM},
         "data, selective recompute": {"micro": 1, "recompute": SELECTIVE},
+        "data, a teacher over tensor": {"micro": 1, "teacher": "[teacher.parallel]\ntensor = 2"},
+        "context, a teacher in stages, logits": {"parallel": "context = 2", "payload": "logits"}
+        | {"teacher": "[teacher.parallel]\npipeline = 2"},
     },
     "experts": {
         "data": {"micro": 1},

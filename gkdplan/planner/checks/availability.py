@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from gkdplan import __version__
 from gkdplan.diagnostics import Severity
 from gkdplan.planner.checks.rule import Finding, plan_rule
-from gkdplan.planner.layout import axis_degrees, teacher_parallel, world_size_of
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine
 
@@ -59,7 +58,6 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
     """Every value that is planned and priced, and that `gkdplan run` refuses."""
     if plan.cluster.num_nodes > 1:
         yield not_yet_run("cluster.num_nodes", plan.cluster.num_nodes)
-    yield from _teacher_layout_not_run(plan)
     if plan.teacher.server is not None:
         yield not_yet_run("teacher.server.url", plan.teacher.server.url)
     if plan.student.tuning != "full":
@@ -71,20 +69,6 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
 
 
 RULES = (feature_is_available, value_is_run)
-
-
-def _teacher_layout_not_run(plan: Plan) -> Iterator[Finding]:
-    world_size = world_size_of(plan.cluster)
-    student = axis_degrees(plan.student.parallel, world_size)
-    teacher = axis_degrees(teacher_parallel(plan), world_size)
-    if not student.equals_but_for_experts(teacher):
-        yield Finding(
-            "`gkdplan run` does not yet run a teacher with a layout of its own in gkdplan "
-            f"{__version__}",
-            "teacher.parallel",
-            label="planned, but not yet run",
-            notes=("only its expert axes may differ from the student's",),
-        )
 
 
 def not_yet_run(path: str, value: object) -> Finding:

@@ -52,7 +52,21 @@ LAYOUTS = {
         "expert": {"parallel": "expert = 2", "teacher": "[teacher.parallel]\ntensor = 1"},
     },
 }
-CASES = [(models, layout) for models, layouts in LAYOUTS.items() for layout in layouts]
+IN_EVERY_RUN = {
+    "uneven pipeline",
+    "virtual pipeline",
+    "context, replicated optimizer",
+    "data, a teacher over tensor",
+    "expert, recomputed experts",
+    "expert tensor",
+    "expert",
+}
+"""The other runs go with `pytest -m grid`."""
+CASES = [
+    pytest.param(models, layout, marks=() if layout in IN_EVERY_RUN else pytest.mark.grid)
+    for models, layouts in LAYOUTS.items()
+    for layout in layouts
+]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from unittest.mock import patch
 
 import torch
 import torch.multiprocessing as mp
+from megatron.core.distributed import DistributedDataParallel
 
 from gkdplan.runtime.megatron.mesh import close_mesh
 
 CHILD_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
     "GLOO_SOCKET_IFNAME": "lo",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -89,8 +89,7 @@ _ranks = cache(Ranks)
 
 
 def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:
-    """Answer calls, each in a world of its own. A group's threads live, and poll, until it is
-    destroyed and nothing holds it: models that hold themselves in a circle hold it too."""
+    """Answer calls, each in a world of its own, whose groups' threads end with it."""
     torch.set_num_threads(1)
     for number in count():
         try:
@@ -112,4 +111,14 @@ def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:
             pipe.send(None)
         close_mesh()
         torch.distributed.destroy_process_group()
-        gc.collect()
+        _let_go_of_groups()
+
+
+def _let_go_of_groups() -> None:
+    """A group's threads poll until nothing holds it. Megatron's data-parallel wrapper, which does,
+    holds itself through hooks of autograd's nodes, where no collector of garbage sees the circle.
+    """
+    for thing in gc.get_objects():
+        if type(thing) is DistributedDataParallel:
+            thing.grad_accs.clear()
+    gc.collect()

@@ -1,11 +1,13 @@
 """What `gkdplan verify` runs: small plans that keep every axis, and a judgement that sees what is
 broken on purpose."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 import torch.distributed as dist
 from gloo_ranks import run_on_ranks
 
@@ -16,6 +18,7 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.rehearsal import Claim
 from gkdplan.runtime.rehearsal.launch import judge
+from gkdplan.runtime.rehearsal.outcome import Outcome, difference, size_of
 from gkdplan.runtime.rehearsal.worker import ALONE
 
 PLAN = """
@@ -151,3 +154,19 @@ def _rehearse(locks: dict[str, str], home: Path, breaking: Callable[[], None]) -
         dist.barrier()
     finally:
         patch.stopall()
+
+
+@pytest.mark.parametrize("order", [("right", "spoilt"), ("spoilt", "right")])
+def test_what_is_no_number_is_infinitely_far_off(order) -> None:
+    right = Outcome(1.0, {name: torch.ones(2) for name in order})
+    spoilt = Outcome(math.nan, right.gradients | {"spoilt": torch.tensor([1.0, math.nan])})
+    for found in (size_of([right, spoilt]), difference([right, spoilt], [right])):
+        assert (found.loss, found.gradient, found.parameter) == (math.inf, math.inf, "spoilt")
+
+
+def test_an_outcome_is_read_as_it_was_written(tmp_path: Path) -> None:
+    Outcome(1 / 3, {"a.weight": torch.tensor([1e-30, 2.0])}).save(tmp_path / "outcome")
+    found = Outcome.load(tmp_path / "outcome")
+    assert found.loss == 1 / 3
+    assert torch.equal(found.gradients.pop("a.weight"), torch.tensor([1e-30, 2.0]))
+    assert not found.gradients

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from gkdplan.runplan.codec import decode
@@ -17,10 +16,10 @@ from gkdplan.runtime.session import open_session
 
 def rehearse(locks: dict[str, str], home: str, position: Position) -> None:
     """The first step of every lock, on the ranks of the default process group; its outcome is
-    `home`/NAME.rank_R.pt."""
+    `home`/NAME.rank_R.safetensors."""
     for name, lock in locks.items():
-        outcome = _outcome(lock, position)
-        torch.save(outcome, Path(home) / f"{name}.rank_{dist.get_rank()}.pt")
+        file = Path(home) / f"{name}.rank_{dist.get_rank()}.safetensors"
+        _outcome(lock, position).save(file)
 
 
 def _outcome(lock: str, position: Position) -> Outcome:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -62,5 +61,4 @@ def judge(home: Path) -> tuple[Check, ...]:
 
 def _outcomes(home: Path, name: str) -> list[Outcome]:
     """Of every rank that ran it."""
-    files = sorted(home.glob(f"{name}.rank_*.pt"))
-    return [torch.load(file, weights_only=False) for file in files]
+    return [Outcome.load(file) for file in sorted(home.glob(f"{name}.rank_*.safetensors"))]

@@ -1,9 +1,16 @@
 """What one step of a plan gives on each rank, and how two plans' steps differ."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+_LOSS = "loss"
+"""The name of the loss beside gradients under their parameters' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +20,15 @@ class Outcome:
 
     loss: float
     gradients: dict[str, Tensor]
+
+    def save(self, file: Path) -> None:
+        save_file({_LOSS: torch.tensor(self.loss, dtype=torch.float64), **self.gradients}, file)
+
+    @classmethod
+    def load(cls, file: Path) -> "Outcome":
+        """What `save` has written."""
+        gradients = load_file(file)
+        return cls(gradients.pop(_LOSS).item(), gradients)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +43,12 @@ class Difference:
 
 def size_of(outcomes: list[Outcome]) -> Difference:
     """How far outcomes are from nothing: the loss, and the largest element of any gradient."""
-    largest = {
-        name: float(gradient.abs().max())
+    largest = [
+        (_finite(float(gradient.abs().max())), name)
         for outcome in outcomes
         for name, gradient in outcome.gradients.items()
-    }
-    worst = max(largest, key=largest.__getitem__)
-    return Difference(max(abs(o.loss) for o in outcomes), largest[worst], worst)
+    ]
+    return Difference(_largest(outcome.loss for outcome in outcomes), *max(largest))
 
 
 def difference(outcomes: list[Outcome], reference: list[Outcome]) -> Difference:
@@ -46,7 +61,7 @@ def difference(outcomes: list[Outcome], reference: list[Outcome]) -> Difference:
             errors[name].append(_relative(gradient, expected[name]))
     farthest = {name: max(found, default=math.inf) for name, found in errors.items()}
     worst = max(farthest, key=farthest.__getitem__)
-    loss = max(abs(outcome.loss / reference[0].loss - 1) for outcome in outcomes)
+    loss = _largest(outcome.loss / reference[0].loss - 1 for outcome in outcomes)
     return Difference(loss, farthest[worst], worst)
 
 
@@ -54,4 +69,13 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     """A gradient that is 0 must be 0."""
     if not expected.any():
         return math.inf if found.any() else 0.0
-    return float((found.double() - expected).norm() / expected.double().norm())
+    return _finite(float((found.double() - expected).norm() / expected.double().norm()))
+
+
+def _largest(errors: Iterable[float]) -> float:
+    return max(_finite(abs(error)) for error in errors)
+
+
+def _finite(error: float) -> float:
+    """What is no number is infinitely far off: `max` would pass it over."""
+    return math.inf if math.isnan(error) else error

@@ -10,19 +10,20 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cache
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import psutil
 import torch
 import torch.multiprocessing as mp
 from megatron.core.distributed import DistributedDataParallel
 
 from gkdplan.runtime.megatron.mesh import close_mesh
 
+MAX_THREADS = 100
 CHILD_ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
     "HF_HUB_OFFLINE": "1",
@@ -36,15 +37,19 @@ def run_on_ranks(
 ) -> None:
     """Call `function(*args)` on each rank; a child's failure raises here with its traceback.
 
-    `function` must be importable: a plain function of a test module. After a failure the
-    processes are replaced, as the others may wait in a collective.
+    `function` must be importable: a plain function of a test module. The processes are replaced
+    after a failure, as the others may wait in a collective, and where they have too many threads.
     """
+    ranks = _WORLDS.pop(num_ranks, None) or Ranks(num_ranks)
     try:
-        _ranks(num_ranks).run(function, args, timeout_s)
+        ranks.run(function, args, timeout_s)
     except BaseException:
-        _ranks(num_ranks).kill()
-        _ranks.cache_clear()
+        ranks.kill()
         raise
+    if ranks.num_threads > MAX_THREADS:
+        ranks.kill()
+    else:
+        _WORLDS[num_ranks] = ranks
 
 
 class Ranks:
@@ -80,12 +85,18 @@ class Ranks:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{function.__name__} ran past {timeout_s} s")
 
+    @property
+    def num_threads(self) -> int:
+        """Those of the first rank: what a test left of gloo's groups, whose threads poll."""
+        return psutil.Process(self._processes[0].pid).num_threads()
+
     def kill(self) -> None:
         for process in self._processes:
             process.kill()
 
 
-_ranks = cache(Ranks)
+_WORLDS: dict[int, Ranks] = {}
+"""Processes that wait for a call, by their number."""
 
 
 def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:

@@ -12,9 +12,16 @@ def most_response_tokens(prompt: int, response: int, width: int, context: int) -
     if context == 1:
         return response
     piece, start = width // (2 * context), prompt - 1
+    last = 2 * context - 1
 
     def learnt(index: int) -> int:
         first, end = max(index * piece, start), min((index + 1) * piece, start + response)
         return max(0, end - first)
 
-    return max(learnt(rank) + learnt(2 * context - 1 - rank) for rank in range(context))
+    def rank_of(index: int) -> int:
+        return max(0, min(index, last - index))
+
+    # Of two pieces beside each other only those at the ends of the response differ.
+    ends = start // piece, (start + response - 1) // piece
+    ranks = {0, context - 1, *(rank_of(end + step) for end in ends for step in (-1, 0, 1))}
+    return max(learnt(rank) + learnt(last - rank) for rank in ranks)

@@ -108,3 +108,8 @@ def test_the_planner_counts_the_response_tokens_of_the_fullest_context_rank(
     width = -(-(prompt + response) // multiple) * multiple
     assert most_response_tokens(prompt, response, width, context) == max(counts)
     assert sum(counts) == response
+
+
+def test_the_fullest_rank_of_a_billion_is_found_without_asking_each():
+    billion = 10**9
+    assert most_response_tokens(billion, billion, 4 * billion, billion) == 2

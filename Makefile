@@ -23,7 +23,7 @@ lint: $(INSTALLED)
 
 unit: export OMP_NUM_THREADS ?= 1
 unit: $(INSTALLED) $(TEACHER)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: $(INSTALLED) $(TEACHER)
 	$(BIN)/python benchmarks/check_cold.py

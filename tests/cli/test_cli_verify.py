@@ -84,15 +84,16 @@ def test_a_gpu_plan_is_traced_and_priced_for_the_cpu_and_says_so(plan, capsys):
 
 
 def test_a_phase_that_misses_by_more_than_a_hundredth_exits_with_1(plan, capsys, monkeypatch):
-    real = trace.trace
-    monkeypatch.setattr(
-        trace,
-        "trace",
-        lambda plan: {
-            rank_class: {phase: int(num_bytes * 1.011) for phase, num_bytes in peaks.items()}
-            for rank_class, peaks in real(plan).items()
-        },
-    )
+    def more_than_planned(run_plan):
+        classes = zip(run_plan.layout.classes, run_plan.ledger.classes, strict=True)
+        return {
+            rank_class: {
+                phase: int(memory.peak_bytes * 1.011) for phase, memory in priced.phases.items()
+            }
+            for rank_class, priced in classes
+        }
+
+    monkeypatch.setattr(trace, "trace", more_than_planned)
     assert run(["verify", plan, "--trace"]) == 1
     assert "not every traced phase is within 1%" in capsys.readouterr().out
 

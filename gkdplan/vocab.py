@@ -68,6 +68,13 @@ class Engine(StrEnum):
     NONE = "none"
 
 
+class Kernels(StrEnum):
+    """Whose modules a model's layers are made of."""
+
+    TRANSFORMER_ENGINE = "transformer_engine"
+    TORCH = "torch"
+
+
 class Payload(StrEnum):
     """What travels from the teacher to the student's loss."""
 

@@ -9,7 +9,7 @@ from gkdplan.runplan.ledger import ClassMemory, Ledger, PhaseMemory
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.schedule import Schedule
 from gkdplan.shape import ModelShape
-from gkdplan.vocab import Dtype, Engine, Payload, Phase, Role, Source, Tier, Verdict
+from gkdplan.vocab import Dtype, Engine, Kernels, Payload, Phase, Role, Source, Tier, Verdict
 
 settings.register_profile("loaded machine", deadline=None)
 settings.load_profile("loaded machine")
@@ -142,6 +142,7 @@ def run_plan() -> model.RunPlan:
             layout=Layout(
                 device="cpu",
                 backend="gloo",
+                kernels=Kernels.TORCH,
                 num_nodes=1,
                 devices_per_node=2,
                 world_size=2,

@@ -89,9 +89,10 @@ def compile_file(path: str | None) -> Compiled:
 
 
 def compile_for_device(compiled: Compiled, device: str) -> Compiled:
-    """A compiled plan once more, with another `cluster.device`; findings have no places."""
+    """A compiled plan once more, with another `cluster.device` and the kernels that it has without
+    being asked; findings have no places."""
     assert compiled.plan is not None
-    cluster = compiled.plan.cluster.model_copy(update={"device": device})
+    cluster = compiled.plan.cluster.model_copy(update={"device": device, "kernels": None})
     return compile_loaded(compiled.plan.model_copy(update={"cluster": cluster}))
 
 

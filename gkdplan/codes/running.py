@@ -128,6 +128,11 @@ CODES: dict[str, Code] = {
         "Leaving it out would compute another function than the checkpoint's.",
         "Name a model of a family that gkdplan knows; adapters must be merged first.",
     ),
+    "GK525": Code(
+        "kernels that are not installed",
+        "Transformer Engine was asked for, or is the default on GPUs; others keep other bytes.",
+        'Set `cluster.kernels = "torch"`, or install Transformer Engine.',
+    ),
     "GK530": Code(
         "a rank raised",
         "One rank's failure ends all: the others would wait for it for ever.",

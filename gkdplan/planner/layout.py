@@ -7,6 +7,7 @@ from math import lcm
 from gkdplan.facts.model import Device
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
 from gkdplan.spec.plan import Cluster, Parallel, Plan
+from gkdplan.vocab import Kernels
 
 
 def assign_ranks(plan: Plan, device: Device) -> Layout:
@@ -21,6 +22,7 @@ def assign_ranks(plan: Plan, device: Device) -> Layout:
     return Layout(
         device=device.key,
         backend=device.backend,
+        kernels=kernels_of(plan, device),
         num_nodes=plan.cluster.num_nodes,
         devices_per_node=plan.cluster.devices_per_node,
         world_size=world_size,
@@ -28,6 +30,12 @@ def assign_ranks(plan: Plan, device: Device) -> Layout:
         teacher=axis_degrees(teacher_parallel(plan), world_size),
         classes=tuple(_classes(plan, world_size)),
     )
+
+
+def kernels_of(plan: Plan, device: Device) -> Kernels:
+    """As the plan says; where it says nothing, Transformer Engine's wherever there are such."""
+    has_others = device.backend == "nccl"
+    return plan.cluster.kernels or (Kernels.TRANSFORMER_ENGINE if has_others else Kernels.TORCH)
 
 
 def stage_layers(num_layers: int, parallel: Parallel) -> tuple[tuple[int, ...], ...]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gkdplan.planner.draft import Draft, sampling_roles
-from gkdplan.planner.memory.model import rank_model
+from gkdplan.planner.memory.model import fused_of, rank_model
 from gkdplan.planner.memory.payload import kept_ids, payload_bytes, payload_width
 from gkdplan.runplan.steps import (
     AskTeacher,
@@ -73,7 +73,7 @@ def _teacher_step(draft: Draft) -> AskTeacher | TeacherForward:
         return AskTeacher(url, draft.rows_per_rank, max_tokens, kept_ids(draft.objective))
     degrees = draft.layout.teacher
     last_stage = degrees.pipeline - 1
-    teacher = rank_model(draft.models.teacher, degrees, draft.layout.backend, last_stage)
+    teacher = rank_model(draft.models.teacher, degrees, fused_of(draft.layout), last_stage)
     num_micro_batches = draft.num_micro_batches(degrees)
     num_rows = num_micro_batches * draft.batch.micro_rows
     return TeacherForward(
@@ -85,8 +85,9 @@ def _teacher_step(draft: Draft) -> AskTeacher | TeacherForward:
 
 
 def _reshard(draft: Draft) -> Reshard:
-    student, objective = draft.layout.student, draft.objective
-    teacher = rank_model(draft.models.teacher, draft.layout.teacher, draft.layout.backend, stage=0)
+    layout, objective = draft.layout, draft.objective
+    student = layout.student
+    teacher = rank_model(draft.models.teacher, layout.teacher, fused_of(layout), stage=0)
     num_tokens = draft.rows_per_rank * draft.response_tokens(student)
     num_bytes = payload_bytes(replace(teacher, tensor=student.tensor), objective, num_tokens)
     return Reshard(payload=objective.payload, num_bytes=num_bytes)

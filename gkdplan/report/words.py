@@ -8,7 +8,7 @@ from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute, RunPlan
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.shape import PROJECTIONS
 from gkdplan.units import format_bytes, format_count, format_seconds
-from gkdplan.vocab import Tier
+from gkdplan.vocab import Kernels, Tier
 
 
 def plural(count: int, noun: str, ending: str = "s") -> str:
@@ -50,13 +50,21 @@ def degrees(axes: AxisDegrees) -> str:
 def layout(run_plan: RunPlan) -> str:
     """The meshes of both models, once where they are the same."""
     chosen = run_plan.layout
-    ranks = plural(chosen.world_size, "rank")
+    ranks = plural(chosen.world_size, "rank") + _kernels(chosen)
     student, teacher = degrees(chosen.student), degrees(chosen.teacher)
     if run_plan.models.teacher.server_url is not None:
         return f"{ranks}: {student}, for the student"
     if student == teacher:
         return f"{ranks}: {student}, for both models"
     return f"{ranks}: student {student}; teacher {teacher}"
+
+
+def _kernels(layout: Layout) -> str:
+    """Of GPUs, which have two kinds."""
+    if layout.backend == "gloo":
+        return ""
+    owner = "Transformer Engine" if layout.kernels is Kernels.TRANSFORMER_ENGINE else "torch"
+    return f" on {owner}'s kernels"
 
 
 def stages(student: ModelPlan, teacher: ModelPlan) -> str:

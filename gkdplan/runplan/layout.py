@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from gkdplan.vocab import Kernels
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -59,10 +61,12 @@ class RankClass:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All ranks, and the mesh of each model over them; `backend` is torch.distributed's."""
+    """All ranks, and the mesh of each model over them; `backend` is torch.distributed's, and
+    `kernels` are of both models."""
 
     device: str
     backend: str
+    kernels: Kernels
     num_nodes: int
     devices_per_node: int
     world_size: int

@@ -18,12 +18,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
+from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import worker
 from gkdplan.runtime.interrupts import SIGNALS_OF_TORCH, Interrupted, own_signal_handlers
+from gkdplan.runtime.kernels import has_transformer_engine, no_transformer_engine
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
-from gkdplan.vocab import Engine, Tier
+from gkdplan.vocab import Engine, Kernels, Role, Tier
 
 RAISED, KILLED = "GK530", "GK531"
 
@@ -110,13 +112,11 @@ def _set_environment(num_ranks: int) -> None:
 
 
 def check_machine(run_plan: RunPlan) -> None:
-    """Raises UserError where this executor or this machine cannot run the plan: GK591, GK515."""
-    not_run = tuple(_not_yet_run(run_plan))
-    if not_run:
-        raise UserError(*not_run)
-    layout = run_plan.layout
-    if layout.backend == "nccl":
-        _check_gpus(layout.devices_per_node, layout.device)
+    """Raises UserError where this executor or this machine cannot run the plan: GK591; GK515 and
+    GK525."""
+    for findings in (tuple(_not_yet_run(run_plan)), tuple(_not_here(run_plan.layout))):
+        if findings:
+            raise UserError(*findings)
 
 
 def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
@@ -132,6 +132,12 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
         yield _planned_only("generation.engine", run_plan.sampling.engine)
     if run_plan.optimizer.offload is not Tier.DEVICE:
         yield _planned_only("optimizer.offload", run_plan.optimizer.offload)
+    layout = run_plan.layout
+    if layout.backend == "nccl" and layout.kernels is Kernels.TORCH:
+        for role in Role:
+            degree = getattr(layout, role).context
+            if degree > 1:
+                yield _planned_only(f"{role}.parallel.context", degree)
 
 
 def _planned_only(path: str, value: object) -> Diagnostic:
@@ -143,20 +149,23 @@ def _planned_only(path: str, value: object) -> Diagnostic:
     )
 
 
-def _check_gpus(num_wanted: int, device: str) -> None:
-    num_found = torch.cuda.device_count()
+def _not_here(layout: Layout) -> Iterator[Diagnostic]:
+    """What the plan wants of this machine and does not find."""
+    if layout.backend != "nccl":
+        return
+    num_wanted, num_found = layout.devices_per_node, torch.cuda.device_count()
     if num_found < num_wanted:
-        raise UserError(
-            error(
-                "GK515",
-                f"the plan wants {num_wanted} x {device}, this machine has {num_found} GPUs",
-                "cluster.devices_per_node",
-                help=(
-                    "run it on the machine it was planned for; `gkdplan run --dry-run` "
-                    "shows its memory here",
-                ),
-            )
+        yield error(
+            "GK515",
+            f"the plan wants {num_wanted} x {layout.device}, this machine has {num_found} GPUs",
+            "cluster.devices_per_node",
+            help=(
+                "run it on the machine it was planned for; `gkdplan run --dry-run` "
+                "shows its memory here",
+            ),
         )
+    if layout.kernels is Kernels.TRANSFORMER_ENGINE and not has_transformer_engine():
+        yield no_transformer_engine()
 
 
 def _stopped(directory: RunDirectory, failure: ChildFailedError, failures: Path) -> RunResult:

@@ -29,6 +29,7 @@ class LiveBytes:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._meter: _Meter = _Allocator(device) if device.type == "cuda" else _Storages()
         self._watching = ExitStack()
 

@@ -73,8 +73,8 @@ class Phases:
         self.enter(phase)
         started_s = time.perf_counter()
         yield
-        if torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()
+        if self.meter.device.type == "cuda":
+            torch.cuda.current_stream(self.meter.device).synchronize()
         self.seconds[phase] += time.perf_counter() - started_s
 
     def peak_bytes_of_ranks(self, device: torch.device) -> dict[Phase, int]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.spec.plan import Generation, Optimizer, Server
+from gkdplan.spec.plan import Cluster, Generation, Optimizer, Server
 from gkdplan.spec.source import Source
 from gkdplan.spec.toml_words import format_value
+from gkdplan.vocab import Kernels
 
 
 def contradictions(source: Source) -> Iterator[Diagnostic]:
@@ -22,6 +23,17 @@ def contradictions(source: Source) -> Iterator[Diagnostic]:
 
 def _contradiction(path: str, message: str, help: str, label: str = "") -> Diagnostic:
     return error("GK006", message, path, label=label, help=(help,))
+
+
+def a_cpu_has_torch_kernels(source: Source) -> Iterator[Diagnostic]:
+    device = source.value("cluster.device") or Cluster.model_fields["device"].default
+    if device == "cpu" and source.value("cluster.kernels") == Kernels.TRANSFORMER_ENGINE:
+        yield _contradiction(
+            "cluster.kernels",
+            '`cluster.kernels = "transformer_engine"` has no kernels for a cpu',
+            "name a GPU as `cluster.device`, or remove `kernels`",
+            "the device is cpu",
+        )
 
 
 def epochs_or_steps(source: Source) -> Iterator[Diagnostic]:
@@ -209,6 +221,7 @@ def the_learning_rate_falls(source: Source) -> Iterator[Diagnostic]:
 
 
 CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
+    a_cpu_has_torch_kernels,
     epochs_or_steps,
     kept_layers_need_init_layers,
     kept_layers_rise,

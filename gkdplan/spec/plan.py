@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gkdplan.units import parse_bytes
-from gkdplan.vocab import Dtype, Engine
+from gkdplan.vocab import Dtype, Engine, Kernels
 
 LARGEST_COUNT = 10**9
 
@@ -57,6 +57,8 @@ class Cluster(Section):
     """Devices of each machine; a process runs on each."""
     memory_limit: Size | None = None
     """A budget a device, smaller than the device table's."""
+    kernels: Annotated[Kernels, Field(strict=False)] | None = None
+    """Of a model's layers; left out, "transformer_engine" on GPUs and "torch" on cpu."""
 
 
 class Parallel(Section):

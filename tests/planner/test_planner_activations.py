@@ -8,7 +8,7 @@ from planner_facts import SMOLLM2
 from gkdplan.planner.memory.activations import Batch, gather_bytes, layer_bytes
 from gkdplan.planner.memory.generation import cache_bytes
 from gkdplan.planner.memory.loss import Loss
-from gkdplan.planner.memory.model import Kernels, RankModel
+from gkdplan.planner.memory.model import Fused, RankModel
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.stage import whole_model
 from gkdplan.runplan.model import Objective
@@ -25,17 +25,17 @@ LLAMA_8B = replace(
     vocab_size=128256,
     tied_embeddings=False,
 )
-CPU = Kernels(norm=False, rope=False, swiglu=False)
-CUDA = Kernels(norm=True, rope=False, swiglu=True)
+CPU = Fused(norm=False, rope=False, swiglu=False)
+CUDA = Fused(norm=True, rope=False, swiglu=True)
 
 
-def rank_model(shape=SMOLLM2, dtype=Dtype.FP32, tensor=1, sequence=False, kernels=CPU):
-    return RankModel(shape, dtype, 49152, tensor, sequence, kernels, whole_model(shape.num_layers))
+def rank_model(shape=SMOLLM2, dtype=Dtype.FP32, tensor=1, sequence=False, fused=CPU):
+    return RankModel(shape, dtype, 49152, tensor, sequence, fused, whole_model(shape.num_layers))
 
 
 def test_a_layer_of_llama_3_8b_keeps_what_a_trace_of_megatron_kept():
     # 75,844 bytes a token: published trace, tensor 2 with sequence parallelism, 8,192 tokens.
-    model = rank_model(LLAMA_8B, Dtype.BF16, tensor=2, sequence=True, kernels=CUDA)
+    model = rank_model(LLAMA_8B, Dtype.BF16, tensor=2, sequence=True, fused=CUDA)
     assert layer_bytes(model, Batch(1, 8192)) == 75_844 * 8192
 
 

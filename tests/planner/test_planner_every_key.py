@@ -20,6 +20,7 @@ from gkdplan.spec.toml_words import format_path
 from gkdplan.spec.vocabulary import plan_schema
 
 CONTEXT: dict[str, dict[str, Any]] = {
+    "cluster.kernels": {"cluster": {"device": "h100-80gb"}},
     "student.parallel.sequence": {
         "cluster": {"devices_per_node": 2},
         "student": {"parallel": {"tensor": 2}},
@@ -167,4 +168,6 @@ def _compile(tables: dict[str, Any]) -> Any:
     chosen = plan(**{table: keys for table, keys in tables.items() if table != "name"})
     chosen = chosen.model_copy(update={"name": name})
     shape = replace(TINY, head_dim=32)  # which vllm knows on a cpu
-    return compile_plan(chosen, facts(shape, shape, eval=(held_out,)), "test")
+    return compile_plan(
+        chosen, facts(shape, shape, chosen.cluster.device, eval=(held_out,)), "test"
+    )

@@ -10,7 +10,7 @@ from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.lora import decide_lora
 from gkdplan.planner.memory.loss import Loss
-from gkdplan.planner.memory.model import rank_model
+from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.report.outline import outline
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
@@ -65,8 +65,8 @@ def test_a_frozen_base_costs_its_weights_and_adapters_the_full_rate():
 def test_the_loss_keeps_no_gradient_of_a_frozen_head():
     models = compiled({}, student={"dtype": "bf16"}).models
     one = AxisDegrees(tensor=1, sequence=False, data=1)
-    tuned = rank_model(models.student, one, "gloo", stage=0)
-    teacher = rank_model(models.teacher, one, "gloo", stage=0)
+    tuned = rank_model(models.student, one, TORCH_ON_CPU, stage=0)
+    teacher = rank_model(models.teacher, one, TORCH_ON_CPU, stage=0)
     of_tuned, of_full = (
         Loss(student, teacher, Payload.HIDDEN, "gloo", 16, 48, vocab_size=490)
         for student in (tuned, replace(tuned, lora=None))

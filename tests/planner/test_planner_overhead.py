@@ -9,13 +9,15 @@ from gkdplan.planner.draft import draft
 from gkdplan.planner.memory.overhead import groups
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.layout import AxisDegrees, Layout
+from gkdplan.vocab import Kernels
 
 H100 = facts(QWEN_3B, QWEN_7B, "h100-80gb")
 ALL_RANKS = ("all ranks",)
 
 
 def layout(world_size: int, student: AxisDegrees, teacher: AxisDegrees | None = None) -> Layout:
-    return Layout("h100-80gb", "nccl", 1, 8, world_size, student, teacher or student, ())
+    kernels = Kernels.TRANSFORMER_ENGINE
+    return Layout("h100-80gb", "nccl", kernels, 1, 8, world_size, student, teacher or student, ())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from planner_facts import SMOLLM2, facts, plan
 
 from gkdplan.planner.memory.activations import Batch, angle_bytes, gather_bytes, layer_bytes
-from gkdplan.planner.memory.model import KERNELS, Kernels, RankModel
+from gkdplan.planner.memory.model import TORCH_ON_CPU, Fused, RankModel
 from gkdplan.planner.memory.optimizer import state_of_rank
 from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.recompute import chunk_bytes, repeated_bytes
@@ -32,13 +32,13 @@ LLAMA_8B = replace(
     vocab_size=128256,
     tied_embeddings=False,
 )
-FUSED = Kernels(norm=True, rope=False, swiglu=True)
+FUSED = Fused(norm=True, rope=False, swiglu=True, norm_in_projection=True)
 MATRIX = 49152 * 576
 
 
 def stage_of_smol(index: int, num_stages: int, *chunk_layers: int, **changes) -> RankModel:
     stage = Stage(index, num_stages, chunk_layers)
-    return RankModel(SMOLLM2, Dtype.FP32, 49152, 1, False, KERNELS["gloo"], stage, **changes)
+    return RankModel(SMOLLM2, Dtype.FP32, 49152, 1, False, TORCH_ON_CPU, stage, **changes)
 
 
 def test_stage_0_of_llama_3_8b_holds_what_a_trace_of_megatron_held():

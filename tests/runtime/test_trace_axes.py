@@ -15,7 +15,7 @@ from real_step import check_peaks
 from tiny_plans import compile_tiny
 
 from gkdplan.planner.memory.activations import Batch, layer_bytes
-from gkdplan.planner.memory.model import rank_model
+from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import trace as trace_module
@@ -68,7 +68,7 @@ def test_a_stage_keeps_one_micro_batch_more_for_each_stage_that_follows(home, tm
     plans = [_pipeline_of_4(home, tmp_path, num_micro_batches) for num_micro_batches in range(1, 7)]
     peaks = [[peaks[Phase.STUDENT] for peaks in trace(plan).values()] for plan in plans]
     tokens = 8 * (2 * 64 + 2 * 24 + 2 * 24)  # int64: 2 rows of 64, places and labels of 24 each
-    student = rank_model(plans[0].models.student, plans[0].layout.student, "gloo", stage=0)
+    student = rank_model(plans[0].models.student, plans[0].layout.student, TORCH_ON_CPU, stage=0)
     layer = layer_bytes(student, Batch(2, 64))
     sent = 4  # of an output that was sent one float32 element stays
     gradient = 4 * 2 * 64 * 96  # that was sent back, while the next forward runs

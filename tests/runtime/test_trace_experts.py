@@ -14,7 +14,7 @@ from trace_grid.plan import BLOCK, LORA, SELECTIVE
 
 from gkdplan.planner.memory.activations import Batch, layer_bytes
 from gkdplan.planner.memory.expert_activations import routing_bytes
-from gkdplan.planner.memory.model import rank_model
+from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.live_bytes import LiveBytes
@@ -52,7 +52,7 @@ def test_parameters_of_experts_have_megatrons_names_sizes_order_and_buffer(
     with fake_world(run_plan.layout, 0, max_nonzero=1) as mesh:
         built = build_model(student, degrees, mesh, trainable=True)
         found = [(n, p.numel(), not getattr(p, "allreduce", True)) for n, p in _named(built)]
-    (expected,) = rank_model(student, degrees, "gloo", stage=0).chunks
+    (expected,) = rank_model(student, degrees, TORCH_ON_CPU, stage=0).chunks
     assert found == [(p.name, p.num_elements, p.is_divided) for p in expected]
 
 
@@ -70,7 +70,7 @@ def test_a_layer_of_experts_keeps_exactly_what_the_ledger_says(model, layout, tu
         for shallow in (f"1 of {model}", f"2 of {model}")
     ]
     one, two = (_bytes_after_forward(plan) for plan in plans)
-    share = rank_model(plans[0].models.student, plans[0].layout.student, "gloo", stage=0)
+    share = rank_model(plans[0].models.student, plans[0].layout.student, TORCH_ON_CPU, stage=0)
     layer = layer_bytes(share, Batch(1, 128)) + routing_bytes(share, share.experts, 128)
     assert two - one == layer
 

@@ -6,7 +6,7 @@ from gkdplan import __version__
 from gkdplan.diagnostics import Severity
 from gkdplan.planner.checks.rule import Finding, plan_rule
 from gkdplan.spec.plan import Plan
-from gkdplan.vocab import Engine
+from gkdplan.vocab import Engine, Kernels, Role
 
 Value = Callable[[Plan], object]
 
@@ -66,6 +66,11 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
         yield not_yet_run("generation.engine", plan.generation.engine)
     if plan.optimizer.offload == "cpu":
         yield not_yet_run("optimizer.offload", plan.optimizer.offload)
+    if plan.cluster.kernels is Kernels.TORCH and plan.cluster.device != "cpu":
+        for role in Role:
+            parallel = getattr(plan, role).parallel
+            if parallel is not None and parallel.context > 1:
+                yield not_yet_run(f"{role}.parallel.context", parallel.context)
 
 
 RULES = (feature_is_available, value_is_run)

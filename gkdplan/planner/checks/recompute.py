@@ -8,7 +8,9 @@ from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.laid_out import student_laid_out
 from gkdplan.planner.checks.possible import stage_sizes
 from gkdplan.planner.checks.rule import Finding, one_of, rule
+from gkdplan.planner.layout import kernels_of
 from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Kernels
 
 _TABLE = "student.recompute"
 OF_ATTENTION = ("core_attn",)
@@ -141,7 +143,8 @@ def _modules_there(plan: Plan, facts: Facts) -> tuple[str, ...]:
     them; only that of a layer of experts is a module of its own
     (megatron/core/models/gpt/gpt_layer_specs.py)."""
     moe = student_laid_out(plan, facts).shape.moe
-    norms = OF_NORMS if facts.device.backend == "gloo" or moe is not None else ()
+    are_modules = kernels_of(plan, facts.device) is Kernels.TORCH
+    norms = OF_NORMS if are_modules or moe is not None else ()
     if moe is None:
         return OF_ATTENTION + norms + OF_AN_MLP
     shared = OF_A_SHARED_EXPERT if moe.shared_ffn_hidden_size else ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gkdplan.planner.memory import expert_activations, lora
 from gkdplan.planner.memory.model import RankModel
+from gkdplan.vocab import Dtype
 
 FP32_BYTES = 4
 
@@ -99,7 +100,7 @@ def input_bytes(model: RankModel, batch: Batch) -> int:
 
 def is_norm_input_copied(model: RankModel) -> bool:
     """Whether a norm keeps a float32 copy of its input in place of the input."""
-    return not model.kernels.norm and model.dtype.num_bytes < FP32_BYTES
+    return not model.fused.norm and model.dtype.num_bytes < FP32_BYTES
 
 
 def routing_bytes(model: RankModel, batch: Batch) -> int:
@@ -120,7 +121,7 @@ def passing_mlp_bytes(model: RankModel, num_tokens: int) -> int:
 def mlp_bytes(model: RankModel, num_tokens: int, *, is_product_kept: bool = True) -> int:
     """Gate and up in one tensor, and their product; unfused also the activated gate and the up
     half, which Megatron copies by adding an offset of zero (megatron/core/transformer/mlp.py)."""
-    num_widths = (2 if model.kernels.swiglu else 4) + is_product_kept
+    num_widths = (2 if model.fused.swiglu else 4) + is_product_kept
     return num_tokens * num_widths * model.ffn_size * model.dtype.num_bytes
 
 
@@ -185,7 +186,7 @@ def norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -
     normalised input too, for the gradient of its weight."""
     hidden, width = model.shape.hidden_size, model.dtype.num_bytes
     unfused = (2 if model.trains_base else 1) * FP32_BYTES
-    kept = (width if model.kernels.norm else unfused) + (width if is_output_kept else 0)
+    kept = (width if model.fused.norm else unfused) + (width if is_output_kept else 0)
     tokens = batch.num_tokens // model.sequence_shards
     return tokens * (kept * hidden + FP32_BYTES)
 
@@ -197,12 +198,19 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
     per_token = model.dtype.num_bytes * elements
     if model.shape.qk_norm:
         per_token += _head_norm_bytes(model)
-    angles = 0 if model.kernels.rope else 4 * batch.tokens * model.shape.head_dim
+    if _is_context_copied(model):
+        per_token += model.dtype.num_bytes * model.query_size
+    angles = 0 if model.fused.rope else 4 * batch.tokens * model.shape.head_dim
     return (
         batch.num_tokens * per_token
         + log_sum_exp_bytes(model, batch)
         + angles * model.dtype.num_bytes
     )
+
+
+def _is_context_copied(model: RankModel) -> bool:
+    is_grouped = model.shape.num_attention_heads // model.tensor > model.num_kv_heads
+    return is_grouped and model.dtype is Dtype.FP32 and not model.fused.fp32_context
 
 
 def log_sum_exp_bytes(model: RankModel, batch: Batch) -> int:
@@ -216,7 +224,7 @@ def _head_norm_bytes(model: RankModel) -> int:
     num_deviations = model.shape.num_attention_heads // model.tensor + model.num_kv_heads
     width = model.dtype.num_bytes
     copied = model.query_size if model.num_kv_heads > 1 else 0
-    if model.kernels.norm:
+    if model.fused.norm:
         return width * copied + FP32_BYTES * num_deviations
     whole = model.query_size + model.kv_size
     inputs = copied if width == FP32_BYTES else whole

@@ -26,7 +26,7 @@ from gkdplan.planner.memory.student import student_buffers
 from gkdplan.planner.memory.teacher import forward_buffers, weight_buffers
 from gkdplan.planner.memory.vllm import vllm_buffers
 from gkdplan.runplan.layout import RankClass
-from gkdplan.vocab import Engine, Phase, Role
+from gkdplan.vocab import Engine, Kernels, Phase, Role
 
 
 def price_buffers(draft: Draft, ranks: RankClass, device: Device) -> tuple[Buffer, ...]:
@@ -71,8 +71,17 @@ def _resident(rank: Rank) -> Iterator[Buffer]:
     held = held_bytes(rank.student.model, rank.student.batch)
     yield Buffer(TEMPORARIES, held, FIRST, Phase.TEACHER)
     yield Buffer(TEMPORARIES, held, Phase.OPTIMIZER, LAST)
-    if rank.draft.layout.backend == "gloo":
-        yield Buffer(TEMPORARIES, state.update_bytes, Phase.OPTIMIZER, Phase.OPTIMIZER)
+    yield Buffer(TEMPORARIES, _update_bytes(rank), Phase.OPTIMIZER, Phase.OPTIMIZER)
+
+
+def _update_bytes(rank: Rank) -> int:
+    """What an update makes: nothing with Transformer Engine's kernels."""
+    layout = rank.draft.layout
+    if layout.kernels is Kernels.TRANSFORMER_ENGINE:
+        return 0
+    if layout.backend == "gloo":
+        return rank.state.update_bytes
+    return rank.state.clip_bytes if rank.draft.optimizer.clip_grad else 0
 
 
 def _gather_bytes(rank: Rank) -> int:

@@ -45,7 +45,7 @@ def forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """
     width, row = model.dtype.num_bytes, model.dtype.num_bytes * (model.shape.hidden_size + 1)
     rows = num_rows(model, share, num_tokens)
-    num_widths = 3 if model.kernels.swiglu else 5
+    num_widths = 3 if model.fused.swiglu else 5
     last = rows // share.num_experts
     last_expert = (rows - last) * row + last * num_widths * share.ffn_size * width
     waiting = _waiting_rows(share, rows) * row + max(last_expert, _joined_rows(share, rows) * row)
@@ -131,13 +131,13 @@ def _waiting_output(model: RankModel, share: ExpertShare, num_tokens: int) -> in
 def num_widths_kept(model: RankModel) -> int:
     """Tensors of an expert's width that it keeps of each row: the last, scaled by the probability,
     for the gradient of the down projection's weight."""
-    return (3 if model.kernels.swiglu else 5) + model.trains_base
+    return (3 if model.fused.swiglu else 5) + model.trains_base
 
 
 def shared_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """The shared expert, a gated MLP over all tokens, and what its gate scales."""
     moe, width, hidden = share.moe, model.dtype.num_bytes, model.shape.hidden_size
-    num_widths = (2 if model.kernels.swiglu else 4) + model.trains_base
+    num_widths = (2 if model.fused.swiglu else 4) + model.trains_base
     mlp = num_tokens * num_widths * (moe.shared_ffn_hidden_size // model.tensor) * width
     gate = num_tokens // model.sequence_shards * (hidden + 1) * width
     return mlp + (gate if moe.shared_expert_gate else 0)

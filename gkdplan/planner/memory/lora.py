@@ -31,7 +31,7 @@ def saved_bytes(model: RankModel, num_tokens: int, *layers: str) -> int:
         if targets and lora.dropout > 0.0:
             inputs = num_tokens * model.shape.projection_size(targets[0])[1]
             inputs //= model.tensor if is_row else model.sequence_shards
-            total += inputs * (width + model.kernels.dropout_mask_bytes(model.dtype))
+            total += inputs * (width + model.fused.dropout_mask_bytes(model.dtype))
     return total
 
 

@@ -1,38 +1,50 @@
 """One rank's share of a model: what every byte count of this room starts from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from gkdplan.planner.memory.adapters import with_adapters
 from gkdplan.planner.memory.experts import ExpertShare, expert_share
 from gkdplan.planner.memory.parameters import Parameter, parameters_of_chunk
 from gkdplan.planner.memory.stage import Stage
-from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.model import NO_RECOMPUTE, LoraPlan, ModelPlan, Recompute
 from gkdplan.shape import ModelShape
-from gkdplan.vocab import Dtype
+from gkdplan.vocab import Dtype, Kernels
 
 
 @dataclass(frozen=True, slots=True)
-class Kernels:
+class Fused:
     """Which operations of a layer run fused; a fused one keeps less for the backward."""
 
     norm: bool
     rope: bool
     swiglu: bool
     dropout: bool = False
+    norm_in_projection: bool = False
+    """Whether a norm is part of the projection after it, so that Megatron cannot make it again."""
+    fp32_context: bool = True
+    """Whether attention of float32 with shared kv heads gives its context as the projection after
+    it takes it, and not in an order of its own, which is copied."""
 
     def dropout_mask_bytes(self, dtype: Dtype) -> int:
         """Of an element: a fused dropout keeps a byte, torch's own a factor."""
         return 1 if self.dropout else dtype.num_bytes
 
 
-KERNELS = {
-    "gloo": Kernels(norm=False, rope=False, swiglu=False),
-    "nccl": Kernels(norm=True, rope=False, swiglu=False, dropout=True),
-}
-"""By backend: torch's own operations on a CPU; Transformer Engine's norms and torch's fused
-dropout, with Megatron's default (unfused) rotary embedding and gated MLP, on CUDA."""
+TORCH_ON_CPU = Fused(norm=False, rope=False, swiglu=False)
+TORCH_ON_CUDA = Fused(norm=True, rope=False, swiglu=False, dropout=True, fp32_context=False)
+TRANSFORMER_ENGINE = replace(TORCH_ON_CUDA, norm_in_projection=True, fp32_context=True)
+"""Rotary embedding and gated MLP are Megatron's own everywhere, and not fused. On CUDA torch's
+RMSNorm and dropout are single kernels too (aten/src/ATen/native/layer_norm.cpp, Dropout.cpp); what
+attention keeps there is in runtime/megatron/causal_attention.py."""
+
+
+def fused_of(layout: Layout) -> Fused:
+    """What the layers of both models run fused."""
+    if layout.kernels is Kernels.TRANSFORMER_ENGINE:
+        return TRANSFORMER_ENGINE
+    return TORCH_ON_CPU if layout.backend == "gloo" else TORCH_ON_CUDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ class RankModel:
     padded_vocab_size: int
     tensor: int
     sequence: bool
-    kernels: Kernels
+    fused: Fused
     stage: Stage
     lora: LoraPlan | None = None
     recompute: Recompute = NO_RECOMPUTE
@@ -150,7 +162,7 @@ def chunks_of_stage(
     )
 
 
-def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str, stage: int) -> RankModel:
+def rank_model(model: ModelPlan, degrees: AxisDegrees, fused: Fused, stage: int) -> RankModel:
     """The share of a rank of pipeline stage `stage`."""
     return RankModel(
         shape=model.shape,
@@ -158,7 +170,7 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, backend: str, stage: int)
         padded_vocab_size=model.padded_vocab_size,
         tensor=degrees.tensor,
         sequence=degrees.sequence,
-        kernels=KERNELS[backend],
+        fused=fused,
         stage=Stage(stage, degrees.pipeline, model.stage_layers[stage]),
         lora=model.lora,
         recompute=model.recompute,

@@ -42,8 +42,10 @@ class TrainingState:
     owned_elements: int
     """Elements whose main weights and moments this rank keeps."""
     update_bytes: int
-    """What torch's AdamW, which Megatron takes on a CPU, makes at most while it updates;
-    Transformer Engine's makes nothing."""
+    """What torch's AdamW makes at most while it updates on a CPU; a fused one makes nothing."""
+    clip_bytes: int
+    """The largest gradient, scaled into a copy by the clipping that Megatron has without
+    Transformer Engine (megatron/core/utils.py, local_multi_tensor_scale)."""
     bucket_bytes: int
     """The largest part of the gradients that is reduced at one time, float32."""
 
@@ -103,18 +105,20 @@ def training_state(
         optimizer_bytes=owned * num_copies * FP32_BYTES,
         owned_elements=owned,
         update_bytes=max(bucket.update_elements for bucket in buckets) * FP32_BYTES,
+        clip_bytes=max(bucket.largest_piece for bucket in buckets) * FP32_BYTES,
         bucket_bytes=max(bucket.num_elements for bucket in buckets) * FP32_BYTES,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
-    """Elements, padding among them, and of the fullest shard: those that it owns, and those of the
-    arrays that an update makes."""
+    """Elements, padding among them, and of the fullest shard: those that it owns, those of the
+    arrays that an update makes, and those of the largest piece of a parameter."""
 
     num_elements: int
     owned_elements: int
     update_elements: int
+    largest_piece: int
 
 
 @dataclass(slots=True)
@@ -125,10 +129,12 @@ class _Update:
 
     before: int = 0
     largest: int = 0
+    largest_piece: int = 0
 
     def of(self, num_elements: int, is_vector: bool) -> None:
         before = 0 if is_vector else self.before
         self.largest = max(self.largest, 2 * num_elements + before)
+        self.largest_piece = max(self.largest_piece, num_elements)
         self.before = self.before if is_vector else num_elements
 
 
@@ -140,7 +146,7 @@ def _buckets(buffer: GradientBuffer, distributed: bool) -> Iterator[_Bucket]:
         for parameter in buffer.parameters:
             update.of(parameter.num_elements, parameter.is_vector)
         length = num_elements(buffer.parameters)
-        yield _Bucket(length, length, update.largest)
+        yield _Bucket(length, length, update.largest, update.largest_piece)
         return
     before = 0
     for _, run in groupby(reversed(buffer.parameters), key=lambda parameter: parameter.is_shared):
@@ -158,7 +164,7 @@ def _cut_bucket(
     shard = length // num_shards
     longest = max(end - start for start, end in spans)
     if longest >= 2 * shard - 1 and len(shards) == num_shards:
-        return _Bucket(length, shard, 2 * shard + min(before, shard)), shard
+        return _Bucket(length, shard, 2 * shard + min(before, shard), shard), shard
     owned = dict.fromkeys(shards, 0)
     updates = {rank: _Update(before) for rank in shards}
     for parameter, (start, end) in zip(parameters, spans, strict=True):
@@ -169,7 +175,8 @@ def _cut_bucket(
             updates[rank].of(piece, parameter.is_vector)
     largest = max(update.largest for update in updates.values())
     last_piece = max(update.before for update in updates.values())
-    return _Bucket(length, max(owned.values()), largest), last_piece
+    largest_piece = max(update.largest_piece for update in updates.values())
+    return _Bucket(length, max(owned.values()), largest, largest_piece), last_piece
 
 
 def _place(parameters: tuple[Parameter, ...], num_shards: int) -> tuple[list[Span], int]:

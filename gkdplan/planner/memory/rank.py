@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.activations import Batch
 from gkdplan.planner.memory.loss import Loss
-from gkdplan.planner.memory.model import RankModel, rank_model
+from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
 from gkdplan.runplan.layout import AxisDegrees, RankClass
 from gkdplan.vocab import Role
@@ -72,9 +72,9 @@ class Rank:
 def rank_of_class(draft: Draft, ranks: RankClass) -> Rank:
     """Any rank of the class; where ranks differ by padding or by their place on the context axis,
     the fullest."""
-    layout, models, backend = draft.layout, draft.models, draft.layout.backend
-    student = rank_model(models.student, layout.student, backend, ranks.stage)
-    teacher = rank_model(models.teacher, layout.teacher, backend, ranks.teacher_stage)
+    layout, models, fused = draft.layout, draft.models, fused_of(draft.layout)
+    student = rank_model(models.student, layout.student, fused, ranks.stage)
+    teacher = rank_model(models.teacher, layout.teacher, fused, ranks.teacher_stage)
     return Rank(
         draft,
         _share(draft, student, layout.student),

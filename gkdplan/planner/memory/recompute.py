@@ -93,7 +93,7 @@ def _unit(model: RankModel) -> int:
 
 def _has_mlp_norm(model: RankModel) -> bool:
     """Whether the norm before the MLP or the experts is a module of its own."""
-    return not model.kernels.norm or model.experts is not None
+    return not model.fused.norm_in_projection or model.experts is not None
 
 
 def _dropped_bytes(model: RankModel, batch: Batch) -> int:
@@ -109,7 +109,7 @@ def _dropped_bytes(model: RankModel, batch: Batch) -> int:
         dropped += activations.saved_mlp_bytes(model, batch)
     elif "shared_experts" in modules:
         dropped += activations.shared_expert_bytes(model, batch)
-    if "layernorm" in modules and not model.kernels.norm:
+    if "layernorm" in modules and not model.fused.norm_in_projection:
         dropped += activations.attention_norm_bytes(model, batch)
         dropped -= activations.boundary_bytes(model, batch)
     if "layernorm" in modules and _has_mlp_norm(model):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import gcd
 
 from gkdplan.planner.draft import Draft
-from gkdplan.planner.memory.model import rank_model
+from gkdplan.planner.memory.model import fused_of, rank_model
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.timing.flops import head_flops
 from gkdplan.planner.timing.machine import Machine
@@ -110,7 +110,9 @@ def payload_exchange_s(draft: Draft, machine: Machine) -> float:
     receive. The ranks that share rows are consecutive where neither model has a pipeline."""
     layout = draft.layout
     of_teacher, of_student = layout.teacher, layout.student
-    teacher = rank_model(draft.models.teacher, of_teacher, layout.backend, of_teacher.pipeline - 1)
+    teacher = rank_model(
+        draft.models.teacher, of_teacher, fused_of(layout), of_teacher.pipeline - 1
+    )
     at_student = replace(teacher, tensor=of_student.tensor)
     num_tokens = draft.rows_per_rank * draft.response_tokens(of_student)
     num_bytes = payload_bytes(at_student, draft.objective, num_tokens)

@@ -2,8 +2,8 @@
 
 Each shim answers one habit of megatron-core 0.16: `torch.cuda.current_device()` as the device of
 new tensors, literal "cuda" devices, CUDA random states, type names compared with "torch.cuda",
-Transformer Engine's part in recompute, the stream on which a dispatcher of experts copies counts to
-the host, and outputs that are emptied while they are being sent.
+the stream on which a dispatcher of experts copies counts to the host, and outputs that are emptied
+while they are being sent.
 """
 
 import contextlib
@@ -18,6 +18,8 @@ from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from gkdplan.runtime.megatron import without_transformer_engine
 
 _GATHER_EQUAL_ROWS = mappings._gather_along_first_dim
 _REDUCE_SCATTER_EQUAL_ROWS = mappings._reduce_scatter_along_first_dim
@@ -40,14 +42,6 @@ class CpuRngStates(megatron_random.CudaRNGStatesTracker):
         finally:
             self.states_[name] = torch.get_rng_state()
             torch.set_rng_state(outer)
-
-
-class NoFp8:
-    """What the recompute of norms asks of Transformer Engine, also of models without fp8."""
-
-    @staticmethod
-    def is_fp8_enabled() -> bool:
-        return False
 
 
 class CudaAsCpu(TorchFunctionMode):
@@ -143,9 +137,7 @@ def install() -> None:
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     megatron_random._CUDA_RNG_STATE_TRACKER = CpuRngStates()
     megatron_random._CUDA_RNG_STATE_TRACKER_INITIALIZED = True
-    megatron_random.FP8GlobalStateManager = NoFp8
-    megatron_random.activation_recompute_forward = lambda **_: contextlib.nullcontext()
-    megatron_random.fp8_autocast = lambda **_: contextlib.nullcontext()
+    without_transformer_engine.install()
 
 
 def _is_cuda(device: object) -> bool:

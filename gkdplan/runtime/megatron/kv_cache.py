@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from gkdplan.runtime.megatron.causal_attention import causal_attention
 from gkdplan.runtime.megatron.decoder import Decoder
 
 
@@ -56,15 +57,12 @@ class KeyValueCache:
         """
         lengths = [self.prompt_lengths[row] for row in rows]
         contexts = []
-        parts = (x.permute(1, 2, 0, 3).split(lengths, dim=2) for x in (query, key, value))
-        for row, length, q_1NSD, k_1GSD, v_1GSD in zip(rows, lengths, *parts, strict=True):
+        parts = (x.split(lengths) for x in (query, key, value))
+        for row, length, q_S1ND, k_S1GD, v_S1GD in zip(rows, lengths, *parts, strict=True):
             columns = slice(self.num_columns - length, self.num_columns)
-            self.keys[layer][row, :, columns] = k_1GSD[0]
-            self.values[layer][row, :, columns] = v_1GSD[0]
-            context_1NSD = scaled_dot_product_attention(
-                q_1NSD, k_1GSD, v_1GSD, is_causal=True, enable_gqa=True
-            )
-            contexts.append(context_1NSD.permute(2, 0, 1, 3).flatten(2))
+            self.keys[layer][row, :, columns] = k_S1GD[:, 0].transpose(0, 1)
+            self.values[layer][row, :, columns] = v_S1GD[:, 0].transpose(0, 1)
+            contexts.append(causal_attention(q_S1ND, k_S1GD, v_S1GD))
         return torch.cat(contexts)
 
     def attend_tokens(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

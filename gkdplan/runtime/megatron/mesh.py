@@ -18,6 +18,7 @@ from torch.distributed import ProcessGroup
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.groups import groups_of_layout
+from gkdplan.vocab import Kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Mesh:
 
     Ranks of one tensor group are neighbours; the data group holds the ranks of the data and the
     context axis, whose gradients are summed. `groups` are all of the model's, as Megatron takes
-    them.
+    them, and `kernels` what its layers are made of.
     """
 
     rank: int
@@ -44,6 +45,7 @@ class Mesh:
     data_group: ProcessGroup
     groups: ProcessGroupCollection
     device: torch.device
+    kernels: Kernels
 
 
 def init_mesh(layout: Layout, seed: int) -> Mesh:
@@ -65,7 +67,7 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
     )
     torch.manual_seed(seed)
     model_parallel_cuda_manual_seed(seed)
-    return _mesh(ProcessGroupCollection.use_mpu_process_groups(), degrees)
+    return _mesh(ProcessGroupCollection.use_mpu_process_groups(), degrees, layout.kernels)
 
 
 def init_teacher_mesh(layout: Layout, student: Mesh) -> Mesh:
@@ -76,10 +78,10 @@ def init_teacher_mesh(layout: Layout, student: Mesh) -> Mesh:
     if layout.teacher == layout.student:
         return student
     groups = groups_of_layout(layout.teacher, student.groups, layout.student)
-    return _mesh(groups, layout.teacher)
+    return _mesh(groups, layout.teacher, layout.kernels)
 
 
-def _mesh(groups: ProcessGroupCollection, degrees: AxisDegrees) -> Mesh:
+def _mesh(groups: ProcessGroupCollection, degrees: AxisDegrees, kernels: Kernels) -> Mesh:
     mesh = Mesh(
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
@@ -96,6 +98,7 @@ def _mesh(groups: ProcessGroupCollection, degrees: AxisDegrees) -> Mesh:
         data_group=groups.dp_cp,
         groups=groups,
         device=platform.device(),
+        kernels=kernels,
     )
     sizes = (mesh.tensor_size, mesh.pipeline_size, mesh.context_size, mesh.data_size)
     assert sizes == (degrees.tensor, degrees.pipeline, degrees.context, degrees.data)

@@ -55,7 +55,11 @@ def build_chunks(
             chunk = GPTModel(
                 config,
                 platform.layer_spec(
-                    plan.shape, config, num_layers, norms_apart=plan.lora is not None
+                    mesh.kernels,
+                    plan.shape,
+                    config,
+                    num_layers,
+                    norms_apart=plan.lora is not None,
                 ),
                 vocab_size=plan.padded_vocab_size,
                 max_sequence_length=plan.shape.max_position_embeddings,

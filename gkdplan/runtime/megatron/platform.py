@@ -1,7 +1,9 @@
-"""The one place that knows whether this process computes on a CPU or on CUDA devices.
+"""The one place that knows whether this process computes on a CPU or on CUDA devices, and with
+whose kernels.
 
-On "nccl" megatron-core runs as it is, with its Transformer Engine spec. On "gloo" the CUDA habits
-of megatron-core are shimmed and the local spec gets a norm and an attention that run on the CPU.
+On "nccl" megatron-core runs as it is, with its Transformer Engine spec or, of torch's kernels, with
+the local spec and a norm and an attention of our own. On "gloo", where only the latter are, its
+CUDA habits are shimmed.
 """
 
 import contextlib
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import (
+    HAVE_TE,
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
@@ -17,16 +20,20 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from gkdplan.runtime.megatron import cpu_shims
-from gkdplan.runtime.megatron.cpu_modules import CoreAttention, RMSNorm
+from gkdplan.diagnostics import UserError
+from gkdplan.runtime.kernels import no_transformer_engine
+from gkdplan.runtime.megatron import cpu_shims, without_transformer_engine
+from gkdplan.runtime.megatron.torch_modules import CoreAttention, RMSNorm
 from gkdplan.shape import ModelShape
-from gkdplan.vocab import Tier
+from gkdplan.vocab import Kernels, Tier
 
 
 def prepare(backend: str) -> None:
     """Ready this process for "gloo" or "nccl"; call it before the process group exists."""
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if not HAVE_TE:
+            without_transformer_engine.install()
     else:
         cpu_shims.install()
 
@@ -62,13 +69,21 @@ def config_overrides(backend: str, home: Tier) -> dict[str, Any]:
 
 
 def layer_spec(
-    shape: ModelShape, config: TransformerConfig, num_layers: int, *, norms_apart: bool = False
+    kernels: Kernels,
+    shape: ModelShape,
+    config: TransformerConfig,
+    num_layers: int,
+    *,
+    norms_apart: bool = False,
 ) -> ModuleSpec | TransformerBlockSubmodules:
-    """The modules of `num_layers` layers: Transformer Engine's on CUDA, local ones on the CPU.
+    """The modules of `num_layers` layers.
 
     With `norms_apart` no linear layer takes in the norm before it: its input is what it multiplies.
+    Raises UserError where Transformer Engine's are asked for and cannot be imported: GK525.
     """
-    if _on_cuda():
+    if kernels is Kernels.TRANSFORMER_ENGINE:
+        if not HAVE_TE:
+            raise UserError(no_transformer_engine())
         spec = get_gpt_layer_with_transformer_engine_spec(
             num_experts=config.num_moe_experts, moe_grouped_gemm=True, qk_layernorm=shape.qk_norm
         )
@@ -82,6 +97,14 @@ def layer_spec(
     if shape.qk_norm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
     return TransformerBlockSubmodules([spec] * num_layers, layer_norm=RMSNorm)
+
+
+def fuse_updates(adam: torch.optim.Optimizer) -> None:
+    """Let torch's AdamW, which Megatron takes where it finds no other, update in one kernel on
+    CUDA: left alone it would make a copy of all second moments there."""
+    if _on_cuda() and isinstance(adam, torch.optim.AdamW):
+        for group in adam.param_groups:
+            group |= {"fused": True, "foreach": False}
 
 
 def _with_norms_apart(spec: ModuleSpec) -> ModuleSpec:

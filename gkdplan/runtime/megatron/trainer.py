@@ -66,6 +66,8 @@ class Trainer:
                 self._ddps,
                 use_gloo_process_groups=False,
             )
+        for adam in self._adams:
+            platform.fuse_updates(adam)
         self._scheduler = OptimizerParamScheduler(
             self._optimizer,
             init_lr=0.0,
@@ -203,7 +205,7 @@ class Trainer:
             for name, adam, parameter in self._main_parameters():
                 parameter.copy_(tensors[f"{name}.main"])
                 adam.state[parameter] = {
-                    key.removeprefix(f"{name}."): value.clone().to(self._home_of(value))
+                    key.removeprefix(f"{name}."): value.clone().to(self._home_of(value, adam))
                     for key, value in tensors.items()
                     if key.startswith(f"{name}.") and key != f"{name}.main"
                 }
@@ -253,9 +255,10 @@ class Trainer:
             for ddp in self._ddps:
                 ddp.start_param_sync(force_sync=True)
 
-    def _home_of(self, value: Tensor) -> torch.device | str:
-        """Adam keeps moments on the device and step counters on the host."""
-        return self._mesh.device if value.dim() else "cpu"
+    def _home_of(self, value: Tensor, adam: torch.optim.Optimizer) -> torch.device | str:
+        """Adam keeps moments on the device, and step counters on the host if it is not fused."""
+        is_there = value.dim() > 0 or adam.param_groups[0].get("fused")
+        return self._mesh.device if is_there else "cpu"
 
     def _report(self, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Megatron's loss triple; the token count goes unused, as losses are sums already."""

@@ -6,7 +6,7 @@ from loss_oracle import BETAS
 from torch import Tensor
 
 from gkdplan.planner.memory.loss import Loss
-from gkdplan.planner.memory.model import KERNELS, RankModel
+from gkdplan.planner.memory.model import TORCH_ON_CPU, RankModel
 from gkdplan.planner.memory.stage import whole_model
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.loss import jsd_linear, jsd_logits
@@ -65,7 +65,7 @@ def model_of(hidden: int, vocab: int, dtype: torch.dtype) -> RankModel:
         vocab,
         tensor=1,
         sequence=False,
-        kernels=KERNELS["gloo"],
+        fused=TORCH_ON_CPU,
         stage=whole_model(shape.num_layers),
     )
 

@@ -7,6 +7,7 @@ from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runtime.megatron.fake_world import fake_world
 from gkdplan.runtime.megatron.groups import partitions
 from gkdplan.runtime.megatron.mesh import Mesh, init_teacher_mesh
+from gkdplan.vocab import Kernels
 
 DEGREES = {
     "tensor 2 pipeline 2 data 2": AxisDegrees(2, True, 2, pipeline=2),
@@ -19,7 +20,9 @@ NUM_RANKS = 8
 
 
 def layout_of(student: AxisDegrees, teacher: AxisDegrees) -> Layout:
-    return Layout("cpu", "gloo", 1, NUM_RANKS, NUM_RANKS, student, teacher, classes=())
+    return Layout(
+        "cpu", "gloo", Kernels.TORCH, 1, NUM_RANKS, NUM_RANKS, student, teacher, classes=()
+    )
 
 
 def ranks_of(mesh: Mesh) -> dict[str, list[int] | None]:

@@ -8,7 +8,7 @@ from gloo_ranks import run_on_ranks
 from tiny_models import hidden_states, plan_of, start_mesh
 
 from gkdplan.planner.memory.activations import Batch, layer_bytes
-from gkdplan.planner.memory.model import rank_model
+from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import LoraPlan, ModelPlan
 from gkdplan.runtime.megatron import generate, platform
@@ -57,7 +57,7 @@ def _check_parameters(tensor: int) -> None:
         plan = plan_of(family, tensor)
         model = build_model(plan, degrees, mesh, trainable=True)
         found = [(name, parameter.numel()) for name, parameter in model.named_parameters()]
-        expected = rank_model(plan, degrees, "gloo", stage=0).chunks[0]
+        expected = rank_model(plan, degrees, TORCH_ON_CPU, stage=0).chunks[0]
         assert found == [(p.name, p.num_elements) for p in expected], family
 
 
@@ -69,7 +69,7 @@ def _check_layers(dtype: Dtype, tensor: int) -> None:
         for family in FAMILIES:
             plan = replace(plan_of(family, tensor), dtype=dtype)
             two, three = (_saved_bytes(_deep(plan, n), degrees, mesh) for n in (2, 3))
-            planned = layer_bytes(rank_model(plan, degrees, "gloo", stage=0), BATCH)
+            planned = layer_bytes(rank_model(plan, degrees, TORCH_ON_CPU, stage=0), BATCH)
             assert three - two == planned, f"{family}, sequence {sequence}"
 
 
@@ -79,7 +79,7 @@ def _check_adapters(lora: LoraPlan, tensor: int) -> None:
         mesh = start_mesh(degrees)
         for family, dtype in ((f, d) for f in ("llama", "qwen2", "qwen3") for d in Dtype):
             plan = replace(plan_of(family, tensor), dtype=dtype, lora=lora)
-            planned = rank_model(plan, degrees, "gloo", stage=0)
+            planned = rank_model(plan, degrees, TORCH_ON_CPU, stage=0)
             model = build_model(plan, degrees, mesh, trainable=True)
             found = [(n, p.numel(), p.requires_grad) for n, p in model.named_parameters()]
             (expected,) = planned.chunks

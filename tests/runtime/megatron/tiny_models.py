@@ -29,7 +29,7 @@ from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.forward import response_hidden
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.shape import ModelShape, MoeShape
-from gkdplan.vocab import Dtype, Tier
+from gkdplan.vocab import Dtype, Kernels, Tier
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -196,5 +196,7 @@ def start_mesh(degrees: AxisDegrees, seed: int = 7) -> Mesh:
     mesh_module.close_mesh()
     world_size = torch.distributed.get_world_size()
     everyone = RankClass(ranks=((0, world_size),), stage=0)
-    layout = Layout("cpu", "gloo", 1, world_size, world_size, degrees, degrees, (everyone,))
+    layout = Layout(
+        "cpu", "gloo", Kernels.TORCH, 1, world_size, world_size, degrees, degrees, (everyone,)
+    )
     return mesh_module.init_mesh(layout, seed)

@@ -1,4 +1,4 @@
-"""The CPU's core attention against softmax attention written out in float64."""
+"""Core attention of torch's kernels against softmax attention written out in float64."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.megatron.cpu_modules import CoreAttention
+from gkdplan.runtime.megatron.causal_attention import _attend_by_kv_head
+from gkdplan.runtime.megatron.torch_modules import CoreAttention
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, ROWS = 4, 2, 8, 3
 
@@ -30,3 +31,17 @@ def test_positions_see_themselves_and_what_came_before(num_positions: int) -> No
     result = CoreAttention(config, layer_number=1)(query, key, value, None)
     expected = written_out(query, key, value)
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_way_of_float32_on_cuda_gives_the_same():
+    """On a CPU: its views and orders, not CUDA's kernel."""
+    torch.manual_seed(0)
+    fused = torch.randn(5, ROWS, NUM_KV_HEADS, 4 * HEAD_DIM, requires_grad=True)
+    query, key, value = fused.split([2 * HEAD_DIM, HEAD_DIM, HEAD_DIM], dim=-1)
+    query = query.unflatten(-1, (2, -1)).flatten(2, 3)
+    result, expected = _attend_by_kv_head(query, key, value), written_out(query, key, value)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
+    weights = torch.randn_like(result)
+    (gradient,) = torch.autograd.grad((result * weights).sum(), fused, retain_graph=True)
+    (expected,) = torch.autograd.grad((expected * weights).sum(), fused)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)

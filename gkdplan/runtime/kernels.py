@@ -1,0 +1,23 @@
+"""Whether this machine has the kernels that a plan asks for."""
+
+from importlib.util import find_spec
+
+from gkdplan.diagnostics import Diagnostic, error
+
+
+def has_transformer_engine() -> bool:
+    """Whether it is installed; it is not imported, which takes seconds."""
+    return find_spec("transformer_engine") is not None
+
+
+def no_transformer_engine() -> Diagnostic:
+    """GK525, with both ways out."""
+    return error(
+        "GK525",
+        "the plan wants Transformer Engine's kernels, and it cannot be imported here",
+        "cluster.kernels",
+        help=(
+            'set `cluster.kernels = "torch"`, which needs nothing beside torch',
+            "or install it with `pip install --no-build-isolation 'transformer-engine[pytorch]'`",
+        ),
+    )

@@ -16,7 +16,7 @@ from gkdplan.runtime.trace import TracedStep, build_step
 def build_real_step(run_plan: RunPlan) -> tuple[TracedStep, Mesh]:
     """With random weights, of which the optimizer has its copies."""
     close_mesh()
-    platform.prepare("gloo")
+    platform.prepare(run_plan.layout.backend)
     mesh = init_mesh(run_plan.layout, seed=0)
     step = build_step(run_plan, mesh)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from gkdplan.runtime.session import Session, open_session
 def open_silently(lock: str, start_step: int = 0) -> Session:
     """The session of the run plan in `lock`; it replaces the mesh of an earlier one."""
     run_plan = decode(lock)
-    platform.prepare("gloo")
+    platform.prepare(run_plan.layout.backend)
     close_mesh()
     Path(run_plan.training.output).mkdir(exist_ok=True)
     silent = Progress(run_plan, start_step, shown=False, terminal=False)

@@ -4,11 +4,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from gkdplan.diagnostics import UserError
+from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.model import LoraPlan, RunPlan
+from gkdplan.runtime import kernels
 from gkdplan.runtime.launch import check_machine
-from gkdplan.vocab import Engine, Tier
+from gkdplan.vocab import Engine, Kernels, Tier
 
 
 def refused(run_plan: RunPlan) -> list[str | None]:
@@ -52,3 +54,65 @@ def test_everything_comes_at_once(run_plan):
     several = replace(run_plan, layout=replace(run_plan.layout, num_nodes=2))
     several = with_student(several, lora=LoraPlan(8, 32.0, 0.0, ("q_proj",), 1))
     assert refused(several) == ["cluster.num_nodes", "student.tuning"]
+
+
+def on_gpus(run_plan: RunPlan, kernels: Kernels, context: int = 1) -> RunPlan:
+    layout = run_plan.layout
+    student = replace(layout.student, tensor=2 // context, context=context)
+    layout = replace(
+        layout,
+        device="h100-80gb",
+        backend="nccl",
+        kernels=kernels,
+        student=student,
+        teacher=layout.student,
+    )
+    return replace(run_plan, layout=layout)
+
+
+@pytest.fixture
+def a_machine_with(monkeypatch):
+    """A stand-in of one: the number of its GPUs, and whether Transformer Engine is installed."""
+
+    def stand_in(num_gpus: int, has_transformer_engine: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+        found = object() if has_transformer_engine else None
+        monkeypatch.setattr(kernels, "find_spec", {"transformer_engine": found}.get)
+
+    return stand_in
+
+
+def missing(run_plan: RunPlan) -> tuple[Diagnostic, ...]:
+    with pytest.raises(UserError) as refusal:
+        check_machine(run_plan)
+    return refusal.value.diagnostics
+
+
+def test_kernels_that_are_not_installed_are_missed_with_both_ways_out(run_plan, a_machine_with):
+    a_machine_with(num_gpus=8, has_transformer_engine=False)
+    (found,) = missing(on_gpus(run_plan, Kernels.TRANSFORMER_ENGINE))
+    assert (found.code, found.path) == ("GK525", "cluster.kernels")
+    ways_out = " ".join(found.help)
+    assert 'cluster.kernels = "torch"' in ways_out
+    assert "pip install" in ways_out
+    assert "transformer-engine" in ways_out
+
+
+def test_a_machine_without_both_is_told_both(run_plan, a_machine_with):
+    a_machine_with(num_gpus=0, has_transformer_engine=False)
+    codes = [found.code for found in missing(on_gpus(run_plan, Kernels.TRANSFORMER_ENGINE))]
+    assert codes == ["GK515", "GK525"]
+
+
+def test_kernels_that_are_there_or_not_asked_for_are_not_missed(run_plan, a_machine_with):
+    a_machine_with(num_gpus=8, has_transformer_engine=True)
+    check_machine(on_gpus(run_plan, Kernels.TRANSFORMER_ENGINE))
+    check_machine(on_gpus(run_plan, Kernels.TRANSFORMER_ENGINE, context=2))
+    a_machine_with(num_gpus=8, has_transformer_engine=False)
+    check_machine(on_gpus(run_plan, Kernels.TORCH))
+
+
+def test_torch_kernels_of_a_gpu_share_no_sequence_over_ranks(run_plan, a_machine_with):
+    a_machine_with(num_gpus=8, has_transformer_engine=False)
+    split = on_gpus(run_plan, Kernels.TORCH, context=2)
+    assert refused(split) == ["student.parallel.context"]

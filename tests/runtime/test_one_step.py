@@ -1,20 +1,15 @@
 """The loss and every gradient of one step, against the textbook in float64 on one process."""
 
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-import hf_reference
 import pytest
-import torch
 from gloo_ranks import run_on_ranks
+from one_step import Reference, learn_once
 from silent_session import open_silently
 from tiny_plans import compile_plan_text, compile_tiny, make_home, plan_text
 
 from gkdplan.runplan.codec import encode
-from gkdplan.runtime.executor import Executor, StepState
-from gkdplan.runtime.megatron.weights import full_tensors
-from gkdplan.runtime.session import Session
 from gkdplan.vocab import Source
 
 LAYOUTS = {
@@ -96,7 +91,7 @@ def _check_sources(lock: str) -> None:
     session = open_silently(lock)
     seen = set()
     for step in range(1, 13):
-        state = _one_step(session, 0.5, 1.0, step)
+        state = learn_once(session, 0.5, 1.0, step)
         seen.add(state.source)
         # twice the cross-entropy of an untrained model, at least of ten equally likely tokens
         assert (state.loss > 4.6) if state.source is Source.DATASET else abs(state.loss) < 1e-7
@@ -105,61 +100,16 @@ def _check_sources(lock: str) -> None:
 
 def _check_grid(lock: str) -> None:
     session = open_silently(lock)
-    student = hf_reference.load(Path(session.plan.models.student.model))
-    teacher = hf_reference.load(Path(session.plan.models.teacher.model))
+    reference = Reference(session.plan)
     for beta, temperature in GRID:
-        state = _one_step(session, beta, temperature)
-        rows = [(e.prompt, e.response) for e in session.train.examples]
-        assert len(rows) == session.plan.batch.global_rows
-        loss = hf_reference.step(
-            student,
-            teacher,
-            rows,
-            beta=beta,
-            temperature=temperature,
-            vocab_size=session.plan.models.vocab_size,
-            top_k=session.plan.objective.top_k,
-            sft_alpha=session.plan.objective.sft_alpha,
-        )
+        loss, gradients = reference.errors(session, beta, temperature)
         where = f"beta {beta}, temperature {temperature}"
-        assert abs(state.loss - loss) <= 1e-5 * loss, where
-        gradients = _gradients(session)
-        expected = dict(student.named_parameters())
-        assert gradients.keys() == expected.keys()
-        for name, gradient in gradients.items():
-            reference = expected[name].grad
-            error = (gradient - reference).norm() / reference.norm()
+        assert loss <= 1e-5, where
+        for name, error in gradients.items():
             assert error <= 1e-5, f"{where}: {name} is off by {error:.2e}"
 
 
 def _check_zero(lock: str) -> None:
     session = open_silently(lock)
     for beta, temperature in GRID:
-        assert abs(_one_step(session, beta, temperature).loss) < 1e-7, (beta, temperature)
-
-
-def _one_step(session: Session, beta: float, temperature: float, step: int = 1) -> StepState:
-    """Teacher and student of a step under another objective, without the update."""
-    objective = replace(session.plan.objective, beta=beta, loss_temperature=temperature)
-    executor = Executor(replace(session, plan=replace(session.plan, objective=objective)))
-    state = StepState(step, executor._examples_of(step))
-    session.trainer._ddps[0].zero_grad_buffer()
-    for action in executor.plan.steps[: _index(executor, "OptimizerStep")]:
-        executor._walk(action, state)
-    return state
-
-
-def _index(executor: Executor, kind: str) -> int:
-    return [type(action).__name__ for action in executor.plan.steps].index(kind)
-
-
-def _gradients(session: Session) -> dict[str, torch.Tensor]:
-    """The student's gradients under their Hugging Face names, whole, float64."""
-    values = [(p, p.data) for chunk in session.student for p in chunk.parameters()]
-    for parameter, _ in values:
-        parameter.data = parameter.main_grad
-    whole = full_tensors(session.student, session.plan.models.student, session.mesh)
-    gradients = {name: tensor.double() for name, tensor in whole}
-    for parameter, value in values:
-        parameter.data = value
-    return gradients
+        assert abs(learn_once(session, beta, temperature).loss) < 1e-7, (beta, temperature)

@@ -15,6 +15,7 @@ PLAN = """
 name = "tiny"
 [cluster]
 devices_per_node = {devices}
+{cluster}
 [student]
 model = "{home}/student"
 dtype = "{dtype}"
@@ -57,6 +58,7 @@ keep = 4
 """
 DEFAULTS = {
     "devices": 1,
+    "cluster": "",
     "tensor": 1,
     "dtype": "fp32",
     "parallel": "",

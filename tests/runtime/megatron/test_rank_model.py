@@ -3,16 +3,14 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from gloo_ranks import run_on_ranks
-from tiny_models import hidden_states, plan_of, start_mesh
+from tiny_models import deep, plan_of, saved_bytes, start_mesh
 
 from gkdplan.planner.memory.activations import Batch, layer_bytes
 from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import LoraPlan, ModelPlan
-from gkdplan.runtime.megatron import generate, platform
-from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runplan.model import LoraPlan
+from gkdplan.runtime.megatron import generate
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.shape import PROJECTIONS
 from gkdplan.vocab import Dtype
@@ -68,7 +66,7 @@ def _check_layers(dtype: Dtype, tensor: int) -> None:
         mesh = start_mesh(degrees)
         for family in FAMILIES:
             plan = replace(plan_of(family, tensor), dtype=dtype)
-            two, three = (_saved_bytes(_deep(plan, n), degrees, mesh) for n in (2, 3))
+            two, three = (saved_bytes(deep(plan, n), degrees, mesh, BATCH) for n in (2, 3))
             planned = layer_bytes(rank_model(plan, degrees, TORCH_ON_CPU, stage=0), BATCH)
             assert three - two == planned, f"{family}, sequence {sequence}"
 
@@ -84,30 +82,6 @@ def _check_adapters(lora: LoraPlan, tensor: int) -> None:
             found = [(n, p.numel(), p.requires_grad) for n, p in model.named_parameters()]
             (expected,) = planned.chunks
             assert found == [(p.name, p.num_elements, p.is_trained) for p in expected], family
-            one, two, three = (_saved_bytes(_deep(plan, n), degrees, mesh) for n in (1, 2, 3))
+            one, two, three = (saved_bytes(deep(plan, n), degrees, mesh, BATCH) for n in (1, 2, 3))
             of_a_layer = layer_bytes(planned, BATCH)
             assert three - two == two - one == of_a_layer, f"{family}, {dtype}, {sequence}"
-
-
-def _deep(plan: ModelPlan, num_layers: int) -> ModelPlan:
-    shape = plan.shape.with_layers(num_layers)
-    return replace(plan, shape=shape, stage_layers=((num_layers,),))
-
-
-def _saved_bytes(plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh) -> int:
-    """Bytes of the storages that autograd saves in a forward, parameters left out."""
-    model = build_model(plan, degrees, mesh, trainable=True)
-    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    saved = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            saved[storage._cdata] = storage
-        return tensor
-
-    tokens_BS = torch.zeros(BATCH.rows, BATCH.tokens, dtype=torch.int64)
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, platform.megatron_calls():
-        hidden_states(model, tokens_BS)
-    return sum(storage.nbytes() for storage in saved.values())

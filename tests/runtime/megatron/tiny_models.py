@@ -22,12 +22,14 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from gkdplan.planner.memory.activations import Batch
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron import mesh as mesh_module
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.forward import response_hidden
 from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.model import build_model
 from gkdplan.shape import ModelShape, MoeShape
 from gkdplan.vocab import Dtype, Kernels, Tier
 
@@ -186,17 +188,43 @@ def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
 
 def hidden_states(model: GPTModel, tokens_BS: torch.Tensor) -> torch.Tensor:
     """The final hidden states of all tokens, [B, S, H]."""
-    every_token = torch.arange(tokens_BS.numel())
+    every_token = torch.arange(tokens_BS.numel(), device=tokens_BS.device)
     return response_hidden(model, tokens_BS, every_token).unflatten(0, tokens_BS.shape)
 
 
+def deep(plan: ModelPlan, num_layers: int) -> ModelPlan:
+    """The same model with another number of layers, on one stage."""
+    shape = plan.shape.with_layers(num_layers)
+    return replace(plan, shape=shape, stage_layers=((num_layers,),))
+
+
+def saved_bytes(plan: ModelPlan, degrees: AxisDegrees, mesh: Mesh, batch: Batch) -> int:
+    """Bytes of the storages that autograd saves in a forward, parameters left out."""
+    model = build_model(plan, degrees, mesh, trainable=True)
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    saved = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage
+        return tensor
+
+    tokens_BS = torch.zeros(batch.rows, batch.tokens, dtype=torch.int64, device=mesh.device)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, platform.megatron_calls():
+        hidden_states(model, tokens_BS)
+    return sum(storage.nbytes() for storage in saved.values())
+
+
 def start_mesh(degrees: AxisDegrees, seed: int = 7) -> Mesh:
-    """The mesh of a CPU layout over the running gloo group; replaces an earlier one."""
-    platform.prepare("gloo")
+    """The mesh of a layout over the running group, on torch's kernels; replaces an earlier one."""
+    backend = torch.distributed.get_backend()
+    platform.prepare(backend)
     mesh_module.close_mesh()
     world_size = torch.distributed.get_world_size()
     everyone = RankClass(ranks=((0, world_size),), stage=0)
     layout = Layout(
-        "cpu", "gloo", Kernels.TORCH, 1, world_size, world_size, degrees, degrees, (everyone,)
+        "device", backend, Kernels.TORCH, 1, world_size, world_size, degrees, degrees, (everyone,)
     )
     return mesh_module.init_mesh(layout, seed)

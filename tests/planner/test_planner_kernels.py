@@ -1,5 +1,7 @@
 """`cluster.kernels`: who decides them, what the ledger makes of them, what a change asks."""
 
+from dataclasses import replace
+
 import pytest
 from planner_facts import facts, plan
 
@@ -74,11 +76,14 @@ def test_a_layer_in_bf16_keeps_as_much_as_transformer_engines():
 
 
 def test_attention_in_fp32_copies_its_context():
+    """But that of one kv head is in order."""
     torchs, others = (
         layer_bytes(rank_model(kernels, Dtype.FP32), BATCH)
         for kernels in (TORCH_ON_CUDA, TRANSFORMER_ENGINE)
     )
     assert torchs - others == BATCH.num_tokens * 4096 * 4
+    one = replace(rank_model(TORCH_ON_CUDA, Dtype.FP32), shape=replace(LLAMA_8B, num_kv_heads=1))
+    assert layer_bytes(one, BATCH) == layer_bytes(replace(one, fused=TRANSFORMER_ENGINE), BATCH)
 
 
 def test_norms_of_torch_are_modules_that_can_be_made_again():

@@ -209,7 +209,8 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
 
 
 def _is_context_copied(model: RankModel) -> bool:
-    is_grouped = model.shape.num_attention_heads // model.tensor > model.num_kv_heads
+    """Where a rank has several kv heads, each of several query heads."""
+    is_grouped = model.shape.num_attention_heads // model.tensor > model.num_kv_heads > 1
     return is_grouped and model.dtype is Dtype.FP32 and not model.fused.fp32_context
 
 

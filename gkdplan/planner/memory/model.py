@@ -24,8 +24,8 @@ class Fused:
     norm_in_projection: bool = False
     """Whether a norm is part of the projection after it, so that Megatron cannot make it again."""
     fp32_context: bool = True
-    """Whether attention of float32 with shared kv heads gives its context as the projection after
-    it takes it, and not in an order of its own, which is copied."""
+    """Whether attention of float32 gives the context of shared kv heads as the projection after it
+    takes it, and not kv head by kv head, which is copied."""
 
     def dropout_mask_bytes(self, dtype: Dtype) -> int:
         """Of an element: a fused dropout keeps a byte, torch's own a factor."""

@@ -1,7 +1,8 @@
 """The ledger beside the allocator of a GPU, of models so large that bytes are bytes of tensors.
 
 A student of 0.5 B parameters learns from a teacher of 1.0 B that waits on the host, in bf16, from
-rows of 1,280 tokens over 151,936 ids. Every row is as long as the plan allows.
+rows of 1,280 tokens over 151,936 ids. Every row is as long as the plan allows, and every gradient
+is clipped.
 """
 
 import gc
@@ -44,7 +45,7 @@ init = "random"
 {recompute}
 [teacher]
 model = "{home}/teacher"
-offload = "cpu"
+offload = "{offload}"
 [distill]
 lmbda = 1.0
 [generation]
@@ -55,6 +56,8 @@ max_length = {prompt}
 [batch]
 micro = 4
 global = 8
+[optimizer]
+clip_grad = 1e-6
 [run]
 output = "{home}/run"
 steps = {steps}
@@ -83,7 +86,7 @@ def alone() -> Iterator[None]:
 
 def test_every_phase_of_a_run_is_what_the_ledger_says(home):
     """Sampling, the teacher's visits and a checkpoint among them; of the third step."""
-    run_plan = _compile(home, "nothing")
+    run_plan = _compile(home, "nothing", offload="cpu")
     before = torch.cuda.memory_allocated()
     session = open_silently(encode(run_plan))
     executor, measured = Executor(session), {}
@@ -110,7 +113,7 @@ def test_every_phase_of_a_run_is_what_the_ledger_says(home):
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 def test_recompute_keeps_what_the_ledger_says(recompute, home):
     """A step without data on random weights, as `gkdplan verify --trace` has it on fakes."""
-    run_plan = _compile(home, recompute)
+    run_plan = _compile(home, recompute, offload="none")
     before = torch.cuda.memory_allocated()
     step, _ = build_real_step(run_plan)
     step.warm_up()
@@ -125,10 +128,11 @@ def test_recompute_keeps_what_the_ledger_says(recompute, home):
     assert all(abs(error) <= TOLERANCE for error in errors.values())
 
 
-def _compile(home: Path, recompute: str) -> RunPlan:
+def _compile(home: Path, recompute: str, offload: str) -> RunPlan:
     return compile_plan_text(
         PLAN.format(
             home=home,
+            offload=offload,
             recompute=RECOMPUTE[recompute],
             prompt=drawn_models.PROMPT_TOKENS,
             completion=drawn_models.COMPLETION_TOKENS,

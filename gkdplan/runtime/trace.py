@@ -211,7 +211,8 @@ class TracedStep:
         return [[row] * self.plan.batch.micro_rows] * num_micro_batches
 
     def _deal(self, degrees: AxisDegrees, batches: list[list[Row]]) -> list[MicroBatch]:
-        return Deal(degrees, batches).micro_batches(self.mesh.rank, pad_id=0)
+        micro_batches = Deal(degrees, batches).micro_batches(self.mesh.rank, pad_id=0)
+        return [micro_batch.to(self.mesh.device) for micro_batch in micro_batches]
 
     def _teacher_forward(
         self, batches: list[list[Row]], of_student: list[MicroBatch]

@@ -67,8 +67,10 @@ RECOMPUTE = {
     "norms and MLP": 'granularity = "selective"\nmodules = ["layernorm", "mlp"]',
     "whole layers": 'granularity = "full"\nmethod = "uniform"\nnum_layers = 1',
 }
-ALLOCATOR = {"requested": "requested", "allocated": "allocated", "reserved": "reserved"}
+ALLOCATOR = ("requested", "allocated", "reserved")
 """What tensors asked for, what they got in blocks, and what was taken from the device for them."""
+OUTSIDE = "outside"
+"""What the device has lost to anything but torch's allocator, at a phase's end."""
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +97,13 @@ def test_every_phase_of_a_run_is_what_the_ledger_says(home):
             executor._run_step(step)
     seconds = dict(session.phases.seconds)
     planned = _planned(run_plan)
-    print(f"\n{'':10} {'planned':>9}" + "".join(f"{name:>10}" for name in ALLOCATOR), end="")
+    print(
+        f"\n{'':10} {'planned':>9}" + "".join(f"{name:>10}" for name in (*ALLOCATOR, OUTSIDE)),
+        end="",
+    )
     print(f"{'error':>8} {'predicted':>10} {'measured':>9}   GiB and seconds")
     for phase, peaks in measured.items():
-        shown = "".join(f"{peaks[name] / GiB:10.3f}" for name in ALLOCATOR)
+        shown = "".join(f"{num_bytes / GiB:10.3f}" for num_bytes in peaks.values())
         error = planned[phase] / (peaks["requested"] - before) - 1
         timed = run_plan.timing.phases.get(phase)
         predicted = f"{timed.likely:10.2f}" if timed else f"{'':10}"
@@ -161,7 +166,8 @@ def _watched(measured: dict[Phase, dict[str, int]]) -> Iterator[None]:
             yield
         found = torch.cuda.memory_stats()
         measured[phase] = {
-            name: found[f"{field}_bytes.all.peak"] for name, field in ALLOCATOR.items()
+            **{name: found[f"{name}_bytes.all.peak"] for name in ALLOCATOR},
+            OUTSIDE: _outside(),
         }
 
     with patch.object(Phases, "phase", phase):
@@ -169,10 +175,9 @@ def _watched(measured: dict[Phase, dict[str, int]]) -> Iterator[None]:
 
 
 def _print_what_lies_outside(run_plan: RunPlan, before: int) -> None:
-    free, total = torch.cuda.mem_get_info()
-    outside = total - free - torch.cuda.memory_reserved()
+    _, total = torch.cuda.mem_get_info()
     print(f"device {torch.cuda.get_device_name()}: {total / GiB:.2f} GiB, planned budget", end=" ")
-    print(f"{run_plan.ledger.budget_bytes / GiB:.2f}; outside the allocator {outside / GiB:.3f}")
+    print(f"{run_plan.ledger.budget_bytes / GiB:.2f}; outside the allocator {_outside() / GiB:.3f}")
     torch._C._cuda_clearCublasWorkspaces()
     without = torch.cuda.memory_allocated()
     square = torch.ones(256, 256, device="cuda", dtype=torch.bfloat16)
@@ -183,6 +188,11 @@ def _print_what_lies_outside(run_plan: RunPlan, before: int) -> None:
     print("pinned host memory, GiB:", end=" ")
     print({k: round(v / GiB, 3) for k, v in pinned.items() if "bytes" in k and "current" in k})
     print(f"planned on the host: {run_plan.ledger.host_bytes_per_node / GiB:.3f}")
+
+
+def _outside() -> int:
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
 
 
 def _clear() -> None:

@@ -9,7 +9,8 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
 from multiprocessing.connection import Connection
@@ -21,7 +22,9 @@ import psutil
 import torch
 import torch.multiprocessing as mp
 from megatron.core.distributed import DistributedDataParallel
+from torch.distributed.launcher.api import LaunchConfig
 
+from gkdplan.runtime import launch
 from gkdplan.runtime.megatron.mesh import close_mesh
 
 MAX_THREADS = 100
@@ -42,6 +45,18 @@ IMPORTED_ONCE = [
         for family in ("llama", "qwen2", "qwen3", "qwen3_moe", "qwen2_moe", "mixtral")
     ),
 ]
+
+
+@contextmanager
+def launched_as_forks() -> Iterator[None]:
+    """`launch.run` here starts its ranks as forks of that process too."""
+
+    def forking(**config: Any) -> LaunchConfig:
+        return LaunchConfig(**config | {"start_method": "forkserver"})
+
+    mp.get_context("forkserver").set_forkserver_preload(IMPORTED_ONCE)
+    with patch.dict(os.environ, CHILD_ENVIRONMENT), patch.object(launch, "LaunchConfig", forking):
+        yield
 
 
 def run_on_ranks(

@@ -5,17 +5,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
-from tiny_plans import make_home, plan_text
+from gloo_ranks import run_on_ranks
+from silent_session import open_silently
+from tiny_plans import compile_tiny, make_home, plan_text
 
+from gkdplan.runplan.codec import encode
+from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 
-NUM_STEPS = 60
-STAGES = "pipeline = 2\nfirst_stage_layers = 1"
+NUM_STEPS = 40
+STOPPABLE = {"devices": 2, "steps": NUM_STEPS, "save_interval": 4, "held_out": "[]"}
+OWN_LAYOUT = {"micro": 1, "teacher": "[teacher.parallel]\ntensor = 2", "lmbda": 0.2, "seq_kd": 0.2}
+STAGES = {"parallel": "pipeline = 2\nfirst_stage_layers = 1"}
 COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
 
 pytestmark = pytest.mark.timeout(600)
@@ -39,14 +46,17 @@ class Attempt:
         self.first_step = self.newest()
         self.process = subprocess.Popen(
             COMMAND, cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-            start_new_session=True,
+            start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 
     def newest(self) -> int:
         return max(self.directory.saved_steps(), default=0)
 
     def wait_for_a_checkpoint(self) -> None:
-        while self.newest() == self.first_step:
+        self.wait_until(lambda: self.newest() > self.first_step)
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
             assert self.process.poll() is None, self.process.communicate()[1]
             time.sleep(0.02)
 
@@ -81,16 +91,17 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def story(place) -> dict[str, Ending]:
-    """One run, stopped in four ways, a second one meanwhile, and the attempt that finishes it."""
+    """One run of a teacher with a layout of its own, stopped in four ways, a second one while it
+    starts, and the attempt that finishes it."""
     home = make_home(place / "home")
-    changes = {"devices": 2, "tensor": 2, "steps": NUM_STEPS, "save_interval": 4}
-    (place / "plan.toml").write_text(plan_text(home, "run", **changes))
+    (place / "plan.toml").write_text(plan_text(home, "run", **STOPPABLE, **OWN_LAYOUT))
     endings = {}
     for name, stop in STOPS.items():
         attempt = Attempt(place)
-        attempt.wait_for_a_checkpoint()
         if name == "SIGTERM":
+            attempt.wait_until(attempt.directory.lock.exists)
             endings["second"] = Attempt(place).end()
+        attempt.wait_for_a_checkpoint()
         stop(attempt)
         endings[name] = attempt.end()
     endings["finished"] = Attempt(place).end()
@@ -147,14 +158,19 @@ def test_the_stopped_run_goes_on_to_its_end(story, place):
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, NUM_STEPS + 1))
 
 
+def test_the_finished_student_has_the_bytes_of_one_that_was_never_stopped(story, place):
+    run_plan = compile_tiny(place / "home", place / "whole", **STOPPABLE, **OWN_LAYOUT)
+    run_on_ranks(_run, 2, encode(run_plan))
+    student = f"checkpoints/step_{NUM_STEPS}/student/model.safetensors"
+    assert (place / "run" / student).read_bytes() == (place / "whole" / student).read_bytes()
+
+
 def test_ctrl_c_while_the_ranks_start_shows_no_traceback(place, tmp_path):
     """They import torch for seconds, and a KeyboardInterrupt in there would print where."""
     plan = (place / "plan.toml").read_text().replace(f"{place}/run", f"{tmp_path}/run")
     (tmp_path / "plan.toml").write_text(plan)
     attempt = Attempt(tmp_path)
-    while len(attempt.ranks()) < 2:
-        assert attempt.process.poll() is None
-        time.sleep(0.02)
+    attempt.wait_until(lambda: len(attempt.ranks()) == 2)
     os.killpg(attempt.process.pid, signal.SIGINT)
     ending = attempt.end()
     assert ending.exit_code == 130
@@ -166,8 +182,7 @@ def test_ctrl_c_while_the_ranks_start_shows_no_traceback(place, tmp_path):
 def test_a_killed_stage_ends_the_run_of_the_stage_that_waits_for_it(tmp_path):
     """Within 30 seconds, though a collective may wait for half an hour."""
     home = make_home(tmp_path / "home")
-    changes = {"devices": 2, "parallel": STAGES, "steps": NUM_STEPS, "save_interval": 4}
-    (tmp_path / "plan.toml").write_text(plan_text(home, "run", **changes))
+    (tmp_path / "plan.toml").write_text(plan_text(home, "run", **STOPPABLE, **STAGES))
     attempt = Attempt(tmp_path)
     attempt.wait_for_a_checkpoint()
     killed_s = time.monotonic()
@@ -178,3 +193,7 @@ def test_a_killed_stage_ends_the_run_of_the_stage_that_waits_for_it(tmp_path):
     assert "error[GK531]: rank 0 ended with SIGKILL" in ending.err
     assert "GK530" not in ending.err
     assert ending.left == []
+
+
+def _run(lock: str) -> None:
+    Executor(open_silently(lock)).run(0)

@@ -3,10 +3,12 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from gloo_ranks import launched_as_forks
 from safetensors.torch import load_file, save_file
 from tiny_plans import compile_tiny, make_home
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,6 +25,13 @@ LAYOUTS = {
 MIX = {"lmbda": 0.4, "seq_kd": 0.5}
 
 pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forks() -> Iterator[None]:
+    """test_faults.py starts ranks as the command does."""
+    with launched_as_forks():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,10 @@ _GATHER_EQUAL_ROWS = mappings._gather_along_first_dim
 _REDUCE_SCATTER_EQUAL_ROWS = mappings._reduce_scatter_along_first_dim
 
 
+_NAME_A_DEVICE = {Tensor.cuda, Tensor.pin_memory, Tensor.type, Tensor.to}
+"""Functions that ask for CUDA without a keyword."""
+
+
 class CpuRngStates(megatron_random.CudaRNGStatesTracker):
     """Megatron's named random states, kept for the CPU generator."""
 
@@ -48,6 +52,8 @@ class CudaAsCpu(TorchFunctionMode):
     """While entered, on this thread, what asks for CUDA gets the CPU."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None) -> Any:
+        if not kwargs and func not in _NAME_A_DEVICE:
+            return func(*args)
         kwargs = dict(kwargs or {})
         if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]

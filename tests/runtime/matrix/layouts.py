@@ -96,3 +96,23 @@ MATRIX = {
     "E2 from a dense teacher": case("dense to experts", 2, "expert = 2", teacher="tensor = 1"),
     "D2 from experts": case("experts to dense", 2, teacher="expert = 2"),
 }
+WITH_THE_GRID = {
+    "micro-batches of one row",
+    "uniform recompute",
+    "block recompute",
+    "recomputed core attention",
+    "T2 of a tied student",
+    "P2 of a tied student",
+    "P2 with a replicated optimizer",
+    "P2",
+    "P2 with uniform recompute",
+    "P2 V2",
+    "T2 P2 of a tied student",
+    "T2 P2 V2",
+    "T2 of a teacher with C2 and logits",
+    "T2 C2 from the likeliest ids",
+    "E2 with a replicated optimizer",
+    "E2 ET2 T2",
+    "E2 D4",
+}
+"""What the other layouts show too, of another pair or beside another axis."""

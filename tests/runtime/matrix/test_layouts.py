@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from gloo_ranks import run_on_ranks
-from layouts import MATRIX, Case
+from layouts import MATRIX, WITH_THE_GRID, Case
 from pairs import make_pair
 from silent_session import open_silently
 from tiny_plans import compile_plan_text, plan_text
@@ -28,6 +28,11 @@ GRADIENT = 1e-4
 PARAMETER = 1e-4
 ADAM_EPS = 1e-6
 """So large that an update depends on the size of a gradient that rounding could turn round."""
+
+
+CASES = [
+    pytest.param(name, marks=pytest.mark.grid if name in WITH_THE_GRID else ()) for name in MATRIX
+]
 
 
 class References:
@@ -62,7 +67,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> References:
     return References(tmp_path_factory.mktemp("pairs"))
 
 
-@pytest.mark.parametrize("name", MATRIX)
+@pytest.mark.parametrize("name", CASES)
 def test_two_steps_equal_float64_on_one_process(name: str, references: References) -> None:
     run_plan, file = references.of(MATRIX[name])
     run_on_ranks(_check, MATRIX[name].num_ranks, encode(run_plan), file)

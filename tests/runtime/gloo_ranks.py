@@ -29,6 +29,7 @@ from gkdplan.runtime.megatron.mesh import close_mesh
 
 MAX_THREADS = 100
 CHILD_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
     "GLOO_SOCKET_IFNAME": "lo",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

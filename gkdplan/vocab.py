@@ -83,6 +83,14 @@ class Payload(StrEnum):
     TOP_K = "top_k"
 
 
+class LossBackend(StrEnum):
+    """What computes the loss and its gradient from logits."""
+
+    EAGER = "eager"
+    COMPILED = "compiled"
+    TRITON = "triton"
+
+
 class Verdict(StrEnum):
     """A peak of memory against its budget."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.loss.distribution import Distribution, blocks_of, buffers_for
+from gkdplan.runtime.loss.distribution import Distribution, buffers_for
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 
@@ -49,22 +49,26 @@ def check_labels(labels: Tensor, vocab_size: int) -> None:
 
 
 class CrossEntropy:
-    """alpha * cross-entropy of rows of logits [N, V]: `losses_N`, float64, and the gradient of
-    their weighted sum.
+    """alpha * cross-entropy of rows of logits [N, V], whose log masses of this rank are given:
+    `losses_N`, float64, and the gradient of their weighted sum.
 
     It takes one gather of two numbers a row over the tensor group, and none for the gradient.
     """
 
     def __init__(
-        self, logits_NV: Tensor, sft: Sft, weights_N: Tensor, shard: VocabularyShard
+        self,
+        logits_NV: Tensor,
+        log_masses_N: Tensor,
+        sft: Sft,
+        weights_N: Tensor,
+        shard: VocabularyShard,
     ) -> None:
         self._logits_NV = logits_NV
-        self._scales_N = weights_N * sft.alpha
-        self._places_N, self._here_N = shard.places_of(sft.labels_N)
-        statistics = torch.stack([_log_masses(logits_NV), self._label_logits()])
-        gathered = shard.gather(statistics)
-        self._log_totals_N = gathered[:, 0].logsumexp(dim=0)
-        self.losses_N = (self._log_totals_N - gathered[:, 1].sum(dim=0)) * sft.alpha
+        self.scales_N = weights_N * sft.alpha
+        self.places_N, self.here_N = shard.places_of(sft.labels_N)
+        gathered = shard.gather(torch.stack([log_masses_N, self._label_logits()]))
+        self.log_totals_N = gathered[:, 0].logsumexp(dim=0)
+        self.losses_N = (self.log_totals_N - gathered[:, 1].sum(dim=0)) * sft.alpha
 
     def gradient(self, rows: slice, buffers: Tensor | None = None) -> Tensor:
         """weight * alpha * (probabilities - one-hot label) [B, V], in buffers [2, B, V]."""
@@ -73,31 +77,17 @@ class CrossEntropy:
             buffers = buffers_for(2, logits_BV)
         distribution = Distribution(logits_BV, 1.0, buffers)
         distribution.allow_masked_rows()
-        distribution.rescale(self._log_totals_N[rows])
-        scales_B = self._scales_N[rows].to(buffers.dtype)
+        distribution.rescale(self.log_totals_N[rows])
+        scales_B = self.scales_N[rows].to(buffers.dtype)
         gradient_BV = distribution.probs_BV.mul_(scales_B[:, None])
         if gradient_BV.shape[1]:
-            less_B = (scales_B * self._here_N[rows]).neg_()
-            gradient_BV.scatter_add_(1, self._places_N[rows, None], less_B[:, None])
+            less_B = (scales_B * self.here_N[rows]).neg_()
+            gradient_BV.scatter_add_(1, self.places_N[rows, None], less_B[:, None])
         return gradient_BV
 
     def _label_logits(self) -> Tensor:
         """[N], float64; 0 where another rank holds the label."""
         if self._logits_NV.shape[1] == 0:
             return self._logits_NV.new_zeros(len(self._logits_NV), dtype=torch.float64)
-        found_N = self._logits_NV.gather(1, self._places_N[:, None])[:, 0].double()
-        return found_N.masked_fill_(~self._here_N, 0.0)
-
-
-def _log_masses(logits_NV: Tensor) -> Tensor:
-    """log sum exp over this rank's entries [N], float64; -inf where there are none."""
-    if len(logits_NV) == 0:
-        return logits_NV.new_zeros(0, dtype=torch.float64)
-    buffers = buffers_for(2, logits_NV)
-    log_masses = []
-    for rows in blocks_of(len(logits_NV), logits_NV.device):
-        logits_BV = logits_NV[rows]
-        distribution = Distribution(logits_BV, 1.0, buffers[:, : len(logits_BV)])
-        distribution.allow_masked_rows()
-        log_masses.append(distribution.log_mass_B)
-    return torch.cat(log_masses)
+        found_N = self._logits_NV.gather(1, self.places_N[:, None])[:, 0].double()
+        return found_N.masked_fill_(~self.here_N, 0.0)

@@ -7,6 +7,7 @@ likeliest ids of a row.
 import torch
 from torch import Tensor
 
+from gkdplan.runtime.loss.backend import EAGER, Backend
 from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Sft
 from gkdplan.runtime.loss.rows import Rows, divergences
 from gkdplan.runtime.loss.rules import rule_for
@@ -23,6 +24,7 @@ def weighted_divergence(
     beta: float,
     temperature: float,
     shard: VocabularyShard,
+    backend: Backend,
     sft: Sft | None = None,
 ) -> Tensor:
     """The sum over rows of weight * (divergence + alpha * cross-entropy), a float64 scalar.
@@ -37,13 +39,20 @@ def weighted_divergence(
     """
     if len(weights_N) == 0:
         return weights_N.new_zeros((), dtype=torch.float64)
-    cross_entropy = None if sft is None else CrossEntropy(student_NV, sft, weights_N, shard)
+    cross_entropy = None
+    if sft is not None:
+        log_masses_N = backend.log_masses(student_NV)
+        cross_entropy = CrossEntropy(student_NV, log_masses_N, sft, weights_N, shard)
     if isinstance(teacher, TopK):
         buckets = Buckets(student_NV, teacher.ids_NK, temperature, shard)
         losses_N = _of_buckets(buckets, teacher, weights_N, gradient_NV, beta, cross_entropy)
     else:
         rows = Rows(student_NV, teacher, weights_N, gradient_NV, temperature, cross_entropy)
-        losses_N = divergences(rule_for(beta), rows, shard)
+        rule = rule_for(beta)
+        with_gradient = gradient_NV is not None
+        losses_N = divergences(
+            rule, backend.measures(rule, rows), shard, with_gradient=with_gradient
+        )
     ignored_N = weights_N == 0
     if gradient_NV is not None:
         gradient_NV.index_fill_(0, ignored_N.nonzero()[:, 0], 0.0)
@@ -68,7 +77,10 @@ def _of_buckets(
     student_NK1 = log_masses_NK1[:, :num_buckets]
     gradient_NK1 = None if gradient_NV is None else student_NK1
     rows = Rows(student_NK1, teacher_NK1, weights_N, gradient_NK1, temperature=1.0)
-    losses_N = divergences(rule_for(beta), rows, VocabularyShard(num_buckets, None, None))
+    rule, alone = rule_for(beta), VocabularyShard(num_buckets, None, None)
+    losses_N = divergences(
+        rule, EAGER.measures(rule, rows), alone, with_gradient=gradient_NK1 is not None
+    )
     if gradient_NV is None:
         return losses_N
     has_tail = teacher.tail_N is not None

@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gkdplan.runtime.loss.backend import backend_for
 from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Sft, check_labels
 from gkdplan.runtime.loss.divergence import weighted_divergence
 from gkdplan.runtime.loss.heads import TeacherStates, cut_heads
@@ -22,6 +23,7 @@ def divergence_and_cross_entropy(
     temperature: float = 1.0,
     group: dist.ProcessGroup | None = None,
     vocab_size: int | None = None,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sums over tokens of the generalized JSD and of the student's cross-entropy, float64 scalars.
 
@@ -31,6 +33,7 @@ def divergence_and_cross_entropy(
     Raises ValueError as `jsd_linear`, and where a label lies outside the vocabulary.
     """
     check_objective(beta, temperature)
+    by = backend_for(backend, student_hidden.device)
     teacher = TeacherStates(teacher_hidden, teacher_head)
     heads, shard = cut_heads(student_hidden, student_head, teacher, chunk_tokens, vocab_size, group)
     if labels.shape != student_hidden.shape[:1]:
@@ -49,9 +52,10 @@ def divergence_and_cross_entropy(
                 beta=beta,
                 temperature=temperature,
                 shard=shard,
+                backend=by,
             )
-            cross_entropy = CrossEntropy(
-                student_CV, Sft(labels[tokens], alpha=1.0), weights_N[tokens], shard
-            )
+            sft = Sft(labels[tokens], alpha=1.0)
+            log_masses_C = by.log_masses(student_CV)
+            cross_entropy = CrossEntropy(student_CV, log_masses_C, sft, weights_N[tokens], shard)
             totals[1] += cross_entropy.losses_N.sum()
     return totals[0], totals[1]

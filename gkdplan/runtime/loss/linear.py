@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gkdplan.runtime.loss.backend import Backend, backend_for
 from gkdplan.runtime.loss.cross_entropy import Sft, sft_of
 from gkdplan.runtime.loss.divergence import weighted_divergence
 from gkdplan.runtime.loss.gradient import hand_over
@@ -35,6 +36,7 @@ def jsd_linear(
     group: dist.ProcessGroup | None = None,
     chunk_tokens: int | None = None,
     vocab_size: int | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """`jsd_logits` of hidden states [N, H] times heads [V/t, H]; the teacher has its own H.
 
@@ -63,6 +65,7 @@ def jsd_linear(
         group=group,
         chunk_tokens=chunk_tokens,
         vocab_size=vocab_size,
+        backend=backend,
     )
 
 
@@ -79,6 +82,7 @@ def top_k_linear(
     group: dist.ProcessGroup | None = None,
     chunk_tokens: int | None = None,
     vocab_size: int | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """`jsd_linear` of a teacher of which only the likeliest ids are known: as `jsd_logits` of it.
 
@@ -96,6 +100,7 @@ def top_k_linear(
         group=group,
         chunk_tokens=chunk_tokens,
         vocab_size=vocab_size,
+        backend=backend,
     )
 
 
@@ -112,6 +117,7 @@ def _loss(
     group: dist.ProcessGroup | None,
     chunk_tokens: int | None,
     vocab_size: int | None,
+    backend: str | None,
 ) -> Tensor:
     check_objective(beta, temperature)
     if weights.shape != student_hidden.shape[:1]:
@@ -128,6 +134,7 @@ def _loss(
         temperature,
         shard,
         sft_of(labels, sft_alpha, weights, shard.vocab_size),
+        backend_for(backend, student_hidden.device),
         torch.is_grad_enabled(),
     )
     return loss
@@ -145,6 +152,7 @@ class _JsdLinear(torch.autograd.Function):  # type: ignore[misc]
         temperature: float,
         shard: VocabularyShard,
         sft: Sft | None,
+        backend: Backend,
         with_gradient: bool,
     ) -> Tensor:
         hidden_gradient_NH, head_gradient_VH = None, None
@@ -153,7 +161,15 @@ class _JsdLinear(torch.autograd.Function):  # type: ignore[misc]
         if with_gradient and student_head_VH.requires_grad:
             head_gradient_VH = torch.zeros_like(student_head_VH, dtype=heads.dtype)
         loss = _loss_and_gradients(
-            heads, weights_N, hidden_gradient_NH, head_gradient_VH, beta, temperature, shard, sft
+            heads,
+            weights_N,
+            hidden_gradient_NH,
+            head_gradient_VH,
+            beta,
+            temperature,
+            shard,
+            sft,
+            backend,
         )
         if head_gradient_VH is not None:
             head_gradient_VH = head_gradient_VH.to(student_head_VH.dtype)
@@ -162,7 +178,7 @@ class _JsdLinear(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        return (*hand_over(ctx, grad_output), *(None,) * 7)
+        return (*hand_over(ctx, grad_output), *(None,) * 8)
 
 
 def _loss_and_gradients(
@@ -174,6 +190,7 @@ def _loss_and_gradients(
     temperature: float,
     shard: VocabularyShard,
     sft: Sft | None,
+    backend: Backend,
 ) -> Tensor:
     """The loss; the gradients that are wanted, zeros before, are written.
 
@@ -190,6 +207,7 @@ def _loss_and_gradients(
             beta=beta,
             temperature=temperature,
             shard=shard,
+            backend=backend,
             sft=None if sft is None else sft.of(tokens),
         )
         if hidden_gradient_NH is not None:

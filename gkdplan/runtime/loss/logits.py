@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gkdplan.runtime.loss.backend import Backend, backend_for
 from gkdplan.runtime.loss.cross_entropy import Sft, sft_of
 from gkdplan.runtime.loss.distribution import working_dtype
 from gkdplan.runtime.loss.divergence import weighted_divergence
@@ -26,6 +27,7 @@ def jsd_logits(
     group: dist.ProcessGroup | None = None,
     inplace: bool = False,
     vocab_size: int | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """The sum over tokens of weight * generalized JSD, a scalar, from logits [N, V/t].
 
@@ -46,8 +48,10 @@ def jsd_logits(
     computed here, in one buffer of the student's shape, or with `inplace` in the student's logits
     themselves, which nothing else may then read. The teacher has no gradient.
 
+    `backend` is "eager", "compiled" or "triton", left out the device's default (backend.py).
+
     Raises ValueError where the shapes, beta, temperature, sft_alpha, labels or vocab_size do not
-    fit together.
+    fit together, or the device has no such backend.
     """
     if isinstance(teacher_logits, TopK):
         teacher_logits.check(len(student_logits))
@@ -69,6 +73,7 @@ def jsd_logits(
         temperature,
         shard,
         sft,
+        backend_for(backend, student_logits.device),
         inplace,
         with_gradient,
     )
@@ -94,6 +99,7 @@ class _JsdLogits(torch.autograd.Function):  # type: ignore[misc]
         temperature: float,
         shard: VocabularyShard,
         sft: Sft | None,
+        backend: Backend,
         inplace: bool,
         with_gradient: bool,
     ) -> Tensor:
@@ -113,6 +119,7 @@ class _JsdLogits(torch.autograd.Function):  # type: ignore[misc]
             beta=beta,
             temperature=temperature,
             shard=shard,
+            backend=backend,
             sft=sft,
         )
         if gradient_NV is not None:
@@ -122,4 +129,4 @@ class _JsdLogits(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        return (*hand_over(ctx, grad_output), *(None,) * 8)
+        return (*hand_over(ctx, grad_output), *(None,) * 9)

@@ -11,10 +11,12 @@ the gradients wrt the student's logits follow from T dq_i/dz_j = q_i (1[i = j] -
 The ends are cases of their own: what lies between tends to 0 at both. Logarithms are taken of
 ratios, so that equal distributions give exactly 0 and close ones lose no digits.
 
+Every backend does what these rules say; eager and compiled run them, the Triton kernel writes them
+once more in its own language.
+
 Legend: N rows, B rows of one block, V vocabulary entries of this rank, t ranks, k sums over V.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,8 +26,17 @@ from torch import Tensor
 from gkdplan.runtime.loss.distribution import LOG_PROB_FLOOR, Distribution, Pair
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
-OverRows = Callable[[Callable[[slice, Pair], Tensor]], Tensor]
-"""Applies a function (rows, their pair made anew) -> [k, B] to every block: [k, N]."""
+
+class Measures(Protocol):
+    """What a backend measures of all rows of one rank, in float64."""
+
+    def statistics(self) -> Tensor:
+        """`Rule.statistics` of every row [s, N]."""
+        ...
+
+    def sums(self, log_totals: Tensor) -> Tensor:
+        """This rank's share in the sums [k, N], of log masses [2, N] over all ranks."""
+        ...
 
 
 class Rule(Protocol):
@@ -43,7 +54,11 @@ class Rule(Protocol):
         """T times the gradient of `loss` [B, V], of sums over the whole vocabulary."""
         ...
 
-    def collect(self, over_rows: OverRows, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
+    def statistics(self, pair: Pair) -> Tensor:
+        """What a rank says of its own rows first [s, B]: log masses of student and teacher, ..."""
+        ...
+
+    def collect(self, measures: Measures, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
         """Log masses [2, N] (student, teacher) and sums [k, N] over the vocabulary of all ranks."""
         ...
 
@@ -72,12 +87,12 @@ class KL:
             return _add_rows_times_(terms_BV, -sums[0], pair.student.probs_BV)
         return pair.student.probs_BV.sub_(pair.teacher.probs_BV)
 
-    def collect(self, over_rows: OverRows, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
+    def collect(self, measures: Measures, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
         """One gather. With A, B the log shares of a shard in the mass of a, b and KL its own:
 
         KL(a||b) = sum over shards of exp(A) (A + KL - B (1 - share of a at b's floor)).
         """
-        gathered = shard.gather(over_rows(self._statistics))
+        gathered = shard.gather(measures.statistics())
         log_masses, own_kl_tN, floored_tN = gathered[:, :2], gathered[:, 2], gathered[:, 3]
         log_totals = log_masses.logsumexp(dim=0)
         student_tN, teacher_tN = (log_masses - log_totals).clamp(min=LOG_PROB_FLOOR).unbind(dim=1)
@@ -85,8 +100,8 @@ class KL:
         kl_tN = a_tN.exp() * (a_tN + own_kl_tN - b_tN * (1.0 - floored_tN))
         return log_totals, kl_tN.sum(dim=0)[None]
 
-    def _statistics(self, rows: slice, pair: Pair) -> Tensor:
-        """[4, B]: log masses of student and teacher, the shard's own KL, a's mass at b's floor."""
+    def statistics(self, pair: Pair) -> Tensor:
+        """[4, B]: the log masses, then the shard's own KL and a's mass at b's floor."""
         _, own_kl = self.measure(pair)
         return torch.cat([pair.log_masses(), own_kl, _mass_at_floor_(*self._ordered(pair))[None]])
 
@@ -120,15 +135,13 @@ class JensenShannon:
         gradient_BV = _add_rows_times_(terms_BV, -sums[0], pair.student.probs_BV)
         return gradient_BV.mul_(self.beta - 1.0)
 
-    def collect(self, over_rows: OverRows, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
+    def statistics(self, pair: Pair) -> Tensor:
+        return pair.log_masses()
+
+    def collect(self, measures: Measures, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
         """A gather of the log masses, then a sum of the two sums."""
-        log_totals = shard.gather(over_rows(lambda _, pair: pair.log_masses())).logsumexp(dim=0)
-
-        def share_of_sums(rows: slice, pair: Pair) -> Tensor:
-            pair.rescale(log_totals[:, rows])
-            return self.measure(pair)[1]
-
-        return log_totals, shard.sum(over_rows(share_of_sums))
+        log_totals = shard.gather(measures.statistics()).logsumexp(dim=0)
+        return log_totals, shard.sum(measures.sums(log_totals))
 
 
 def _log_ratio_(a: Distribution, b: Distribution) -> Tensor:

@@ -1,0 +1,284 @@
+"""The rules of rules.py as one Triton kernel: one program a row, three passes over the vocabulary.
+
+1. mass      the largest logit of both sides and the sum of exp around it, online
+2. sums      what the rule sums up over the vocabulary
+3. gradient  of the student's logits, and of the cross-entropy beside it
+
+Each pass runs in the call, or what it finds is read: a rank that holds whole rows does all of them
+in one launch; over a tensor group a launch ends where the ranks exchange. The second pass goes
+backward and the third forward again, so that each starts where the last one left the cache. The
+gradient of KL(p||q) needs no sum and is written in the second pass.
+
+Everything is float32 (float64 for float64 logits), but the logs of a row's masses, which are
+float64. A lane sums its own column of tiles; lanes are added up once a row.
+
+Legend: N rows, V vocabulary entries of this rank, `x` and `y` the logits / temperature of student
+and teacher less their largest, `q` and `p` their probabilities.
+"""
+
+import triton
+import triton.language as tl
+
+FORWARD_KL = tl.constexpr(0)
+REVERSE_KL = tl.constexpr(1)
+JENSEN_SHANNON = tl.constexpr(2)
+
+
+@triton.jit
+def row_kernel(
+    student_ptr,  # [N, V]
+    teacher_ptr,  # [N, V]
+    gradient_ptr,  # [N, V], may be student_ptr
+    weights_ptr,  # [N]
+    objective_ptr,  # [2] float64: beta, temperature
+    tops_ptr,  # [2, N] largest logits of student and teacher
+    totals_ptr,  # [2, N] sums of exp((logit - largest) / temperature)
+    log_probs_ptr,  # [2, N] float64: log-probabilities of the largest, over all ranks
+    sums_ptr,  # [2, N]
+    labels_ptr,  # [N] places of the labels, V where another rank has one
+    label_scales_ptr,  # [N]
+    label_log_totals_ptr,  # [N] float64: log sum exp(logit) over all ranks
+    student_stride,
+    student_column,
+    teacher_stride,
+    teacher_column,
+    gradient_stride,
+    gradient_column,
+    num_rows,
+    num_entries,
+    floor: tl.constexpr,
+    tiny: tl.constexpr,
+    RULE: tl.constexpr,
+    MASS: tl.constexpr,
+    SUMS: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    LABELS: tl.constexpr,
+    DTYPE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    student_ptr += row * student_stride
+    teacher_ptr += row * teacher_stride
+    gradient_ptr += row * gradient_stride
+    num_tiles = tl.cdiv(num_entries, TILE)
+    weight = tl.load(weights_ptr + row)
+    if weight == 0:  # whatever the row holds
+        if MASS:
+            _store_pair(tops_ptr, row, num_rows, 0.0, 0.0)
+            _store_pair(totals_ptr, row, num_rows, 1.0, 1.0)
+        if SUMS:
+            _store_pair(sums_ptr, row, num_rows, 0.0, 0.0)
+        if GRADIENT:
+            for tile in range(num_tiles):
+                zeros = tl.zeros([TILE], DTYPE)
+                _store(gradient_ptr, gradient_column, tile * TILE, num_entries, zeros, TILE)
+        return
+
+    beta = tl.load(objective_ptr).to(DTYPE)
+    temperature = tl.load(objective_ptr + 1).to(DTYPE)
+    if MASS:
+        x_top, x_total, y_top, y_total = _mass(
+            student_ptr,
+            student_column,
+            teacher_ptr,
+            teacher_column,
+            temperature,
+            num_tiles,
+            num_entries,
+            DTYPE,
+            TILE,
+        )
+        x_log = _log_of_share(x_total)
+        y_log = _log_of_share(y_total)
+        _store_pair(tops_ptr, row, num_rows, x_top, y_top)
+        _store_pair(totals_ptr, row, num_rows, x_total, y_total)
+    else:
+        x_top = tl.load(tops_ptr + row)
+        y_top = tl.load(tops_ptr + num_rows + row)
+        x_log = tl.load(log_probs_ptr + row)
+        y_log = tl.load(log_probs_ptr + num_rows + row)
+    q_top = tl.exp(x_log).to(DTYPE)
+    p_top = tl.exp(y_log).to(DTYPE)
+    x_floor = (floor - x_log).to(DTYPE)
+    y_floor = (floor - y_log).to(DTYPE)
+    offset = (x_log - y_log).to(DTYPE)
+    scale = (weight / temperature).to(DTYPE)
+
+    label = num_entries
+    label_scale = scale
+    label_q_top = scale
+    if LABELS:
+        label = tl.load(labels_ptr + row)
+        label_scale = tl.load(label_scales_ptr + row).to(DTYPE)
+        label_log_total = tl.load(label_log_totals_ptr + row)
+        label_q_top = tl.exp(x_top.to(tl.float64) - label_log_total).to(DTYPE)
+
+    if SUMS:
+        first = tl.zeros([TILE], DTYPE)
+        second = tl.zeros([TILE], DTYPE)
+        for step in range(num_tiles):
+            start = (num_tiles - 1 - step) * TILE
+            z = _load(student_ptr, student_column, start, num_entries, DTYPE, TILE)
+            x = (z - x_top) / temperature
+            y = _load(teacher_ptr, teacher_column, start, num_entries, DTYPE, TILE)
+            y = (y - y_top) / temperature
+            q = tl.exp(x) * q_top
+            p = tl.exp(y) * p_top
+            if RULE == JENSEN_SHANNON:
+                q = tl.maximum(q, tiny)
+                p = tl.maximum(p, tiny)
+                first += q * _log1p(beta * (p - q) / q)
+                second += p * _log1p((beta - 1.0) * (p - q) / p)
+            elif RULE == REVERSE_KL:
+                first += q * _log_ratio(x, y, y_floor, offset, floor)
+                second += tl.where(y <= y_floor, q, 0.0)
+            else:
+                first += p * _log_ratio(y, x, x_floor, -offset, floor)
+                second += tl.where(x <= x_floor, p, 0.0)
+                if GRADIENT:
+                    g = (q - p) * scale
+                    if LABELS:
+                        g += _label_gradient(
+                            z, x_top, label_q_top, label_scale, label - start, TILE
+                        )
+                    _store(gradient_ptr, gradient_column, start, num_entries, g, TILE)
+        first_sum = tl.sum(first)
+        second_sum = tl.sum(second)
+        _store_pair(sums_ptr, row, num_rows, first_sum, second_sum)
+    else:
+        first_sum = tl.load(sums_ptr + row)
+
+    if GRADIENT and not (SUMS and RULE == FORWARD_KL):
+        for tile in range(num_tiles):
+            start = tile * TILE
+            z = _load(student_ptr, student_column, start, num_entries, DTYPE, TILE)
+            x = (z - x_top) / temperature
+            y = _load(teacher_ptr, teacher_column, start, num_entries, DTYPE, TILE)
+            y = (y - y_top) / temperature
+            q = tl.exp(x) * q_top
+            p = tl.exp(y) * p_top
+            if RULE == JENSEN_SHANNON:
+                q = tl.maximum(q, tiny)
+                p = tl.maximum(p, tiny)
+                g = (beta - 1.0) * q * (_log1p(beta * (p - q) / q) - first_sum)
+            elif RULE == REVERSE_KL:
+                g = q * (_log_ratio(x, y, y_floor, offset, floor) - first_sum)
+            else:
+                g = q - p
+            g *= scale
+            if LABELS:
+                g += _label_gradient(z, x_top, label_q_top, label_scale, label - start, TILE)
+            _store(gradient_ptr, gradient_column, start, num_entries, g, TILE)
+
+
+@triton.jit
+def mass_kernel(
+    logits_ptr,  # [N, V]
+    tops_ptr,  # [N]
+    totals_ptr,  # [N]
+    stride,
+    column,
+    num_entries,
+    DTYPE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """The first pass alone, of one side, at temperature 1."""
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * stride
+    top = tl.full([], float("-inf"), DTYPE)
+    parts = tl.zeros([TILE], DTYPE)
+    for tile in range(tl.cdiv(num_entries, TILE)):
+        z = _load(logits_ptr, column, tile * TILE, num_entries, DTYPE, TILE)
+        top, parts = _add_tile(top, parts, z, 1.0)
+    tl.store(tops_ptr + row, tl.where(top == float("-inf"), 0.0, top))
+    tl.store(totals_ptr + row, tl.sum(parts))
+
+
+@triton.jit
+def _mass(
+    student_ptr,
+    student_column,
+    teacher_ptr,
+    teacher_column,
+    temperature,
+    num_tiles,
+    num_entries,
+    DTYPE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """(largest, sum of exp) of the student's row and of the teacher's; a row of -inf has 0, 0."""
+    x_top = tl.full([], float("-inf"), DTYPE)
+    y_top = tl.full([], float("-inf"), DTYPE)
+    x_parts = tl.zeros([TILE], DTYPE)
+    y_parts = tl.zeros([TILE], DTYPE)
+    for tile in range(num_tiles):
+        x = _load(student_ptr, student_column, tile * TILE, num_entries, DTYPE, TILE)
+        y = _load(teacher_ptr, teacher_column, tile * TILE, num_entries, DTYPE, TILE)
+        x_top, x_parts = _add_tile(x_top, x_parts, x, temperature)
+        y_top, y_parts = _add_tile(y_top, y_parts, y, temperature)
+    x_top = tl.where(x_top == float("-inf"), 0.0, x_top)
+    y_top = tl.where(y_top == float("-inf"), 0.0, y_top)
+    return x_top, tl.sum(x_parts), y_top, tl.sum(y_parts)
+
+
+@triton.jit
+def _add_tile(top, parts, logits, temperature):
+    """The online softmax: what is summed up is scaled anew where a tile has a larger logit."""
+    new_top = tl.maximum(top, tl.max(logits))
+    finite_top = tl.where(new_top == float("-inf"), 0.0, new_top)
+    parts = parts * tl.exp((top - finite_top) / temperature)
+    return new_top, parts + tl.exp((logits - finite_top) / temperature)
+
+
+@triton.jit
+def _log_of_share(total):
+    """The log-probability of the largest entry, float64; 0 of a row that is all -inf."""
+    return tl.where(total == 0.0, 0.0, -tl.log(tl.where(total == 0.0, 1.0, total).to(tl.float64)))
+
+
+@triton.jit
+def _load(ptr, column, start, num_entries, DTYPE: tl.constexpr, TILE: tl.constexpr):
+    """A tile of logits, -inf beyond the vocabulary. Only the last tile has a mask: the others are
+    read in vectors, whatever the vocabulary is divisible by."""
+    at = start + tl.arange(0, TILE)
+    if start + TILE <= num_entries:
+        logits = tl.load(ptr + at * column)
+    else:
+        logits = tl.load(ptr + at * column, mask=at < num_entries, other=float("-inf"))
+    return logits.to(DTYPE)
+
+
+@triton.jit
+def _store(ptr, column, start, num_entries, gradient, TILE: tl.constexpr):
+    at = start + tl.arange(0, TILE)
+    gradient = gradient.to(ptr.dtype.element_ty)
+    if start + TILE <= num_entries:
+        tl.store(ptr + at * column, gradient)
+    else:
+        tl.store(ptr + at * column, gradient, mask=at < num_entries)
+
+
+@triton.jit
+def _log_ratio(a, b, b_floor, offset, floor: tl.constexpr):
+    """log a - log b of shifted logits, with log b floored; finite where a is 0."""
+    return tl.maximum(a - tl.maximum(b, b_floor), floor) + offset
+
+
+@triton.jit
+def _log1p(x):
+    """log(1 + x), with the rounding of 1 + x made good (Kahan): accurate for small x."""
+    u = 1.0 + x
+    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def _label_gradient(logits, top, q_top, scale, place, TILE: tl.constexpr):
+    """Of the cross-entropy, at temperature 1; the label lies at `place` of the tile, or outside."""
+    is_label = tl.arange(0, TILE) == place
+    return scale * (tl.exp(logits - top) * q_top - tl.where(is_label, 1.0, 0.0))
+
+
+@triton.jit
+def _store_pair(ptr, row, num_rows, student, teacher):
+    tl.store(ptr + row, student)
+    tl.store(ptr + num_rows + row, teacher)

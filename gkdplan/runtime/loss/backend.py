@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.loss import eager
+from gkdplan.runtime.loss import compiled, eager
 from gkdplan.runtime.loss.rows import RowMeasures, Rows
 from gkdplan.runtime.loss.rules import Rule
 from gkdplan.vocab import LossBackend
@@ -28,6 +28,7 @@ class Backend:
 
 
 EAGER = Backend(eager.EagerMeasures, eager.log_masses)
+COMPILED = Backend(compiled.CompiledMeasures, compiled.log_masses)
 
 
 def backend_for(name: str | None, device: torch.device) -> Backend:
@@ -39,7 +40,8 @@ def backend_for(name: str | None, device: torch.device) -> Backend:
         case LossBackend.EAGER:
             return EAGER
         case LossBackend.COMPILED:
-            raise NotImplementedError
+            compiled.check_compiler(device)
+            return COMPILED
         case LossBackend.TRITON:
             return triton_backend(device)
 

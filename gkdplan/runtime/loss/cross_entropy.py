@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.loss.distribution import Distribution, buffers_for
+from gkdplan.runtime.loss.distribution import row_max
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 
@@ -48,9 +48,26 @@ def check_labels(labels: Tensor, vocab_size: int) -> None:
         raise ValueError(f"a label lies outside the vocabulary of {vocab_size} ids")
 
 
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the gradient of the cross-entropy needs of rows: where this rank holds the label and
+    whether it does, weight * alpha, and log sum exp of the logits over all ranks, float64."""
+
+    places_N: Tensor
+    here_N: Tensor
+    scales_N: Tensor
+    log_totals_N: Tensor
+
+    def of(self, rows: slice) -> "Labels":
+        """Of one block of rows."""
+        return Labels(
+            self.places_N[rows], self.here_N[rows], self.scales_N[rows], self.log_totals_N[rows]
+        )
+
+
 class CrossEntropy:
     """alpha * cross-entropy of rows of logits [N, V], whose log masses of this rank are given:
-    `losses_N`, float64, and the gradient of their weighted sum.
+    `losses_N`, float64, and `labels` for the gradient of their weighted sum.
 
     It takes one gather of two numbers a row over the tensor group, and none for the gradient.
     """
@@ -63,31 +80,30 @@ class CrossEntropy:
         weights_N: Tensor,
         shard: VocabularyShard,
     ) -> None:
-        self._logits_NV = logits_NV
-        self.scales_N = weights_N * sft.alpha
-        self.places_N, self.here_N = shard.places_of(sft.labels_N)
-        gathered = shard.gather(torch.stack([log_masses_N, self._label_logits()]))
-        self.log_totals_N = gathered[:, 0].logsumexp(dim=0)
-        self.losses_N = (self.log_totals_N - gathered[:, 1].sum(dim=0)) * sft.alpha
+        places_N, here_N = shard.places_of(sft.labels_N)
+        label_logits_N = _label_logits(logits_NV, places_N, here_N)
+        gathered = shard.gather(torch.stack([log_masses_N, label_logits_N]))
+        log_totals_N = gathered[:, 0].logsumexp(dim=0)
+        self.losses_N = (log_totals_N - gathered[:, 1].sum(dim=0)) * sft.alpha
+        self.labels = Labels(places_N, here_N, weights_N * sft.alpha, log_totals_N)
 
-    def gradient(self, rows: slice, buffers: Tensor | None = None) -> Tensor:
-        """weight * alpha * (probabilities - one-hot label) [B, V], in buffers [2, B, V]."""
-        logits_BV = self._logits_NV[rows]
-        if buffers is None:
-            buffers = buffers_for(2, logits_BV)
-        distribution = Distribution(logits_BV, 1.0, buffers)
-        distribution.allow_masked_rows()
-        distribution.rescale(self.log_totals_N[rows])
-        scales_B = self.scales_N[rows].to(buffers.dtype)
-        gradient_BV = distribution.probs_BV.mul_(scales_B[:, None])
-        if gradient_BV.shape[1]:
-            less_B = (scales_B * self.here_N[rows]).neg_()
-            gradient_BV.scatter_add_(1, self.places_N[rows, None], less_B[:, None])
-        return gradient_BV
 
-    def _label_logits(self) -> Tensor:
-        """[N], float64; 0 where another rank holds the label."""
-        if self._logits_NV.shape[1] == 0:
-            return self._logits_NV.new_zeros(len(self._logits_NV), dtype=torch.float64)
-        found_N = self._logits_NV.gather(1, self.places_N[:, None])[:, 0].double()
-        return found_N.masked_fill_(~self.here_N, 0.0)
+def label_gradient(logits_BV: Tensor, labels: Labels, buffer_BV: Tensor) -> Tensor:
+    """scale * (probabilities - one-hot label) [B, V], in the buffer."""
+    top_B = row_max(logits_BV).to(buffer_BV.dtype)
+    top_B.masked_fill_(top_B == -torch.inf, 0.0)
+    factor_B = (top_B - labels.log_totals_N).exp() * labels.scales_N
+    torch.sub(logits_BV, top_B[:, None], out=buffer_BV)
+    buffer_BV.exp_().mul_(factor_B.to(buffer_BV.dtype)[:, None])
+    if buffer_BV.shape[1]:
+        less_B = (labels.scales_N * labels.here_N).neg_().to(buffer_BV.dtype)
+        buffer_BV.scatter_add_(1, labels.places_N[:, None], less_B[:, None])
+    return buffer_BV
+
+
+def _label_logits(logits_NV: Tensor, places_N: Tensor, here_N: Tensor) -> Tensor:
+    """[N], float64; 0 where another rank holds the label."""
+    if logits_NV.shape[1] == 0:
+        return logits_NV.new_zeros(len(logits_NV), dtype=torch.float64)
+    found_N = logits_NV.gather(1, places_N[:, None])[:, 0].double()
+    return found_N.masked_fill_(~here_N, 0.0)

@@ -4,6 +4,10 @@ Legend: B rows of the block, V vocabulary entries of this rank. Row statistics a
 a large logit costs no digits; the [B, V] tensors are float32 (float64 for float64 logits).
 """
 
+import itertools
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,9 +19,10 @@ BLOCK_ROWS = {"cpu": 8, "cuda": 64}
 
 
 def blocks_of(num_rows: int, device: torch.device) -> list[slice]:
-    """The rows in blocks of BLOCK_ROWS, the last one shorter."""
-    block_rows = BLOCK_ROWS[device.type]
-    return [slice(i, min(i + block_rows, num_rows)) for i in range(0, num_rows, block_rows)]
+    """The rows in blocks of BLOCK_ROWS at most, none larger than another by more than one."""
+    num_blocks = math.ceil(num_rows / BLOCK_ROWS[device.type])
+    edges = [i * num_rows // num_blocks for i in range(num_blocks + 1)] if num_blocks else []
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def buffers_for(num_buffers: int, *logits_NV: Tensor) -> Tensor:
@@ -35,25 +40,26 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 class Distribution:
-    """softmax(logits_BV / temperature), in two buffers [2, B, V] that are given.
+    """softmax(logits_BV / temperature), in two buffers [B, V] that are given.
 
     `shifted_BV` is (logits - their maximum) / temperature, `probs_BV` the probabilities,
     `top_log_prob_B` the log-probability of the maximum (so log prob = shifted + top_log_prob) and
     `log_mass_B` the log of the sum of exp(logits / temperature).
     """
 
-    def __init__(self, logits_BV: Tensor, temperature: float, buffers: Tensor) -> None:
-        self.shifted_BV, self.probs_BV = buffers.unbind()
-        top_B = _row_max(logits_BV).to(buffers.dtype)
+    def __init__(self, logits_BV: Tensor, temperature: float, buffers: Sequence[Tensor]) -> None:
+        self.shifted_BV, self.probs_BV = buffers
+        top_B = row_max(logits_BV).to(self.shifted_BV.dtype)
         self._masked_B = top_B == -torch.inf
         top_B1 = top_B.masked_fill(self._masked_B, 0.0)[:, None]
         torch.sub(logits_BV, top_B1, out=self.shifted_BV)
         if temperature != 1.0:
             self.shifted_BV.div_(temperature)
-        torch.softmax(self.shifted_BV, dim=1, out=self.probs_BV)
-        # The sum inside softmax is off by 5e-6 at 150,000 float32 entries; torch.sum is not.
-        self.probs_BV.div_(self.probs_BV.sum(dim=1, keepdim=True))
-        self.top_log_prob_B = _row_max(self.probs_BV).double().log()
+        torch.exp(self.shifted_BV, out=self.probs_BV)
+        # Not torch.softmax, whose sum is off by 5e-6 at 150,000 float32 entries; torch.sum is not.
+        total_B = self.probs_BV.sum(dim=1)
+        self.probs_BV.div_(total_B[:, None])
+        self.top_log_prob_B = total_B.double().log().neg()
         self.log_mass_B = top_B.double() / temperature - self.top_log_prob_B
 
     def allow_masked_rows(self) -> None:
@@ -70,10 +76,10 @@ class Distribution:
 
 
 class Pair:
-    """Student and teacher of one block of rows, in four buffers [4, B, V] that are given."""
+    """Student and teacher of one block of rows, in four buffers [B, V] that are given."""
 
     def __init__(
-        self, student_BV: Tensor, teacher_BV: Tensor, temperature: float, buffers: Tensor
+        self, student_BV: Tensor, teacher_BV: Tensor, temperature: float, buffers: Sequence[Tensor]
     ) -> None:
         self.student = Distribution(student_BV, temperature, buffers[:2])
         self.teacher = Distribution(teacher_BV, temperature, buffers[2:])
@@ -92,7 +98,7 @@ class Pair:
         self.teacher.rescale(log_totals[1])
 
 
-def _row_max(tensor_BV: Tensor) -> Tensor:
+def row_max(tensor_BV: Tensor) -> Tensor:
     """[B], -inf where a rank holds only padding and V is 0."""
     if tensor_BV.shape[1] == 0:
         return tensor_BV.new_full((len(tensor_BV),), -torch.inf)

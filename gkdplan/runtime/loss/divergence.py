@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gkdplan.runtime.loss.backend import EAGER, Backend
-from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Sft
+from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Labels, Sft, label_gradient
+from gkdplan.runtime.loss.distribution import buffers_for
 from gkdplan.runtime.loss.rows import Rows, divergences
 from gkdplan.runtime.loss.rules import rule_for
 from gkdplan.runtime.loss.top_k import Buckets, TopK
@@ -39,15 +40,16 @@ def weighted_divergence(
     """
     if len(weights_N) == 0:
         return weights_N.new_zeros((), dtype=torch.float64)
-    cross_entropy = None
+    cross_entropy, labels = None, None
     if sft is not None:
         log_masses_N = backend.log_masses(student_NV)
         cross_entropy = CrossEntropy(student_NV, log_masses_N, sft, weights_N, shard)
+        labels = cross_entropy.labels
     if isinstance(teacher, TopK):
         buckets = Buckets(student_NV, teacher.ids_NK, temperature, shard)
-        losses_N = _of_buckets(buckets, teacher, weights_N, gradient_NV, beta, cross_entropy)
+        losses_N = _of_buckets(buckets, student_NV, teacher, weights_N, gradient_NV, beta, labels)
     else:
-        rows = Rows(student_NV, teacher, weights_N, gradient_NV, temperature, cross_entropy)
+        rows = Rows(student_NV, teacher, weights_N, gradient_NV, temperature, labels)
         rule = rule_for(beta)
         with_gradient = gradient_NV is not None
         losses_N = divergences(
@@ -64,11 +66,12 @@ def weighted_divergence(
 
 def _of_buckets(
     buckets: Buckets,
+    student_NV: Tensor,
     teacher: TopK,
     weights_N: Tensor,
     gradient_NV: Tensor | None,
     beta: float,
-    cross_entropy: CrossEntropy | None,
+    labels: Labels | None,
 ) -> Tensor:
     """The divergences [N] of rows of K + 1 logits, which each rank of a tensor group has whole."""
     log_masses_NK1, teacher_NK1 = buckets.log_masses(), teacher.log_buckets()
@@ -84,8 +87,11 @@ def _of_buckets(
     if gradient_NV is None:
         return losses_N
     has_tail = teacher.tail_N is not None
-    for block, gradient_BV in buckets.gradients(student_NK1, tail_N if has_tail else None):
-        if cross_entropy is not None:
-            gradient_BV += cross_entropy.gradient(block)
-        gradient_NV[block].copy_(gradient_BV)
+    buffer_BV = None if labels is None else buffers_for(1, student_NV)[0]
+    for at, gradient_BV in buckets.gradients(student_NK1, tail_N if has_tail else None):
+        if labels is not None:
+            assert buffer_BV is not None
+            part_BV = buffer_BV[: len(gradient_BV)]
+            gradient_BV += label_gradient(student_NV[at], labels.of(at), part_BV)
+        gradient_NV[at].copy_(gradient_BV)
     return losses_N

@@ -1,14 +1,16 @@
-"""The eager backend: the rules as they stand, op by op, on blocks of rows that fit into a cache.
+"""The eager backend: blocks of rows that fit into a cache, one after the other.
 
 Legend: N rows, B rows of one block, V true vocabulary entries of this rank, k sums over V.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.loss.distribution import Distribution, Pair, blocks_of, buffers_for
+from gkdplan.runtime.loss import blocks
+from gkdplan.runtime.loss.blocks import BlockFunction
+from gkdplan.runtime.loss.distribution import blocks_of, buffers_for
 from gkdplan.runtime.loss.rows import Rows
 from gkdplan.runtime.loss.rules import Rule
 
@@ -17,74 +19,53 @@ def log_masses(logits_NV: Tensor) -> Tensor:
     """log sum exp over this rank's entries [N], float64; -inf where there are none."""
     buffers = buffers_for(2, logits_NV)
     found = [logits_NV.new_zeros(0, dtype=torch.float64)]
-    for block in blocks_of(len(logits_NV), logits_NV.device):
-        logits_BV = logits_NV[block]
-        distribution = Distribution(logits_BV, 1.0, buffers[:, : len(logits_BV)])
-        distribution.allow_masked_rows()
-        found.append(distribution.log_mass_B)
+    for at in blocks_of(len(logits_NV), logits_NV.device):
+        logits_BV = logits_NV[at]
+        found.append(blocks.log_masses(logits_BV, buffers[:, : len(logits_BV)].unbind()))
     return torch.cat(found)
 
 
-class EagerMeasures:
-    """Works in four buffers [4, B, V] for all blocks."""
+class BlockMeasures(ABC):
+    """`RowMeasures` by the functions of blocks.py; a backend says how one of them is run."""
 
     def __init__(self, rule: Rule, rows: Rows) -> None:
-        self._rule = rule
-        self._rows = rows
-        self._buffers = buffers_for(4, rows.student_NV, rows.teacher_NV)
+        self.rule = rule
+        self.rows = rows
+
+    @abstractmethod
+    def run(self, function: BlockFunction, at: slice, *statistics: Tensor) -> Tensor:
+        """`function` of the rule, the block `at`, buffers and row statistics."""
 
     def alone(self) -> Tensor:
-        """The gradient is written while a block is in the cache."""
-
-        def measure(block: slice) -> Tensor:
-            pair = self._pair(block)
-            terms_BV, sums = self._rule.measure(pair)
-            if self._rows.gradient_NV is not None:
-                self._store(block, self._rule.gradient(pair, terms_BV, sums))
-            return sums
-
-        return self._over_blocks(measure)
+        return self._over_blocks(blocks.alone)
 
     def statistics(self) -> Tensor:
-        return self._over_blocks(lambda block: self._rule.statistics(self._pair_of_shard(block)))
+        return self._over_blocks(blocks.statistics)
 
     def sums(self, log_totals: Tensor) -> Tensor:
-        return self._over_blocks(lambda block: self._measure(block, log_totals)[2])
+        return self._over_blocks(blocks.sums_of_shard, log_totals)
 
     def write_gradient(self, log_totals: Tensor, sums: Tensor) -> None:
-        for block in self._blocks():
-            pair, terms_BV, _ = self._measure(block, log_totals)
-            self._store(block, self._rule.gradient(pair, terms_BV, sums[:, block]))
+        self._over_blocks(blocks.write_gradient, log_totals, sums)
 
-    def _measure(self, block: slice, log_totals: Tensor) -> tuple[Pair, Tensor, Tensor]:
-        pair = self._pair_of_shard(block)
-        pair.rescale(log_totals[:, block])
-        return pair, *self._rule.measure(pair)
+    def _over_blocks(self, function: BlockFunction, *statistics: Tensor) -> Tensor:
+        """The [k, B] of every block side by side: [k, N]; so are the statistics cut."""
+        device = self.rows.weights_N.device
+        results = [
+            self.run(function, at, *(statistic[:, at] for statistic in statistics))
+            for at in blocks_of(len(self.rows.weights_N), device)
+        ]
+        return torch.cat(results, dim=1)
 
-    def _pair_of_shard(self, block: slice) -> Pair:
-        pair = self._pair(block)
-        pair.allow_masked_rows()
-        return pair
 
-    def _pair(self, block: slice) -> Pair:
-        student_BV, teacher_BV = self._rows.student_NV[block], self._rows.teacher_NV[block]
-        buffers = self._buffers[:, : len(student_BV)]
-        return Pair(student_BV, teacher_BV, self._rows.temperature, buffers)
+class EagerMeasures(BlockMeasures):
+    """Op by op, in the same four buffers [B, V] for all blocks."""
 
-    def _store(self, block: slice, gradient_BV: Tensor) -> None:
-        """A rule leaves its gradient in a buffer of the student, so that the teacher's are free."""
-        rows = self._rows
-        assert rows.gradient_NV is not None
-        scales_B1 = (rows.weights_N[block, None] / rows.temperature).to(gradient_BV.dtype)
-        if rows.cross_entropy is None:
-            torch.mul(gradient_BV, scales_B1, out=rows.gradient_NV[block])
-        else:
-            added_BV = rows.cross_entropy.gradient(block, self._buffers[2:, : len(gradient_BV)])
-            torch.addcmul(added_BV, gradient_BV, scales_B1, out=rows.gradient_NV[block])
+    def __init__(self, rule: Rule, rows: Rows) -> None:
+        super().__init__(rule, rows)
+        self._buffers = buffers_for(4, rows.student_NV, rows.teacher_NV)
 
-    def _over_blocks(self, function: Callable[[slice], Tensor]) -> Tensor:
-        """The [k, B] of every block side by side: [k, N]."""
-        return torch.cat([function(block) for block in self._blocks()], dim=1)
-
-    def _blocks(self) -> list[slice]:
-        return blocks_of(len(self._rows.weights_N), self._rows.weights_N.device)
+    def run(self, function: BlockFunction, at: slice, *statistics: Tensor) -> Tensor:
+        block = self.rows.block(at)
+        buffers = self._buffers[:, : len(block.student_BV)].unbind()
+        return function(self.rule, block, buffers, *statistics)

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gkdplan.runtime.loss.cross_entropy import CrossEntropy
+from gkdplan.runtime.loss.blocks import Block
+from gkdplan.runtime.loss.cross_entropy import Labels
+from gkdplan.runtime.loss.distribution import working_dtype
 from gkdplan.runtime.loss.rules import Measures, Rule
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
@@ -16,14 +18,27 @@ from gkdplan.runtime.loss.vocabulary import VocabularyShard
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Logits [N, V] of both sides. `gradient_NV` receives the gradient of the sum of weight *
-    divergence wrt the student's logits, and may be these; `cross_entropy` adds its own there."""
+    divergence wrt the student's logits, and may be these; that of the cross-entropy of the labels
+    is added there."""
 
     student_NV: Tensor
     teacher_NV: Tensor
     weights_N: Tensor
     gradient_NV: Tensor | None
     temperature: float
-    cross_entropy: CrossEntropy | None = None
+    labels: Labels | None = None
+
+    def block(self, at: slice) -> Block:
+        """Some of the rows."""
+        dtype = working_dtype(self.student_NV, self.teacher_NV)
+        return Block(
+            self.student_NV[at],
+            self.teacher_NV[at],
+            (self.weights_N[at, None] / self.temperature).to(dtype),
+            self.temperature,
+            None if self.gradient_NV is None else self.gradient_NV[at],
+            None if self.labels is None else self.labels.of(at),
+        )
 
 
 class RowMeasures(Measures, Protocol):

@@ -122,7 +122,7 @@ class TritonMeasures:
             MASS=mass,
             SUMS=sums,
             GRADIENT=gradient,
-            LABELS=rows.cross_entropy is not None,
+            LABELS=rows.labels is not None,
             DTYPE=TRITON_DTYPES[self._dtype],
             TILE=TILE,
             num_warps=NUM_WARPS,
@@ -130,12 +130,11 @@ class TritonMeasures:
 
     def _labels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Places, scales and log totals; without labels three tensors that are not read."""
-        cross_entropy = self._rows.cross_entropy
-        if cross_entropy is None:
+        labels = self._rows.labels
+        if labels is None:
             return self._log_probs, self._log_probs, self._log_probs
-        elsewhere_N = ~cross_entropy.here_N
-        places_N = cross_entropy.places_N.masked_fill(elsewhere_N, self._rows.student_NV.shape[1])
-        return places_N, cross_entropy.scales_N, cross_entropy.log_totals_N
+        places_N = labels.places_N.masked_fill(~labels.here_N, self._rows.student_NV.shape[1])
+        return places_N, labels.scales_N, labels.log_totals_N
 
 
 def _rule_and_beta(rule: Rule) -> tuple[int, float]:

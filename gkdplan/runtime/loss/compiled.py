@@ -1,0 +1,95 @@
+"""The compiled backend: the functions of blocks.py by torch.compile, a handful of loops over a block
+where eager makes some twenty passes.
+
+A function is compiled once a rule and dtype: the sizes of a block, beta and the temperature are
+variables of what is compiled. Only a lone row (N = 1) is a shape of its own.
+
+Legend: N rows, B rows of one block, V true vocabulary entries of this rank, k sums over V.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gkdplan.runtime.loss import blocks
+from gkdplan.runtime.loss.blocks import Block, BlockFunction
+from gkdplan.runtime.loss.distribution import BLOCK_ROWS, blocks_of, working_dtype
+from gkdplan.runtime.loss.eager import BlockMeasures
+from gkdplan.runtime.loss.rows import Rows
+from gkdplan.runtime.loss.rules import Rule
+
+MAX_GRAPHS = 64
+"""Of one function: three rules, the dtypes of both sides, with and without gradient and labels."""
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError where torch.compile has no C++ compiler for a CPU."""
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ValueError(
+            f"the compiled backend needs a C++ compiler on a CPU, but {compiler} is not there"
+        )
+
+
+WRITE_GRADIENT = (blocks.alone, blocks.write_gradient)
+
+
+class CompiledMeasures(BlockMeasures):
+    """What a function puts into its buffers stays inside the compiled loops.
+
+    A block's gradient comes in a buffer: rows that are written in place must not be read again, and
+    the graph is the same whether they are.
+    """
+
+    def __init__(self, rule: Rule, rows: Rows) -> None:
+        super().__init__(rule, rows)
+        self._gradient_BV: Tensor | None = None
+        if rows.gradient_NV is not None:
+            num_rows = BLOCK_ROWS[rows.gradient_NV.device.type]
+            self._gradient_BV = torch.empty_like(rows.gradient_NV[:num_rows])
+
+    def run(self, function: BlockFunction, at: slice, *statistics: Tensor) -> Tensor:
+        block, buffer_BV = self.rows.block(at), None
+        if self._gradient_BV is not None:
+            buffer_BV = self._gradient_BV[: len(block.student_BV)]
+        with torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
+            apart = replace(block, gradient_BV=buffer_BV)
+            result = _compiled(function)(self.rule, apart, *statistics)
+        if block.gradient_BV is not None and function in WRITE_GRADIENT:
+            block.gradient_BV.copy_(buffer_BV)
+        return result
+
+
+def log_masses(logits_NV: Tensor) -> Tensor:
+    """log sum exp over this rank's entries [N], float64; -inf where there are none."""
+    found = [logits_NV.new_zeros(0, dtype=torch.float64)]
+    with torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
+        for at in blocks_of(len(logits_NV), logits_NV.device):
+            found.append(_compiled_log_masses()(logits_NV[at]))
+    return torch.cat(found)
+
+
+@cache
+def _compiled(function: BlockFunction) -> Callable[..., Tensor]:
+    def of_block(rule: Rule, block: Block, *statistics: Tensor) -> Tensor:
+        dtype = working_dtype(block.student_BV, block.teacher_BV)
+        buffers = [torch.empty_like(block.student_BV, dtype=dtype) for _ in range(4)]
+        return function(rule, block, buffers, *statistics)
+
+    compiled: Callable[..., Tensor] = torch.compile(of_block, dynamic=True, fullgraph=True)
+    return compiled
+
+
+@cache
+def _compiled_log_masses() -> Callable[[Tensor], Tensor]:
+    def of_block(logits_BV: Tensor) -> Tensor:
+        buffers = [torch.empty_like(logits_BV, dtype=working_dtype(logits_BV)) for _ in range(2)]
+        return blocks.log_masses(logits_BV, buffers)
+
+    compiled: Callable[..., Tensor] = torch.compile(of_block, dynamic=True, fullgraph=True)
+    return compiled

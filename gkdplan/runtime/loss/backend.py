@@ -12,6 +12,8 @@ from torch import Tensor
 from gkdplan.runtime.loss import compiled, eager
 from gkdplan.runtime.loss.rows import RowMeasures, Rows
 from gkdplan.runtime.loss.rules import Rule
+from gkdplan.runtime.loss.top_k import BucketMeasures, Buckets
+from gkdplan.runtime.loss.vocabulary import VocabularyShard
 from gkdplan.vocab import LossBackend
 
 DEFAULT_BACKEND = {"cpu": LossBackend.EAGER, "cuda": LossBackend.TRITON}
@@ -21,14 +23,15 @@ DEFAULT_BACKEND = {"cpu": LossBackend.EAGER, "cuda": LossBackend.TRITON}
 @dataclass(frozen=True, slots=True)
 class Backend:
     """`measures` works on rows by a rule; `log_masses` of logits [N, V] are log sum exp over this
-    rank's entries [N], float64."""
+    rank's entries [N], float64; `buckets` sums up logits by ids [N, K] at a temperature."""
 
     measures: Callable[[Rule, Rows], RowMeasures]
     log_masses: Callable[[Tensor], Tensor]
+    buckets: Callable[[Tensor, Tensor, float, VocabularyShard], BucketMeasures]
 
 
-EAGER = Backend(eager.EagerMeasures, eager.log_masses)
-COMPILED = Backend(compiled.CompiledMeasures, compiled.log_masses)
+EAGER = Backend(eager.EagerMeasures, eager.log_masses, Buckets)
+COMPILED = Backend(compiled.CompiledMeasures, compiled.log_masses, Buckets)
 
 
 def backend_for(name: str | None, device: torch.device) -> Backend:
@@ -48,7 +51,7 @@ def backend_for(name: str | None, device: torch.device) -> Backend:
 
 def triton_backend(device: torch.device) -> Backend:
     # Triton is imported only where it runs: it is no dependency of a CPU's environment.
-    from gkdplan.runtime.loss import triton_rows
+    from gkdplan.runtime.loss import triton_buckets, triton_rows
 
     triton_rows.check_device(device)
-    return Backend(triton_rows.TritonMeasures, triton_rows.log_masses)
+    return Backend(triton_rows.TritonMeasures, triton_rows.log_masses, triton_buckets.TritonBuckets)

@@ -1,5 +1,5 @@
-"""The compiled backend: the functions of blocks.py by torch.compile, a handful of loops over a block
-where eager makes some twenty passes.
+"""The compiled backend: the functions of blocks.py by torch.compile, a handful of loops where eager
+makes some twenty passes over a block.
 
 A function is compiled once a rule and dtype: the sizes of a block, beta and the temperature are
 variables of what is compiled. Only a lone row (N = 1) is a shape of its own.

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from gkdplan.runtime.loss.backend import EAGER, Backend
-from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Labels, Sft, label_gradient
-from gkdplan.runtime.loss.distribution import buffers_for
+from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Labels, Sft
 from gkdplan.runtime.loss.rows import Rows, divergences
 from gkdplan.runtime.loss.rules import rule_for
-from gkdplan.runtime.loss.top_k import Buckets, TopK
+from gkdplan.runtime.loss.top_k import BucketMeasures, TopK
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 
@@ -46,8 +45,8 @@ def weighted_divergence(
         cross_entropy = CrossEntropy(student_NV, log_masses_N, sft, weights_N, shard)
         labels = cross_entropy.labels
     if isinstance(teacher, TopK):
-        buckets = Buckets(student_NV, teacher.ids_NK, temperature, shard)
-        losses_N = _of_buckets(buckets, student_NV, teacher, weights_N, gradient_NV, beta, labels)
+        buckets = backend.buckets(student_NV, teacher.ids_NK, temperature, shard)
+        losses_N = _of_buckets(buckets, teacher, weights_N, gradient_NV, beta, labels)
     else:
         rows = Rows(student_NV, teacher, weights_N, gradient_NV, temperature, labels)
         rule = rule_for(beta)
@@ -65,8 +64,7 @@ def weighted_divergence(
 
 
 def _of_buckets(
-    buckets: Buckets,
-    student_NV: Tensor,
+    buckets: BucketMeasures,
     teacher: TopK,
     weights_N: Tensor,
     gradient_NV: Tensor | None,
@@ -87,11 +85,5 @@ def _of_buckets(
     if gradient_NV is None:
         return losses_N
     has_tail = teacher.tail_N is not None
-    buffer_BV = None if labels is None else buffers_for(1, student_NV)[0]
-    for at, gradient_BV in buckets.gradients(student_NK1, tail_N if has_tail else None):
-        if labels is not None:
-            assert buffer_BV is not None
-            part_BV = buffer_BV[: len(gradient_BV)]
-            gradient_BV += label_gradient(student_NV[at], labels.of(at), part_BV)
-        gradient_NV[at].copy_(gradient_BV)
+    buckets.write_gradient(gradient_NV, student_NK1, tail_N if has_tail else None, labels)
     return losses_N

@@ -14,13 +14,14 @@ distributions are taken over the K ids only, and the others have no gradient.
 Legend: N rows, B rows of one block, K ids of a row, V true vocabulary entries of this rank.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.loss.distribution import BLOCK_ROWS, blocks_of, working_dtype
+from gkdplan.runtime.loss.cross_entropy import Labels, label_gradient
+from gkdplan.runtime.loss.distribution import BLOCK_ROWS, blocks_of, buffers_for, working_dtype
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 LEAST_TAIL = torch.finfo(torch.float32).eps
@@ -76,6 +77,27 @@ def with_tail(ids: Tensor, log_probs: Tensor) -> TopK:
     return TopK(ids, log_probs, rest.clamp(min=LEAST_TAIL).log())
 
 
+class BucketMeasures(Protocol):
+    """How a backend sums up rows of logits [N, V] by the buckets of ids [N, K]."""
+
+    def log_masses(self) -> Tensor:
+        """log sum exp(logits / temperature) of each bucket [N, K + 1], float64, the tail last; one
+        gather over the ranks."""
+        ...
+
+    def write_gradient(
+        self,
+        gradient_NV: Tensor,
+        gradient_NK1: Tensor,
+        tail_N: Tensor | None,
+        labels: Labels | None,
+    ) -> None:
+        """The gradient of the logits, which may be these, from that of the buckets' log masses
+        [N, K + 1]; `tail_N` is the tail's log mass, None where it has no gradient. That of the
+        cross-entropy of the labels is added."""
+        ...
+
+
 class Buckets:
     """Rows of logits [N, V] summed up by the buckets of the ids [N, K].
 
@@ -98,20 +120,21 @@ class Buckets:
         )
 
     def log_masses(self) -> Tensor:
-        """log sum exp(logits / temperature) of each bucket [N, K + 1], float64, the tail last; one
-        gather over the ranks."""
         parts = [self._log_masses(rows) for rows in self._blocks()]
         of_shard_NK1 = torch.cat(parts)
         if self._shard.size == 1:
             return of_shard_NK1
         return self._shard.gather(of_shard_NK1).logsumexp(dim=0)
 
-    def gradients(
-        self, gradient_NK1: Tensor, tail_N: Tensor | None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """For each block the gradient of its logits [B, V], in the one buffer, from that of the
-        buckets' log masses [N, K + 1]; `tail_N` is the tail's, None where none has a gradient."""
+    def write_gradient(
+        self,
+        gradient_NV: Tensor,
+        gradient_NK1: Tensor,
+        tail_N: Tensor | None,
+        labels: Labels | None,
+    ) -> None:
         num_kept = self._places_NK.shape[1]
+        label_buffer_BV = None if labels is None else buffers_for(1, self._logits_NV)[0]
         for rows in self._blocks():
             buffer = self._block(rows)
             if tail_N is None:
@@ -122,7 +145,12 @@ class Buckets:
                 factor_B.masked_fill_(top_B == -torch.inf, 0.0).div_(self._temperature)
                 buffer.mul_(factor_B.to(buffer.dtype)[:, None])
             kept_BK = (gradient_NK1[rows, :num_kept] / self._temperature).to(buffer.dtype)
-            yield rows, buffer.scatter_(1, self._places_NK[rows], kept_BK)[:, :-1]
+            gradient_BV = buffer.scatter_(1, self._places_NK[rows], kept_BK)[:, :-1]
+            if labels is not None:
+                assert label_buffer_BV is not None
+                part_BV = label_buffer_BV[: len(buffer)]
+                gradient_BV += label_gradient(self._logits_NV[rows], labels.of(rows), part_BV)
+            gradient_NV[rows].copy_(gradient_BV)
 
     def _log_masses(self, rows: slice) -> Tensor:
         kept_BK, top_B = self._tail(rows)

@@ -71,7 +71,7 @@ def row_kernel(
         if GRADIENT:
             for tile in range(num_tiles):
                 zeros = tl.zeros([TILE], DTYPE)
-                _store(gradient_ptr, gradient_column, tile * TILE, num_entries, zeros, TILE)
+                store(gradient_ptr, gradient_column, tile * TILE, num_entries, zeros, TILE)
         return
 
     beta = tl.load(objective_ptr).to(DTYPE)
@@ -106,21 +106,21 @@ def row_kernel(
 
     label = num_entries
     label_scale = scale
-    label_q_top = scale
+    label_factor = scale
     if LABELS:
         label = tl.load(labels_ptr + row)
         label_scale = tl.load(label_scales_ptr + row).to(DTYPE)
         label_log_total = tl.load(label_log_totals_ptr + row)
-        label_q_top = tl.exp(x_top.to(tl.float64) - label_log_total).to(DTYPE)
+        label_factor = tl.exp(x_top.to(tl.float64) - label_log_total).to(DTYPE) * label_scale
 
     if SUMS:
         first = tl.zeros([TILE], DTYPE)
         second = tl.zeros([TILE], DTYPE)
         for step in range(num_tiles):
             start = (num_tiles - 1 - step) * TILE
-            z = _load(student_ptr, student_column, start, num_entries, DTYPE, TILE)
+            z = load(student_ptr, student_column, start, num_entries, DTYPE, TILE)
             x = (z - x_top) / temperature
-            y = _load(teacher_ptr, teacher_column, start, num_entries, DTYPE, TILE)
+            y = load(teacher_ptr, teacher_column, start, num_entries, DTYPE, TILE)
             y = (y - y_top) / temperature
             q = tl.exp(x) * q_top
             p = tl.exp(y) * p_top
@@ -138,10 +138,10 @@ def row_kernel(
                 if GRADIENT:
                     g = (q - p) * scale
                     if LABELS:
-                        g += _label_gradient(
-                            z, x_top, label_q_top, label_scale, label - start, TILE
+                        g += label_gradient(
+                            z, x_top, label_factor, label_scale, label - start, TILE
                         )
-                    _store(gradient_ptr, gradient_column, start, num_entries, g, TILE)
+                    store(gradient_ptr, gradient_column, start, num_entries, g, TILE)
         first_sum = tl.sum(first)
         second_sum = tl.sum(second)
         _store_pair(sums_ptr, row, num_rows, first_sum, second_sum)
@@ -151,9 +151,9 @@ def row_kernel(
     if GRADIENT and not (SUMS and RULE == FORWARD_KL):
         for tile in range(num_tiles):
             start = tile * TILE
-            z = _load(student_ptr, student_column, start, num_entries, DTYPE, TILE)
+            z = load(student_ptr, student_column, start, num_entries, DTYPE, TILE)
             x = (z - x_top) / temperature
-            y = _load(teacher_ptr, teacher_column, start, num_entries, DTYPE, TILE)
+            y = load(teacher_ptr, teacher_column, start, num_entries, DTYPE, TILE)
             y = (y - y_top) / temperature
             q = tl.exp(x) * q_top
             p = tl.exp(y) * p_top
@@ -167,8 +167,8 @@ def row_kernel(
                 g = q - p
             g *= scale
             if LABELS:
-                g += _label_gradient(z, x_top, label_q_top, label_scale, label - start, TILE)
-            _store(gradient_ptr, gradient_column, start, num_entries, g, TILE)
+                g += label_gradient(z, x_top, label_factor, label_scale, label - start, TILE)
+            store(gradient_ptr, gradient_column, start, num_entries, g, TILE)
 
 
 @triton.jit
@@ -188,8 +188,8 @@ def mass_kernel(
     top = tl.full([], float("-inf"), DTYPE)
     parts = tl.zeros([TILE], DTYPE)
     for tile in range(tl.cdiv(num_entries, TILE)):
-        z = _load(logits_ptr, column, tile * TILE, num_entries, DTYPE, TILE)
-        top, parts = _add_tile(top, parts, z, 1.0)
+        z = load(logits_ptr, column, tile * TILE, num_entries, DTYPE, TILE)
+        top, parts = add_tile(top, parts, z, 1.0)
     tl.store(tops_ptr + row, tl.where(top == float("-inf"), 0.0, top))
     tl.store(totals_ptr + row, tl.sum(parts))
 
@@ -212,17 +212,17 @@ def _mass(
     x_parts = tl.zeros([TILE], DTYPE)
     y_parts = tl.zeros([TILE], DTYPE)
     for tile in range(num_tiles):
-        x = _load(student_ptr, student_column, tile * TILE, num_entries, DTYPE, TILE)
-        y = _load(teacher_ptr, teacher_column, tile * TILE, num_entries, DTYPE, TILE)
-        x_top, x_parts = _add_tile(x_top, x_parts, x, temperature)
-        y_top, y_parts = _add_tile(y_top, y_parts, y, temperature)
+        x = load(student_ptr, student_column, tile * TILE, num_entries, DTYPE, TILE)
+        y = load(teacher_ptr, teacher_column, tile * TILE, num_entries, DTYPE, TILE)
+        x_top, x_parts = add_tile(x_top, x_parts, x, temperature)
+        y_top, y_parts = add_tile(y_top, y_parts, y, temperature)
     x_top = tl.where(x_top == float("-inf"), 0.0, x_top)
     y_top = tl.where(y_top == float("-inf"), 0.0, y_top)
     return x_top, tl.sum(x_parts), y_top, tl.sum(y_parts)
 
 
 @triton.jit
-def _add_tile(top, parts, logits, temperature):
+def add_tile(top, parts, logits, temperature):
     """The online softmax: what is summed up is scaled anew where a tile has a larger logit."""
     new_top = tl.maximum(top, tl.max(logits))
     finite_top = tl.where(new_top == float("-inf"), 0.0, new_top)
@@ -237,7 +237,7 @@ def _log_of_share(total):
 
 
 @triton.jit
-def _load(ptr, column, start, num_entries, DTYPE: tl.constexpr, TILE: tl.constexpr):
+def load(ptr, column, start, num_entries, DTYPE: tl.constexpr, TILE: tl.constexpr):
     """A tile of logits, -inf beyond the vocabulary. Only the last tile has a mask: the others are
     read in vectors, whatever the vocabulary is divisible by."""
     at = start + tl.arange(0, TILE)
@@ -249,7 +249,7 @@ def _load(ptr, column, start, num_entries, DTYPE: tl.constexpr, TILE: tl.constex
 
 
 @triton.jit
-def _store(ptr, column, start, num_entries, gradient, TILE: tl.constexpr):
+def store(ptr, column, start, num_entries, gradient, TILE: tl.constexpr):
     at = start + tl.arange(0, TILE)
     gradient = gradient.to(ptr.dtype.element_ty)
     if start + TILE <= num_entries:
@@ -272,10 +272,11 @@ def _log1p(x):
 
 
 @triton.jit
-def _label_gradient(logits, top, q_top, scale, place, TILE: tl.constexpr):
-    """Of the cross-entropy, at temperature 1; the label lies at `place` of the tile, or outside."""
+def label_gradient(logits, top, factor, scale, place, TILE: tl.constexpr):
+    """scale * (probabilities - one-hot label) at temperature 1, where `factor` is scale * the
+    probability of the largest logit; the label lies at `place` of the tile, or outside."""
     is_label = tl.arange(0, TILE) == place
-    return scale * (tl.exp(logits - top) * q_top - tl.where(is_label, 1.0, 0.0))
+    return factor * tl.exp(logits - top) - tl.where(is_label, scale, 0.0)
 
 
 @triton.jit

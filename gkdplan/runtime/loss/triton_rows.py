@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from gkdplan.runtime.loss.cross_entropy import Labels
 from gkdplan.runtime.loss.distribution import LOG_PROB_FLOOR, working_dtype
 from gkdplan.runtime.loss.rows import Rows
 from gkdplan.runtime.loss.rules import KL, JensenShannon, Rule
@@ -58,7 +59,7 @@ class TritonMeasures:
         self._rows = rows
         self._is_kl = isinstance(rule, KL)
         self._rule, beta = _rule_and_beta(rule)
-        self._objective = _on_device(beta, rows.temperature, rows.student_NV.device)
+        self._objective = on_device(beta, rows.temperature, rows.student_NV.device)
         self._dtype = working_dtype(rows.student_NV, rows.teacher_NV)
         num_rows = len(rows.weights_N)
         empty = rows.student_NV.new_empty
@@ -133,8 +134,13 @@ class TritonMeasures:
         labels = self._rows.labels
         if labels is None:
             return self._log_probs, self._log_probs, self._log_probs
-        places_N = labels.places_N.masked_fill(~labels.here_N, self._rows.student_NV.shape[1])
+        places_N = label_places(labels, self._rows.student_NV.shape[1])
         return places_N, labels.scales_N, labels.log_totals_N
+
+
+def label_places(labels: Labels, num_entries: int) -> Tensor:
+    """Where this rank holds the labels [N], `num_entries` where another does."""
+    return labels.places_N.masked_fill(~labels.here_N, num_entries)
 
 
 def _rule_and_beta(rule: Rule) -> tuple[int, float]:
@@ -145,5 +151,5 @@ def _rule_and_beta(rule: Rule) -> tuple[int, float]:
 
 
 @lru_cache
-def _on_device(beta: float, temperature: float, device: torch.device) -> Tensor:
+def on_device(beta: float, temperature: float, device: torch.device) -> Tensor:
     return torch.tensor([beta, temperature], dtype=torch.float64, device=device)

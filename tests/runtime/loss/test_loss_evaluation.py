@@ -7,6 +7,8 @@ from torch import Tensor
 
 from gkdplan.runtime.loss import divergence_and_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 
 def draw(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)

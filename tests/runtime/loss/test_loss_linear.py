@@ -9,6 +9,8 @@ from torch import Tensor
 
 from gkdplan.runtime.loss import jsd_linear
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 NUM_TOKENS, HIDDEN, TEACHER_HIDDEN, VOCAB = 23, 12, 20, 61
 OBJECTIVES = list(itertools.product(BETAS, TEMPERATURES))
 

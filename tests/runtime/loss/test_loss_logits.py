@@ -16,6 +16,8 @@ from torch import Tensor
 
 from gkdplan.runtime.loss import jsd_logits
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 OBJECTIVES = list(itertools.product(BETAS, TEMPERATURES))
 INF = float("inf")
 

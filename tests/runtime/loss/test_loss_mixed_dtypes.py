@@ -7,6 +7,8 @@ from torch import Tensor
 
 from gkdplan.runtime.loss import divergence_and_cross_entropy, jsd_linear, jsd_logits
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 NUM_TOKENS, HIDDEN, TEACHER_HIDDEN, VOCAB = 11, 12, 20, 61
 DTYPES = [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)]
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 4e-3}

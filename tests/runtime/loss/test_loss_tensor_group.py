@@ -15,7 +15,9 @@ from gloo_ranks import run_on_ranks
 from loss_oracle import BETAS, TEMPERATURES, relative_error
 from torch import Tensor
 
+from gkdplan.runtime.loss import backend as backends
 from gkdplan.runtime.loss import divergence_and_cross_entropy, jsd_linear, jsd_logits
+from gkdplan.vocab import LossBackend
 
 NUM_TOKENS, PADDED_VOCAB = 21, 48
 VOCAB_SIZES = (48, 41, 10)
@@ -231,6 +233,32 @@ def everything() -> None:
     held_out_evaluation()
 
 
+def everything_by(backend: LossBackend) -> None:
+    with patch.dict(backends.DEFAULT_BACKEND, cpu=backend):
+        everything()
+
+
+def a_row_of_each_rule_by_triton() -> None:
+    """Of few rows and one padded shard, since the interpreter is slow."""
+    with patch.dict(backends.DEFAULT_BACKEND, cpu=LossBackend.TRITON):
+        for beta in (0.0, 0.5, 1.0):
+            student, teacher = (draw(NUM_TOKENS, PADDED_VOCAB, seed=seed) for seed in (1, 2))
+            student[:, 3], teacher[:, 30], teacher[:, 24:] = -INF, -INF, -INF
+            student[4] = float("nan")  # the token of weight 0
+            check_logits(student, teacher, 1e-12, beta=beta, vocab_size=41)
+
+
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_a_tensor_group_computes_what_one_process_computes(num_ranks: int) -> None:
     run_on_ranks(everything, num_ranks)
+
+
+def test_triton_over_a_tensor_group_computes_what_one_process_computes() -> None:
+    run_on_ranks(a_row_of_each_rule_by_triton, 2)
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("backend", [LossBackend.COMPILED, LossBackend.TRITON])
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_so_does_every_backend(num_ranks: int, backend: LossBackend) -> None:
+    run_on_ranks(everything_by, num_ranks, backend, timeout_s=1800)

@@ -22,6 +22,8 @@ from gkdplan.runtime.loss import (
     with_tail,
 )
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 OBJECTIVES = list(itertools.product(BETAS, TEMPERATURES))
 INF = float("inf")
 

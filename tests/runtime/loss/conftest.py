@@ -1,0 +1,26 @@
+"""The same tests hold every backend of the loss: eager in every run, the others with the grid."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is defined; ranks inherit it
+
+from gkdplan.runtime.loss import backend as backends
+from gkdplan.vocab import LossBackend
+
+EVERY_BACKEND = [
+    LossBackend.EAGER,
+    pytest.param(LossBackend.COMPILED, marks=pytest.mark.grid),
+    pytest.param(LossBackend.TRITON, marks=pytest.mark.grid),
+]
+
+
+@pytest.fixture(params=EVERY_BACKEND)
+def every_backend(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LossBackend]:
+    """What is asked of the loss without a backend is done by this one."""
+    monkeypatch.setitem(backends.DEFAULT_BACKEND, "cpu", request.param)
+    return request.param

@@ -89,11 +89,13 @@ def compile_file(path: str | None) -> Compiled:
 
 
 def compile_for_device(compiled: Compiled, device: str) -> Compiled:
-    """A compiled plan once more, with another `cluster.device` and the kernels that it has without
-    being asked; findings have no places."""
+    """A compiled plan once more, with another `cluster.device` and the kernels and the backend of
+    the loss that it has without being asked; findings have no places."""
     assert compiled.plan is not None
     cluster = compiled.plan.cluster.model_copy(update={"device": device, "kernels": None})
-    return compile_loaded(compiled.plan.model_copy(update={"cluster": cluster}))
+    distill = compiled.plan.distill.model_copy(update={"loss_backend": None})
+    changes = {"cluster": cluster, "distill": distill}
+    return compile_loaded(compiled.plan.model_copy(update=changes))
 
 
 def compile_loaded(plan: Plan) -> Compiled:

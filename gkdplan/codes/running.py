@@ -133,6 +133,11 @@ CODES: dict[str, Code] = {
         "Transformer Engine was asked for, or is the default on GPUs; others keep other bytes.",
         'Set `cluster.kernels = "torch"`, or install Transformer Engine.',
     ),
+    "GK526": Code(
+        "a loss that this machine cannot compile",
+        "torch.compile writes C++ for a CPU, which takes a compiler.",
+        "Install the compiler, or name another `distill.loss_backend`.",
+    ),
     "GK530": Code(
         "a rank raised",
         "One rank's failure ends all: the others would wait for it for ever.",

@@ -25,9 +25,10 @@ from gkdplan.runplan.model import (
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
 from gkdplan.spec.plan import Data, Plan
-from gkdplan.vocab import Engine, Payload, Role, Source, Tier
+from gkdplan.vocab import Engine, LossBackend, Payload, Role, Source, Tier
 
 CHUNK_TOKENS = {"gloo": 256, "nccl": 1024}
+LOSS_BACKEND = {"gloo": LossBackend.EAGER, "nccl": LossBackend.TRITON}
 """Response tokens whose logits exist at one time: small enough for a cache, large enough to fill
 matrix units."""
 
@@ -161,6 +162,7 @@ def _objective(plan: Plan, layout: Layout, batch: BatchPlan, models: Models) -> 
         chunk_tokens=min(CHUNK_TOKENS[layout.backend], response_tokens),
         top_k=distill.top_k if plan.teacher.server is None else plan.teacher.server.top_k,
         sft_alpha=effective_sft_alpha(plan),
+        loss_backend=distill.loss_backend or LOSS_BACKEND[layout.backend],
     )
 
 

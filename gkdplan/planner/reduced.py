@@ -25,7 +25,7 @@ from gkdplan.spec.plan import (
     Recompute,
     Run,
 )
-from gkdplan.vocab import Dtype, Engine, Tier
+from gkdplan.vocab import Dtype, Engine, LossBackend, Tier
 
 MAX_RANKS = 8
 """A larger world is made smaller."""
@@ -85,6 +85,13 @@ def row_by_row(plan: Plan) -> Plan:
     return _with(plan, batch={"micro": 1})
 
 
+def _on_cpu(distill: Distill) -> Distill:
+    """Where Triton has no compiler."""
+    if distill.loss_backend is LossBackend.TRITON:
+        return distill.model_copy(update={"loss_backend": None})
+    return distill
+
+
 def _plan(
     plan: Plan, axes: list[Parallel], recompute: Recompute, num_ranks: int, run_plan: RunPlan
 ) -> Plan:
@@ -95,6 +102,7 @@ def _plan(
     small = plan.model_copy(
         update={
             "cluster": Cluster(device="cpu", devices_per_node=num_ranks),
+            "distill": _on_cpu(plan.distill),
             "generation": Generation(engine=Engine.NONE, max_completion_length=RESPONSE_TOKENS),
             "data": Data(train=plan.data.train, max_length=PROMPT_TOKENS, truncation="right"),
             "batch": Batch(micro=MICRO_ROWS, **{"global": num_rows}),

@@ -7,7 +7,7 @@ from gkdplan.runplan.model import Objective, RunPlan
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
 from gkdplan.units import format_bytes
-from gkdplan.vocab import Engine, Payload, Source
+from gkdplan.vocab import Engine, LossBackend, Payload, Source
 
 SOURCE_NAMES = {
     Source.STUDENT: "student's samples",
@@ -124,11 +124,13 @@ def payload(run_plan: RunPlan) -> str:
     other = Payload.LOGITS if objective.payload is Payload.HIDDEN else Payload.HIDDEN
     instead, other_size = _payload_of(other, run_plan)
     tokens = plural(objective.chunk_tokens, "response token")
+    is_eager = objective.loss_backend is LossBackend.EAGER
+    by = "" if is_eager else f", {objective.loss_backend}"
     if run_plan.models.teacher.server_url is not None:
         kept = f"{kept}, as its server gives them"
     return (
         f"the teacher's {kept}, {format_bytes(size)} a token (its {instead}: "
-        f"{format_bytes(other_size)}); the loss works on {tokens} at a time"
+        f"{format_bytes(other_size)}); the loss works on {tokens} at a time{by}"
     )
 
 

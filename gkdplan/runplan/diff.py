@@ -68,6 +68,7 @@ _RULES = (
     _Rule("layout.*", _RESHARD),
     _Rule("objective.payload", _SAFE),
     _Rule("objective.chunk_tokens", _SAFE),
+    _Rule("objective.loss_backend", _SAFE),
     _Rule("objective.*", _RESTART, objective=True),
     _Rule("sampling.engine", _RESTART),
     _Rule("sampling.*", _RESTART, objective=True),

@@ -9,7 +9,7 @@ from gkdplan.runplan.schedule import Schedule
 from gkdplan.runplan.steps import Step
 from gkdplan.runplan.timing import Timing
 from gkdplan.shape import ModelShape
-from gkdplan.vocab import Dtype, Payload, Tier
+from gkdplan.vocab import Dtype, LossBackend, Payload, Tier
 
 SCHEMA_VERSION = 1
 
@@ -118,6 +118,7 @@ class Objective:
     """Response tokens whose logits exist at one time inside the loss."""
     top_k: int | None = None
     sft_alpha: float = 0.0
+    loss_backend: LossBackend = LossBackend.EAGER
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,14 +18,18 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import worker
 from gkdplan.runtime.interrupts import SIGNALS_OF_TORCH, Interrupted, own_signal_handlers
-from gkdplan.runtime.kernels import has_transformer_engine, no_transformer_engine
+from gkdplan.runtime.kernels import (
+    has_transformer_engine,
+    no_cpp_compiler,
+    no_transformer_engine,
+)
+from gkdplan.runtime.loss.compiled import has_cpp_compiler
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
-from gkdplan.vocab import Engine, Kernels, Role, Tier
+from gkdplan.vocab import Engine, Kernels, LossBackend, Role, Tier
 
 RAISED, KILLED = "GK530", "GK531"
 
@@ -112,9 +116,9 @@ def _set_environment(num_ranks: int) -> None:
 
 
 def check_machine(run_plan: RunPlan) -> None:
-    """Raises UserError where this executor or this machine cannot run the plan: GK591; GK515 and
-    GK525."""
-    for findings in (tuple(_not_yet_run(run_plan)), tuple(_not_here(run_plan.layout))):
+    """Raises UserError where this executor or this machine cannot run the plan: GK591; GK515,
+    GK525 and GK526."""
+    for findings in (tuple(_not_yet_run(run_plan)), tuple(_not_here(run_plan))):
         if findings:
             raise UserError(*findings)
 
@@ -149,9 +153,12 @@ def _planned_only(path: str, value: object) -> Diagnostic:
     )
 
 
-def _not_here(layout: Layout) -> Iterator[Diagnostic]:
+def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What the plan wants of this machine and does not find."""
+    layout = run_plan.layout
     if layout.backend != "nccl":
+        if run_plan.objective.loss_backend is LossBackend.COMPILED and not has_cpp_compiler():
+            yield no_cpp_compiler()
         return
     num_wanted, num_found = layout.devices_per_node, torch.cuda.device_count()
     if num_found < num_wanted:

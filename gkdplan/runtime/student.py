@@ -55,6 +55,7 @@ def student_loss(
         "sft_alpha": sft_alpha,
         "group": distillation.tensor_group,
         "vocab_size": distillation.vocab_size,
+        "backend": objective.loss_backend,
     }
     states, chunk_tokens = payload.states, objective.chunk_tokens
     if isinstance(states, TopK):

@@ -8,7 +8,7 @@ step before the one that is counted makes what stays: Adam's moments and Megatro
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import lcm
 from typing import assert_never
@@ -44,7 +44,7 @@ from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
 from gkdplan.runtime.teacher.resharding import reshard, resharding_of
-from gkdplan.vocab import Phase, Tier
+from gkdplan.vocab import LossBackend, Phase, Tier
 
 NUM_LOSS_CHUNKS = 2
 
@@ -113,7 +113,10 @@ def _ranks_of_most_tokens(plan: RunPlan, degrees: AxisDegrees, ranks: range) -> 
 
 
 def _trace_rank(plan: RunPlan, rank: int) -> tuple[dict[Phase, int], list[list[int]]]:
-    """Peaks by phase, and the pieces that each place on the data axis owns."""
+    """Peaks by phase, and the pieces that each place on the data axis owns. Without weights there
+    is nothing to compile: a compiled loss is traced as eager's, which is priced alike."""
+    objective = replace(plan.objective, loss_backend=LossBackend.EAGER)
+    plan = replace(plan, objective=objective)
     with fake_world(plan.layout, rank, NUM_LOSS_CHUNKS * plan.objective.chunk_tokens) as mesh:
         step = build_step(plan, mesh)
         with step.meter:

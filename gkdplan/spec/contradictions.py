@@ -11,7 +11,7 @@ from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.spec.plan import Cluster, Generation, Optimizer, Server
 from gkdplan.spec.source import Source
 from gkdplan.spec.toml_words import format_value
-from gkdplan.vocab import Kernels
+from gkdplan.vocab import Kernels, LossBackend
 
 
 def contradictions(source: Source) -> Iterator[Diagnostic]:
@@ -32,6 +32,17 @@ def a_cpu_has_torch_kernels(source: Source) -> Iterator[Diagnostic]:
             "cluster.kernels",
             '`cluster.kernels = "transformer_engine"` has no kernels for a cpu',
             "name a GPU as `cluster.device`, or remove `kernels`",
+            "the device is cpu",
+        )
+
+
+def a_cpu_has_no_triton(source: Source) -> Iterator[Diagnostic]:
+    device = source.value("cluster.device") or Cluster.model_fields["device"].default
+    if device == "cpu" and source.value("distill.loss_backend") == LossBackend.TRITON:
+        yield _contradiction(
+            "distill.loss_backend",
+            '`distill.loss_backend = "triton"` has no compiler for a cpu',
+            'name a GPU as `cluster.device`, or set `loss_backend` to "eager" or "compiled"',
             "the device is cpu",
         )
 
@@ -222,6 +233,7 @@ def the_learning_rate_falls(source: Source) -> Iterator[Diagnostic]:
 
 CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     a_cpu_has_torch_kernels,
+    a_cpu_has_no_triton,
     epochs_or_steps,
     kept_layers_need_init_layers,
     kept_layers_rise,

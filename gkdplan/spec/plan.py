@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gkdplan.units import parse_bytes
-from gkdplan.vocab import Dtype, Engine, Kernels
+from gkdplan.vocab import Dtype, Engine, Kernels, LossBackend
 
 LARGEST_COUNT = 10**9
 
@@ -187,6 +187,8 @@ class Distill(Section):
     is another objective; "auto" takes what has fewer bytes of the first two."""
     top_k: Count | None = None
     """The teacher's likeliest ids kept of each token, for payload = "top_k"; the others are one."""
+    loss_backend: Annotated[LossBackend, Field(strict=False)] | None = None
+    """What computes the loss from logits; left out, "triton" on GPUs and "eager" on cpu."""
 
 
 class Generation(Section):

@@ -8,7 +8,7 @@ ids that a payload of them has.
 from dataclasses import dataclass
 
 from gkdplan.planner.memory.model import RankModel
-from gkdplan.vocab import Payload
+from gkdplan.vocab import LossBackend, Payload
 
 FP32_BYTES = 4
 BLOCK_ROWS = {"gloo": 8, "nccl": 64}
@@ -34,6 +34,7 @@ class Loss:
     """K of a payload of the likeliest ids."""
     has_labels: bool = False
     """Whether cross-entropy is added in some step."""
+    loss_backend: LossBackend = LossBackend.EAGER
 
     def tile_bytes(self) -> int:
         """What exists only inside the loss: the logits of a chunk, where hidden states travel of
@@ -43,15 +44,16 @@ class Loss:
         From stored logits it is the block, or in the backward the gradient of the head.
         """
         head = self._head_gradient_elements * self.student.dtype.num_bytes
+        blocks = self._block_bytes(self._own_buffers(NUM_BLOCK_BUFFERS))
         if self.payload is Payload.LOGITS:
-            return max(self._block_bytes(NUM_BLOCK_BUFFERS), head)
+            return max(blocks, head)
         passing = [self._states_bytes(self.student), self._product_bytes()]
         if self.payload is Payload.TOP_K:
             sides = 1
             passing.append(self._bucket_bytes())
         else:
             sides = 2
-            passing += self._block_bytes(NUM_BLOCK_BUFFERS), self._states_bytes(self.teacher)
+            passing += blocks, self._states_bytes(self.teacher)
         logits = sides * self.chunk_tokens * self._ids * FP32_BYTES
         return max(logits + max(passing), head if _is_narrow(self.student) else 0)
 
@@ -87,8 +89,12 @@ class Loss:
         return num_buffers * self._block_rows * self._ids * FP32_BYTES
 
     def _bucket_bytes(self) -> int:
-        """Beside the logits of a chunk, and with labels the two buffers of the cross-entropy."""
-        return self._buckets(3 if self.has_labels else 1)
+        """Beside the logits of a chunk, and with labels the buffer of the cross-entropy."""
+        return self._buckets(self._own_buffers(2 if self.has_labels else 1))
+
+    def _own_buffers(self, of_eager: int) -> int:
+        """What torch.compile keeps of a block is priced as eager's buffers; Triton keeps none."""
+        return 0 if self.loss_backend is LossBackend.TRITON else of_eager
 
     def _buckets(self, num_blocks: int) -> int:
         """The K ids and the tail of a chunk's tokens, 32 bytes each: places, log masses, the

@@ -63,6 +63,7 @@ class Rank:
             self.draft.models.vocab_size,
             num_kept=self.draft.objective.top_k or 0,
             has_labels=self.draft.objective.sft_alpha > 0,
+            loss_backend=self.draft.objective.loss_backend,
         )
 
     def share(self, role: Role) -> Share:

@@ -64,7 +64,7 @@ def state_around_generation(directory: Path, mesh: Mesh) -> dict[str, object]:
     tokens_BS = torch.arange(24).view(2, 12)
     logits_before, flags_before = model(tokens_BS, None, None), flags_of(model)
     sizes_of_head = set()
-    hook = model.output_layer.register_forward_pre_hook(
+    hook = model.decoder.final_layernorm.register_forward_pre_hook(
         lambda _, inputs: sizes_of_head.add(inputs[0][..., 0].numel())
     )
     complete(model, range(len(PROMPTS)), GREEDY)

@@ -26,6 +26,8 @@ SCRIPTS = {
     DISTILLATION: ("trl_steps", "distillation"),
     PRODUCTS: ("products_steps",),
 }
+EVERY_TURN = (GKD, OURS)
+"""The others run in the first turn only."""
 SPEED = {OFF: ratio_at_least(2.0), ON: ratio_at_least(1.4)}
 LONG_ROWS = [Lengths(prompt=415 + 10 * i, response=265 - 10 * i) for i in range(workload.BATCH)]
 NUM_SHORT_STEPS = 2
@@ -43,13 +45,15 @@ def main() -> None:
     runs: dict[str, list[Run]] = {name: [] for name in SCRIPTS}
     for turn in range(arguments.turns):
         for name, script in SCRIPTS.items():
+            if turn and name not in EVERY_TURN:
+                continue
             runs[name].append(take_steps(script, arguments.threads))
             print(f"turn {turn + 1}  {name:26}{described(runs[name][-1])}", flush=True)
     setting = (
         f"SmolLM2-135M-Instruct into 12 of its layers, fp32, {workload.BATCH} rows of about 700 "
         f"tokens, of which 250 are the response, or about 450 and {workload.NEW_TOKENS} new ones, "
         f"beta {workload.BETA}, {arguments.threads} threads, one process a trainer, medians of "
-        f"{arguments.turns} turns"
+        f"{arguments.turns} turns (of DistillationTrainer and the products one)"
     )
     rows = [*rows_of(runs, OFF), *rows_of(runs, ON), *rows_of_off_policy(runs)]
     record("step", setting, rows, is_whole=arguments == parser.parse_args([]))
@@ -103,10 +107,12 @@ def rows_of_off_policy(runs: dict[str, list[Run]]) -> list[Measured]:
 def compared(
     runs: dict[str, list[Run]], source: str, other: str, number: Callable[[Step], float]
 ) -> tuple[float, float, float]:
-    """Medians of gkdplan's and the other's number, and of their ratio within a turn."""
+    """Medians of gkdplan's and the other's number, and of their ratio, over the other's turns."""
     ours, theirs = ([number(of_turn[source]) for of_turn in runs[name]] for name in (OURS, other))
-    ratios = [a / b if b else 0.0 for a, b in zip(ours, theirs, strict=True)]
-    return statistics.median(ours), statistics.median(theirs), statistics.median(ratios)
+    pairs = list(zip(ours, theirs, strict=False))
+    numbers = (*zip(*pairs, strict=True), [a / b for a, b in pairs])
+    of_ours, of_theirs, ratio = (statistics.median(column) for column in numbers)
+    return of_ours, of_theirs, ratio
 
 
 def _row(

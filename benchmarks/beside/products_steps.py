@@ -1,4 +1,4 @@
-"""The matrix products of an off-policy step and nothing else: the floor of its time.
+"""The matrix products of the off-policy steps and nothing else: the floor of its time.
 
     cd benchmarks && python -m beside.products_steps WORKLOAD
 
@@ -22,6 +22,8 @@ CHUNK_TOKENS = 256
 def main() -> None:
     work, clock = workload.read(Path(sys.argv[1])), Clock()
     for number, source in enumerate(work.sources):
+        if source != workload.OFF:
+            continue
         rows = slice(number * workload.BATCH, (number + 1) * workload.BATCH)
         responses = [len(response) for response in work.responses[rows]]
         num_tokens = sum(len(prompt) for prompt in work.prompts[rows]) + sum(responses)

@@ -130,8 +130,13 @@ def teacher() -> Any:
 
 
 def student() -> Any:
-    """The teacher's kept layers, numbered anew."""
+    """The teacher's kept layers, numbered anew.
+
+    transformers drops what the embedding of the pad token learns as an input. SmolLM2 pads with its
+    end of turn, which every prompt holds, so here it learns like any other token.
+    """
     model = teacher()
+    model.model.embed_tokens.padding_idx = None
     layers = [model.model.layers[index] for index in workload.KEPT_LAYERS]
     for place, layer in enumerate(layers):
         layer.self_attn.layer_idx = place

@@ -27,7 +27,8 @@ def evaluate(session: Session, step: int) -> None:
         for batches in _rounds(session):
             totals += _sums(session, batches)
     for group in (session.mesh.data_group, session.mesh.pipeline_group):
-        dist.all_reduce(totals, group=group)
+        if group.size() > 1:
+            dist.all_reduce(totals, group=group)
     divergence, cross_entropy, num_tokens = totals.tolist()
     session.metrics.log_eval(
         step=step,

@@ -66,6 +66,8 @@ def _places(own: Iterable[str], plan: ModelPlan, mesh: Mesh, shapes: Shapes) -> 
         for name in own
     }
     for group in (experts, stages):
+        if group.size() == 1:
+            continue
         of_ranks: list[dict[str, Place]] = [{} for _ in range(group.size())]
         dist.all_gather_object(of_ranks, places, group=group)
         places = {name: place for one in reversed(of_ranks) for name, place in one.items()}

@@ -62,13 +62,15 @@ class Draft:
         longest = self.data.max_length + self.sampling.max_completion_length
         return round_up(longest, token_multiple(degrees))
 
-    def response_tokens(self, degrees: AxisDegrees) -> int:
-        """Of a row that fills the plan, on the rank of the context axis that has most of them."""
+    def response_tokens(self, degrees: AxisDegrees, ranks: tuple[int, int] | None = None) -> int:
+        """Of a row that fills the plan, on the rank of the context axis that has most of them: of
+        the run `ranks` of rank numbers, or of all."""
         return most_response_tokens(
             self.data.max_length,
             self.sampling.max_completion_length,
             self.sequence_tokens(degrees),
             degrees.context,
+            None if ranks is None else degrees.contexts_of(*ranks),
         )
 
 

@@ -1,8 +1,11 @@
 """Rows over the context axis: each rank takes an early and a late piece of every row."""
 
 
-def most_response_tokens(prompt: int, response: int, width: int, context: int) -> int:
-    """Response tokens of one row on the rank that has most of them.
+def most_response_tokens(
+    prompt: int, response: int, width: int, context: int, ranks: range | None = None
+) -> int:
+    """Response tokens of one row on the rank that has most of them, of `ranks`, which count on
+    from `context` - 1 to 0 again, or of all.
 
     The row holds `prompt` and `response` tokens and is padded to `width`, a multiple of twice
     `context`. Rank r takes pieces r and 2 context - 1 - r of the 2 context pieces
@@ -11,6 +14,7 @@ def most_response_tokens(prompt: int, response: int, width: int, context: int) -
     """
     if context == 1:
         return response
+    ranks = ranks or range(context)
     piece, start = width // (2 * context), prompt - 1
     last = 2 * context - 1
 
@@ -23,5 +27,7 @@ def most_response_tokens(prompt: int, response: int, width: int, context: int) -
 
     # Of two pieces beside each other only those at the ends of the response differ.
     ends = start // piece, (start + response - 1) // piece
-    ranks = {0, context - 1, *(rank_of(end + step) for end in ends for step in (-1, 0, 1))}
-    return max(learnt(rank) + learnt(last - rank) for rank in ranks)
+    unlike = {0, context - 1, *(rank_of(end + step) for end in ends for step in (-1, 0, 1))}
+    asked = {rank for rank in unlike if (rank - ranks.start) % context < len(ranks)}
+    asked |= {ranks[0] % context, ranks[-1] % context}
+    return max(learnt(rank) + learnt(last - rank) for rank in asked)

@@ -48,6 +48,13 @@ class AxisDegrees:
         stage, data = divmod(rest, self.data)
         return Place(tensor, context, data, stage)
 
+    def contexts_of(self, start: int, end: int) -> range:
+        """Places on the context axis of ranks `start` to `end`, counted on past its end."""
+        first, last = start // self.tensor, (end - 1) // self.tensor
+        return range(
+            first % self.context, first % self.context + min(self.context, last - first + 1)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RankClass:

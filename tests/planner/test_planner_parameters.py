@@ -107,3 +107,17 @@ def test_an_update_makes_two_arrays_of_a_piece_beside_one_of_the_piece_before():
     # A vector in between is updated with the other vectors.
     between = (parameters[0], Parameter("norm", 7, is_vector=True), parameters[1])
     assert state_of(between, Dtype.BF16, 2, distributed=False).update_bytes == 220 * 4
+
+
+@pytest.mark.parametrize("distributed", [True, False])
+def test_the_piece_before_can_be_of_another_chunk_but_not_of_divided_experts(distributed):
+    # Of two chunks the second has one matrix of 100, whose update comes after that of a, 64 wide.
+    first, second = Parameter("a", 64), Parameter("head", 100)
+    chunks = tuple(GradientBuffer((parameter,), 1) for parameter in (first, second))
+    state = training_state(chunks, Dtype.BF16, distributed=distributed)
+    assert state.update_bytes == (2 * 100 + 64) * 4
+    divided = GradientBuffer((Parameter("e", 90, is_divided=True),), 1)
+    state = training_state((*chunks, divided), Dtype.BF16, distributed=distributed)
+    assert state.update_bytes == (2 * 100 + 64) * 4
+    between = training_state((divided, chunks[1]), Dtype.BF16, distributed=distributed)
+    assert between.update_bytes == 2 * 100 * 4

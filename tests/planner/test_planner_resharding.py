@@ -78,10 +78,10 @@ def test_the_teacher_forward_counts_the_teacher_s_own_micro_batches():
 
 def test_a_payload_is_released_as_it_is_sent():
     # The student ends on ranks 3 to 5, which learn from two rows each; the teacher, without
-    # pipeline, on every rank, with one row each.
+    # pipeline, on every rank, with one row each, whose states are not there yet in its layers.
     assert payloads(PIPELINE, Phase.TEACHER) == [
-        {"layers": STATES, "resharding": STATES},
-        {"layers": STATES, "resharding": 3 * STATES},
+        {"payload": STATES, "resharding": STATES},
+        {"payload": STATES, "resharding": 3 * STATES},
     ]
     assert payloads(PIPELINE, Phase.STUDENT) == [{}, {None: 2 * STATES}]
 
@@ -91,8 +91,9 @@ def test_ids_that_are_cut_otherwise_are_put_together_beside_the_payload():
     # Four micro-batches of two rows, 32 response tokens each, of half of the 49,152 ids; a rank
     # keeps two, of all ids, and puts a third copy of one together.
     made, kept = 4 * 64 * 24_576 * 4, 2 * 64 * 49_152 * 4
+    travelling = max(made + kept // 2, kept + made // 4) + kept // 2
     assert payloads(tables, Phase.TEACHER) == [
-        {"layers": made, "resharding": max(made + kept // 2, kept + made // 4) + kept // 2}
+        {"layers": made * 3 // 4, "payload": made, "resharding": travelling}
     ]
 
 

@@ -6,16 +6,17 @@ import pytest
 from planner_facts import SMOLLM2, facts, plan
 
 from gkdplan.planner.memory.activations import Batch, angle_bytes, gather_bytes, layer_bytes
+from gkdplan.planner.memory.held import Held
+from gkdplan.planner.memory.in_flight import (
+    held_in_training,
+    num_chunks_in_flight,
+    num_held_in_forward,
+)
 from gkdplan.planner.memory.model import TORCH_ON_CPU, Fused, RankModel
 from gkdplan.planner.memory.optimizer import state_of_rank
 from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.recompute import chunk_bytes, repeated_bytes
-from gkdplan.planner.memory.stage import (
-    Stage,
-    num_chunks_in_flight,
-    num_inputs_in_flight,
-    num_left_at_embedding,
-)
+from gkdplan.planner.memory.stage import Stage
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import Recompute
@@ -106,18 +107,74 @@ def test_what_is_in_flight_follows_megatrons_schedules(
     assert [num_chunks_in_flight(stage, num_micro_batches) for stage in stages] == expected
 
 
+def held(index: int, num_stages: int, num_chunks: int, num_micro_batches: int):
+    stage = Stage(index, num_stages, (2,) * num_chunks)
+    return held_in_training(stage, num_micro_batches, trains_base=True)
+
+
 def test_the_first_chunk_receives_nothing():
-    # Of 17 chunks in flight, rounds of 3 x 5: three of the first chunk, then two more.
-    first, second = (Stage(i, 3, (2,) * 5) for i in (0, 1))
-    assert num_inputs_in_flight(first, 17) == 12
-    assert num_inputs_in_flight(second, 15) == 15
+    # Of 17 chunks in flight, rounds of 3 x 5: three of the first chunk, then two or three more.
+    first, second = (held(i, 3, 5, 6).backward for i in (0, 1))
+    assert {at.num_inputs for at in first if at.num_chunks == 17} == {11, 12}
+    assert {at.num_inputs for at in second if at.num_chunks == 15} == {15}
 
 
 def test_few_chunks_are_left_when_the_embeddings_backward_comes():
     # 3 micro-batches of 5 chunks: 12 of the 15 have had their backward.
-    assert num_left_at_embedding(Stage(0, 3, (2,) * 5), 3) == 3
-    assert num_left_at_embedding(Stage(0, 3, (2,) * 5), 6) == 17
-    assert num_left_at_embedding(Stage(0, 4, (2,)), 8) == 4
+    assert max(at.num_chunks for at in held(0, 3, 5, 3).embedding) == 3
+    assert max(at.num_chunks for at in held(0, 3, 5, 6).embedding) == 17
+    assert max(at.num_chunks for at in held(0, 4, 1, 8).embedding) == 4
+
+
+def test_an_interleaved_first_stage_holds_an_input_and_its_gradient_of_each_chunk_but_one():
+    # The output that is sent and the next input are there in every backward of the full pipeline;
+    # the gradient of the backward before is that of an input that is still held, or beside them.
+    for num_chunks in (2, 3):
+        full = [at for at in held(0, 2, num_chunks, 12).backward if at.num_chunks > num_chunks * 2]
+        assert max(at.num_between for at in full) == 2 * num_chunks - 1
+
+
+def test_what_an_interleaved_schedule_holds_is_that_of_a_step_by_hand():
+    # Two stages of two chunks, two micro-batches a and b. Stage 1 runs forwards a0 b0 a1 b1, and
+    # after the first two a backward behind each, a1 b1 a0 b0. At a1's the next input is there,
+    # b1's. At b1's a1's gradient, with a1's input, which the variable of the warm-up keeps. At
+    # a0's also b1's input, chunk 1's latest, with its gradient, and at b0's the gradient of a0.
+    last = held(1, 2, 2, 2)
+    assert last.backward == {Held(3, 3, 1), Held(3, 3, 2), Held(2, 2, 4), Held(1, 1, 5)}
+    # At a1's loss nothing is beside; at b1's what a1's backward has left.
+    assert last.loss == {Held(3, 3, 0), Held(3, 3, 2)}
+    # Stage 0 runs all four forwards first.
+    first = held(0, 2, 2, 2)
+    assert first.loss == frozenset()
+    assert first.backward == {Held(4, 2, 0), Held(3, 1, 1), Held(2, 0, 2), Held(1, 0, 2)}
+
+
+def test_1f1b_holds_the_gradient_of_the_input_before():
+    assert held(1, 4, 1, 8).backward == {Held(3, 3, 1)}
+    assert held(0, 4, 1, 8).backward == {Held(4, 0, 0)}
+    # In the forward also that input, and what was received for the next backward.
+    assert held(1, 4, 1, 8).forward == {Held(3, 3, 3)}
+    assert held(3, 4, 1, 8).loss == {Held(1, 1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("index", "num_chunks", "num_micro_batches", "expected"),
+    [
+        # Of the micro-batch before the output, with the input that it was made from.
+        (0, 1, 8, 1),
+        (1, 1, 8, 2),
+        (3, 1, 8, 0),
+        (1, 1, 1, 0),
+        # The input before, and that of the latest forward of both other chunks.
+        (1, 3, 8, 3),
+        # The model's first chunk receives none; nothing holds the input of its last.
+        (0, 3, 8, 2),
+        (3, 3, 8, 2),
+    ],
+)
+def test_a_teachers_stage_holds_little(index, num_chunks, num_micro_batches, expected):
+    stage = Stage(index, 4, (2,) * num_chunks)
+    assert num_held_in_forward(stage, num_micro_batches) == expected
 
 
 # N = 300 tokens of 576 floats between two layers, and 5 widths of 1,536 in the MLP.
@@ -130,10 +187,10 @@ LAYER = layer_bytes(stage_of_smol(0, 2, 15), BATCH)
     ("recompute", "kept", "repeated"),
     [
         (Recompute(), 15 * LAYER, 0),
-        (Recompute("full", "uniform", 5), 3 * BOUNDARY, 5 * LAYER + BOUNDARY),
-        (Recompute("full", "uniform", 20), BOUNDARY, 15 * LAYER + BOUNDARY),
+        (Recompute("full", "uniform", 5), 3 * BOUNDARY, 5 * LAYER),
+        (Recompute("full", "uniform", 20), BOUNDARY, 15 * LAYER),
         (Recompute("full", "block", 4), 4 * BOUNDARY + 11 * LAYER, 0),
-        (Recompute("full", "block", 15), 15 * BOUNDARY, LAYER + BOUNDARY),
+        (Recompute("full", "block", 15), 15 * BOUNDARY, LAYER),
         (Recompute("selective", modules=("mlp",)), 15 * (LAYER - MLP), MLP + BOUNDARY),
         (Recompute("selective", modules=("core_attn",)), 15 * (LAYER - 300 * 9 * 4), 0),
         (

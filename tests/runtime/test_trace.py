@@ -11,8 +11,11 @@ from settled_collectives import settled
 from tiny_plans import compile_tiny
 from trace_grid import GRID, IN_EVERY_RUN, compile_configuration
 
+from gkdplan.planner.draft import draft_of
+from gkdplan.planner.memory.rank import rank_of_class
 from gkdplan.report.trace import compare
 from gkdplan.runplan.codec import decode, encode
+from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import close_mesh
@@ -20,7 +23,7 @@ from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.session import open_session
 from gkdplan.runtime.trace import trace
-from gkdplan.vocab import Phase
+from gkdplan.vocab import Phase, Role
 
 TRACED = (Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER)
 FILLED = {"prompt": 40, "completion": 24, "truncation": "right", "steps": 2, "rows": 16, "micro": 2}
@@ -32,11 +35,15 @@ LAYOUTS = {
     "tensor, teacher on the host": {"devices": 2, "tensor": 2, "offload": "cpu"},
 }
 
+TO_THE_BYTE = ("tiny dense fp32 pipeline 2 virtual 2",)
+"""But for AdamW's counters of steps: one input held too many would be 0.8% of such a model."""
+
 NAMES = [n if n in IN_EVERY_RUN else pytest.param(n, marks=pytest.mark.grid) for n in GRID]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ledger_is_within_a_hundredth_of_the_trace(name, tmp_path):
+    limit = 0.0001 if name in TO_THE_BYTE else 0.01
     run_plan = compile_configuration(tmp_path, **GRID[name])
     for of_class in compare(run_plan, trace(run_plan)):
         phases = [phase for phase in of_class.phases if phase.error is not None]
@@ -44,7 +51,27 @@ def test_the_ledger_is_within_a_hundredth_of_the_trace(name, tmp_path):
         print(name, ranks, *(f"{phase.phase} {phase.error:+.3%}" for phase in phases), sep="  ")
         assert {phase.phase for phase in phases} == {*TRACED}
         for phase in phases:
-            assert abs(phase.error) <= 0.01, f"{ranks} {phase.phase} misses by {phase.error:+.3%}"
+            assert abs(phase.error) <= limit, f"{ranks} {phase.phase} misses by {phase.error:+.3%}"
+
+
+@pytest.mark.parametrize("role", Role)
+def test_tokens_are_priced_as_the_fullest_rank_holds_them(role, tmp_path):
+    """Of a class in which not every rank of the teacher's context axis is."""
+    name = "tiny dense of tensor 2 context 2 to bf16 pipeline 2 data 2"
+    run_plan = compile_configuration(tmp_path, **GRID[name])
+    degrees = getattr(run_plan.layout, role)
+    batches = [[([0] * 96, [0] * 32)]] * run_plan.batch.global_rows
+    for rank_class in run_plan.layout.classes:
+        held = [
+            sum(
+                tensor.nbytes
+                for batch in Deal(degrees, batches).micro_batches(rank, pad_id=0)
+                for tensor in (batch.tokens_BS, batch.predict_N, batch.labels_N)
+            )
+            for rank in range(*rank_class.ranks[0])
+        ]
+        rank = rank_of_class(draft_of(run_plan), rank_class)
+        assert rank.share(role).token_bytes == max(held)
 
 
 @pytest.fixture(scope="module")

@@ -51,10 +51,12 @@ def layer_bytes(model: RankModel, batch: Batch) -> int:
 def forward_bytes(model: RankModel, batch: Batch) -> int:
     """The largest sum of tensors alive at one time in a layer whose backward never comes.
 
-    That is at the end of the gated MLP: the residual, the norm's input and output, and every
-    intermediate of the MLP, or in the experts.
+    That is at the end of the gated MLP: the chunk's input, the layer's where it is another one, the
+    norm's input and output, and every intermediate of the MLP, or in the experts.
     """
-    return 4 * boundary_bytes(model, batch) + passing_mlp_bytes(model, batch.num_tokens)
+    num_inputs = min(2, max(model.stage.chunk_layers))
+    between = (num_inputs + 2) * boundary_bytes(model, batch)
+    return between + passing_mlp_bytes(model, batch.num_tokens)
 
 
 def backward_bytes(model: RankModel, batch: Batch) -> int:

@@ -23,7 +23,8 @@ from gkdplan.planner.memory.held_graphs import held_bytes
 from gkdplan.planner.memory.overhead import overhead_buffers
 from gkdplan.planner.memory.rank import Rank, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
-from gkdplan.planner.memory.teacher import forward_buffers, weight_buffers
+from gkdplan.planner.memory.teacher import weight_buffers
+from gkdplan.planner.memory.teacher_forward import forward_buffers
 from gkdplan.planner.memory.vllm import vllm_buffers
 from gkdplan.runplan.layout import RankClass
 from gkdplan.vocab import Engine, Kernels, Phase, Role
@@ -68,6 +69,7 @@ def _resident(rank: Rank) -> Iterator[Buffer]:
     yield Buffer(STUDENT_STATE, state.optimizer_bytes, FIRST, LAST)
     kept = _gather_bytes(rank) + _angle_bytes(rank) + _routing_bytes(rank)
     yield Buffer(TEMPORARIES, kept, FIRST, LAST)
+    yield Buffer(TEMPORARIES, rank.student.token_bytes, Phase.TEACHER, LAST)
     held = held_bytes(rank.student.model, rank.student.batch)
     yield Buffer(TEMPORARIES, held, FIRST, Phase.TEACHER)
     yield Buffer(TEMPORARIES, held, Phase.OPTIMIZER, LAST)

@@ -57,7 +57,7 @@ ORIGINS = {
         "gkdplan/runtime/loss/linear.py",
     ),
     buffer.TEMPORARIES: (
-        "gather buffer, rotary angles, copies of the optimizer and of saving",
+        "token ids, gather buffer, rotary angles, copies of the optimizer and of saving",
         "megatron/core/utils.py, GlobalMemoryBuffer",
     ),
     buffer.CONTEXT: ("the device's context, outside torch's allocator", "the device table"),

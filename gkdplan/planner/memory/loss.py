@@ -15,6 +15,7 @@ BLOCK_ROWS = {"gloo": 8, "nccl": 64}
 """Rows that the divergence works on at one time, as in runtime/loss/distribution.py."""
 NUM_BLOCK_BUFFERS = 4
 FP64_BYTES = 8
+INT64_BYTES = 8
 WIDENED_ROWS = 4096
 """Rows of a bf16 head that a CPU widens at one time, as in runtime/loss/products.py."""
 
@@ -41,12 +42,14 @@ class Loss:
         both sides, with the largest of what passes beside them, or after them the rounded copy of a
         bf16 head's gradient.
 
-        From stored logits it is the block, or in the backward the gradient of the head.
+        From stored logits it is the block, or in the backward the gradient of the head, after that
+        of the hidden states.
         """
         head = self._head_gradient_elements * self.student.dtype.num_bytes
         blocks = self._block_bytes(self._own_buffers(NUM_BLOCK_BUFFERS))
         if self.payload is Payload.LOGITS:
-            return max(blocks, head)
+            hidden = self.num_tokens * self.student.shape.hidden_size * self.student.dtype.num_bytes
+            return max(blocks, hidden + head)
         passing = [self._states_bytes(self.student), self._product_bytes()]
         if self.payload is Payload.TOP_K:
             sides = 1
@@ -56,6 +59,20 @@ class Loss:
             passing += blocks, self._states_bytes(self.teacher)
         logits = sides * self.chunk_tokens * self._ids * FP32_BYTES
         return max(logits + max(passing), head if _is_narrow(self.student) else 0)
+
+    def token_bytes(self) -> int:
+        """Of each response token its two places in the hidden states; from hidden states also its
+        number and weight, and of those of a chunk the weight again and five sums, with labels the
+        label, its place and weight and two sums more. Places int64, weights float32, sums float64.
+        """
+        places = 2 * INT64_BYTES * self.num_tokens
+        if self.payload is Payload.LOGITS:
+            return places
+        numbers = (INT64_BYTES + FP32_BYTES) * self.num_tokens
+        sums = FP32_BYTES + 5 * FP64_BYTES
+        if self.has_labels:
+            sums += 2 * INT64_BYTES + FP32_BYTES + 2 * FP64_BYTES
+        return places + numbers + sums * min(self.chunk_tokens, self.num_tokens)
 
     def search_bytes(self) -> int:
         """What the teacher's rank passes through memory to find the likeliest ids of a chunk: its

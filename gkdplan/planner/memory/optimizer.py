@@ -1,7 +1,7 @@
 """Bytes of Megatron's gradient buffers and of Adam's state on one rank."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -96,7 +96,7 @@ def training_state(
     optimizer divides main weights and moments by position in the bucket, so ranks differ by its
     padding: the fullest shard of every bucket is given.
     """
-    buckets = [bucket for buffer in buffers for bucket in _buckets(buffer, distributed)]
+    buckets = [*_in_order(buffers, distributed)]
     owned = sum(bucket.owned_elements for bucket in buckets)
     num_copies = 2 if dtype is Dtype.FP32 else 3
     return TrainingState(
@@ -113,12 +113,13 @@ def training_state(
 @dataclass(frozen=True, slots=True)
 class _Bucket:
     """Elements, padding among them, and of the fullest shard: those that it owns, those of the
-    arrays that an update makes, and those of the largest piece of a parameter."""
+    arrays that an update makes, those of the largest piece of a parameter, and of the last one."""
 
     num_elements: int
     owned_elements: int
     update_elements: int
     largest_piece: int
+    last_piece: int
 
 
 @dataclass(slots=True)
@@ -138,33 +139,42 @@ class _Update:
         self.before = self.before if is_vector else num_elements
 
 
-def _buckets(buffer: GradientBuffer, distributed: bool) -> Iterator[_Bucket]:
-    """Without a distributed optimizer there is one, neither padded nor cut; with it the last
-    parameter comes first, and a shared embedding, first or last, has a bucket of its own."""
+def _in_order(buffers: Sequence[GradientBuffer], distributed: bool) -> Iterator[_Bucket]:
+    """Those of divided experts have an AdamW of their own."""
+    before = {False: 0, True: 0}
+    for buffer in buffers:
+        is_divided = any(parameter.is_divided for parameter in buffer.parameters)
+        for bucket in _buckets(buffer, distributed, before[is_divided]):
+            before[is_divided] = bucket.last_piece
+            yield bucket
+
+
+def _buckets(buffer: GradientBuffer, distributed: bool, before: int) -> Iterator[_Bucket]:
+    """Those of a buffer, after a piece of `before` elements. Without a distributed optimizer there
+    is one, neither padded nor cut; with it the last parameter comes first, and a shared embedding,
+    first or last, has a bucket of its own.
+    """
     if not distributed:
-        update = _Update()
+        update = _Update(before)
         for parameter in buffer.parameters:
             update.of(parameter.num_elements, parameter.is_vector)
         length = num_elements(buffer.parameters)
-        yield _Bucket(length, length, update.largest, update.largest_piece)
+        yield _Bucket(length, length, update.largest, update.largest_piece, update.before)
         return
-    before = 0
     for _, run in groupby(reversed(buffer.parameters), key=lambda parameter: parameter.is_shared):
-        bucket, before = _cut_bucket(tuple(run), buffer, before)
+        bucket = _cut_bucket(tuple(run), buffer, before)
+        before = bucket.last_piece
         yield bucket
 
 
-def _cut_bucket(
-    parameters: tuple[Parameter, ...], buffer: GradientBuffer, before: int
-) -> tuple[_Bucket, int]:
-    """A bucket, and the largest piece that is the last of any shard; `before` is that of the bucket
-    before it."""
+def _cut_bucket(parameters: tuple[Parameter, ...], buffer: GradientBuffer, before: int) -> _Bucket:
+    """`before` is the last piece of the bucket before it."""
     num_shards, shards = buffer.num_shards, buffer.shards or range(buffer.num_shards)
     spans, length = _place(parameters, num_shards)
     shard = length // num_shards
     longest = max(end - start for start, end in spans)
     if longest >= 2 * shard - 1 and len(shards) == num_shards:
-        return _Bucket(length, shard, 2 * shard + min(before, shard), shard), shard
+        return _Bucket(length, shard, 2 * shard + min(before, shard), shard, shard)
     owned = dict.fromkeys(shards, 0)
     updates = {rank: _Update(before) for rank in shards}
     for parameter, (start, end) in zip(parameters, spans, strict=True):
@@ -176,7 +186,7 @@ def _cut_bucket(
     largest = max(update.largest for update in updates.values())
     last_piece = max(update.before for update in updates.values())
     largest_piece = max(update.largest_piece for update in updates.values())
-    return _Bucket(length, max(owned.values()), largest, largest_piece), last_piece
+    return _Bucket(length, max(owned.values()), largest, largest_piece, last_piece)
 
 
 def _place(parameters: tuple[Parameter, ...], num_shards: int) -> tuple[list[Span], int]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.activations import Batch
-from gkdplan.planner.memory.loss import Loss
+from gkdplan.planner.memory.loss import INT64_BYTES, Loss
 from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
 from gkdplan.runplan.layout import AxisDegrees, RankClass
@@ -26,6 +26,13 @@ class Share:
     @property
     def response_tokens_of_all_rows(self) -> int:
         return self.rows // self.batch.rows * self.num_response_tokens
+
+    @property
+    def token_bytes(self) -> int:
+        """Ids of all rows, and the places and labels of their response tokens, which wait for
+        their turn together (runtime/data/batch.py, MicroBatch)."""
+        num_ids = self.rows * self.batch.tokens
+        return INT64_BYTES * (num_ids + 2 * self.response_tokens_of_all_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,8 @@ def rank_of_class(draft: Draft, ranks: RankClass) -> Rank:
     teacher = rank_model(models.teacher, layout.teacher, fused, ranks.teacher_stage)
     return Rank(
         draft,
-        _share(draft, student, layout.student),
-        _share(draft, teacher, layout.teacher),
+        _share(draft, student, layout.student, ranks),
+        _share(draft, teacher, layout.teacher, ranks),
         state_of_rank(
             student,
             layout.student,
@@ -97,11 +104,12 @@ def _ranks_of_stage(draft: Draft, ranks: RankClass) -> range:
     return range(start - first, end - first)
 
 
-def _share(draft: Draft, model: RankModel, degrees: AxisDegrees) -> Share:
+def _share(draft: Draft, model: RankModel, degrees: AxisDegrees, ranks: RankClass) -> Share:
     micro_rows = draft.batch.micro_rows
+    num_response_tokens = max(draft.response_tokens(degrees, run) for run in ranks.ranks)
     return Share(
         model,
         Batch(micro_rows, draft.sequence_tokens(degrees) // degrees.context),
         micro_rows * draft.num_micro_batches(degrees),
-        micro_rows * draft.response_tokens(degrees),
+        micro_rows * num_response_tokens,
     )

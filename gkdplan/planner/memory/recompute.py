@@ -28,7 +28,8 @@ def chunk_bytes(model: RankModel, batch: Batch) -> int:
 def repeated_bytes(model: RankModel, batch: Batch) -> int:
     """Made again while all of the chunk is still kept: that of its last layers.
 
-    Full: the layers of one unit and their output. Selective: of one layer what it has dropped, but
+    Full: the layers of one unit and their output; the input of its first layer is kept, but a norm
+    in float32 copies it. Selective: of one layer what it has dropped, but
     for its attention, whose backward comes after that of the MLP.
     """
     recompute, num_layers = model.recompute, max(model.stage.chunk_layers)
@@ -36,8 +37,10 @@ def repeated_bytes(model: RankModel, batch: Batch) -> int:
         if not _makes_last_unit_again(model):
             return 0
         num_repeated = min(_unit(model), num_layers)
-        output = activations.boundary_bytes(model, batch)
-        return num_repeated * activations.layer_bytes(model, batch) + output
+        repeated = num_repeated * activations.layer_bytes(model, batch)
+        if activations.is_norm_input_copied(model):
+            repeated += activations.boundary_bytes(model, batch)
+        return repeated
     repeated = 0
     if "mlp" in recompute.modules or "moe" in recompute.modules:
         repeated += activations.saved_mlp_bytes(model, batch)
@@ -48,23 +51,27 @@ def repeated_bytes(model: RankModel, batch: Batch) -> int:
 
 
 def forward_bytes(model: RankModel, batch: Batch) -> int:
-    """What passes in the forward of experts, beside what is kept: in a chunk's last layer, or where
-    they are made again. 0 for a dense model, whose backward needs more.
+    """What passes in the forward beside what is kept, in a chunk's last layer or where experts are
+    made again: in experts, or at the end of a gated MLP its output and the layer's.
 
-    Norms in float32 keep copies; beside these are the layer's input and the experts', and the
-    stage's embedded input.
+    Norms in float32 keep copies; beside these are the layer's input where it is not the chunk's,
+    that of its MLP or experts, and the stage's embedded input. A dense model that is made again
+    needs more in its backward.
     """
-    if model.experts is None:
-        return 0
-    passing = activations.passing_expert_bytes(model, batch)
     boundary = activations.boundary_bytes(model, batch)
     is_copied = activations.is_norm_input_copied(model)
+    if model.experts is None and _makes_last_unit_again(model):
+        return 0
+    passing = activations.passing_expert_bytes(model, batch)
+    if model.experts is None:
+        passing = 2 * boundary
     if "moe" in model.recompute.modules:
         return passing + repeated_bytes(model, batch)
     if _makes_last_unit_again(model):
         return passing + repeated_bytes(model, batch) + 2 * is_copied * boundary
     is_embedded = model.stage.is_first and model.trains_base
-    num_inputs = (2 + is_embedded) * is_copied + ("layernorm" in model.recompute.modules)
+    num_inputs = min(2, max(model.stage.chunk_layers)) + is_embedded
+    num_inputs = num_inputs * is_copied + ("layernorm" in model.recompute.modules)
     return passing + num_inputs * boundary
 
 

@@ -108,6 +108,11 @@ def test_the_planner_counts_the_response_tokens_of_the_fullest_context_rank(
     width = -(-(prompt + response) // multiple) * multiple
     assert most_response_tokens(prompt, response, width, context) == max(counts)
     assert sum(counts) == response
+    for start in range(context):
+        for num in range(1, context + 1):
+            ranks = range(start, start + num)
+            of_ranks = max(counts[rank % context] for rank in ranks)
+            assert most_response_tokens(prompt, response, width, context, ranks) == of_ranks
 
 
 def test_the_fullest_rank_of_a_billion_is_found_without_asking_each():

@@ -7,6 +7,7 @@ QWEN_3 = "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B"
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"
 BIG_LLAMA = "meta-llama/Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"
 
+TINY_DENSE = "tiny dense", "tiny dense"
 TINY_MOE = "tiny moe", "tiny moe"
 QWEN_3_MOE = "2 of Qwen/Qwen3-30B-A3B", "2 of Qwen/Qwen3-30B-A3B"
 WHOLE_QWEN_3_MOE = "Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-30B-A3B"

@@ -1,10 +1,12 @@
 """Pipelines, even and uneven, and pipelines whose stages hold several chunks."""
 
-from trace_grid.models import BIG_LLAMA, LLAMA, QWEN, QWEN_3, SMALL_QWEN, SMOL
+from trace_grid.models import BIG_LLAMA, LLAMA, QWEN, QWEN_3, SMALL_QWEN, SMOL, TINY_DENSE
 
 UNEVEN = "first_stage_layers = 3\nlast_stage_layers = 6"
 
 CONFIGURATIONS = {
+    "tiny dense fp32 pipeline 2 virtual 2": {"models": TINY_DENSE, "pipeline": 2}
+    | {"parallel": "virtual_pipeline = 2", "num_micro_batches": 4},
     "smol fp32 pipeline 2": {"models": SMOL, "pipeline": 2, "num_micro_batches": 3},
     "smol bf16 pipeline 3 data 2": {"models": SMOL, "pipeline": 3, "data": 2, "dtype": "bf16"}
     | {"num_micro_batches": 4, "prompt": 480},

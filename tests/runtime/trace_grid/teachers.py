@@ -1,6 +1,6 @@
 """Teachers with a layout of their own on the student's ranks."""
 
-from trace_grid.models import LLAMA, MOE_TO_DENSE, QWEN_3, SMALL_QWEN, SMOL
+from trace_grid.models import LLAMA, MOE_TO_DENSE, QWEN_3, SMALL_QWEN, SMOL, TINY_DENSE
 
 _OWN = "[teacher.parallel]\n{}"
 BF16 = {"dtype": "bf16"}
@@ -11,6 +11,8 @@ def own(*axes: str) -> dict[str, str]:
 
 
 CONFIGURATIONS = {
+    "tiny dense of tensor 2 context 2 to bf16 pipeline 2 data 2": {"models": TINY_DENSE, **BF16}
+    | {"pipeline": 2, "data": 2, "num_micro_batches": 4, **own("tensor = 2", "context = 2")},
     "tiny experts of expert 2 to dense tensor 2": {"models": ("tiny moe", "tiny dense"), **BF16}
     | {"tensor": 2, "num_micro_batches": 4, **own("tensor = 1", "expert = 2")},
     "qwen2.5 1.5B of tensor 2 to 0.5B data 2 logits": {"models": SMALL_QWEN, "data": 2}

@@ -1,0 +1,100 @@
+"""What passes through memory in the teacher's forward, and its payload for the student's loss."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gkdplan.planner.memory import activations
+from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, PAYLOADS, TEMPORARIES, Buffer
+from gkdplan.planner.memory.in_flight import num_held_in_forward
+from gkdplan.planner.memory.payload import payload_bytes
+from gkdplan.planner.memory.rank import Rank
+from gkdplan.vocab import Payload, Phase
+
+Moment = tuple[int, int]
+"""Bytes of activations and of payloads."""
+
+
+def forward_buffers(rank: Rank) -> Iterator[Buffer]:
+    """One micro-batch passes at a time; the payload is made where the teacher ends and kept where
+    the student does. From a server only the payload comes.
+
+    Where the layouts differ it then travels, micro-batch after micro-batch: what is made is
+    released as what is kept grows.
+    """
+    row = PAYLOADS[rank.draft.objective.payload]
+    if rank.has_teacher:
+        yield from _made_here(rank, row)
+    if rank.has_loss:
+        first = Phase.STUDENT if rank.has_teacher else Phase.TEACHER
+        yield Buffer(row, _kept_bytes(rank), first, Phase.STUDENT)
+
+
+def _made_here(rank: Rank, row: str) -> Iterator[Buffer]:
+    """The teacher's own micro-batches wait with what is made, until it travels."""
+    phase, is_resharded = Phase.TEACHER, rank.draft.layout.is_resharded
+    made = _made_bytes(rank) if rank.teacher.model.stage.is_last else 0
+    for moment, (activation_bytes, payloads) in _moments(rank, made).items():
+        yield Buffer(ACTIVATIONS, activation_bytes, phase, phase, moment)
+        yield Buffer(row, payloads, phase, phase, moment)
+        if is_resharded:
+            yield Buffer(TEMPORARIES, rank.teacher.token_bytes, phase, phase, moment)
+    if rank.teacher.model.stage.is_last and rank.draft.objective.payload is Payload.TOP_K:
+        yield Buffer(LOSS_TILES, rank.loss.search_bytes(), phase, phase, "payload")
+    if is_resharded:
+        yield Buffer(row, _travelling_bytes(rank, made), phase, phase, "resharding")
+
+
+def _moments(rank: Rank, made: int) -> dict[str, Moment]:
+    """The last micro-batch in the layers, before its payload is there, and at the payload; on an
+    interleaved last stage also in an earlier chunk, whose input the chunk's next output keeps."""
+    model, batch, stage = rank.teacher.model, rank.teacher.batch, rank.teacher.model.stage
+    num_micro_batches = rank.draft.num_micro_batches(rank.draft.layout.teacher)
+    boundary = activations.boundary_bytes(model, batch)
+    between = num_held_in_forward(stage, num_micro_batches) * boundary
+    passing = between + activations.forward_bytes(model, batch)
+    made_once = made // num_micro_batches
+    moments = {"layers": (passing, made - made_once)}
+    if stage.is_last:
+        moments["payload"] = between + _last_bytes(rank), made
+        if stage.is_interleaved and num_micro_batches > stage.num_stages:
+            before = made - stage.num_stages * made_once
+            moments["earlier chunk"] = passing + boundary, before
+    return moments
+
+
+def _last_bytes(rank: Rank) -> int:
+    """The final hidden states from which a payload is made: of all tokens, as the layers leave
+    them and gathered, or of the response tokens, which are multiplied by the head."""
+    model, batch = rank.teacher.model, rank.teacher.batch
+    if rank.draft.objective.payload is not Payload.HIDDEN:
+        return activations.response_bytes(model, rank.teacher.num_response_tokens)
+    return activations.boundary_bytes(model, batch) + activations.gather_bytes(model, batch)
+
+
+def _made_bytes(rank: Rank) -> int:
+    teacher = rank.teacher
+    num_tokens = teacher.response_tokens_of_all_rows
+    return payload_bytes(teacher.model, rank.draft.objective, num_tokens)
+
+
+def _kept_bytes(rank: Rank) -> int:
+    """The teacher's states of the rows and the share of the vocabulary that the student's loss has
+    on this rank."""
+    teacher, student = rank.teacher.model, rank.student
+    at_student = replace(teacher, tensor=student.model.tensor)
+    num_tokens = student.response_tokens_of_all_rows
+    return payload_bytes(at_student, rank.draft.objective, num_tokens)
+
+
+def _travelling_bytes(rank: Rank, made: int) -> int:
+    """At the first micro-batch or at the last: all of one side, with one micro-batch of the other
+    and the parts of it that are cut out to be sent, or put in when they are received."""
+    layout, payload = rank.draft.layout, rank.draft.objective.payload
+    kept = _kept_bytes(rank) if rank.has_loss else 0
+    made_once = made // rank.draft.num_micro_batches(layout.teacher)
+    kept_once = kept // rank.draft.num_micro_batches(layout.student)
+    is_cut_by_rows = layout.teacher.context > 1 or layout.student.context > 1
+    cut = payload is Payload.LOGITS and layout.teacher.tensor < layout.student.tensor
+    joined = payload is Payload.LOGITS and layout.teacher.tensor > layout.student.tensor
+    parts = made_once * (cut or is_cut_by_rows) + kept_once * (joined or is_cut_by_rows)
+    return max(made + kept_once, kept + made_once) + parts

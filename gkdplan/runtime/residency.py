@@ -1,7 +1,4 @@
-"""Carries out the plan's moves: which parameters lie on the device, and which only on the host.
-
-Copies to a GPU that run beside other work have not been run on one yet.
-"""
+"""Carries out the plan's moves: which parameters lie on the device, and which only on the host."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

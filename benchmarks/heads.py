@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 from beside.record import Measured, ratio_at_most, record
-from beside.turns import Costs, take_turns
+from beside.turns import Costs, backends, take_turns
 from torch import Tensor
 from trl.experimental.gkd import GKDTrainer
 from trl.trainer.distillation_trainer import _chunked_divergence_loss
@@ -24,8 +24,6 @@ from gkdplan.runtime.loss import jsd_linear
 
 STUDENT_HIDDEN, TEACHER_HIDDEN = 1024, 2048
 CHUNK_TOKENS = 256
-BACKENDS: dict[str, dict[str, str]] = {"eager": {}}
-"""The keywords of each way to compute it."""
 WHOLE, CHUNKED = "TRL whole logits", "TRL chunked divergence"
 PRODUCTS = "its matrix products alone"
 CHECKED_TOKENS = 32
@@ -84,10 +82,10 @@ def measure(states: States, beta: float, turns: int) -> list[Measured]:
         CHUNKED: partial(trl_chunked, states, beta),
         PRODUCTS: partial(products, states),
     }
-    for backend in BACKENDS:
+    for backend in backends():
         contenders[backend] = partial(ours, states, beta, backend)
     costs = take_turns(contenders, states.tensors, turns)
-    return [row for backend in BACKENDS for row in _rows(backend, costs)]
+    return [row for backend in backends() for row in _rows(backend, costs)]
 
 
 def _rows(backend: str, costs: dict[str, Costs]) -> list[Measured]:
@@ -125,14 +123,14 @@ def check_same(states: States, beta: float) -> None:
     """Raises AssertionError unless all agree on some of the tokens, loss and gradients."""
     states = states.first(CHECKED_TOKENS)
     expected = trl_whole(states, beta)
-    others = [trl_chunked(states, beta), *(ours(states, beta, backend) for backend in BACKENDS)]
+    others = [trl_chunked(states, beta), *(ours(states, beta, backend) for backend in backends())]
     for other in others:
         torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-6)
 
 
 def ours(states: States, beta: float, backend: str) -> tuple[Tensor, ...]:
     weights = torch.full((len(states.hidden),), 1 / len(states.hidden))
-    options = {"beta": beta, "chunk_tokens": CHUNK_TOKENS, **BACKENDS[backend]}
+    options = {"beta": beta, "chunk_tokens": CHUNK_TOKENS, "backend": backend}
     return states.gradients(jsd_linear(*states.tensors, weights, **options))
 
 

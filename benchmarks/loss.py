@@ -12,15 +12,13 @@ from functools import partial
 
 import torch
 from beside.record import Measured, at_most, ratio_at_most, record
-from beside.turns import peak_above, take_turns
+from beside.turns import backends, peak_above, take_turns
 from torch import Tensor
 from trl.experimental.gkd import GKDTrainer
 
 from gkdplan.runtime.loss import jsd_logits
 
 TIME_RATIOS = {0.0: 0.35, 0.5: 0.30, 1.0: 0.35}
-BACKENDS: dict[str, dict[str, str]] = {"eager": {}}
-"""The keywords of each way to compute it."""
 TRL = "TRL generalized_jsd_loss"
 CHECKED_TOKENS = 32
 
@@ -50,12 +48,12 @@ def measure(student: Tensor, teacher: Tensor, beta: float, turns: int) -> list[M
     print(f"beta {beta}", flush=True)
     check_same(student, teacher, beta)
     contenders = {TRL: partial(trl_loss, student, teacher, beta)}
-    for backend in BACKENDS:
+    for backend in backends():
         contenders[backend] = partial(our_loss, student, teacher, beta, backend)
     costs = take_turns(contenders, [student, teacher], turns)
     theirs, buffer_bytes = costs[TRL], student.nbytes
     rows = []
-    for backend in BACKENDS:
+    for backend in backends():
         ours, what = costs[backend], f"jsd_logits, {backend}, beta {beta}"
         time_ratio = 0.15 if backend == "compiled" else TIME_RATIOS[beta]
         rows += [
@@ -93,7 +91,7 @@ def check_same(student: Tensor, teacher: Tensor, beta: float) -> None:
     """Raises AssertionError unless all agree on some of the tokens, loss and gradient."""
     student, teacher = student.detach()[:CHECKED_TOKENS].requires_grad_(), teacher[:CHECKED_TOKENS]
     expected = trl_loss(student, teacher, beta)
-    for backend in BACKENDS:
+    for backend in backends():
         torch.testing.assert_close(
             our_loss(student, teacher, beta, backend), expected, rtol=1e-4, atol=1e-8
         )
@@ -107,7 +105,7 @@ def trl_loss(student: Tensor, teacher: Tensor, beta: float) -> tuple[Tensor, Ten
 
 def our_loss(student: Tensor, teacher: Tensor, beta: float, backend: str) -> tuple[Tensor, Tensor]:
     weights = torch.full((len(student),), 1 / len(student))
-    loss = jsd_logits(student, teacher, weights, beta=beta, **BACKENDS[backend])
+    loss = jsd_logits(student, teacher, weights, beta=beta, backend=backend)
     return loss.detach(), torch.autograd.grad(loss, student)[0]
 
 

@@ -4,11 +4,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.loss.compiled import check_compiler
 
 Work = Callable[[], object]
 
@@ -27,6 +29,17 @@ class Costs:
     def time_ratio(self, other: "Costs") -> float:
         """The median over turns of this one's seconds over the other's in the same turn."""
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+@cache
+def backends() -> tuple[str, ...]:
+    """The loss's backends that this CPU runs; says where one is left out."""
+    try:
+        check_compiler(torch.device("cpu"))
+    except ValueError as reason:
+        print(f"the compiled backend is left out: {reason}", flush=True)
+        return ("eager",)
+    return "eager", "compiled"
 
 
 def take_turns(

@@ -3,8 +3,8 @@ order.
 
     python benchmarks/curve.py [--steps 20]
 
-Both run at one time, on a thread each, as nothing is timed. Ends with 1 where a loss differs by more
-than 1e-4.
+Both run at one time, on a thread each, as nothing is timed. Ends with 1 where a loss differs by
+more than 1e-4.
 """
 
 import argparse

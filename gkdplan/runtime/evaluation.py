@@ -80,6 +80,7 @@ def _sums(session: Session, of_all: Sequence[Sequence[Row]]) -> Tensor:
             temperature=objective.loss_temperature,
             group=session.mesh.tensor_group,
             chunk_tokens=objective.chunk_tokens,
+            backend=objective.loss_backend,
             vocab_size=session.plan.models.vocab_size,
         )
         counts = divergence.new_tensor(float(batch.num_response_tokens))

@@ -19,10 +19,10 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 
-NUM_STEPS = 40
+NUM_STEPS = 24
 LAYOUTS = {"parallel": "pipeline = 2", "teacher": "[teacher.parallel]\ntensor = 2"}
 SOURCES = {"lmbda": 0.2, "seq_kd": 0.2}
-CHANGES = LAYOUTS | SOURCES | {"steps": NUM_STEPS, "save_interval": 4, "held_out": "[]"}
+CHANGES = LAYOUTS | SOURCES | {"steps": NUM_STEPS, "save_interval": 3, "held_out": "[]"}
 COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
 
 pytestmark = pytest.mark.timeout(600)

@@ -31,7 +31,7 @@ def tail_kernel(
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * stride
     places_ptr += row * num_kept
-    temperature = tl.load(temperature_ptr).to(DTYPE)
+    coldness = (1.0 / tl.load(temperature_ptr)).to(DTYPE)
     top = tl.full([], float("-inf"), DTYPE)
     parts = tl.zeros([TILE], DTYPE)
     kept = 0
@@ -43,7 +43,7 @@ def tail_kernel(
             z = tl.where(tl.arange(0, TILE) == place - start, float("-inf"), z)
             kept += 1
             place = _next_place(places_ptr, kept, num_kept)
-        top, parts = add_tile(top, parts, z, temperature)
+        top, parts = add_tile(top, parts, z, coldness)
     tl.store(tops_ptr + row, tl.where(top == float("-inf"), 0.0, top))
     tl.store(totals_ptr + row, tl.sum(parts))
 
@@ -76,14 +76,14 @@ def bucket_gradient_kernel(
     gradient_ptr += row * gradient_stride
     places_ptr += row * num_kept
     kept_ptr += row * num_kept
-    temperature = tl.load(temperature_ptr).to(DTYPE)
+    coldness = (1.0 / tl.load(temperature_ptr)).to(DTYPE)
     top = tl.load(tops_ptr + row)
     factor = tl.load(factors_ptr + row)
     kept = 0
     for tile in range(tl.cdiv(num_entries, TILE)):
         start = tile * TILE
         z = load(logits_ptr, column, start, num_entries, DTYPE, TILE)
-        g = factor * tl.exp((z - top) / temperature)
+        g = factor * tl.exp((z - top) * coldness)
         place = _next_place(places_ptr, kept, num_kept)
         while place < start + TILE:
             own = tl.load(kept_ptr + kept)

@@ -12,6 +12,9 @@ gradient of KL(p||q) needs no sum and is written in the second pass.
 Everything is float32 (float64 for float64 logits), but the logs of a row's masses, which are
 float64. A lane sums its own column of tiles; lanes are added up once a row.
 
+Of the Jensen-Shannon divergence both logs come from one, of what the log-probabilities differ by:
+log(m/q) = log1p(beta (exp(gap) - 1)) and log(m/p) = log(m/q) - gap, with gap = log p - log q.
+
 Legend: N rows, V vocabulary entries of this rank, `x` and `y` the logits / temperature of student
 and teacher less their largest, `q` and `p` their probabilities.
 """
@@ -47,7 +50,7 @@ def row_kernel(
     num_rows,
     num_entries,
     floor: tl.constexpr,
-    tiny: tl.constexpr,
+    small: tl.constexpr,
     RULE: tl.constexpr,
     MASS: tl.constexpr,
     SUMS: tl.constexpr,
@@ -75,14 +78,14 @@ def row_kernel(
         return
 
     beta = tl.load(objective_ptr).to(DTYPE)
-    temperature = tl.load(objective_ptr + 1).to(DTYPE)
+    coldness = (1.0 / tl.load(objective_ptr + 1)).to(DTYPE)
     if MASS:
         x_top, x_total, y_top, y_total = _mass(
             student_ptr,
             student_column,
             teacher_ptr,
             teacher_column,
-            temperature,
+            coldness,
             num_tiles,
             num_entries,
             DTYPE,
@@ -102,7 +105,7 @@ def row_kernel(
     x_floor = (floor - x_log).to(DTYPE)
     y_floor = (floor - y_log).to(DTYPE)
     offset = (x_log - y_log).to(DTYPE)
-    scale = (weight / temperature).to(DTYPE)
+    scale = (weight * coldness).to(DTYPE)
 
     label = num_entries
     label_scale = scale
@@ -119,16 +122,16 @@ def row_kernel(
         for step in range(num_tiles):
             start = (num_tiles - 1 - step) * TILE
             z = load(student_ptr, student_column, start, num_entries, DTYPE, TILE)
-            x = (z - x_top) / temperature
+            x = (z - x_top) * coldness
             y = load(teacher_ptr, teacher_column, start, num_entries, DTYPE, TILE)
-            y = (y - y_top) / temperature
+            y = (y - y_top) * coldness
             q = tl.exp(x) * q_top
             p = tl.exp(y) * p_top
             if RULE == JENSEN_SHANNON:
-                q = tl.maximum(q, tiny)
-                p = tl.maximum(p, tiny)
-                first += q * _log1p(beta * (p - q) / q)
-                second += p * _log1p((beta - 1.0) * (p - q) / p)
+                gap = _gap(x, y, x_floor, offset, floor)
+                log_m_q = _log1p(beta * _expm1(gap, small))
+                first += q * log_m_q
+                second += p * (log_m_q - gap)
             elif RULE == REVERSE_KL:
                 first += q * _log_ratio(x, y, y_floor, offset, floor)
                 second += tl.where(y <= y_floor, q, 0.0)
@@ -152,15 +155,14 @@ def row_kernel(
         for tile in range(num_tiles):
             start = tile * TILE
             z = load(student_ptr, student_column, start, num_entries, DTYPE, TILE)
-            x = (z - x_top) / temperature
+            x = (z - x_top) * coldness
             y = load(teacher_ptr, teacher_column, start, num_entries, DTYPE, TILE)
-            y = (y - y_top) / temperature
+            y = (y - y_top) * coldness
             q = tl.exp(x) * q_top
             p = tl.exp(y) * p_top
             if RULE == JENSEN_SHANNON:
-                q = tl.maximum(q, tiny)
-                p = tl.maximum(p, tiny)
-                g = (beta - 1.0) * q * (_log1p(beta * (p - q) / q) - first_sum)
+                gap = _gap(x, y, x_floor, offset, floor)
+                g = (beta - 1.0) * q * (_log1p(beta * _expm1(gap, small)) - first_sum)
             elif RULE == REVERSE_KL:
                 g = q * (_log_ratio(x, y, y_floor, offset, floor) - first_sum)
             else:
@@ -200,7 +202,7 @@ def _mass(
     student_column,
     teacher_ptr,
     teacher_column,
-    temperature,
+    coldness,
     num_tiles,
     num_entries,
     DTYPE: tl.constexpr,
@@ -214,20 +216,20 @@ def _mass(
     for tile in range(num_tiles):
         x = load(student_ptr, student_column, tile * TILE, num_entries, DTYPE, TILE)
         y = load(teacher_ptr, teacher_column, tile * TILE, num_entries, DTYPE, TILE)
-        x_top, x_parts = add_tile(x_top, x_parts, x, temperature)
-        y_top, y_parts = add_tile(y_top, y_parts, y, temperature)
+        x_top, x_parts = add_tile(x_top, x_parts, x, coldness)
+        y_top, y_parts = add_tile(y_top, y_parts, y, coldness)
     x_top = tl.where(x_top == float("-inf"), 0.0, x_top)
     y_top = tl.where(y_top == float("-inf"), 0.0, y_top)
     return x_top, tl.sum(x_parts), y_top, tl.sum(y_parts)
 
 
 @triton.jit
-def add_tile(top, parts, logits, temperature):
+def add_tile(top, parts, logits, coldness):
     """The online softmax: what is summed up is scaled anew where a tile has a larger logit."""
     new_top = tl.maximum(top, tl.max(logits))
     finite_top = tl.where(new_top == float("-inf"), 0.0, new_top)
-    parts = parts * tl.exp((top - finite_top) / temperature)
-    return new_top, parts + tl.exp((logits - finite_top) / temperature)
+    parts = parts * tl.exp((top - finite_top) * coldness)
+    return new_top, parts + tl.exp((logits - finite_top) * coldness)
 
 
 @triton.jit
@@ -262,6 +264,23 @@ def store(ptr, column, start, num_entries, gradient, TILE: tl.constexpr):
 def _log_ratio(a, b, b_floor, offset, floor: tl.constexpr):
     """log a - log b of shifted logits, with log b floored; finite where a is 0."""
     return tl.maximum(a - tl.maximum(b, b_floor), floor) + offset
+
+
+@triton.jit
+def _gap(x, y, x_floor, offset, floor: tl.constexpr):
+    """log p - log q, cut to where its exp is a number: beyond it, what has the smaller probability
+    weighs nothing."""
+    return tl.minimum(tl.maximum(_log_ratio(y, x, x_floor, -offset, floor), -80.0), 80.0)
+
+
+@triton.jit
+def _expm1(x, small: tl.constexpr):
+    """exp(x) - 1; by its series where x is so small that the difference would lose digits."""
+    series = 1.0 + x * (1.0 / 7.0) * (1.0 + x * (1.0 / 8.0))
+    series = 1.0 + x * (1.0 / 5.0) * (1.0 + x * (1.0 / 6.0) * series)
+    series = 1.0 + x * (1.0 / 3.0) * (1.0 + x * (1.0 / 4.0) * series)
+    series = x * (1.0 + x * (1.0 / 2.0) * series)
+    return tl.where(tl.abs(x) < small, series, tl.exp(x) - 1.0)
 
 
 @triton.jit

@@ -26,6 +26,9 @@ TILE = 4096
 
 NUM_WARPS = 8
 
+SMALL = {torch.float32: 0.5, torch.float64: 0.01}
+"""Where the series of exp(x) - 1 is as exact as the dtype."""
+
 TRITON_DTYPES = {torch.float32: triton.language.float32, torch.float64: triton.language.float64}
 
 
@@ -118,7 +121,7 @@ class TritonMeasures:
             len(rows.weights_N),
             student_NV.shape[1],
             floor=LOG_PROB_FLOOR,
-            tiny=torch.finfo(self._dtype).tiny,
+            small=SMALL[self._dtype],
             RULE=self._rule,
             MASS=mass,
             SUMS=sums,

@@ -44,7 +44,7 @@ def cubin_of(kernel, logits, **flags):
 
 
 rows, buckets = triton_kernels, triton_bucket_kernels
-row = {"floor": -1e4, "tiny": 1e-38, "LABELS": True}
+row = {"floor": -1e4, "small": 0.5, "LABELS": True}
 passes = [(True, True, True), (True, False, False), (False, True, False), (False, False, True)]
 kernels = [cubin_of(rows.mass_kernel, "bf16"), cubin_of(buckets.tail_kernel, "bf16")]
 kernels.append(cubin_of(buckets.bucket_gradient_kernel, "fp32", LABELS=True))

@@ -13,7 +13,7 @@ Everything is float32 (float64 for float64 logits), but the logs of a row's mass
 float64. A lane sums its own column of tiles; lanes are added up once a row.
 
 Of the Jensen-Shannon divergence both logs come from one, of what the log-probabilities differ by:
-log(m/q) = log1p(beta (exp(gap) - 1)) and log(m/p) = log(m/q) - gap, with gap = log p - log q.
+with gap = log p - log q, log(m/q) = log1p(beta (exp(gap) - 1)) and log(m/p) = log(m/q) - gap.
 
 Legend: N rows, V vocabulary entries of this rank, `x` and `y` the logits / temperature of student
 and teacher less their largest, `q` and `p` their probabilities.
@@ -128,10 +128,10 @@ def row_kernel(
             q = tl.exp(x) * q_top
             p = tl.exp(y) * p_top
             if RULE == JENSEN_SHANNON:
-                gap = _gap(x, y, x_floor, offset, floor)
-                log_m_q = _log1p(beta * _expm1(gap, small))
+                gap = _log_ratio(y, x, x_floor, -offset, floor)
+                log_m_q, log_m_p = _log_mixture(gap, beta, small)
                 first += q * log_m_q
-                second += p * (log_m_q - gap)
+                second += p * log_m_p
             elif RULE == REVERSE_KL:
                 first += q * _log_ratio(x, y, y_floor, offset, floor)
                 second += tl.where(y <= y_floor, q, 0.0)
@@ -161,8 +161,9 @@ def row_kernel(
             q = tl.exp(x) * q_top
             p = tl.exp(y) * p_top
             if RULE == JENSEN_SHANNON:
-                gap = _gap(x, y, x_floor, offset, floor)
-                g = (beta - 1.0) * q * (_log1p(beta * _expm1(gap, small)) - first_sum)
+                gap = _log_ratio(y, x, x_floor, -offset, floor)
+                log_m_q, _ = _log_mixture(gap, beta, small)
+                g = (beta - 1.0) * q * (log_m_q - first_sum)
             elif RULE == REVERSE_KL:
                 g = q * (_log_ratio(x, y, y_floor, offset, floor) - first_sum)
             else:
@@ -267,10 +268,15 @@ def _log_ratio(a, b, b_floor, offset, floor: tl.constexpr):
 
 
 @triton.jit
-def _gap(x, y, x_floor, offset, floor: tl.constexpr):
-    """log p - log q, cut to where its exp is a number: beyond it, what has the smaller probability
-    weighs nothing."""
-    return tl.minimum(tl.maximum(_log_ratio(y, x, x_floor, -offset, floor), -80.0), 80.0)
+def _log_mixture(gap, beta, small: tl.constexpr):
+    """log(m/q) and log(m/p) of gap = log p - log q. Of a wide gap exp(-gap) is taken, as exp(gap)
+    may be no number and has no digits left of what is added to it."""
+    is_wide = gap > 1.0
+    share = tl.where(is_wide, 1.0 - beta, beta)
+    log_share = _log1p(share * _expm1(tl.where(is_wide, -gap, gap), small))
+    return tl.where(is_wide, log_share + gap, log_share), tl.where(
+        is_wide, log_share, log_share - gap
+    )
 
 
 @triton.jit

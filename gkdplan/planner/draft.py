@@ -28,9 +28,11 @@ from gkdplan.spec.plan import Data, Plan
 from gkdplan.vocab import Engine, LossBackend, Payload, Role, Source, Tier
 
 CHUNK_TOKENS = {"gloo": 256, "nccl": 1024}
-LOSS_BACKEND = {"gloo": LossBackend.EAGER, "nccl": LossBackend.TRITON}
 """Response tokens whose logits exist at one time: small enough for a cache, large enough to fill
 matrix units."""
+
+LOSS_BACKEND = {"gloo": LossBackend.EAGER, "nccl": LossBackend.TRITON}
+"""The default of the plan."""
 
 
 @dataclass(frozen=True, slots=True)

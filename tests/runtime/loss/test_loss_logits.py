@@ -15,6 +15,7 @@ from loss_oracle import (
 from torch import Tensor
 
 from gkdplan.runtime.loss import jsd_logits
+from gkdplan.vocab import LossBackend
 
 pytestmark = pytest.mark.usefixtures("every_backend")
 
@@ -80,7 +81,7 @@ def test_gradcheck(beta: float, temperature: float) -> None:
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_bf16_logits_are_worked_on_in_float32(beta: float) -> None:
+def test_bf16_logits_are_worked_on_in_float32(beta: float, every_backend: LossBackend) -> None:
     student, teacher, weights = draw(16, 4000, torch.bfloat16)
     loss = jsd_logits(student, teacher, weights, beta=beta, temperature=2.0)
     expected, expected_gradient = loss_and_gradient(student, teacher, weights, beta, 2.0)
@@ -89,6 +90,8 @@ def test_bf16_logits_are_worked_on_in_float32(beta: float) -> None:
     gradient = gradient_of(loss, student)
     assert gradient.dtype == torch.bfloat16
     rounded = expected_gradient.to(torch.bfloat16)  # the only rounding allowed is the last one
+    if every_backend is LossBackend.TRITON:  # its interpreter cuts where a GPU rounds
+        rounded = (expected_gradient.float().view(torch.int32) & -0x10000).view(torch.float32)
     assert relative_error(gradient, rounded) < 1e-4
 
 

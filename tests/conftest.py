@@ -1,5 +1,7 @@
 """A run plan built by hand, for the rooms that read one without compiling it."""
 
+import os
+
 import pytest
 from hypothesis import settings
 
@@ -10,6 +12,9 @@ from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.schedule import Schedule
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Engine, Kernels, Payload, Phase, Role, Source, Tier, Verdict
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+"""Read where Triton is imported first, by whichever test; ranks inherit it."""
 
 settings.register_profile("loaded machine", deadline=None)
 settings.load_profile("loaded machine")

@@ -1,11 +1,8 @@
 """The same tests hold every backend of the loss: eager in every run, the others with the grid."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
-
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before any kernel is defined; ranks inherit it
 
 from gkdplan.runtime.loss import backend as backends
 from gkdplan.vocab import LossBackend

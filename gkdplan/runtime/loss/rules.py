@@ -23,7 +23,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gkdplan.runtime.loss.distribution import LOG_PROB_FLOOR, Distribution, Pair
+from gkdplan.runtime.loss.distribution import LOG_PROB_FLOOR, Distribution, Pair, row_sums
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 
@@ -77,7 +77,7 @@ class KL:
     def measure(self, pair: Pair) -> tuple[Tensor, Tensor]:
         a, b = self._ordered(pair)
         terms_BV = _log_ratio_(a, b).mul_(a.probs_BV)
-        return terms_BV, _row_sums(terms_BV)[None]
+        return terms_BV, row_sums(terms_BV)[None]
 
     def loss(self, sums: Tensor) -> Tensor:
         return sums[0]
@@ -126,7 +126,7 @@ class JensenShannon:
         terms_BV = torch.div(gap_BV, q_BV, out=pair.student.shifted_BV)
         terms_BV.mul_(self.beta).log1p_().mul_(q_BV)
         teacher_terms_BV = gap_BV.div_(p_BV).mul_(self.beta - 1.0).log1p_().mul_(p_BV)
-        return terms_BV, torch.stack([_row_sums(terms_BV), _row_sums(teacher_terms_BV)])
+        return terms_BV, torch.stack([row_sums(terms_BV), row_sums(teacher_terms_BV)])
 
     def loss(self, sums: Tensor) -> Tensor:
         return -(1.0 - self.beta) * sums[0] - self.beta * sums[1]
@@ -154,7 +154,7 @@ def _log_ratio_(a: Distribution, b: Distribution) -> Tensor:
 
 def _mass_at_floor_(a: Distribution, b: Distribution) -> Tensor:
     """The mass of a [B] on entries where `_log_ratio_` floored log b, in `b.shifted_BV`."""
-    return _row_sums(b.shifted_BV.le_(_floor(b)).mul_(a.probs_BV))
+    return row_sums(b.shifted_BV.le_(_floor(b)).mul_(a.probs_BV))
 
 
 def _floor(b: Distribution) -> Tensor:
@@ -164,7 +164,3 @@ def _floor(b: Distribution) -> Tensor:
 
 def _add_rows_times_(terms_BV: Tensor, factor_B: Tensor, probs_BV: Tensor) -> Tensor:
     return terms_BV.addcmul_(probs_BV, factor_B.to(terms_BV.dtype)[:, None])
-
-
-def _row_sums(tensor_BV: Tensor) -> Tensor:
-    return tensor_BV.sum(dim=1).double()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from gkdplan.vocab import LossBackend
+
 BETAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 TEMPERATURES = (1.0, 2.0)
 
@@ -72,3 +74,11 @@ def top_k_losses(
         q = kept / kept.sum(dim=1, keepdim=True)
     p = torch.softmax(log_buckets.double(), dim=-1)
     return token_losses(q.log(), p.log(), beta, 1.0)
+
+
+def as_stored(gradient: Tensor, dtype: torch.dtype, backend: LossBackend) -> Tensor:
+    """A float64 gradient in the dtype that it is written in, the only rounding allowed. Triton's
+    interpreter cuts the digits that bf16 does not hold, where a GPU rounds."""
+    if backend is LossBackend.TRITON and dtype == torch.bfloat16:
+        return (gradient.float().view(torch.int32) & -0x10000).view(torch.float32)
+    return gradient.to(dtype)

@@ -31,7 +31,7 @@ class Backend:
 
 
 EAGER = Backend(eager.EagerMeasures, eager.log_masses, Buckets)
-COMPILED = Backend(compiled.CompiledMeasures, compiled.log_masses, Buckets)
+COMPILED = Backend(compiled.measures, compiled.log_masses, Buckets)
 
 
 def backend_for(name: str | None, device: torch.device) -> Backend:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from gkdplan.runtime.loss import blocks
+from gkdplan.runtime.loss import blocks, eager
 from gkdplan.runtime.loss.blocks import Block, BlockFunction
 from gkdplan.runtime.loss.distribution import BLOCK_ROWS, blocks_of, working_dtype
-from gkdplan.runtime.loss.eager import BlockMeasures
+from gkdplan.runtime.loss.eager import BlockMeasures, EagerMeasures
 from gkdplan.runtime.loss.rows import Rows
 from gkdplan.runtime.loss.rules import Rule
 
@@ -41,6 +41,12 @@ def check_compiler(device: torch.device) -> None:
     """Raise ValueError where torch.compile has no C++ compiler for a CPU."""
     if device.type == "cpu" and not has_cpp_compiler():
         raise ValueError(f"the compiled backend needs a C++ compiler, but has no {cpp_compiler()}")
+
+
+def measures(rule: Rule, rows: Rows) -> BlockMeasures:
+    """There is nothing to compile for a rank whose entries are all padding."""
+    has_entries = rows.student_NV.shape[1] > 0
+    return CompiledMeasures(rule, rows) if has_entries else EagerMeasures(rule, rows)
 
 
 WRITE_GRADIENT = (blocks.alone, blocks.write_gradient)
@@ -76,6 +82,8 @@ class CompiledMeasures(BlockMeasures):
 
 def log_masses(logits_NV: Tensor) -> Tensor:
     """log sum exp over this rank's entries [N], float64; -inf where there are none."""
+    if logits_NV.shape[1] == 0:
+        return eager.log_masses(logits_NV)
     found = [logits_NV.new_zeros(0, dtype=torch.float64)]
     for at in blocks_of(len(logits_NV), logits_NV.device):
         found.append(_run(_compiled_log_masses(), logits_NV[at]))

@@ -8,7 +8,7 @@ Legend: N rows, V vocabulary entries of this rank, K kept ids of a row.
 import triton
 import triton.language as tl
 
-from gkdplan.runtime.loss.triton_kernels import add_tile, label_gradient, load, store
+from gkdplan.runtime.loss.triton_tiles import add_tile, label_gradient, load, store
 
 NOWHERE = tl.constexpr(2**31 - 1)
 """A place after all others."""

@@ -22,6 +22,15 @@ and teacher less their largest, `q` and `p` their probabilities.
 import triton
 import triton.language as tl
 
+from gkdplan.runtime.loss.triton_tiles import (
+    add_tile,
+    label_gradient,
+    load,
+    log_mixture,
+    log_ratio,
+    store,
+)
+
 FORWARD_KL = tl.constexpr(0)
 REVERSE_KL = tl.constexpr(1)
 JENSEN_SHANNON = tl.constexpr(2)
@@ -128,15 +137,15 @@ def row_kernel(
             q = tl.exp(x) * q_top
             p = tl.exp(y) * p_top
             if RULE == JENSEN_SHANNON:
-                gap = _log_ratio(y, x, x_floor, -offset, floor)
-                log_m_q, log_m_p = _log_mixture(gap, beta, small)
+                gap = log_ratio(y, x, x_floor, -offset, floor)
+                log_m_q, log_m_p = log_mixture(gap, beta, small)
                 first += q * log_m_q
                 second += p * log_m_p
             elif RULE == REVERSE_KL:
-                first += q * _log_ratio(x, y, y_floor, offset, floor)
+                first += q * log_ratio(x, y, y_floor, offset, floor)
                 second += tl.where(y <= y_floor, q, 0.0)
             else:
-                first += p * _log_ratio(y, x, x_floor, -offset, floor)
+                first += p * log_ratio(y, x, x_floor, -offset, floor)
                 second += tl.where(x <= x_floor, p, 0.0)
                 if GRADIENT:
                     g = (q - p) * scale
@@ -161,11 +170,11 @@ def row_kernel(
             q = tl.exp(x) * q_top
             p = tl.exp(y) * p_top
             if RULE == JENSEN_SHANNON:
-                gap = _log_ratio(y, x, x_floor, -offset, floor)
-                log_m_q, _ = _log_mixture(gap, beta, small)
+                gap = log_ratio(y, x, x_floor, -offset, floor)
+                log_m_q, _ = log_mixture(gap, beta, small)
                 g = (beta - 1.0) * q * (log_m_q - first_sum)
             elif RULE == REVERSE_KL:
-                g = q * (_log_ratio(x, y, y_floor, offset, floor) - first_sum)
+                g = q * (log_ratio(x, y, y_floor, offset, floor) - first_sum)
             else:
                 g = q - p
             g *= scale
@@ -225,83 +234,9 @@ def _mass(
 
 
 @triton.jit
-def add_tile(top, parts, logits, coldness):
-    """The online softmax: what is summed up is scaled anew where a tile has a larger logit."""
-    new_top = tl.maximum(top, tl.max(logits))
-    finite_top = tl.where(new_top == float("-inf"), 0.0, new_top)
-    parts = parts * tl.exp((top - finite_top) * coldness)
-    return new_top, parts + tl.exp((logits - finite_top) * coldness)
-
-
-@triton.jit
 def _log_of_share(total):
     """The log-probability of the largest entry, float64; 0 of a row that is all -inf."""
     return tl.where(total == 0.0, 0.0, -tl.log(tl.where(total == 0.0, 1.0, total).to(tl.float64)))
-
-
-@triton.jit
-def load(ptr, column, start, num_entries, DTYPE: tl.constexpr, TILE: tl.constexpr):
-    """A tile of logits, -inf beyond the vocabulary. Only the last tile has a mask: the others are
-    read in vectors, whatever the vocabulary is divisible by."""
-    at = start + tl.arange(0, TILE)
-    if start + TILE <= num_entries:
-        logits = tl.load(ptr + at * column)
-    else:
-        logits = tl.load(ptr + at * column, mask=at < num_entries, other=float("-inf"))
-    return logits.to(DTYPE)
-
-
-@triton.jit
-def store(ptr, column, start, num_entries, gradient, TILE: tl.constexpr):
-    at = start + tl.arange(0, TILE)
-    gradient = gradient.to(ptr.dtype.element_ty)
-    if start + TILE <= num_entries:
-        tl.store(ptr + at * column, gradient)
-    else:
-        tl.store(ptr + at * column, gradient, mask=at < num_entries)
-
-
-@triton.jit
-def _log_ratio(a, b, b_floor, offset, floor: tl.constexpr):
-    """log a - log b of shifted logits, with log b floored; finite where a is 0."""
-    return tl.maximum(a - tl.maximum(b, b_floor), floor) + offset
-
-
-@triton.jit
-def _log_mixture(gap, beta, small: tl.constexpr):
-    """log(m/q) and log(m/p) of gap = log p - log q. Of a wide gap exp(-gap) is taken, as exp(gap)
-    may be no number and has no digits left of what is added to it."""
-    is_wide = gap > 1.0
-    share = tl.where(is_wide, 1.0 - beta, beta)
-    log_share = _log1p(share * _expm1(tl.where(is_wide, -gap, gap), small))
-    return tl.where(is_wide, log_share + gap, log_share), tl.where(
-        is_wide, log_share, log_share - gap
-    )
-
-
-@triton.jit
-def _expm1(x, small: tl.constexpr):
-    """exp(x) - 1; by its series where x is so small that the difference would lose digits."""
-    series = 1.0 + x * (1.0 / 7.0) * (1.0 + x * (1.0 / 8.0))
-    series = 1.0 + x * (1.0 / 5.0) * (1.0 + x * (1.0 / 6.0) * series)
-    series = 1.0 + x * (1.0 / 3.0) * (1.0 + x * (1.0 / 4.0) * series)
-    series = x * (1.0 + x * (1.0 / 2.0) * series)
-    return tl.where(tl.abs(x) < small, series, tl.exp(x) - 1.0)
-
-
-@triton.jit
-def _log1p(x):
-    """log(1 + x), with the rounding of 1 + x made good (Kahan): accurate for small x."""
-    u = 1.0 + x
-    return tl.where(u == 1.0, x, tl.log(u) * (x / tl.where(u == 1.0, 1.0, u - 1.0)))
-
-
-@triton.jit
-def label_gradient(logits, top, factor, scale, place, TILE: tl.constexpr):
-    """scale * (probabilities - one-hot label) at temperature 1, where `factor` is scale * the
-    probability of the largest logit; the label lies at `place` of the tile, or outside."""
-    is_label = tl.arange(0, TILE) == place
-    return factor * tl.exp(logits - top) - tl.where(is_label, scale, 0.0)
 
 
 @triton.jit

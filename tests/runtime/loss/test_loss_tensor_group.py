@@ -238,14 +238,14 @@ def everything_by(backend: LossBackend) -> None:
         everything()
 
 
-def a_row_of_each_rule_by_triton() -> None:
-    """Of few rows and one padded shard, since the interpreter is slow."""
-    with patch.dict(backends.DEFAULT_BACKEND, cpu=LossBackend.TRITON):
+def each_rule_by(backend: LossBackend, vocab_size: int) -> None:
+    """Of one vocabulary, since the interpreter is slow, and each shape is compiled."""
+    with patch.dict(backends.DEFAULT_BACKEND, cpu=backend):
         for beta in (0.0, 0.5, 1.0):
             student, teacher = (draw(NUM_TOKENS, PADDED_VOCAB, seed=seed) for seed in (1, 2))
             student[:, 3], teacher[:, 30], teacher[:, 24:] = -INF, -INF, -INF
             student[4] = float("nan")  # the token of weight 0
-            check_logits(student, teacher, 1e-12, beta=beta, vocab_size=41)
+            check_logits(student, teacher, 1e-12, beta=beta, vocab_size=vocab_size)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
@@ -254,11 +254,16 @@ def test_a_tensor_group_computes_what_one_process_computes(num_ranks: int) -> No
 
 
 def test_triton_over_a_tensor_group_computes_what_one_process_computes() -> None:
-    run_on_ranks(a_row_of_each_rule_by_triton, 2)
+    run_on_ranks(each_rule_by, 2, LossBackend.TRITON, 41)
 
 
 @pytest.mark.grid
-@pytest.mark.parametrize("backend", [LossBackend.COMPILED, LossBackend.TRITON])
+@pytest.mark.parametrize("vocab_size", [41, 10], ids=["partly padded", "wholly padded"])
+def test_so_does_a_compiled_loss(vocab_size: int) -> None:
+    run_on_ranks(each_rule_by, 2, LossBackend.COMPILED, vocab_size, timeout_s=600)
+
+
+@pytest.mark.grid
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_so_does_every_backend(num_ranks: int, backend: LossBackend) -> None:
-    run_on_ranks(everything_by, num_ranks, backend, timeout_s=1800)
+def test_triton_computes_everything_that_eager_does(num_ranks: int) -> None:
+    run_on_ranks(everything_by, num_ranks, LossBackend.TRITON, timeout_s=1800)

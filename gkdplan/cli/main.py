@@ -19,6 +19,7 @@ COMMANDS = {
     "memory": "gkdplan.cli.memory",
     "search": "gkdplan.cli.search",
     "run": "gkdplan.cli.run",
+    "sample": "gkdplan.cli.sample",
     "verify": "gkdplan.cli.verify",
     "show": "gkdplan.cli.show",
     "diff": "gkdplan.cli.diff",

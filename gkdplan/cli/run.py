@@ -11,6 +11,7 @@ from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import DEFAULT_PLAN, Compiled, blamed, compile_file
 from gkdplan.cli.files import read_lock, write_whole
 from gkdplan.cli.findings import show_findings
+from gkdplan.cli.models import with_models_at_hand
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.diagnostics import Diagnostic, Severity, UserError, error
@@ -23,7 +24,6 @@ from gkdplan.report.run_record import read_run
 from gkdplan.runplan.codec import to_record
 from gkdplan.runplan.diff import compare
 from gkdplan.runplan.model import RunPlan
-from gkdplan.vocab import Role
 
 if TYPE_CHECKING:
     from gkdplan.runtime.result import RunResult
@@ -50,7 +50,7 @@ def run(
     compiled = compile_file(path)
     if not dry_run:
         with compiled.placing():
-            compiled = _with_models_at_hand(path, compiled)
+            compiled = with_models_at_hand(compiled, lambda: compile_file(path))
     run_plan = compiled.require()
     if locked:
         _refuse_if_stale(path or DEFAULT_PLAN, locked, run_plan)
@@ -81,39 +81,6 @@ def _refuse_if_stale(path: str, locked: str, run_plan: RunPlan) -> None:
                 help=(f"accept the changes with `gkdplan plan {path} -o {locked}`",),
             )
         )
-
-
-def _with_models_at_hand(path: str | None, compiled: Compiled) -> Compiled:
-    """Compiled again once the hub's models are here, so that a run has compared their tokens.
-
-    Raises UserError where a tokenizer is still not there to be compared.
-    """
-    run_plan = compiled.require()
-    if not _roles_without_tokenizer(run_plan):
-        return compiled
-    runtime("launch").check_machine(run_plan)
-    for role in _roles_without_tokenizer(run_plan):
-        model = getattr(run_plan.models, role)
-        runtime("model_files").model_directory(role, model.model, model.revision)
-    compiled = compile_file(path)
-    unseen = _roles_without_tokenizer(compiled.require())
-    if unseen:
-        raise UserError(
-            *(
-                error(
-                    "GK519",
-                    f"the {role}'s tokenizer was not seen, so its tokens cannot be compared",
-                    f"{role}.model",
-                    help=("put tokenizer.json beside the model's config.json",),
-                )
-                for role in unseen
-            )
-        )
-    return compiled
-
-
-def _roles_without_tokenizer(run_plan: RunPlan) -> list[Role]:
-    return [role for role in Role if getattr(run_plan.inputs, role).tokenizer is None]
 
 
 def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:

@@ -1,6 +1,6 @@
 """The code table: what each diagnostic means, why it is refused and what mends it."""
 
-from gkdplan.codes import distillation, layout, memory, models, plan, running
+from gkdplan.codes import distillation, layout, memory, models, plan, running, samples
 from gkdplan.codes.code import Code
 
 CODES: dict[str, Code] = {
@@ -10,6 +10,7 @@ CODES: dict[str, Code] = {
     **memory.CODES,
     **distillation.CODES,
     **running.CODES,
+    **samples.CODES,
 }
 
 __all__ = ["CODES", "Code"]

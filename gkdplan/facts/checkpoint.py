@@ -51,6 +51,19 @@ def read_weights(
     return weights, ()
 
 
+def weight_files(directory: str) -> list[str]:
+    """The paths of a checkpoint's safetensors: the single file, or the shards of its index; none
+    where neither is there."""
+    single = os.path.join(directory, SINGLE_FILE)
+    if os.path.lexists(single):
+        return [single]
+    try:
+        shard_of = _read_index(os.path.join(directory, INDEX_FILE))
+    except UnreadableError:
+        return []
+    return [os.path.join(directory, file) for file in sorted(set(shard_of.values()))]
+
+
 def _read_headers(
     directory: str, files: Iterable[str], name: str
 ) -> tuple[dict[str, Header], list[Diagnostic]]:

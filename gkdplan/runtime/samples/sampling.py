@@ -1,0 +1,85 @@
+"""Every row of data.train once, batch after batch, into the unfinished file."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+from typing import Any
+
+import torch.distributed as dist
+
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.data.chat import Chat, load_chat
+from gkdplan.runtime.data.examples import Example, load_examples
+from gkdplan.runtime.model_files import model_directory
+from gkdplan.runtime.phases import Position
+from gkdplan.runtime.responses import of_all_ranks
+from gkdplan.runtime.rollout.engine import Request
+from gkdplan.runtime.rollout.sampling import row_seed
+from gkdplan.runtime.samples.engines import SampleEngine, open_own_modules
+from gkdplan.runtime.samples.partial import PartialFile
+from gkdplan.runtime.samples.progress import SampleProgress
+from gkdplan.samples import prompt_fingerprint
+from gkdplan.vocab import Phase, Role
+
+SAMPLE_STEP = 0
+"""Of the rows' seeds: no step of a run has this number."""
+
+
+def sample_rows(
+    plan: RunPlan,
+    role: Role,
+    partial: PartialFile,
+    num_done: int,
+    position: Position,
+    progress: SampleProgress,
+) -> None:
+    """Append a sample to every row after the first `num_done`, in the order of the rows.
+
+    Rows that `data.truncation` leaves out have none. A batch has as many rows as a global batch,
+    whose cache of keys and values the plan has priced. Raises UserError for what the user can mend.
+    """
+    position.phase = "load"
+    student = plan.models.student
+    chat = load_chat(model_directory(Role.STUDENT, student.model, student.revision))
+    rows = load_examples(plan.data.train, chat, plan.data, plan.sampling.max_completion_length)
+    for line in replace(rows, num_cut=0).notes:  # no response of the dataset is read here
+        progress.tell(line)
+    engine = open_own_modules(plan, role, chat)
+    examples, size = rows.examples, plan.batch.global_rows
+    progress.begin(num_done, len(examples))
+    for start in range(num_done, len(examples), size):
+        batch = examples[start : start + size]
+        position.step, position.phase = position.step + 1, Phase.GENERATE
+        responses = _draw(engine, plan, batch, getattr(plan.layout, role).data)
+        if dist.get_rank() == 0:
+            partial.append([_sample(example, responses[example.row], chat) for example in batch])
+        num_tokens = sum(map(len, responses.values()))
+        progress.finish_batch(start + len(batch), len(examples), num_tokens)
+
+
+def _draw(
+    engine: SampleEngine, plan: RunPlan, batch: Sequence[Example], num_shares: int
+) -> dict[int, tuple[int, ...]]:
+    """A response to each row of the batch, by its number, on every rank.
+
+    Rows are repeated until all ranks have as many; a repeated row is drawn alike.
+    """
+    num_rows = -(-len(batch) // num_shares) * num_shares
+    padded = list(islice(cycle(batch), num_rows))
+    mine = [padded[place] for place in engine.share(num_rows)]
+    seed = plan.training.seed
+    requests = [Request(e.prompt, row_seed(seed, SAMPLE_STEP, e.row)) for e in mine]
+    drawn = engine.generate(requests, plan.sampling)
+    return of_all_ranks({e.row: c.tokens for e, c in zip(mine, drawn, strict=True)})
+
+
+def _sample(example: Example, response: tuple[int, ...], chat: Chat) -> dict[str, Any]:
+    """One line of the file."""
+    is_ended = response[-1] in chat.stop_ids
+    return {
+        "row": example.row,
+        "prompt_sha256": prompt_fingerprint(example.prompt),
+        "response": list(response),
+        "text": chat.decode(response),
+        "finish_reason": "stop" if is_ended else "length",
+    }

@@ -1,0 +1,33 @@
+"""The entry point of one rank that samples."""
+
+from pathlib import Path
+
+import torch.distributed as dist
+
+from gkdplan.runplan.codec import decode
+from gkdplan.runtime.interrupts import end_with_the_launcher
+from gkdplan.runtime.phases import Position
+from gkdplan.runtime.samples.partial import PartialFile
+from gkdplan.runtime.samples.progress import SampleProgress
+from gkdplan.runtime.worker import COLLECTIVE_TIMEOUT, last_words
+from gkdplan.vocab import Role
+
+
+def main(lock: str, role: str, file: str, num_done: int, failures: str, terminal: bool) -> None:
+    """Sample what is missing of the unfinished samples of `file`, with `role`'s model.
+
+    A failure is written to `failures`/rank_R.json before it ends the process.
+    """
+    end_with_the_launcher()
+    from gkdplan.runtime.megatron import platform
+    from gkdplan.runtime.samples.sampling import sample_rows
+
+    plan = decode(lock)
+    position = Position(step=0, phase="start")
+    with last_words(failures, position) as rank:
+        platform.prepare(plan.layout.backend)
+        dist.init_process_group(plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
+        with SampleProgress(shown=rank == 0, terminal=terminal) as progress:
+            partial = PartialFile(Path(file))
+            sample_rows(plan, Role(role), partial, num_done, position, progress)
+        dist.destroy_process_group()

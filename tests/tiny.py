@@ -67,10 +67,12 @@ def save_llama(
     hidden: int = 32,
     ffn: int = 48,
     vocab_size: int = 304,
+    max_positions: int = 128,
     seed: int = 0,
 ) -> Path:
     """A random Llama with 4 heads over 2 kv heads and an untied head of padded size."""
-    sizes = _sizes(num_layers, hidden, ffn) | {"vocab_size": vocab_size}
+    sizes = _sizes(num_layers, hidden, ffn)
+    sizes |= {"vocab_size": vocab_size, "max_position_embeddings": max_positions}
     config = LlamaConfig(**sizes, tie_word_embeddings=False)
     return _save(directory, LlamaForCausalLM, config, seed)
 

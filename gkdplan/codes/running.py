@@ -138,6 +138,11 @@ CODES: dict[str, Code] = {
         "torch.compile writes C++ for a CPU, which takes a compiler.",
         "Install the compiler, or name another `distill.loss_backend`.",
     ),
+    "GK527": Code(
+        "an engine that is not installed",
+        "vLLM is a large package of its own, and only plans that name it need it.",
+        'Install the extra `vllm`, or sample with `generation.engine = "megatron"`.',
+    ),
     "GK530": Code(
         "a rank raised",
         "One rank's failure ends all: the others would wait for it for ever.",
@@ -157,6 +162,21 @@ CODES: dict[str, Code] = {
         "a run that was stopped by a signal",
         "Someone pressed Ctrl-C, or a scheduler wanted the machine back.",
         "Run the same command again: `--resume auto` goes on from the last checkpoint.",
+    ),
+    "GK570": Code(
+        "an engine whose logits are not finite",
+        "A token drawn from them is arbitrary, and the student would learn from it.",
+        "Lower `optimizer.lr` where the student diverged; resume from before that.",
+    ),
+    "GK571": Code(
+        "responses of other weights",
+        "A response is the student's only where the weights of that step drew all of it.",
+        "Let nothing else update the engine's weights, then resume.",
+    ),
+    "GK572": Code(
+        "a sampled id outside the vocabulary",
+        "Neither the loss nor the tokenizer has a place for it.",
+        "Serve the student that the plan names, with its own config.json.",
     ),
     "GK590": Code(
         "a feature that is not yet available",

@@ -193,7 +193,7 @@ def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
         top_k=plan.generation.top_k,
         max_completion_length=plan.generation.max_completion_length,
         server_url=plan.generation.server_url,
-        refit_bucket_bytes=refit_bucket_bytes(student) if is_refitted else 0,
+        refit_bucket_bytes=refit_bucket_bytes(student, is_here) if is_refitted else 0,
         vllm=decide_vllm(plan, student.shape, device) if is_here else None,
     )
 

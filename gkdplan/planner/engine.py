@@ -75,10 +75,11 @@ def _bytes_beside_the_cache(engine: VllmPlan, model: EngineModel, device: Device
     return weight_bytes(model) + passing + communicator + engine.graph_bytes
 
 
-def refit_bucket_bytes(student: ModelPlan) -> int:
+def refit_bucket_bytes(student: ModelPlan, is_colocated: bool) -> int:
     """A bucket holds whole tensors as the checkpoint has them, the largest at least, and never more
-    than there is."""
+    than there is. An engine on the ranks takes them one by one: its bucket is the largest."""
     shape, width = student.shape, student.dtype.num_bytes
     embedding = shape.vocab_size * shape.hidden_size
     largest = max(embedding, shape.hidden_size * max(shape.ffn_hidden_size, shape.query_size))
-    return min(shape.num_parameters * width, max(REFIT_BUCKET_BYTES, largest * width))
+    wanted = 0 if is_colocated else REFIT_BUCKET_BYTES
+    return min(shape.num_parameters * width, max(wanted, largest * width))

@@ -9,7 +9,6 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.draw import source_of_step
-from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.steps import (
     AskTeacher,
     Await,
@@ -28,10 +27,17 @@ from gkdplan.runplan.steps import (
 from gkdplan.runtime import checkpoint
 from gkdplan.runtime.data.batch import MicroBatch, Row
 from gkdplan.runtime.data.examples import Example
-from gkdplan.runtime.data.order import rows_of_rank, rows_of_step
 from gkdplan.runtime.evaluation import evaluate
-from gkdplan.runtime.responses import log_completions, of_all_ranks, sample_responses
+from gkdplan.runtime.megatron.full_tensors import full_tensors
+from gkdplan.runtime.responses import (
+    completions_of_engine,
+    log_completions,
+    of_all_ranks,
+    sample_responses,
+)
+from gkdplan.runtime.rollout.engine import Completion
 from gkdplan.runtime.session import Session
+from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
 from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.summary import summarise
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
@@ -73,17 +79,20 @@ class Executor:
         for step in range(start_step + 1, self.plan.training.num_steps + 1):
             self._run_step(step)
         self.session.metrics.close()
-        return summarise(self.session)
+        summary = summarise(self.session)
+        if self.session.engine is not None:
+            self.session.engine.close()
+        return summary
 
     def learn(self, step: int) -> StepState:
         """The step up to its update: gradients are left where the update would find them."""
-        state = StepState(step, self._examples_of(step))
+        state = StepState(step, examples_of_rank(self.session, step))
         for action in takewhile(lambda a: not isinstance(a, OptimizerStep), self.plan.steps):
             self._walk(action, state)
         return state
 
     def _run_step(self, step: int) -> None:
-        state = StepState(step, self._examples_of(step))
+        state = StepState(step, examples_of_rank(self.session, step))
         with self.session.phases.step(step):
             for action in self.plan.steps:
                 self._walk(action, state)
@@ -96,7 +105,9 @@ class Executor:
                 state.source = source_of_step(action, state.step)
                 state.responses = [example.response or () for example in state.examples]
             case Refit():
-                raise AssertionError("the launcher refuses a plan with vllm: GK591")
+                if state.source is Source.STUDENT:
+                    with phases.phase(Phase.REFIT):
+                        self._refit(state.step)
             case Generate():
                 if action.source is state.source:
                     with phases.phase(Phase.GENERATE):
@@ -134,16 +145,31 @@ class Executor:
             case _:
                 assert_never(action)
 
+    def _refit(self, step: int) -> None:
+        session, plan = self.session, self.plan
+        assert session.engine is not None
+        weights = full_tensors(session.student, plan.models.student, session.mesh)
+        session.engine.refit(weights, version=step - 1)
+
     def _generate(self, action: Generate, state: StepState) -> None:
-        examples = self._examples_of(state.step, action.role)
-        responses = sample_responses(
-            self.session, action.role, examples, self.plan.sampling, state.step
-        )
-        sampled = {example.row: r for example, r in zip(examples, responses, strict=True)}
-        if self.plan.layout.is_resharded:
-            sampled = of_all_ranks(sampled)
-        state.responses = [sampled[example.row] for example in state.examples]
-        log_completions(self.session, state.step, state.source, state.examples, state.responses)
+        if action.role is Role.STUDENT and self.session.engine is not None:
+            sampled = completions_of_engine(self.session, self.session.engine, state.step)
+        else:
+            sampled = self._sampled_by_megatron(action.role, state.step)
+        completions = [sampled[example.row] for example in state.examples]
+        state.responses = [completion.tokens for completion in completions]
+        log_completions(self.session, state.step, state.source, state.examples, completions)
+
+    def _sampled_by_megatron(self, role: Role, step: int) -> dict[int, Completion]:
+        """By row, those of this rank's rows at least."""
+        examples = examples_of_rank(self.session, step, role)
+        responses = sample_responses(self.session, role, examples, self.plan.sampling, step)
+        version = step - 1 if role is Role.STUDENT else 0
+        sampled = {
+            example.row: Completion(response, version)
+            for example, response in zip(examples, responses, strict=True)
+        }
+        return of_all_ranks(sampled) if self.plan.layout.is_resharded else sampled
 
     def _teacher_forward(self, state: StepState) -> None:
         if self.plan.layout.is_resharded:
@@ -161,7 +187,7 @@ class Executor:
         """The micro-batches of the global batch, in order."""
         mine = zip(state.examples, state.responses, strict=True)
         responses = of_all_ranks({example.row: response for example, response in mine})
-        examples, size = self._examples_of_all_ranks(state.step), self.plan.batch.micro_rows
+        examples, size = examples_of_step(self.session, state.step), self.plan.batch.micro_rows
         rows: list[Row] = [(example.prompt, responses[example.row]) for example in examples]
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -234,23 +260,6 @@ class Executor:
             source=self.session.student_source,
             keep=action.keep,
         )
-
-    def _examples_of(self, step: int, role: Role = Role.STUDENT) -> list[Example]:
-        """Those of this rank's place on the data axis of a model."""
-        examples = self._examples_of_all_ranks(step)
-        degrees: AxisDegrees = getattr(self.plan.layout, role)
-        data_rank = degrees.place_of(self.session.mesh.rank).data
-        micro_batches = rows_of_rank(
-            range(len(examples)), data_rank, degrees.data, self.plan.batch.micro_rows
-        )
-        return [examples[i] for rows in micro_batches for i in rows]
-
-    def _examples_of_all_ranks(self, step: int) -> list[Example]:
-        plan, examples = self.plan, self.session.train.examples
-        indices = rows_of_step(
-            len(examples), plan.batch.global_rows, step, plan.training.seed, plan.data.shuffle
-        )
-        return [examples[i] for i in indices]
 
     def _is_due(self, interval: int | None, step: int) -> bool:
         return step == self.plan.training.num_steps or bool(interval and step % interval == 0)

@@ -29,7 +29,8 @@ from gkdplan.runtime.kernels import (
 from gkdplan.runtime.loss.compiled import has_cpp_compiler
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
-from gkdplan.vocab import Engine, Kernels, LossBackend, Role, Tier
+from gkdplan.runtime.vllm_package import has_vllm, no_vllm
+from gkdplan.vocab import Kernels, LossBackend, Role, Tier
 
 RAISED, KILLED = "GK530", "GK531"
 
@@ -117,7 +118,7 @@ def _set_environment(num_ranks: int) -> None:
 
 def check_machine(run_plan: RunPlan) -> None:
     """Raises UserError where this executor or this machine cannot run the plan: GK591; GK515,
-    GK525 and GK526."""
+    GK525, GK526 and GK527."""
     for findings in (tuple(_not_yet_run(run_plan)), tuple(_not_here(run_plan))):
         if findings:
             raise UserError(*findings)
@@ -132,8 +133,8 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
         yield _planned_only("teacher.server", models.teacher.server_url)
     if models.student.lora is not None:
         yield _planned_only("student.tuning", "lora")
-    if run_plan.sampling.engine is Engine.VLLM:
-        yield _planned_only("generation.engine", run_plan.sampling.engine)
+    if run_plan.sampling.server_url is not None:
+        yield _planned_only("generation.mode", "server")
     if run_plan.optimizer.offload is not Tier.DEVICE:
         yield _planned_only("optimizer.offload", run_plan.optimizer.offload)
     layout = run_plan.layout
@@ -156,6 +157,8 @@ def _planned_only(path: str, value: object) -> Diagnostic:
 def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What the plan wants of this machine and does not find."""
     layout = run_plan.layout
+    if run_plan.sampling.vllm is not None and not has_vllm():
+        yield no_vllm()
     if layout.backend != "nccl":
         if run_plan.objective.loss_backend is LossBackend.COMPILED and not has_cpp_compiler():
             yield no_cpp_compiler()

@@ -85,8 +85,10 @@ class MetricsLog:
         question: str,
         completion: str,
         num_tokens: int,
+        weights_version: int,
     ) -> None:
-        """One sampled response, `num_tokens` long; `question` is what the user said last."""
+        """One sampled response, `num_tokens` long; `question` is what the user said last, and
+        `weights_version` how many updates the model had had that drew it."""
         _write(
             self._completions,
             {
@@ -97,6 +99,7 @@ class MetricsLog:
                 "question": question,
                 "completion": completion,
                 "num_tokens": num_tokens,
+                "weights_version": weights_version,
             },
         )
 

@@ -28,6 +28,7 @@ class Residency:
         self._meter = meter
         self._objects: dict[str, list[tuple[Parameter, Tensor]]] = {}
         self._under_way: dict[str, Callable[[], None]] = {}
+        self._movers: dict[str, Callable[[Tier], None]] = {}
 
     def keep_on_host(self, name: str, parameters: Sequence[Parameter]) -> None:
         """Make the parameters' present CPU tensors the host copy of object `name`.
@@ -46,8 +47,15 @@ class Residency:
         for parameter in parameters:
             parameter.data = parameter.data.to(self._device)
 
+    def leave_to(self, name: str, mover: Callable[[Tier], None]) -> None:
+        """Let `mover` carry out the moves of object `name`."""
+        self._movers[name] = mover
+
     def apply(self, move: Move) -> None:
         """Do one move of the plan; of one that is due later only begin its copy."""
+        if move.object in self._movers:
+            self._movers[move.object](move.to_tier)
+            return
         if move.to_tier is not Tier.DEVICE:
             self._release(move.object)
             return

@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import TypeVar
 
 import torch.distributed as dist
 
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.megatron.generate import generate
+from gkdplan.runtime.rollout.engine import Completion, Request, RolloutEngine
 from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.runtime.session import Session
+from gkdplan.runtime.step_examples import examples_of_step
 from gkdplan.vocab import Role, Source
+
+T = TypeVar("T")
 
 
 def sample_responses(
@@ -33,11 +38,23 @@ def sample_responses(
     return [tuple(response) for response in responses]
 
 
-def of_all_ranks(mine: Mapping[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
-    """Responses by the numbers of their rows, from every rank; collective over all."""
-    gathered: list[Mapping[int, tuple[int, ...]]] = [{} for _ in range(dist.get_world_size())]
+def completions_of_engine(
+    session: Session, engine: RolloutEngine, step: int
+) -> dict[int, Completion]:
+    """Those of every row of the global batch, by row; collective over all ranks."""
+    examples = examples_of_step(session, step)
+    mine = [examples[place] for place in engine.share(len(examples))]
+    seed = session.plan.training.seed
+    requests = [Request(e.prompt, row_seed(seed, step, e.row)) for e in mine]
+    completions = engine.generate(requests, session.plan.sampling)
+    return of_all_ranks({e.row: c for e, c in zip(mine, completions, strict=True)})
+
+
+def of_all_ranks(mine: Mapping[int, T]) -> dict[int, T]:
+    """What belongs to a row, by the row's number, from every rank; collective over all."""
+    gathered: list[Mapping[int, T]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(gathered, mine)
-    return {row: response for of_rank in gathered for row, response in of_rank.items()}
+    return {row: one for of_rank in gathered for row, one in of_rank.items()}
 
 
 def log_completions(
@@ -45,27 +62,26 @@ def log_completions(
     step: int,
     source: Source,
     examples: Sequence[Example],
-    responses: Sequence[Sequence[int]],
+    completions: Sequence[Completion],
 ) -> None:
     """Write every row of the global batch to completions.jsonl, from rank 0.
 
     The ranks of a context group, neighbours in the data group, have the same rows.
     """
     mesh = session.mesh
-    mine = list(zip(examples, responses, strict=True))
-    gathered: list[list[tuple[Example, Sequence[int]]]] = [
-        [] for _ in range(mesh.data_group.size())
-    ]
+    mine = list(zip(examples, completions, strict=True))
+    gathered: list[list[tuple[Example, Completion]]] = [[] for _ in range(mesh.data_group.size())]
     dist.all_gather_object(gathered, mine, group=mesh.data_group)
     if not session.is_main:
         return
-    for example, response in chain.from_iterable(gathered[:: mesh.context_size]):
+    for example, completion in chain.from_iterable(gathered[:: mesh.context_size]):
         session.metrics.log_completion(
             step=step,
             source=source,
             row=example.row,
             prompt=example.prompt_text,
             question=example.question,
-            completion=session.chat.decode(response),
-            num_tokens=len(response),
+            completion=session.chat.decode(completion.tokens),
+            num_tokens=len(completion.tokens),
+            weights_version=completion.weights_version,
         )

@@ -28,7 +28,9 @@ from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Phases, Position
 from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.residency import Residency, keep_teacher_on_host
+from gkdplan.runtime.rollout.engine import RolloutEngine
 from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.sampler import open_engine
 from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.vocab import Role, Source, Tier
 
@@ -36,7 +38,8 @@ from gkdplan.vocab import Role, Source, Tier
 @dataclass(frozen=True, slots=True)
 class Session:
     """A rank's open run. A model is its chunks on this rank, in the order of its layers: Megatron's
-    GPTModels, without any wrapper. `mesh` is the student's."""
+    GPTModels, without any wrapper. `mesh` is the student's. `engine` samples the student's
+    responses, None where its own modules do."""
 
     plan: RunPlan
     directory: RunDirectory
@@ -50,6 +53,7 @@ class Session:
     teacher_head: Tensor | None
     student_source: Path
     trainer: Trainer
+    engine: RolloutEngine | None
     residency: Residency
     phases: Phases
     metrics: MetricsLog
@@ -139,6 +143,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     meter.adopt(_resident_tensors([*student, *teacher], trainer))
     if head is not None:
         meter.adopt([head])
+    engine = open_engine(plan, mesh, chat, student_source, residency)
 
     return Session(
         plan=plan,
@@ -153,6 +158,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         teacher_head=head,
         student_source=student_source,
         trainer=trainer,
+        engine=engine,
         residency=residency,
         phases=phases,
         metrics=MetricsLog(

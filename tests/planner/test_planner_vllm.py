@@ -299,9 +299,10 @@ def test_an_engine_divides_the_expert_that_sees_every_token_too():
     assert "36 ffn columns" in found[0].message
 
 
-def test_vllm_is_planned_and_not_yet_run():
-    (found,) = [f for f in findings(h100()) if f.code == "GK591"]
-    assert found.path == "generation.engine"
+def test_vllm_beside_the_training_is_run_and_a_server_is_not_yet():
+    on_a_server = h100(generation={"mode": "server", "server_url": "http://127.0.0.1:8000"})
+    assert [f.path for f in findings(on_a_server) if f.code == "GK591"] == ["generation.mode"]
+    assert not [f for f in findings(h100()) if f.code == "GK591"]
 
 
 def test_a_plan_that_does_not_fit_may_let_the_engine_sleep_or_take_less():

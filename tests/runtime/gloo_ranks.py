@@ -61,12 +61,17 @@ def launched_as_forks() -> Iterator[None]:
 
 
 def run_on_ranks(
-    function: Callable[..., None], num_ranks: int, *args: Any, timeout_s: float = 240
+    function: Callable[..., None],
+    num_ranks: int,
+    *args: Any,
+    timeout_s: float = 240,
+    only_once: bool = False,
 ) -> None:
     """Call `function(*args)` on each rank; a child's failure raises here with its traceback.
 
     `function` must be importable: a plain function of a test module. The processes are replaced
-    after a failure, as the others may wait in a collective, and where they have too many threads.
+    after a failure, as the others may wait in a collective, where they have too many threads, and
+    where they are of use `only_once`: vLLM keeps the groups of its first world for ever.
     """
     ranks = _WORLDS.pop(num_ranks, None) or Ranks(num_ranks)
     try:
@@ -74,7 +79,7 @@ def run_on_ranks(
     except BaseException:
         ranks.kill()
         raise
-    if ranks.num_threads > MAX_THREADS:
+    if only_once or ranks.num_threads > MAX_THREADS:
         ranks.kill()
     else:
         _WORLDS[num_ranks] = ranks
@@ -131,6 +136,7 @@ _WORLDS: dict[int, Ranks] = {}
 def _serve(rank: int, num_ranks: int, store: str, pipe: Connection) -> None:
     """Answer calls, each in a world of its own, whose groups' threads end with it."""
     torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
     gc.freeze()
     for number in count():
         try:

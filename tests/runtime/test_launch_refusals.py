@@ -9,7 +9,8 @@ import torch
 
 from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.model import LoraPlan, RunPlan
-from gkdplan.runtime import kernels
+from gkdplan.runplan.sampling import VllmPlan
+from gkdplan.runtime import kernels, vllm_package
 from gkdplan.runtime.launch import check_machine
 from gkdplan.vocab import Engine, Kernels, LossBackend, Tier
 
@@ -46,9 +47,19 @@ def test_adapters_are_refused(run_plan):
     assert refused(with_student(run_plan, lora=lora)) == ["student.tuning"]
 
 
-def test_vllm_is_refused_also_on_a_server(run_plan):
+def test_vllm_on_a_server_is_refused(run_plan):
     sampling = replace(run_plan.sampling, engine=Engine.VLLM, server_url="http://host:8000")
-    assert refused(replace(run_plan, sampling=sampling)) == ["generation.engine"]
+    assert refused(replace(run_plan, sampling=sampling)) == ["generation.mode"]
+
+
+def test_an_engine_that_is_not_installed_is_found_before_a_rank_starts(run_plan, monkeypatch):
+    engine = VllmPlan(1, 0.5, 0, 144, 8, 1152, 0, 128, 64, 2**20)
+    sampling = replace(run_plan.sampling, engine=Engine.VLLM, vllm=engine)
+    check_machine(replace(run_plan, sampling=sampling))
+    monkeypatch.setattr(vllm_package, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as refusal:
+        check_machine(replace(run_plan, sampling=sampling))
+    assert [found.code for found in refusal.value.diagnostics] == ["GK527"]
 
 
 def test_everything_comes_at_once(run_plan):

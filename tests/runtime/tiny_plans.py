@@ -38,6 +38,7 @@ payload = "{payload}"
 {distill}
 [generation]
 max_completion_length = {completion}
+{generation}
 [data]
 train = ["{home}/rows.jsonl"]
 eval = {held_out}
@@ -73,6 +74,7 @@ DEFAULTS = {
     "payload": "hidden",
     "distill": "",
     "completion": 12,
+    "generation": "",
     "prompt": 64,
     "truncation": "error",
     "micro": 2,

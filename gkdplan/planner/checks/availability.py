@@ -62,8 +62,8 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
         yield not_yet_run("teacher.server.url", plan.teacher.server.url)
     if plan.student.tuning != "full":
         yield not_yet_run("student.tuning", plan.student.tuning)
-    if plan.generation.engine is Engine.VLLM:
-        yield not_yet_run("generation.engine", plan.generation.engine)
+    if plan.generation.engine is Engine.VLLM and plan.generation.mode == "server":
+        yield not_yet_run("generation.mode", plan.generation.mode)
     if plan.optimizer.offload == "cpu":
         yield not_yet_run("optimizer.offload", plan.optimizer.offload)
     if plan.cluster.kernels is Kernels.TORCH and plan.cluster.device != "cpu":

@@ -41,7 +41,7 @@ def write_student(
     partial.mkdir(parents=True)
     _write_shards(tensors, plan, partial, shard_bytes)
     config = json.loads((source_dir / "config.json").read_text(encoding="utf-8"))
-    _write_json(partial / "config.json", _student_config(config, plan))
+    _write_json(partial / "config.json", student_config(config, plan))
     for name in COPIED_FILES:
         if (source_dir / name).exists():
             shutil.copyfile(source_dir / name, partial / name)
@@ -100,7 +100,7 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator
     yield shard
 
 
-def _student_config(config: dict[str, object], plan: ModelPlan) -> dict[str, object]:
+def student_config(config: dict[str, object], plan: ModelPlan) -> dict[str, object]:
     """The source's config with the student's depth, its layers' types and its dtype."""
     student = {key: value for key, value in config.items() if key != "torch_dtype"}
     student |= {"num_hidden_layers": num_model_layers(plan), "dtype": _DTYPE_NAMES[plan.dtype]}

@@ -37,6 +37,7 @@ def log_steps(run_dir, steps, start_step=0, loggers=(), loss=1.5):
             question="Wo?",
             completion="Über\u2028dort\n",
             num_tokens=4,
+            weights_version=0,
         )
         log.log_step(**step_record(step, loss))
     return log
@@ -117,7 +118,14 @@ def test_other_ranks_write_nothing(tmp_path):
     log.log_step(**step_record(1))
     log.log_eval(step=1, jsd=0.5, cross_entropy=3.0, num_tokens=10)
     log.log_completion(
-        step=1, source=Source.STUDENT, row=0, prompt="", question="", completion="", num_tokens=0
+        step=1,
+        source=Source.STUDENT,
+        row=0,
+        prompt="",
+        question="",
+        completion="",
+        num_tokens=0,
+        weights_version=0,
     )
     log.close()
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,189 @@
+"""A real vLLM engine on the ranks that train: its weights, its samples, and runs with it."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from gloo_ranks import run_on_ranks
+from silent_session import open_silently
+from tiny_plans import compile_tiny
+from transformers import AutoModelForCausalLM
+
+from gkdplan.diagnostics import UserError
+from gkdplan.runplan.codec import encode
+from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.megatron.full_tensors import full_tensors
+from gkdplan.runtime.responses import completions_of_engine, of_all_ranks, sample_responses
+from gkdplan.runtime.rollout.engine import Request
+from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
+from gkdplan.vocab import Role
+
+NUM_STEPS = 10
+GREEDY = "sampling_temperature = 0.0"
+VLLM = 'engine = "vllm"\ngpu_memory_utilization = 0.004'
+ON_POLICY = {"lmbda": 1.0, "distill": GREEDY, "steps": NUM_STEPS, "save_interval": NUM_STEPS}
+LAYOUTS = {
+    "one process": {},
+    "data, an engine a rank": {"devices": 2},
+    "tensor, an engine on both": {"devices": 2, "tensor": 2},
+    "pipeline, an engine a rank": {
+        "devices": 2, "parallel": "pipeline = 2", "generation": f"{VLLM}\ntensor = 1"
+    },
+    "tensor, an engine a rank": {
+        "devices": 2, "tensor": 2, "generation": f"{VLLM}\ntensor = 1"
+    },
+    "data, an engine on both": {"devices": 2, "generation": f"{VLLM}\ntensor = 2"},
+}  # fmt: skip
+IN_EVERY_RUN = {"one process", "tensor, an engine on both", "pipeline, an engine a rank"}
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A student and a teacher whose heads have 32 columns, the fewest that vLLM knows on a CPU."""
+    home = tmp_path_factory.mktemp("home")
+    tiny.save_llama(home / "student", num_layers=2, hidden=128, max_positions=256, seed=2)
+    tiny.save_llama(home / "teacher", num_layers=4, hidden=128, max_positions=256, seed=1)
+    tiny.save_rows(home / "rows.jsonl")
+    return home
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(n, marks=() if n in IN_EVERY_RUN else pytest.mark.grid) for n in LAYOUTS],
+)
+def test_after_each_update_the_engine_samples_what_the_trainer_does(layout, home, tmp_path):
+    changes = ON_POLICY | {"generation": VLLM} | LAYOUTS[layout]
+    run_plan = compile_tiny(home, tmp_path / "run", **changes)
+    run_on_ranks(
+        _compare_in_every_step,
+        run_plan.layout.world_size,
+        encode(run_plan),
+        str(home / "student"),
+        timeout_s=500,
+        only_once=True,
+    )
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(line["time_s"]["refit"] > 0 for line in lines)
+
+
+def _compare_in_every_step(lock: str, student: str) -> None:
+    session = open_silently(lock)
+    executor = Executor(session)
+    reference = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
+    for step in range(1, NUM_STEPS + 1):
+        executor._run_step(step)
+        executor._refit(step + 1)
+        found = completions_of_engine(session, session.engine, step + 1)
+        mine = examples_of_rank(session, step + 1)
+        greedy = sample_responses(session, Role.STUDENT, mine, session.plan.sampling, step + 1)
+        of_trainer = of_all_ranks({e.row: r for e, r in zip(mine, greedy, strict=True)})
+        assert {row: completion.tokens for row, completion in found.items()} == of_trainer
+        assert {completion.weights_version for completion in found.values()} == {step}
+        _compare_logprobs(session, reference, step + 1, of_trainer)
+
+
+def _compare_logprobs(session, reference, step: int, responses: dict) -> None:
+    """Of the responses' tokens, by vLLM and by transformers with the trainer's weights."""
+    from vllm import SamplingParams
+
+    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    reference.load_state_dict(weights)
+    examples = examples_of_step(session, step)
+    rows = [[*example.prompt, *responses[example.row]] for example in examples]
+    with session.engine._apart():
+        scored = session.engine._llm.generate(
+            [{"prompt_token_ids": row} for row in rows],
+            SamplingParams(max_tokens=1, prompt_logprobs=1, detokenize=False),
+            use_tqdm=False,
+        )
+    for row, output in zip(rows, scored, strict=True):
+        with torch.no_grad():
+            expected = reference(torch.tensor([row])).logits[0].log_softmax(-1)
+        for place in range(1, len(row)):
+            found = output.prompt_logprobs[place][row[place]].logprob
+            assert found == pytest.approx(float(expected[place - 1, row[place]]), abs=1e-4)
+
+
+def test_an_engine_keeps_to_the_plan_and_leaves_torch_as_it_was(home, tmp_path):
+    changes = ON_POLICY | {"generation": VLLM, "prompt": 160, "steps": 2}
+    run_plan = compile_tiny(home, tmp_path / "run", **changes)
+    run_on_ranks(_try_an_engine, 1, encode(run_plan), only_once=True)
+
+
+def _try_an_engine(lock: str) -> None:
+    session = open_silently(lock)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    weights = full_tensors(session.student, session.plan.models.student, session.mesh)
+    session.engine.refit(weights, version=0)
+    completions_of_engine(session, session.engine, 1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert torch.is_grad_enabled()
+    _draws_the_plans_distribution(session)
+    _forgets_what_it_cached_of_other_weights(session)
+    _refuses_logits_that_are_not_finite(session)
+    _refuses_a_refit_that_lacks_a_tensor(session)
+    session.engine.close()
+
+
+def _forgets_what_it_cached_of_other_weights(session) -> None:
+    """A block of the cache has 128 tokens, so a prompt has to be longer to be found there."""
+    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    others = {name: tensor * 1.5 for name, tensor in weights.items()}
+    requests = [Request(list(range(3, 143)), 1)]
+    session.engine.refit(iter(weights.items()), version=0)
+    before = session.engine.generate(requests, session.plan.sampling)
+    session.engine.refit(iter(others.items()), version=1)
+    after = session.engine.generate(requests, session.plan.sampling)
+    session.engine.refit(iter(weights.items()), version=0)
+    assert session.engine.generate(requests, session.plan.sampling) == before
+    assert after[0].tokens != before[0].tokens
+
+
+def _draws_the_plans_distribution(session) -> None:
+    """Frequencies of a first token against softmax(logits / T) of transformers with the trainer's
+    weights, cut by top_k and top_p: four standard deviations of a binomial at most."""
+    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    reference = AutoModelForCausalLM.from_pretrained(session.student_source, dtype=torch.float32)
+    reference.load_state_dict(weights)
+    prompt, num_samples = session.train.examples[0].prompt, 1500
+    settings = replace(
+        session.plan.sampling, temperature=1.3, top_p=0.8, top_k=40, max_completion_length=1
+    )
+    requests = [Request(prompt, seed) for seed in range(num_samples)]
+    drawn = [c.tokens[0] for c in session.engine.generate(requests, settings)]
+    with torch.no_grad():
+        logits = reference(torch.tensor([prompt])).logits[0, -1, : session.plan.models.vocab_size]
+    probs, ids = (logits / 1.3).topk(40).values.softmax(-1), logits.topk(40).indices
+    kept = int((probs.cumsum(-1) - probs < 0.8).sum())
+    probs, ids = probs[:kept] / probs[:kept].sum(), ids[:kept].tolist()
+    assert set(drawn) <= set(ids)
+    for share, token in list(zip(probs.tolist(), ids, strict=True))[:5]:
+        spread = math.sqrt(num_samples * share * (1 - share))
+        assert abs(drawn.count(token) - num_samples * share) < 4 * spread
+    assert drawn == [c.tokens[0] for c in session.engine.generate(requests, settings)]
+
+
+def _refuses_logits_that_are_not_finite(session) -> None:
+    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], torch.nan)
+    session.engine.refit(iter(weights.items()), version=1)
+    requests = [Request(session.train.examples[0].prompt, 1)]
+    with pytest.raises(UserError) as refusal:
+        session.engine.generate(requests, session.plan.sampling)
+    assert [found.code for found in refusal.value.diagnostics] == ["GK570"]
+
+
+def _refuses_a_refit_that_lacks_a_tensor(session) -> None:
+    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    with pytest.raises(AssertionError, match=r"layers\.1\.mlp\.down_proj"):
+        session.engine.refit(iter(weights.items()), version=2)

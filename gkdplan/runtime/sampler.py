@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.data.chat import Chat
+from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.megatron.student_files import student_config
@@ -16,7 +17,7 @@ from gkdplan.tensors import expected_tensors
 
 
 def open_engine(
-    plan: RunPlan, mesh: Mesh, chat: Chat, source: Path, residency: Residency
+    plan: RunPlan, mesh: Mesh, chat: Chat, source: Path, residency: Residency, meter: LiveBytes
 ) -> RolloutEngine | None:
     """That of the plan, None where Megatron samples; collective over all ranks.
 
@@ -39,6 +40,7 @@ def open_engine(
         world_size=mesh.world_size,
         device=mesh.device,
     )
+    meter.adopt(opened.resident_tensors())
     for name in (WEIGHTS, KV_CACHE):
         residency.leave_to(name, partial(opened.apply, name))
     return opened

@@ -143,7 +143,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     meter.adopt(_resident_tensors([*student, *teacher], trainer))
     if head is not None:
         meter.adopt([head])
-    engine = open_engine(plan, mesh, chat, student_source, residency)
+    engine = open_engine(plan, mesh, chat, student_source, residency, meter)
 
     return Session(
         plan=plan,

@@ -1,6 +1,8 @@
 """A real vLLM engine on the ranks that train: its weights, its samples, and runs with it."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import tiny
 import torch
 from gloo_ranks import run_on_ranks
+from safetensors.torch import load_file
 from silent_session import open_silently
 from tiny_plans import compile_tiny
 from transformers import AutoModelForCausalLM
@@ -69,6 +72,8 @@ def test_after_each_update_the_engine_samples_what_the_trainer_does(layout, home
         only_once=True,
     )
     lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
+    cache = run_plan.sampling.vllm.kv_cache_bytes
+    assert all(num_bytes > cache for num_bytes in lines[0]["peak_bytes"].values())
     assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert all(line["time_s"]["refit"] > 0 for line in lines)
@@ -88,6 +93,30 @@ def _compare_in_every_step(lock: str, student: str) -> None:
         assert {row: completion.tokens for row, completion in found.items()} == of_trainer
         assert {completion.weights_version for completion in found.values()} == {step}
         _compare_logprobs(session, reference, step + 1, of_trainer)
+
+
+def test_a_resumed_run_is_the_one_that_never_stopped(home, tmp_path):
+    changes = ON_POLICY | {"generation": VLLM, "lmbda": 0.5, "steps": 4, "save_interval": 2}
+    changes["distill"] = "sampling_temperature = 1.0"
+    students = []
+    for name, starts in (("whole", [0]), ("stopped", [0, 2])):
+        run_plan = compile_tiny(home, tmp_path / name, **changes)
+        for start in starts:
+            run_on_ranks(_run, 1, encode(run_plan), start, only_once=True)
+            if starts != [0] and start == 0:
+                shutil.rmtree(tmp_path / name / "checkpoints" / "step_4")
+        saved = tmp_path / name / "checkpoints" / "step_4" / "student" / "model.safetensors"
+        students.append(load_file(saved))
+    assert students[0].keys() == students[1].keys()
+    for key, tensor in students[0].items():
+        assert torch.equal(tensor, students[1][key]), key
+    drawn = [json.loads(line) for line in (tmp_path / "stopped" / "completions.jsonl").open()]
+    assert {line["weights_version"] + 1 for line in drawn} == {line["step"] for line in drawn}
+    assert {line["source"] for line in drawn} == {"student"}
+
+
+def _run(lock: str, start_step: int) -> None:
+    Executor(open_silently(lock, start_step)).run(start_step)
 
 
 def _compare_logprobs(session, reference, step: int, responses: dict) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gkdplan.runplan.sampling import Sampling, VllmPlan
 from gkdplan.runtime.rollout.answers import checked, logits_are_not_finite
@@ -102,6 +103,11 @@ class ColocatedEngine:
                 self._llm.wake_up(tags=[_TAGS[name]])
             elif name == WEIGHTS:
                 self._llm.sleep(level=self._plan.sleep_level)
+
+    def resident_tensors(self) -> list[Tensor]:
+        """The cache and the weights, but for those that vLLM packs for a CPU: no tensors then."""
+        runner = self._llm.llm_engine.model_executor.driver_worker.model_runner
+        return [*runner.kv_caches, *runner.model.parameters(), *runner.model.buffers()]
 
     def close(self) -> None:
         """It ends with its process: vLLM's own shutdown would take torch's default group along."""

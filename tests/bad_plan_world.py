@@ -18,6 +18,7 @@ from unittest import mock
 
 from bad_models import write_bad_data, write_bad_models
 from bad_pairs import write_bad_pairs
+from bad_samples import write_samples
 
 from gkdplan.cli.main import run
 from gkdplan.codes.reference import reference
@@ -70,6 +71,7 @@ def build_world(root: Path) -> Path:
     write_bad_models(root / "models")
     write_bad_data(root / "data")
     write_bad_pairs(root / "models", root / "data")
+    write_samples(root)
     return root
 
 

@@ -130,6 +130,7 @@ def _compile(plan: Plan) -> tuple[Facts | None, RunPlan | None, tuple[Diagnostic
         device=plan.cluster.device,
         train=plan.data.train,
         eval=plan.data.eval,
+        samples=plan.teacher.samples,
     )
     if facts is None:
         return None, None, seen + check_plan_alone(plan)

@@ -10,11 +10,20 @@ from gkdplan.facts.devices import find_device
 from gkdplan.facts.json_file import UnreadableError, read_object
 from gkdplan.facts.known import find_known
 from gkdplan.facts.locate import find_snapshot, nearest_model
-from gkdplan.facts.model import DataFile, Facts, ModelFacts, ModelRef, TokenizerFacts
+from gkdplan.facts.model import (
+    DataFile,
+    Facts,
+    ModelFacts,
+    ModelRef,
+    SamplesFile,
+    TokenizerFacts,
+)
 from gkdplan.facts.rows import read_data_file
+from gkdplan.facts.samples import read_samples_file
 from gkdplan.facts.text import printable, shown
 from gkdplan.facts.token_map import TokenMap
 from gkdplan.facts.tokenizer import read_tokenizer
+from gkdplan.facts.weights import fingerprint
 from gkdplan.shape import ModelShape
 
 BUNDLED = "bundled facts"
@@ -28,13 +37,16 @@ def look_up(
     device: str,
     train: tuple[str, ...],
     eval: tuple[str, ...],
+    samples: str | None = None,
 ) -> tuple[Facts | None, Findings]:
-    """Facts of the two models, the device and the data files; None where there is an error.
+    """Facts of the two models, the device, the data files and the file of the teacher's samples;
+    None where there is an error.
 
     A model is a directory (relative to the working directory), else a hub id in Hugging Face's
-    local cache, else a hub id with bundled facts. Nothing is downloaded and no tensor is read.
-    Every finding is returned at once, at "student.model", "teacher.revision", "cluster.device",
-    "data.train[0]"; a model that both roles name is read once, and only its errors are repeated.
+    local cache, else a hub id with bundled facts. Nothing is downloaded; of tensors no more is read
+    than `weights.fingerprint` does, where there are samples. Every finding is returned at once, at
+    "student.model", "teacher.revision", "cluster.device", "data.train[0]", "teacher.samples"; a
+    model that both roles name is read once, and only its errors are repeated.
     """
     token_maps: dict[str, TokenMap] = {}
     student_facts, found = _read_model(student, token_maps)
@@ -51,11 +63,13 @@ def look_up(
     findings += found
     eval_files, found = _read_data(eval, "data.eval")
     findings += found
+    samples_file, found = _read_samples(samples, teacher)
+    findings += found
     if student_facts is None or teacher_facts is None or device_facts is None:
         return None, tuple(findings)
     if any(map(_is_error, findings)):
         return None, tuple(findings)
-    facts = Facts(student_facts, teacher_facts, device_facts, train_files, eval_files)
+    facts = Facts(student_facts, teacher_facts, device_facts, train_files, eval_files, samples_file)
     return facts, tuple(findings)
 
 
@@ -75,6 +89,12 @@ def _read_data(entries: tuple[str, ...], key: str) -> tuple[tuple[DataFile, ...]
         files += [file] if file else []
         findings += [replace(finding, path=f"{key}[{index}]") for finding in found]
     return tuple(files), tuple(findings)
+
+
+def _read_samples(samples: str | None, teacher: ModelRef) -> tuple[SamplesFile | None, Findings]:
+    if samples is None:
+        return None, ()
+    return read_samples_file(samples, fingerprint(teacher.model, teacher.revision))
 
 
 def _read_model(

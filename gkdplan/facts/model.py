@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gkdplan.samples import Manifest
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Role
 
@@ -99,6 +100,18 @@ class DataFile:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplesFile:
+    """A file of samples with `num_rows` of them; `teacher_weights` is the fingerprint of the plan's
+    teacher, None where its weights were not seen."""
+
+    path: str
+    manifest: Manifest
+    num_rows: int
+    fingerprint: str
+    teacher_weights: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything that the planner may know of the world."""
 
@@ -107,3 +120,4 @@ class Facts:
     device: Device
     train: tuple[DataFile, ...]
     eval: tuple[DataFile, ...]
+    samples: SamplesFile | None = None

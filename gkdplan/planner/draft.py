@@ -24,7 +24,7 @@ from gkdplan.runplan.model import (
 )
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
-from gkdplan.spec.plan import Data, Plan
+from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine, LossBackend, Payload, Role, Source, Tier
 
 CHUNK_TOKENS = {"gloo": 256, "nccl": 1024}
@@ -91,7 +91,7 @@ def draft(plan: Plan, facts: Facts) -> Draft:
         layout=layout,
         objective=_objective(plan, layout, batch, models),
         sampling=_sampling(plan, models.student, facts.device),
-        data=_data(plan.data, facts),
+        data=_data(plan, facts),
         batch=batch,
         optimizer=_optimizer(plan, facts),
         training=_training(plan, facts),
@@ -104,10 +104,30 @@ def draft_of(run_plan: RunPlan) -> Draft:
 
 
 def effective_mix(plan: Plan) -> tuple[float, float]:
-    """lmbda and seq_kd as they will act: without an engine nothing can be sampled."""
-    if plan.generation.engine is Engine.NONE:
-        return 0.0, 0.0
-    return plan.distill.lmbda, float(plan.distill.seq_kd)
+    """lmbda and seq_kd as they will act: without an engine nothing can be sampled, and only the
+    teacher's samples may be there already."""
+    lmbda, seq_kd = plan.distill.lmbda, float(plan.distill.seq_kd)
+    if plan.generation.engine is not Engine.NONE:
+        return lmbda, seq_kd
+    return 0.0, 0.0 if plan.teacher.samples is None else seq_kd
+
+
+def takes_samples(plan: Plan) -> bool:
+    """Whether a step takes the teacher's samples from a file."""
+    return plan.teacher.samples is not None and _shares(plan)[Source.TEACHER] > 0
+
+
+def is_sampled(plan: Plan) -> bool:
+    """Whether a step has a model sample."""
+    shares = _shares(plan)
+    return shares[Source.STUDENT] > 0 or (
+        shares[Source.TEACHER] > 0 and plan.teacher.samples is None
+    )
+
+
+def sampling_temperature(plan: Plan) -> float:
+    override = plan.distill.sampling_temperature
+    return plan.distill.temperature if override is None else override
 
 
 def loss_temperature(plan: Plan) -> float:
@@ -116,8 +136,7 @@ def loss_temperature(plan: Plan) -> float:
 
 def dataset_share(plan: Plan) -> float:
     """Of the steps, those that learn from the dataset's responses."""
-    lmbda, seq_kd = effective_mix(plan)
-    return share_of_sources(Draw(plan.run.seed, lmbda, seq_kd))[Source.DATASET]
+    return _shares(plan)[Source.DATASET]
 
 
 def effective_sft_alpha(plan: Plan) -> float:
@@ -126,10 +145,13 @@ def effective_sft_alpha(plan: Plan) -> float:
 
 
 def sampling_roles(draft: Draft) -> tuple[tuple[Source, Role], ...]:
-    """Who samples responses in some step, with the source that such a step has."""
+    """Who samples responses in some step, with the source that such a step has: a teacher whose
+    samples are in a file does not."""
     objective = draft.objective
     shares = share_of_sources(Draw(draft.training.seed, objective.lmbda, objective.seq_kd))
-    roles = ((Source.STUDENT, Role.STUDENT), (Source.TEACHER, Role.TEACHER))
+    roles = [(Source.STUDENT, Role.STUDENT)]
+    if draft.data.samples is None:
+        roles.append((Source.TEACHER, Role.TEACHER))
     return tuple((source, role) for source, role in roles if shares[source] > 0)
 
 
@@ -183,12 +205,11 @@ def _payload(plan: Plan, layout: Layout, models: Models) -> Payload:
 
 
 def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
-    override = plan.distill.sampling_temperature
     is_refitted = plan.generation.engine is Engine.VLLM and effective_mix(plan)[0] > 0
     is_here = is_refitted and plan.generation.mode == "colocate"
     return Sampling(
         engine=plan.generation.engine,
-        temperature=plan.distill.temperature if override is None else override,
+        temperature=sampling_temperature(plan),
         top_p=plan.generation.top_p,
         top_k=plan.generation.top_k,
         max_completion_length=plan.generation.max_completion_length,
@@ -198,14 +219,27 @@ def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
     )
 
 
-def _data(data: Data, facts: Facts) -> DataPlan:
+def _shares(plan: Plan) -> dict[Source, float]:
+    return share_of_sources(Draw(plan.run.seed, *effective_mix(plan)))
+
+
+def _data(plan: Plan, facts: Facts) -> DataPlan:
+    data = plan.data
     return DataPlan(
         train=tuple(map(_source, facts.train)),
         eval=tuple(map(_source, facts.eval)),
         max_length=data.max_length,
         truncation=data.truncation,
         shuffle=data.shuffle,
+        samples=_samples(facts) if takes_samples(plan) else None,
     )
+
+
+def _samples(facts: Facts) -> DataSource | None:
+    file = facts.samples
+    if file is None:
+        return None
+    return DataSource(file.path, None, file.num_rows, file.fingerprint)
 
 
 def _source(file: DataFile) -> DataSource:

@@ -123,6 +123,7 @@ def _plan(
             "revision": None,
             "dtype": None,
             "offload": "cpu" if waits_on_host else "none",
+            "samples": None,
             "parallel": teacher,
         },
         distill={"lmbda": 0.0, "seq_kd": False, "top_k": _top_k(plan.distill)},

@@ -16,6 +16,7 @@ def sampling_plan(plan: Plan, role: Role) -> Plan:
     changes = {
         "distill": {"lmbda": lmbda, "seq_kd": 1 - lmbda, "sft_alpha": 0.0},
         "generation": {"engine": own},
+        "teacher": {"samples": None},
         "data": {"eval": ()},
         "optimizer": {"offload": "none", "prefetch": None},
         "run": {"loggers": ()},

@@ -19,9 +19,10 @@ from gkdplan.runplan.steps import (
     Reshard,
     Step,
     StudentStep,
+    TakeSamples,
     TeacherForward,
 )
-from gkdplan.vocab import Phase
+from gkdplan.vocab import Phase, Source
 
 
 def lower_steps(draft: Draft, moves: Sequence[Move]) -> tuple[Step, ...]:
@@ -46,6 +47,8 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
             rows_per_rank=draft.rows_per_rank,
             max_completion_length=draft.sampling.max_completion_length,
         )
+    if draft.data.samples is not None:
+        yield TakeSamples(Source.TEACHER, draft.data.samples.path, draft.rows_per_rank)
     yield from _moves_of(moves, Phase.TEACHER)
     yield _teacher_step(draft)
     if draft.layout.is_resharded:

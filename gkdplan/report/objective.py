@@ -167,10 +167,10 @@ def mixture(run_plan: RunPlan) -> list[tuple[Source, float, str]]:
 def sources(run_plan: RunPlan) -> str:
     """Whose responses are learnt from, with the effective lmbda and seq_kd."""
     objective = run_plan.objective
-    parts = [
-        f"{SOURCE_NAMES[source]} {share:.0%} ({steps})"
-        for source, share, steps in mixture(run_plan)
-    ]
+    names = dict(SOURCE_NAMES)
+    if run_plan.data.samples is not None:
+        names[Source.TEACHER] += f" from {run_plan.data.samples.path}"
+    parts = [f"{names[source]} {share:.0%} ({steps})" for source, share, steps in mixture(run_plan)]
     return f"{', '.join(parts)}; effective lmbda {objective.lmbda:g}, seq_kd {objective.seq_kd:g}"
 
 

@@ -18,6 +18,7 @@ from gkdplan.runplan.steps import (
     Reshard,
     Step,
     StudentStep,
+    TakeSamples,
     TeacherForward,
 )
 from gkdplan.units import format_bytes, format_seconds
@@ -42,6 +43,8 @@ def verb(step: Step) -> str:
             return "refit"
         case Generate():
             return "generate"
+        case TakeSamples():
+            return "take"
         case Move():
             is_early = step.due is not None and step.to_tier is Tier.DEVICE
             return "prefetch" if is_early else _MOVE_VERBS[step.from_tier, step.to_tier]
@@ -77,6 +80,9 @@ def sentence(step: Step) -> str:
             prompts = plural(step.rows_per_rank, "prompt")
             length = plural(step.max_completion_length, "token")
             return f"the {step.role} samples {prompts} a rank, at most {length}, if drawn"
+        case TakeSamples():
+            prompts = plural(step.rows_per_rank, "prompt")
+            return f"the {step.source}'s samples of {prompts} a rank from {step.path}, if drawn"
         case Move():
             cost = f"{format_bytes(step.num_bytes)}, {duration(step)}{_hidden(step)}"
             return f"{step.object} from {step.from_tier} to {step.to_tier}: {cost}"

@@ -133,13 +133,15 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True)
 class DataPlan:
-    """Rows to learn from and held-out rows; `max_length` counts tokens of a prompt."""
+    """Rows to learn from and held-out rows; `max_length` counts tokens of a prompt. `samples` are
+    the teacher's, of the rows of `train`, where steps take them from a file."""
 
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...]
     max_length: int
     truncation: str
     shuffle: bool
+    samples: DataSource | None = None
 
 
 def is_head_needed(objective: Objective, data: DataPlan) -> bool:

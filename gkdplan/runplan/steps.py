@@ -34,6 +34,16 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeSamples:
+    """Where the draw fell on `source`, the responses to each of the rank's prompts are taken from
+    the file at `path`."""
+
+    source: Source
+    path: str
+    rows_per_rank: int
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """An object changes tier before the steps of `phase`; bytes and seconds are those of the rank
     that moves most.
@@ -145,6 +155,7 @@ Step = (
     Draw
     | Refit
     | Generate
+    | TakeSamples
     | Move
     | Await
     | TeacherForward

@@ -22,6 +22,7 @@ from gkdplan.runplan.steps import (
     Reshard,
     Step,
     StudentStep,
+    TakeSamples,
     TeacherForward,
 )
 from gkdplan.runtime import checkpoint
@@ -112,6 +113,10 @@ class Executor:
                 if action.source is state.source:
                     with phases.phase(Phase.GENERATE):
                         self._generate(action, state)
+            case TakeSamples():
+                if action.source is state.source:
+                    samples = self.session.samples
+                    state.responses = [tuple(samples[e.row]) for e in state.examples]
             case Move():
                 with phases.moves_before(action.phase):
                     self.session.residency.apply(action)

@@ -31,6 +31,7 @@ from gkdplan.runtime.residency import Residency, keep_teacher_on_host
 from gkdplan.runtime.rollout.engine import RolloutEngine
 from gkdplan.runtime.run_directory import RunDirectory
 from gkdplan.runtime.sampler import open_engine
+from gkdplan.runtime.samples.taken import Samples, take_samples
 from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.vocab import Role, Source, Tier
 
@@ -48,6 +49,7 @@ class Session:
     chat: Chat
     train: Examples
     held_out: Examples
+    samples: Samples
     student: Sequence[Any]
     teacher: Sequence[Any]
     teacher_head: Tensor | None
@@ -121,6 +123,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     held_out = load_examples(data.eval, chat, data, max_completion, key="data.eval")
     for line in train.notes + held_out.notes:
         progress.tell(line)
+    samples = take_samples(data.samples, train.examples, max_completion, plan.models.vocab_size)
     require_global_batch(len(train.examples), plan.batch.global_rows)
 
     student = build_chunks(plan.models.student, plan.layout.student, mesh, trainable=True)
@@ -153,6 +156,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         chat=chat,
         train=train,
         held_out=held_out,
+        samples=samples,
         student=student,
         teacher=teacher,
         teacher_head=head,

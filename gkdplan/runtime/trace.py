@@ -29,6 +29,7 @@ from gkdplan.runplan.steps import (
     Refit,
     Reshard,
     StudentStep,
+    TakeSamples,
     TeacherForward,
 )
 from gkdplan.runtime.data.batch import MicroBatch, Row, row_share
@@ -196,7 +197,7 @@ class TracedStep:
                 case OptimizerStep():
                     with self._phase(Phase.OPTIMIZER):
                         self.trainer.step()
-                case Draw() | Refit() | Generate() | Evaluate() | Checkpoint():
+                case Draw() | Refit() | Generate() | TakeSamples() | Evaluate() | Checkpoint():
                     continue
                 case _:
                     assert_never(action)

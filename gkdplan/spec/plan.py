@@ -162,6 +162,8 @@ class Teacher(Section):
     """Copied to the device beside an earlier phase; left out, where there is time and room."""
     parallel: Parallel | None = None
     """Its own layout on the same ranks; left out, the student's."""
+    samples: Text | None = None
+    """A file that `gkdplan sample` wrote: its responses are taken instead of sampling."""
     server: Server | None = None
 
 

@@ -50,7 +50,7 @@ LAYOUTS = {
     "GK411": (
         {"distill": {"lmbda": 0.25}, "generation": {"engine": "none"}},
         "distill.lmbda",
-        "every step learns from the dataset",
+        "no step learns from the student's samples",
         '"megatron"',
     ),
     "GK420": (

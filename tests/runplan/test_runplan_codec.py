@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import checksum, decode, encode, fingerprint, seal, to_record
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
-from gkdplan.runplan.steps import AskTeacher, Await, Move, Refit, Reshard, Step
-from gkdplan.vocab import Payload, Phase, Tier
+from gkdplan.runplan.steps import AskTeacher, Await, Move, Refit, Reshard, Step, TakeSamples
+from gkdplan.vocab import Payload, Phase, Source, Tier
 
 SCALARS = {
     str: st.text(max_size=8),
@@ -92,12 +92,13 @@ def test_the_lock_has_the_sections_that_the_documentation_names(run_plan):
 def test_every_kind_of_step_has_its_own_tag(run_plan):
     awaited = Await(Phase.TEACHER, "teacher body")
     asked = AskTeacher("http://127.0.0.1:8000", 8, 256, 64)
-    others = Refit(2**30, 2**29), awaited, asked, Reshard(Payload.HIDDEN, 2**20)
+    taken = TakeSamples(Source.TEACHER, "samples.jsonl", 8)
+    others = Refit(2**30, 2**29), taken, awaited, asked, Reshard(Payload.HIDDEN, 2**20)
     with_all = replace(run_plan, steps=(*run_plan.steps, *others))
     kinds = [step["kind"] for step in to_record(with_all)["steps"]]
     assert set(kinds) == {
         "draw", "move", "await", "refit", "generate", "teacher_forward", "ask_teacher", "reshard",
-        "student_step", "optimizer_step", "evaluate", "checkpoint",
+        "take_samples", "student_step", "optimizer_step", "evaluate", "checkpoint",
     }  # fmt: skip
     assert len(set(kinds)) == len(get_args(Step))
 

@@ -29,3 +29,12 @@ def sample_tiny(
 ) -> SamplesResult:
     run_plan, manifest = sampling_of(home, role, **changes)
     return sample(run_plan, manifest, str(file))
+
+
+def compile_taking(home: Path, file: Path, output: Path, **changes: object) -> RunPlan:
+    """A tiny plan, without an engine, whose every step takes the teacher's samples of `file`."""
+    plan = home / "taking.toml"
+    taking = {"lmbda": 0.0, "seq_kd": 1.0, "teacher": f'samples = "{file}"'}
+    completion = {"completion": '12\nengine = "none"'}
+    plan.write_text(plan_text(home, output, **{**taking, **completion, **changes}))
+    return compile_file(str(plan)).require()

@@ -21,6 +21,8 @@ def _engine_tensor(plan: Plan) -> int | None:
 def _teacher_samples_of_none(plan: Plan) -> bool | float:
     """The share of steps on the teacher's samples, where nothing that samples has its weights: vllm
     holds the student's, and a server only scores."""
+    if plan.teacher.samples is not None:
+        return False
     has_no_weights = plan.generation.engine is Engine.VLLM or plan.teacher.server is not None
     is_drawn = plan.generation.engine is not Engine.NONE and plan.distill.lmbda < 1
     return plan.distill.seq_kd if has_no_weights and is_drawn else False

@@ -8,7 +8,7 @@ from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.draft import dataset_share, effective_mix
 from gkdplan.planner.models import true_vocab_size
 from gkdplan.spec.plan import Plan
-from gkdplan.vocab import Engine
+from gkdplan.vocab import Role
 
 NEAR_END = 0.01
 COLDEST, HOTTEST = 0.01, 100.0
@@ -32,17 +32,20 @@ def beta_is_not_near_an_end(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 @rule("GK411", Severity.WARNING)
 def samples_have_an_engine(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Without an engine nothing is sampled, so every step learns from the dataset."""
-    if plan.generation.engine is not Engine.NONE:
-        return
-    for key, value in (("lmbda", plan.distill.lmbda), ("seq_kd", float(plan.distill.seq_kd))):
-        if value > 0:
+    """Without an engine nothing is sampled: only the teacher's samples may be in a file."""
+    lmbda, seq_kd = effective_mix(plan)
+    file = "or name a file of the teacher's samples as `teacher.samples`"
+    for key, value, effective, role, instead in (
+        ("lmbda", plan.distill.lmbda, lmbda, Role.STUDENT, ()),
+        ("seq_kd", float(plan.distill.seq_kd), seq_kd, Role.TEACHER, (file,)),
+    ):
+        if value > effective:
             yield Finding(
-                f"`distill.{key}` {value:g} has no engine to sample with: every step learns from "
-                "the dataset",
+                f"`distill.{key}` {value:g} has no engine to sample with: no step learns from the "
+                f"{role}'s samples",
                 f"distill.{key}",
                 label="its effective value is 0",
-                help=(f'set `generation.engine` to "megatron", or `distill.{key}` to 0',),
+                help=(f'set `generation.engine` to "megatron", or `distill.{key}` to 0', *instead),
             )
 
 

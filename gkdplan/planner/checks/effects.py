@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import dataset_share, effective_mix, num_steps
+from gkdplan.planner.draft import (
+    dataset_share,
+    effective_mix,
+    is_sampled,
+    num_steps,
+    takes_samples,
+)
 from gkdplan.planner.models import true_vocab_size
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine
@@ -41,15 +47,16 @@ def _of_sampling(plan: Plan, facts: Facts) -> Effectless:
     elif generation.mode == "server":
         for key in (*_OF_COLOCATED, "generation.tensor"):
             yield key, "the server decides it"
-    elif not any(effective_mix(plan)):
+    elif not is_sampled(plan):
         for key in (*_OF_COLOCATED, "generation.tensor"):
             yield key, "no step samples, so that there is no engine"
     if generation.engine is Engine.NONE:
-        for key in (*_OF_SAMPLING, "generation.tensor"):
-            yield key, '`generation.engine` is "none"'
-    elif not any(effective_mix(plan)):
+        yield "generation.tensor", '`generation.engine` is "none"'
+    if not any(effective_mix(plan)):
+        why = "`distill.lmbda` and `distill.seq_kd` are 0, so no step samples"
+        why = '`generation.engine` is "none"' if generation.engine is Engine.NONE else why
         for key in _OF_SAMPLING:
-            yield key, "`distill.lmbda` and `distill.seq_kd` are 0, so no step samples"
+            yield key, why
     elif distill.sampling_temperature == 0:
         for key in ("generation.top_p", "generation.top_k"):
             yield key, "at a sampling temperature of 0 the likeliest token is taken"
@@ -63,6 +70,8 @@ def _of_sources(plan: Plan) -> Effectless:
         yield "distill.temperature", "`loss_temperature` and `sampling_temperature` override it"
     if distill.lmbda == 1 and distill.seq_kd and plan.generation.engine is not Engine.NONE:
         yield "distill.seq_kd", "with `distill.lmbda` 1 every step learns from the student"
+    if not takes_samples(plan):
+        yield "teacher.samples", "no step learns from the teacher's samples"
     if dataset_share(plan) == 0:
         yield "distill.sft_alpha", "no step learns from the dataset's responses"
 

@@ -15,11 +15,12 @@ class Example:
     """One row, ready to learn from.
 
     `row` counts the rows of all files of the split from 0, those that are left out included.
-    `response` is the dataset's, None where the row gives none. `prompt_text` is the prompt as the
-    model sees it, `question` what the user said last.
+    `location` is where the row stands. `response` is the dataset's, None where the row gives none.
+    `prompt_text` is the prompt as the model sees it, `question` what the user said last.
     """
 
     row: int
+    location: str
     prompt: Tokens
     response: Tokens | None
     prompt_text: str
@@ -87,7 +88,7 @@ def load_examples(
         num_truncated += prompt != whole.prompt
         num_cut += response != whole.response
         prompt_text = chat.decode(prompt, special=True)
-        examples.append(Example(index, prompt, response, prompt_text, whole.question))
+        examples.append(Example(index, row.location, prompt, response, prompt_text, whole.question))
     if deleted_lengths and not examples:
         raise _all_too_long(deleted_lengths, key, data)
     return Examples(key, tuple(examples), len(deleted_lengths), num_truncated, num_cut)

@@ -5,12 +5,15 @@ from contextlib import contextmanager
 
 from megatron.core.models.gpt.gpt_model import GPTModel
 
+from gkdplan.runtime.megatron.products import multiply
+
 FLAGS = ("sequence_parallel", "scatter_to_sequence_parallel", "reduce_scatter_embeddings")
 
 
 @contextmanager
 def inference_state(chunks: Sequence[GPTModel]) -> Iterator[None]:
-    """Eval mode without sequence parallelism, whose shards one token cannot be cut into.
+    """Eval mode without sequence parallelism, whose shards one token cannot be cut into; Megatron's
+    own linear layers `multiply`, as no gradient will be asked for.
 
     Megatron's `set_model_to_sequence_parallel` (megatron/core/transformer/utils.py) keeps modules
     by the model's id() for ever and restores every flag to one value: here each owner, module or
@@ -24,15 +27,20 @@ def inference_state(chunks: Sequence[GPTModel]) -> Iterator[None]:
         for flag in FLAGS
         if getattr(owner, flag, False) is True
     ]
+    impls = [(m, m._forward_impl) for m in modules if hasattr(m, "_forward_impl")]
     was_training = [chunk.training for chunk in chunks]
     for chunk in chunks:
         chunk.eval()
     for owner, flag in raised:
         setattr(owner, flag, False)
+    for module, _ in impls:
+        module._forward_impl = multiply
     try:
         yield
     finally:
         for owner, flag in raised:
             setattr(owner, flag, True)
+        for module, impl in impls:
+            module._forward_impl = impl
         for chunk, training in zip(chunks, was_training, strict=True):
             chunk.train(training)

@@ -51,6 +51,9 @@ def write_bad_data(data: Path) -> None:
     ]
     (data / "faulty.jsonl").write_text("\n".join(rows) + "\n")
     (data / "empty.jsonl").write_text("\n\n")
+    domains = ["maths", "code, and more", "biology", None]
+    named = [{"prompt": "a", "completion": "b", "domain": domain} for domain in domains]
+    (data / "domains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in named))
     (data / "rows.csv").write_text("prompt,completion\nsay one,1\n")
     row = json.dumps({"prompt": "say one", "completion": "1", "source": "x" * LARGE_ROW_BYTES})
     (data / "large.jsonl").write_text(f"{row}\n" * NUM_LARGE_ROWS)

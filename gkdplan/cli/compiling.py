@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, Severity, Span, UserError, error
-from gkdplan.facts.model import Facts
+from gkdplan.facts.model import Facts, TeacherColumn
 from gkdplan.runplan.model import RunPlan
 from gkdplan.spec.load import load_plan
 from gkdplan.spec.plan import Plan
@@ -131,11 +131,20 @@ def _compile(plan: Plan) -> tuple[Facts | None, RunPlan | None, tuple[Diagnostic
         train=plan.data.train,
         eval=plan.data.eval,
         samples=plan.teacher.samples,
+        column=_teacher_column(plan),
     )
     if facts is None:
         return None, None, seen + check_plan_alone(plan)
     compilation = compile_plan(plan, facts, TOOL)
     return facts, compilation.run_plan, seen + compilation.diagnostics
+
+
+def _teacher_column(plan: Plan) -> TeacherColumn | None:
+    """Where there are several teachers."""
+    server = plan.teacher.server
+    if server is None or server.column is None:
+        return None
+    return TeacherColumn(server.column, tuple(server.urls or ()))
 
 
 def _position(finding: Diagnostic) -> tuple[int, int]:

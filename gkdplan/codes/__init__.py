@@ -1,6 +1,15 @@
 """The code table: what each diagnostic means, why it is refused and what mends it."""
 
-from gkdplan.codes import distillation, layout, memory, models, plan, running, samples
+from gkdplan.codes import (
+    distillation,
+    layout,
+    memory,
+    models,
+    plan,
+    running,
+    samples,
+    teacher_server,
+)
 from gkdplan.codes.code import Code
 
 CODES: dict[str, Code] = {
@@ -11,6 +20,7 @@ CODES: dict[str, Code] = {
     **distillation.CODES,
     **running.CODES,
     **samples.CODES,
+    **teacher_server.CODES,
 }
 
 __all__ = ["CODES", "Code"]

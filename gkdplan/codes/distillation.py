@@ -150,6 +150,11 @@ CODES: dict[str, Code] = {
         "Reading all of a large file would make a check slow; the run reads every row.",
         "Nothing; a faulty row further down stops the run before its first step.",
     ),
+    "GK468": Code(
+        "a row that names no teacher",
+        "With several teachers each row says whose distribution it is learnt from.",
+        "Give every row a `teacher.server.column` that holds one of the keys of `urls`.",
+    ),
     "GK470": Code(
         "a data file changed after the plan was compiled",
         "The run plan counts its rows and its steps; another file is another run.",
@@ -219,5 +224,10 @@ CODES: dict[str, Code] = {
         "a chat template that does not end",
         "A rendering takes a millisecond; one that loops without end would hold every rank.",
         "Mend the template beside the student's tokenizer, or take the one its model came with.",
+    ),
+    "GK484": Code(
+        "a row that names no teacher, found as the run starts",
+        "Of a large file only the first rows are checked before; the run reads every row.",
+        "Give the row one of the values shown, or add its value to `teacher.server.urls`.",
     ),
 }

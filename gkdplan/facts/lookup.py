@@ -16,6 +16,7 @@ from gkdplan.facts.model import (
     ModelFacts,
     ModelRef,
     SamplesFile,
+    TeacherColumn,
     TokenizerFacts,
 )
 from gkdplan.facts.rows import read_data_file
@@ -38,15 +39,17 @@ def look_up(
     train: tuple[str, ...],
     eval: tuple[str, ...],
     samples: str | None = None,
+    column: TeacherColumn | None = None,
 ) -> tuple[Facts | None, Findings]:
     """Facts of the two models, the device, the data files and the file of the teacher's samples;
     None where there is an error.
 
     A model is a directory (relative to the working directory), else a hub id in Hugging Face's
     local cache, else a hub id with bundled facts. Nothing is downloaded; of tensors no more is read
-    than `weights.fingerprint` does, where there are samples. Every finding is returned at once, at
-    "student.model", "teacher.revision", "cluster.device", "data.train[0]", "teacher.samples"; a
-    model that both roles name is read once, and only its errors are repeated.
+    than `weights.fingerprint` does, where there are samples. Where there are several teachers,
+    every row names its own in `column`. Every finding is returned at once, at "student.model",
+    "teacher.revision", "cluster.device", "data.train[0]", "teacher.samples"; a model that both
+    roles name is read once, and only its errors are repeated.
     """
     token_maps: dict[str, TokenMap] = {}
     student_facts, found = _read_model(student, token_maps)
@@ -59,9 +62,9 @@ def look_up(
     findings += _placed(found, teacher.role)
     device_facts, found = find_device(device)
     findings += found
-    train_files, found = _read_data(train, "data.train")
+    train_files, found = _read_data(train, "data.train", column)
     findings += found
-    eval_files, found = _read_data(eval, "data.eval")
+    eval_files, found = _read_data(eval, "data.eval", column)
     findings += found
     samples_file, found = _read_samples(samples, teacher)
     findings += found
@@ -81,11 +84,13 @@ def _placed(findings: Findings, table: str) -> list[Diagnostic]:
     return [replace(finding, path=f"{table}.{finding.path}") for finding in findings]
 
 
-def _read_data(entries: tuple[str, ...], key: str) -> tuple[tuple[DataFile, ...], Findings]:
+def _read_data(
+    entries: tuple[str, ...], key: str, column: TeacherColumn | None
+) -> tuple[tuple[DataFile, ...], Findings]:
     files: list[DataFile] = []
     findings: list[Diagnostic] = []
     for index, entry in enumerate(entries):
-        file, found = read_data_file(entry)
+        file, found = read_data_file(entry, column)
         files += [file] if file else []
         findings += [replace(finding, path=f"{key}[{index}]") for finding in found]
     return tuple(files), tuple(findings)

@@ -83,6 +83,14 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherColumn:
+    """The column of the data that names a row's teacher, and what it may hold."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DataFile:
     """One entry of data.train or data.eval; the counts are taken after the `#N` limit.
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.json_file import UnreadableError
-from gkdplan.facts.model import DataFile
+from gkdplan.facts.model import DataFile, TeacherColumn
 from gkdplan.facts.survey import Survey, survey_lines, survey_list
 from gkdplan.facts.text import printable
 
@@ -17,13 +17,17 @@ FORMS = 'a row is {"messages": [...]}, {"prompt", "completion"} or {"prompt"}'
 Findings = tuple[Diagnostic, ...]
 
 
-def read_data_file(entry: str) -> tuple[DataFile | None, Findings]:
-    """One entry's file; None where there is an error. The findings have no path yet.
+def read_data_file(
+    entry: str, column: TeacherColumn | None = None
+) -> tuple[DataFile | None, Findings]:
+    """One entry's file; None where there is an error. The findings have no path yet. Where there
+    are several teachers, the `column` of a row names its own.
 
     .jsonl holds one row a line (blank lines do not count), .json one list. The fingerprint is the
     sha256 of the whole file. GK460: the file cannot be read; GK461: a bad `#N`; GK462: no rows;
     GK463: a row cannot be used; GK464: another format; GK465, a warning: fewer rows than `#N`;
-    GK466, a note: only the first rows were checked; GK590: a format of a later version.
+    GK466, a note: only the first rows were checked; GK468: a row without a teacher; GK590: a format
+    of a later version.
     """
     path, suffix = _split(entry)
     limit = _limit(suffix)
@@ -33,11 +37,13 @@ def read_data_file(entry: str) -> tuple[DataFile | None, Findings]:
     if extension not in (".jsonl", ".json"):
         return None, (_other_format(path, extension),)
     try:
-        survey = (survey_lines if extension == ".jsonl" else survey_list)(path, limit)
+        survey = (survey_lines if extension == ".jsonl" else survey_list)(path, limit, column)
     except UnreadableError as failure:
         return None, (_unreadable(path, failure),)
     if survey.faults:
         return None, (_unusable_rows(survey),)
+    if survey.strays:
+        return None, (_rows_without_teacher(survey),)
     if survey.num_rows == 0:
         return None, (error("GK462", f"`{printable(path)}` holds no rows"),)
     return _conclude(survey, entry, path, limit)
@@ -145,3 +151,15 @@ def _unusable_rows(survey: Survey) -> Diagnostic:
     count = f"{len(survey.faults):,} of {survey.num_checked:,} checked rows cannot be used"
     first = printable(survey.faults[0], MAX_MESSAGE_LENGTH)
     return error("GK463", first, notes=(count,), help=(FORMS,))
+
+
+def _rows_without_teacher(survey: Survey) -> Diagnostic:
+    assert survey.column is not None
+    known = ", ".join(map(printable, survey.column.values))
+    count = f"{len(survey.strays):,} of {survey.num_checked:,} checked rows name no teacher"
+    return error(
+        "GK468",
+        printable(survey.strays[0], MAX_MESSAGE_LENGTH),
+        notes=(count, f"known values: {known}"),
+        help=("give the rows one of them, or add their value to `teacher.server.urls`",),
+    )

@@ -13,6 +13,7 @@ from hashlib import sha256
 from itertools import islice
 
 from gkdplan.facts.json_file import UnreadableError, opened, parse, read_bytes
+from gkdplan.facts.model import TeacherColumn
 from gkdplan.facts.text import shown
 
 FULL_CHECK_BYTES = 8 * 2**20
@@ -26,7 +27,8 @@ MAX_LIST_BYTES = 512 * 2**20
 class Survey:
     """`num_rows` of the whole file, its sha256, and what its checked rows are.
 
-    A fault is a sentence that starts with the row's place.
+    A fault is a sentence that starts with the row's place; so is a stray, a row whose `column`
+    names no teacher.
     """
 
     fingerprint: str = ""
@@ -35,6 +37,8 @@ class Survey:
     num_responses: int = 0
     num_conversations: int = 0
     faults: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    column: TeacherColumn | None = None
 
     def check(self, place: str, row: object) -> None:
         """Count a row as one with a response, a prompt, or one that cannot be used."""
@@ -44,6 +48,8 @@ class Survey:
             self.num_conversations += isinstance(row, dict) and "messages" in row
         except UnreadableError as failure:
             self.faults.append(f"{place} holds a row that {failure}")
+        else:
+            self._find_teacher(place, row)
 
     def check_line(self, path: str, number: int, line: bytes) -> None:
         """The same for the row on one line of a file."""
@@ -55,13 +61,24 @@ class Survey:
         else:
             self.check(f"{path}:{number}", row)
 
+    def _find_teacher(self, place: str, row: object) -> None:
+        if self.column is None:
+            return
+        assert isinstance(row, dict), "a row that can be used"
+        value = row.get(self.column.name)
+        if value not in self.column.values:
+            holds = "no" if value is None else f"{shown(value)} as its"
+            self.strays.append(
+                f"{place} holds a row with {holds} `{self.column.name}`, which names no teacher"
+            )
 
-def survey_lines(path: str, limit: int | None) -> Survey:
+
+def survey_lines(path: str, limit: int | None, column: TeacherColumn | None = None) -> Survey:
     """A .jsonl file: one row a line, blank lines do not count; rows past `limit` are not checked.
 
     Raises UnreadableError.
     """
-    survey, digest = Survey(), sha256()
+    survey, digest = Survey(column=column), sha256()
     with opened(path) as file:
         is_small = os.fstat(file.fileno()).st_size <= FULL_CHECK_BYTES
         num_to_check = min(limit or sys.maxsize, sys.maxsize if is_small else NUM_CHECKED_ROWS)
@@ -78,13 +95,13 @@ def survey_lines(path: str, limit: int | None) -> Survey:
     return survey
 
 
-def survey_list(path: str, limit: int | None) -> Survey:
+def survey_list(path: str, limit: int | None, column: TeacherColumn | None = None) -> Survey:
     """A .json file: one list of rows. Raises UnreadableError."""
     text = read_bytes(path, MAX_LIST_BYTES)
     rows = parse(text)
     if not isinstance(rows, list):
         raise UnreadableError("does not hold one list of rows")
-    survey = Survey(fingerprint=sha256(text).hexdigest(), num_rows=len(rows))
+    survey = Survey(fingerprint=sha256(text).hexdigest(), num_rows=len(rows), column=column)
     for number, row in enumerate(islice(rows, limit), start=1):
         survey.check(f"{path}, row {number},", row)
     return survey

@@ -14,6 +14,8 @@ from gkdplan.runplan.model import (
     ModelPlan,
     Models,
     Recompute,
+    TeacherAddress,
+    TeacherServer,
 )
 from gkdplan.shape import ModelShape
 from gkdplan.spec import plan as spec
@@ -50,7 +52,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
             stage_layers=_stages_of_teacher(plan, facts),
             prefetch=plan.teacher.prefetch,
-            server_url=None if plan.teacher.server is None else plan.teacher.server.url,
+            server=None if plan.teacher.server is None else _server(plan.teacher.server),
         ),
         vocab_size=true_vocab_size(facts),
     )
@@ -85,6 +87,17 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def _server(server: spec.Server) -> TeacherServer:
+    """One address, or one a value of the column."""
+    of_values = server.urls or {}
+    of_all = () if server.url is None else (TeacherAddress(None, server.url),)
+    return TeacherServer(
+        of_all + tuple(TeacherAddress(value, url) for value, url in of_values.items()),
+        server.column,
+        server.patience_s,
+    )
+
+
 def _stages_of_teacher(plan: Plan, facts: Facts) -> tuple[tuple[int, ...], ...]:
     """Of a teacher behind a server no stage has a layer."""
     parallel = teacher_parallel(plan)
@@ -107,7 +120,7 @@ def _model(
     recompute: Recompute = NO_RECOMPUTE,
     lora: LoraPlan | None = None,
     prefetch: bool | None = None,
-    server_url: str | None = None,
+    server: TeacherServer | None = None,
 ) -> ModelPlan:
     return ModelPlan(
         model=model,
@@ -124,7 +137,7 @@ def _model(
         recompute=recompute,
         lora=lora,
         prefetch=prefetch,
-        server_url=server_url,
+        server=server,
     )
 
 

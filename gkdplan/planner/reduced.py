@@ -1,6 +1,7 @@
 """A plan at a size that any machine runs: the same axes, over small models with the same parts.
 
-What changes no gradient is left out: sampling, and where the optimizer's state waits.
+What changes no gradient is left out: sampling, where the optimizer's state waits, and a teacher's
+server, in whose place a small teacher gives its likeliest ids.
 """
 
 from collections.abc import Mapping
@@ -51,6 +52,8 @@ def reduce_plan(plan: Plan, facts: Facts, run_plan: RunPlan) -> Reduced:
         reduced_axes(parallel, shape.num_layers, largest)
         for parallel, shape in zip(planned, shapes, strict=True)
     ]
+    if plan.teacher.server is not None:
+        axes[1] = _brought_here(axes[0], facts.teacher.shape)
     recomputed = _recompute(plan.student.recompute, axes[0])
     depths = (2, 3 if shapes[1].num_layers > shapes[0].num_layers else 2)
     scales = (1, 2 if shapes[1].hidden_size > shapes[0].hidden_size else 1)
@@ -125,10 +128,19 @@ def _plan(
             "offload": "cpu" if waits_on_host else "none",
             "samples": None,
             "parallel": teacher,
+            "server": None,
         },
-        distill={"lmbda": 0.0, "seq_kd": False, "top_k": _top_k(plan.distill)},
+        distill={"lmbda": 0.0, "seq_kd": False, **_kept_ids(plan, run_plan)},
         optimizer={"offload": "none"},
     )
+
+
+def _brought_here(student: Parallel, teacher: ModelShape) -> Parallel:
+    """The axes of a teacher that was behind a server: the student's, those of experts where it has
+    some."""
+    if teacher.moe is not None:
+        return student
+    return student.model_copy(update={"expert": 1, "expert_tensor": 1})
 
 
 def _with(plan: Plan, **tables: Mapping[str, object]) -> Plan:
@@ -137,8 +149,12 @@ def _with(plan: Plan, **tables: Mapping[str, object]) -> Plan:
     return plan.model_copy(update=changed)
 
 
-def _top_k(distill: Distill) -> int | None:
-    return None if distill.top_k is None else min(distill.top_k, 32)
+def _kept_ids(plan: Plan, run_plan: RunPlan) -> Mapping[str, object]:
+    """Of a payload of the likeliest ids no more than the small vocabulary has."""
+    top_k = run_plan.objective.top_k
+    if top_k is None:
+        return {"payload": plan.distill.payload, "top_k": None}
+    return {"payload": "top_k", "top_k": min(top_k, 32)}
 
 
 def _world(run_plan: RunPlan) -> tuple[int, int]:

@@ -71,9 +71,9 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
 def _teacher_step(draft: Draft) -> AskTeacher | TeacherForward:
     """The forward on the ranks, or the question to the server."""
     max_tokens = draft.rows_per_rank * draft.sampling.max_completion_length
-    url = draft.models.teacher.server_url
-    if url is not None:
-        return AskTeacher(url, draft.rows_per_rank, max_tokens, kept_ids(draft.objective))
+    server = draft.models.teacher.server
+    if server is not None:
+        return AskTeacher(server.urls, draft.rows_per_rank, max_tokens, kept_ids(draft.objective))
     degrees = draft.layout.teacher
     last_stage = degrees.pipeline - 1
     teacher = rank_model(draft.models.teacher, degrees, fused_of(draft.layout), last_stage)

@@ -126,7 +126,7 @@ def payload(run_plan: RunPlan) -> str:
     tokens = plural(objective.chunk_tokens, "response token")
     is_eager = objective.loss_backend is LossBackend.EAGER
     by = "" if is_eager else f", {objective.loss_backend}"
-    if run_plan.models.teacher.server_url is not None:
+    if run_plan.models.teacher.server is not None:
         kept = f"{kept}, as its server gives them"
     return (
         f"the teacher's {kept}, {format_bytes(size)} a token (its {instead}: "

@@ -94,7 +94,8 @@ def sentence(step: Step) -> str:
         case AskTeacher():
             rows = plural(step.num_rows, "response")
             kept = f"top_k [{step.max_tokens:,}, {step.top_k:,}]"
-            return f"{step.url} scores {rows} a rank, keeps {kept}; its seconds are not predicted"
+            urls = " or ".join(step.urls)
+            return f"{urls} scores {rows} a rank, keeps {kept}; its seconds are not predicted"
         case Reshard():
             size = format_bytes(step.num_bytes)
             return f"{step.payload} from where the teacher ends to the loss, <= {size} a rank"

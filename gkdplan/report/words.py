@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from gkdplan.runplan.layout import AxisDegrees, Layout
-from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute, RunPlan
+from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute, RunPlan, TeacherServer
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.shape import PROJECTIONS
 from gkdplan.units import format_bytes, format_count, format_seconds
@@ -52,7 +52,7 @@ def layout(run_plan: RunPlan) -> str:
     chosen = run_plan.layout
     ranks = plural(chosen.world_size, "rank") + _kernels(chosen)
     student, teacher = degrees(chosen.student), degrees(chosen.teacher)
-    if run_plan.models.teacher.server_url is not None:
+    if run_plan.models.teacher.server is not None:
         return f"{ranks}: {student}, for the student"
     if student == teacher:
         return f"{ranks}: {student}, for both models"
@@ -69,7 +69,7 @@ def _kernels(layout: Layout) -> str:
 
 def stages(student: ModelPlan, teacher: ModelPlan) -> str:
     """The layers of each model's pipeline stages, where one of them has several."""
-    if teacher.server_url is not None:
+    if teacher.server is not None:
         return layers_of_stages(student)
     return f"student {layers_of_stages(student)}; teacher {layers_of_stages(teacher)}"
 
@@ -116,9 +116,17 @@ def origin_of_student(student: ModelPlan) -> str:
 
 
 def residence_of_teacher(teacher: ModelPlan) -> str:
-    if teacher.server_url is not None:
-        return f"behind {teacher.server_url}"
+    if teacher.server is not None:
+        return f"behind {addresses(teacher.server)}"
     return "on the host between uses" if teacher.offload is Tier.HOST else "stays on the device"
+
+
+def addresses(server: TeacherServer) -> str:
+    """One address, or which value of the column has which."""
+    if server.column is None:
+        return server.urls[0]
+    of_values = ", ".join(f"{a.value} at {a.url}" for a in server.addresses)
+    return f"servers, by `{server.column}`: {of_values}"
 
 
 def offload(choices: Sequence[OffloadChoice]) -> str:

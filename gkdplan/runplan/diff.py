@@ -61,6 +61,8 @@ _RULES = (
     _Rule("models.*.recompute.*", _SAFE),
     _Rule("models.*.padded_vocab_size", _RESHARD),
     _Rule("models.*.stage_layers", _RESHARD),
+    _Rule("models.teacher.server.addresses*.url", _SAFE),
+    _Rule("models.teacher.server.patience_s", _SAFE),
     _Rule("models.teacher.*", _RESTART, objective=True),
     _Rule("models.student.*", _RESTART),
     _Rule("layout.classes", _SAFE),

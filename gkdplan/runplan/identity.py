@@ -13,6 +13,8 @@ _ONLY_SAID = {
     "ledger",
     "models.student.prefetch",
     "models.teacher.prefetch",
+    "models.teacher.server.addresses.url",
+    "models.teacher.server.patience_s",
     "optimizer.prefetch",
     "timing",
     "schedule",
@@ -21,6 +23,7 @@ _ONLY_SAID = {
     "steps.seconds",
     "steps.hidden_s",
     "steps.max_tokens",
+    "steps.urls",
     "steps.width",
 }
 """Names, places, wishes and prices, by JSON path without list indices. The moves of `schedule` are

@@ -66,6 +66,34 @@ class LoraPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherAddress:
+    """Where the teacher of the rows is that have `value` in their column; None stands for all."""
+
+    value: str | None
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherServer:
+    """A teacher behind a server, or several with one vocabulary, among which the `column` of a row
+    chooses. One that stopped answering has `patience_s` seconds to come back."""
+
+    addresses: tuple[TeacherAddress, ...]
+    column: str | None
+    patience_s: float
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys(address.url for address in self.addresses))
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What the column may hold; nothing where there is none."""
+        return tuple(a.value for a in self.addresses if a.value is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelPlan:
     """One of the two models.
 
@@ -73,7 +101,7 @@ class ModelPlan:
     of each pipeline stage, chunk by chunk: chunk c of stage i comes c * pipeline + i-th in the
     model (one chunk a stage but for virtual pipelines). `prefetch` is what the plan
     asks of the weights' way to the device; the schedule says what became of it. A teacher with a
-    `server_url` is asked there: no rank has a layer of it.
+    `server` is asked there: no rank has a layer of it.
     """
 
     model: str
@@ -90,7 +118,7 @@ class ModelPlan:
     recompute: Recompute = NO_RECOMPUTE
     lora: LoraPlan | None = None
     prefetch: bool | None = None
-    server_url: str | None = None
+    server: TeacherServer | None = None
 
 
 @dataclass(frozen=True, slots=True)

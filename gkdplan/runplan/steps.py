@@ -99,10 +99,10 @@ class TeacherForward:
 
 @dataclass(frozen=True, slots=True)
 class AskTeacher:
-    """The teacher's server scores every response, and gives the `top_k` likeliest ids of each
-    token with their log-probabilities."""
+    """The teacher's server, or of several that of the row, scores every response, and gives the
+    `top_k` likeliest ids of each token with their log-probabilities."""
 
-    url: str
+    urls: tuple[str, ...]
     num_rows: int
     """Rows of a rank."""
     max_tokens: int

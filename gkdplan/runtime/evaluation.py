@@ -10,12 +10,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch, Row
+from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.loss import divergence_and_cross_entropy
 from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
 from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.runtime.session import Session
-from gkdplan.runtime.teacher.payload import teacher_payloads
+from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
 from gkdplan.runtime.teacher.resharding import reshard, resharding_of
+from gkdplan.runtime.teacher.server import question_of
 from gkdplan.vocab import Payload, Role
 
 
@@ -38,43 +40,39 @@ def evaluate(session: Session, step: int) -> None:
     )
 
 
-def _rounds(session: Session) -> Iterator[list[list[Row]]]:
+def _rounds(session: Session) -> Iterator[list[list[Example]]]:
     """The micro-batches of all ranks, of either model one for each stage at one time.
 
     Stages wait for each other, and so do ranks that hold each other's experts: a round that has too
     few rows is filled with rows of one token, which has no response.
     """
-    rows: list[Row] = [(e.prompt, e.response) for e in session.held_out.examples if e.response]
+    rows = [example for example in session.held_out.examples if example.response]
     layout, size = session.plan.layout, session.plan.batch.micro_rows
     num_rows = size * lcm(*(d.data * d.pipeline for d in (layout.student, layout.teacher)))
-    filler: Row = ([session.chat.pad_id], [])
+    filler = Example(-1, "", (session.chat.pad_id,), (), "", "")
     for start in range(0, len(rows), num_rows):
         found = rows[start : start + num_rows]
         found += [filler] * (num_rows - len(found))
         yield [found[i : i + size] for i in range(0, num_rows, size)]
 
 
-def _sums(session: Session, of_all: Sequence[Sequence[Row]]) -> Tensor:
+def _sums(session: Session, of_all: Sequence[Sequence[Example]]) -> Tensor:
     """[sum of divergences, sum of cross-entropies, number of tokens] of one round, float64.
 
     Those of this rank's share of the rows, on the last stage; zeros on the others.
     """
-    objective = replace(session.plan.objective, payload=Payload.HIDDEN)
-    distillation = replace(session.distillation, objective=objective)
-    batches = session.deal(Role.STUDENT, of_all)
-    payloads = teacher_payloads(distillation, session.deal(Role.TEACHER, of_all))
-    if session.plan.layout.is_resharded:
-        resharding = resharding_of(session.plan, of_all, Payload.HIDDEN)
-        payloads = reshard(resharding, payloads, session.mesh.device)
+    objective = session.plan.objective
+    rows: list[list[Row]] = [[(e.prompt, e.response or ()) for e in batch] for batch in of_all]
+    batches = session.deal(Role.STUDENT, rows)
+    payloads = _payloads(session, of_all, rows)
     sums = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
     for batch, payload, hidden in zip(batches, payloads, _hidden(session, batches), strict=False):
         assert payload is not None
-        assert isinstance(payload.states, Tensor)
         divergence, cross_entropy = divergence_and_cross_entropy(
             hidden,
             output_head(session.student[-1]),
             payload.states,
-            distillation.teacher_head,
+            session.teacher_head,
             batch.labels_N,
             beta=objective.beta,
             temperature=objective.loss_temperature,
@@ -86,6 +84,25 @@ def _sums(session: Session, of_all: Sequence[Sequence[Row]]) -> Tensor:
         counts = divergence.new_tensor(float(batch.num_response_tokens))
         sums += torch.stack([divergence, cross_entropy, counts])
     return sums
+
+
+def _payloads(
+    session: Session, of_all: Sequence[Sequence[Example]], rows: Sequence[Sequence[Row]]
+) -> list[TeacherPayload | None]:
+    """For each micro-batch of this rank the teacher's hidden states, or what its server gives."""
+    if session.plan.models.teacher.server is not None:
+        data = session.plan.layout.student.data
+        mine = of_all[session.mesh.data_rank :: data]
+        return session.served_teacher.payloads(
+            [[question_of(e, e.response or ()) for e in batch] for batch in mine]
+        )
+    objective = replace(session.plan.objective, payload=Payload.HIDDEN)
+    distillation = replace(session.distillation, objective=objective)
+    payloads = teacher_payloads(distillation, session.deal(Role.TEACHER, rows))
+    if session.plan.layout.is_resharded:
+        resharding = resharding_of(session.plan, rows, Payload.HIDDEN)
+        payloads = reshard(resharding, payloads, session.mesh.device)
+    return payloads
 
 
 def _hidden(session: Session, batches: Sequence[MicroBatch]) -> list[Tensor]:

@@ -43,6 +43,7 @@ from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.summary import summarise
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
 from gkdplan.runtime.teacher.resharding import Resharding, reshard, resharding_of
+from gkdplan.runtime.teacher.server import question_of
 from gkdplan.vocab import Phase, Role, Source
 
 
@@ -127,7 +128,8 @@ class Executor:
                 with phases.phase(Phase.TEACHER):
                     self._teacher_forward(state)
             case AskTeacher():
-                raise AssertionError("the launcher refuses a teacher behind a server: GK591")
+                with phases.phase(Phase.TEACHER):
+                    self._ask_teacher(state)
             case Reshard():
                 assert state.resharding is not None
                 with phases.phase(Phase.TEACHER), torch.no_grad():
@@ -158,7 +160,10 @@ class Executor:
 
     def _generate(self, action: Generate, state: StepState) -> None:
         if action.role is Role.STUDENT and self.session.engine is not None:
-            sampled = completions_of_engine(self.session, self.session.engine, state.step)
+            examples = examples_of_step(self.session, state.step)
+            sampled = completions_of_engine(
+                self.session, self.session.engine, examples, self.plan.sampling, state.step
+            )
         else:
             sampled = self._sampled_by_megatron(action.role, state.step)
         completions = [sampled[example.row] for example in state.examples]
@@ -187,6 +192,15 @@ class Executor:
             of_teacher = state.micro_batches = self.session.micro_batches(rows)
         state.num_tokens = self._count_tokens(state.micro_batches)
         state.payloads = teacher_payloads(self.session.distillation, of_teacher)
+
+    def _ask_teacher(self, state: StepState) -> None:
+        rows = [(e.prompt, r) for e, r in zip(state.examples, state.responses, strict=True)]
+        state.micro_batches = self.session.micro_batches(rows)
+        state.num_tokens = self._count_tokens(state.micro_batches)
+        size = self.plan.batch.micro_rows
+        questions = list(map(question_of, state.examples, state.responses))
+        batches = [questions[start : start + size] for start in range(0, len(questions), size)]
+        state.payloads = self.session.served_teacher.payloads(batches)
 
     def _batches_of_all_ranks(self, state: StepState) -> list[list[Row]]:
         """The micro-batches of the global batch, in order."""

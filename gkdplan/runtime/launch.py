@@ -29,10 +29,13 @@ from gkdplan.runtime.kernels import (
 from gkdplan.runtime.loss.compiled import has_cpp_compiler
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
+from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.runtime.vllm_package import has_vllm, no_vllm
 from gkdplan.vocab import Kernels, LossBackend, Role, Tier
 
-RAISED, KILLED = "GK530", "GK531"
+RAISED, KILLED, LEFT_ALONE = "GK530", "GK531", "GK551"
+RESUMABLE = (RAISED, KILLED, LEFT_ALONE)
+"""What ends a run that nothing has to be mended for in the plan."""
 
 
 def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
@@ -43,6 +46,7 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     there. A signal stops the ranks and leaves the last checkpoint to go on from.
     """
     check_machine(run_plan)
+    check_servers(run_plan)
     with (
         open_run_directory(run_plan, resume) as (directory, start_step),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
@@ -129,8 +133,6 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     num_nodes, models = run_plan.layout.num_nodes, run_plan.models
     if num_nodes > 1:
         yield _planned_only("cluster.num_nodes", num_nodes)
-    if models.teacher.server_url is not None:
-        yield _planned_only("teacher.server", models.teacher.server_url)
     if models.student.lora is not None:
         yield _planned_only("student.tuning", "lora")
     if run_plan.sampling.server_url is not None:
@@ -180,8 +182,7 @@ def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
 
 def _stopped(directory: RunDirectory, failure: ChildFailedError, failures: Path) -> RunResult:
     found = what_failed(failure, failures, _how_to_go_on(directory))
-    is_resumable = found[0].code in (RAISED, KILLED)
-    exit_code = STOPPED_RESUMABLE if is_resumable else 1
+    exit_code = STOPPED_RESUMABLE if found[0].code in RESUMABLE else 1
     return RunResult(exit_code, directory.path, None, {}, found)
 
 

@@ -9,10 +9,9 @@ import torch.distributed as dist
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.megatron.generate import generate
-from gkdplan.runtime.rollout.engine import Completion, Request, RolloutEngine
+from gkdplan.runtime.rollout.engine import Completion, Request, SampleEngine
 from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.runtime.session import Session
-from gkdplan.runtime.step_examples import examples_of_step
 from gkdplan.vocab import Role, Source
 
 T = TypeVar("T")
@@ -39,14 +38,17 @@ def sample_responses(
 
 
 def completions_of_engine(
-    session: Session, engine: RolloutEngine, step: int
+    session: Session,
+    engine: SampleEngine,
+    examples: Sequence[Example],
+    sampling: Sampling,
+    step: int,
 ) -> dict[int, Completion]:
-    """Those of every row of the global batch, by row; collective over all ranks."""
-    examples = examples_of_step(session, step)
+    """Those of examples that all ranks know, by row; collective over all ranks."""
     mine = [examples[place] for place in engine.share(len(examples))]
     seed = session.plan.training.seed
-    requests = [Request(e.prompt, row_seed(seed, step, e.row)) for e in mine]
-    completions = engine.generate(requests, session.plan.sampling)
+    requests = [Request(e.prompt, row_seed(seed, step, e.row), e.teacher) for e in mine]
+    completions = engine.generate(requests, sampling)
     return of_all_ranks({e.row: c for e, c in zip(mine, completions, strict=True)})
 
 

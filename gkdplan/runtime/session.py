@@ -33,6 +33,8 @@ from gkdplan.runtime.run_directory import RunDirectory
 from gkdplan.runtime.sampler import open_engine
 from gkdplan.runtime.samples.taken import Samples, take_samples
 from gkdplan.runtime.teacher.head import head_of_loss
+from gkdplan.runtime.teacher.server import ServedTeacher
+from gkdplan.runtime.teacher.server_samples import ServedSampler
 from gkdplan.vocab import Role, Source, Tier
 
 
@@ -64,6 +66,21 @@ class Session:
     @property
     def is_main(self) -> bool:
         return self.mesh.rank == 0
+
+    @property
+    def served_teacher(self) -> ServedTeacher:
+        """The teacher of a plan that has it behind servers."""
+        server = self.plan.models.teacher.server
+        assert server is not None, "this teacher is on the ranks"
+        return ServedTeacher(self.plan, server, self.mesh)
+
+    @property
+    def served_sampler(self) -> ServedSampler:
+        """The servers of such a teacher, as what samples."""
+        served, mesh = self.served_teacher, self.mesh
+        return ServedSampler(
+            self.plan, served.server, self.chat.stop_ids, mesh.rank, mesh.world_size
+        )
 
     @property
     def distillation(self) -> Distillation:
@@ -117,10 +134,16 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
 
     phases.enter("load")
     data, max_completion = plan.data, plan.sampling.max_completion_length
+    server = plan.models.teacher.server
     train = load_examples(
-        data.train, chat, data, max_completion, needs_responses=_learns_from_dataset(plan)
+        data.train,
+        chat,
+        data,
+        max_completion,
+        needs_responses=_learns_from_dataset(plan),
+        server=server,
     )
-    held_out = load_examples(data.eval, chat, data, max_completion, key="data.eval")
+    held_out = load_examples(data.eval, chat, data, max_completion, key="data.eval", server=server)
     for line in train.notes + held_out.notes:
         progress.tell(line)
     samples = take_samples(data.samples, train.examples, max_completion, plan.models.vocab_size)
@@ -131,12 +154,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         draw_weights(student, plan.models.student, mesh, plan.training.seed)
     else:
         load_weights(student, student_source, plan.models.student, mesh)
-    teacher = build_chunks(plan.models.teacher, plan.layout.teacher, teacher_mesh, trainable=False)
-    teacher_source = _directory_of(Role.TEACHER, plan.models.teacher)
-    load_weights(teacher, teacher_source, plan.models.teacher, teacher_mesh)
-    head = head_of_loss(plan, mesh, teacher)
-    if head is not None and not isinstance(head, Parameter):
-        load_output_head(head, teacher_source, plan.models.teacher, mesh)
+    teacher, head = ([], None) if server else _open_teacher(plan, mesh, teacher_mesh)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
         keep_teacher_on_host(residency, teacher)
@@ -170,6 +188,20 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         ),
         progress=progress,
     )
+
+
+def _open_teacher(
+    plan: RunPlan, mesh: Mesh, teacher_mesh: Mesh
+) -> tuple[Sequence[Any], Tensor | None]:
+    """The teacher's chunks on this rank, and its output head where the student's loss is."""
+    model = plan.models.teacher
+    teacher = build_chunks(model, plan.layout.teacher, teacher_mesh, trainable=False)
+    source = _directory_of(Role.TEACHER, model)
+    load_weights(teacher, source, model, teacher_mesh)
+    head = head_of_loss(plan, mesh, teacher)
+    if head is not None and not isinstance(head, Parameter):
+        load_output_head(head, source, model, mesh)
+    return teacher, head
 
 
 def _directory_of(role: Role, model: ModelPlan) -> Path:

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from gkdplan.runtime.responses import sample_responses
+from gkdplan.runplan.sampling import Sampling
+from gkdplan.runtime.data.examples import Example
+from gkdplan.runtime.responses import completions_of_engine, sample_responses
 from gkdplan.runtime.run_directory import read_metrics
 from gkdplan.runtime.session import Session
 from gkdplan.vocab import Engine, Role
@@ -32,10 +34,18 @@ def _samples(session: Session) -> dict[str, dict[str, str]]:
     greedy = replace(session.plan.sampling, temperature=0.0)
     with session.residency.everything_on_device():
         responses = {
-            role: sample_responses(session, role, [example], greedy, step=0)[0]
-            for role in (Role.TEACHER, Role.STUDENT)
+            role: _respond(session, role, example, greedy) for role in (Role.TEACHER, Role.STUDENT)
         }
     return {
         str(role): {"prompt": example.question, "completion": session.chat.decode(response)}
         for role, response in responses.items()
     }
+
+
+def _respond(session: Session, role: Role, example: Example, sampling: Sampling) -> tuple[int, ...]:
+    if role is Role.TEACHER and session.plan.models.teacher.server is not None:
+        sampler = session.served_sampler
+        return completions_of_engine(session, sampler, [example], sampling, step=0)[
+            example.row
+        ].tokens
+    return sample_responses(session, role, [example], sampling, step=0)[0]

@@ -55,7 +55,7 @@ def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
 
     `plan.layout.backend` must be "gloo". Raises UserError for a teacher behind a server.
     """
-    if plan.models.teacher.server_url is not None:
+    if plan.models.teacher.server is not None:
         raise UserError(
             error(
                 "GK590",

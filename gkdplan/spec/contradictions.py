@@ -136,6 +136,41 @@ def a_server_teacher_holds_no_weights_here(source: Source) -> Iterator[Diagnosti
             )
 
 
+def a_server_teacher_has_an_address(source: Source) -> Iterator[Diagnostic]:
+    if not source.has("teacher.server"):
+        return
+    has_one, has_several = source.has("teacher.server.url"), source.has("teacher.server.urls")
+    if has_one and has_several:
+        yield _contradiction(
+            "teacher.server.urls",
+            "`teacher.server.url` and `teacher.server.urls` both say where the teacher is",
+            "keep `url` for one teacher, or `urls` with `column` for several",
+            f"`url` is written on line {source.locate('teacher.server.url').line}",
+        )
+    if not has_one and not has_several:
+        yield _contradiction(
+            "teacher.server",
+            "`teacher.server` does not say where the teacher is",
+            'add `url = "http://HOST:PORT"`',
+        )
+
+
+def several_teachers_need_a_column(source: Source) -> Iterator[Diagnostic]:
+    has_several, has_column = (source.has(f"teacher.server.{key}") for key in ("urls", "column"))
+    if has_several and not has_column:
+        yield _contradiction(
+            "teacher.server.urls",
+            "`teacher.server.urls` does not say which row has which teacher",
+            'add `column = "..."`, the column of the data that holds one of its keys',
+        )
+    if has_column and not has_several:
+        yield _contradiction(
+            "teacher.server.column",
+            "`teacher.server.column` is read only with `teacher.server.urls`",
+            'write `urls = { VALUE = "http://HOST:PORT" }`, or remove `column`',
+        )
+
+
 def prefetch_needs_an_offload(source: Source) -> Iterator[Diagnostic]:
     for table in ("teacher", "optimizer"):
         offload = source.value(f"{table}.offload") or "none"
@@ -241,6 +276,8 @@ CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     stages_are_given_one_way,
     recompute_keys_need_their_granularity,
     a_server_teacher_holds_no_weights_here,
+    a_server_teacher_has_an_address,
+    several_teachers_need_a_column,
     a_server_teacher_gives_its_likeliest_ids,
     prefetch_needs_an_offload,
     top_k_is_a_payload,

@@ -139,12 +139,18 @@ class Student(Section):
 
 
 class Server(Section):
-    """A teacher that answers over HTTP instead of running on the ranks."""
+    """A teacher that answers over HTTP instead of running on the ranks, or several of them."""
 
-    url: Text
-    """Of an OpenAI-compatible server, such as "http://127.0.0.1:8000"."""
+    url: Text | None = None
+    """Of an OpenAI-compatible server of vllm, such as "http://127.0.0.1:8000"."""
+    urls: Annotated[dict[Text, Text], Field(min_length=1)] | None = None
+    """In place of `url`, of several teachers with one vocabulary: a row's `column` names its."""
+    column: Text | None = None
+    """The column of the data that holds a key of `urls`."""
     top_k: Count = 64
     """Log-probabilities asked for each token: the payload is "top_k" with as many ids."""
+    patience_s: NonNegative = 60.0
+    """Seconds in which a server that stopped answering may come back before the run stops."""
 
 
 class Teacher(Section):

@@ -35,7 +35,7 @@ def node_at(path: Path) -> Node | None:
         if node is None:
             return None
         if isinstance(part, str):
-            node = node.get("properties", {}).get(part)
+            node = node.get("properties", {}).get(part, node.get("additionalProperties") or None)
         else:
             node = dict(enumerate(node.get("prefixItems", []))).get(part, node.get("items"))
     return node
@@ -79,6 +79,9 @@ def describe(node: Node) -> str:
         case {"type": "array", "items": item}:
             kind = "a non-empty array" if node.get("minItems") else "an array"
             return f"{kind}, each entry {describe(item)}"
+        case {"additionalProperties": {"type": _} as item}:
+            kind = "a non-empty table" if node.get("minProperties") else "a table"
+            return f"{kind}, each value {describe(item)}"
         case _:
             return "a table"
 

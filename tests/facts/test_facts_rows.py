@@ -6,7 +6,7 @@ import pytest
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts import survey
-from gkdplan.facts.model import DataFile
+from gkdplan.facts.model import DataFile, TeacherColumn
 from gkdplan.facts.rows import read_data_file
 
 ANSWERED = {"prompt": "q", "completion": "a"}
@@ -198,3 +198,28 @@ def test_a_line_without_end_is_not_held_in_memory(tmp_path: Path) -> None:
     code, message = refused(write(tmp_path / "x.jsonl", [PROMPT, {"prompt": "q" * 100}]))
     assert code == "GK460"
     assert "has more than 60 bytes on line 2" in message
+
+
+MATHS, CODE = {**PROMPT, "domain": "maths"}, {**PROMPT, "domain": "code"}
+DOMAINS = TeacherColumn("domain", ("maths", "code"))
+
+
+def test_rows_that_each_name_a_teacher_are_counted_as_others(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", [MATHS, CODE])
+    assert read_data_file(path, DOMAINS) == read_data_file(path)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_the_first_row_that_names_no_teacher_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    rows = [MATHS, PROMPT, {**PROMPT, "domain": 7}]
+    path.write_text(json.dumps(rows) if name == "x.json" else "\n".join(map(json.dumps, rows)))
+    _, (finding,) = read_data_file(str(path), DOMAINS)
+    assert finding.code == "GK468"
+    assert "no `domain`, which names no teacher" in finding.message
+    assert (":2 " if name == "x.jsonl" else ", row 2, ") in finding.message
+    assert finding.notes == (
+        "2 of 3 checked rows name no teacher",
+        "known values: maths, code",
+    )
+    assert read_data_file(f"{path}#1", DOMAINS)[1] == ()

@@ -34,6 +34,8 @@ CONTEXT: dict[str, dict[str, Any]] = {
     },
     "teacher.parallel": {"cluster": {"devices_per_node": 2}, "teacher": {"parallel": {}}},
     "student.parallel": {"cluster": {"devices_per_node": 2}},
+    "teacher.server.urls": {"teacher": {"server": {"column": "domain"}}},
+    "teacher.server.column": {"teacher": {"server": {"urls": {"maths": "http://host"}}}},
     "teacher.server": {"teacher": {"server": {"url": "http://host"}}},
     "distill.payload": {"distill": {"top_k": 8}},
     "distill.top_k": {"distill": {"payload": "top_k", "top_k": 8}},
@@ -153,6 +155,8 @@ def _another(node: dict[str, Any]) -> Any:
             return 0.75 if default != 0.75 else 0.5
         case {"type": "array"}:
             return ("other",)
+        case {"type": "object"}:
+            return {"other": "http://other"}
     return "other"
 
 

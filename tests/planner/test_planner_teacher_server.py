@@ -8,10 +8,12 @@ from planner_facts import TINY, data_file, facts, plan
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.draft import draft_of
 from gkdplan.planner.memory.explain import explain
+from gkdplan.planner.reduced import reduce_plan
 from gkdplan.planner.search.space import meshes, savings
 from gkdplan.report.objective import card_rows
 from gkdplan.report.outline import outline
 from gkdplan.runplan.codec import decode, encode
+from gkdplan.runplan.diff import Label, compare
 from gkdplan.runplan.steps import AskTeacher, Generate, TeacherForward
 from gkdplan.vocab import Phase
 
@@ -51,7 +53,7 @@ def test_the_server_is_asked_in_the_place_of_a_forward():
     run_plan = compiled(BEHIND)
     assert not [step for step in run_plan.steps if isinstance(step, TeacherForward)]
     (ask,) = (step for step in run_plan.steps if isinstance(step, AskTeacher))
-    assert ask == AskTeacher("http://127.0.0.1:8000", num_rows=8, max_tokens=256, top_k=16)
+    assert ask == AskTeacher(("http://127.0.0.1:8000",), num_rows=8, max_tokens=256, top_k=16)
     assert [step.role for step in run_plan.steps if isinstance(step, Generate)] == ["student"]
     assert Phase.TEACHER not in run_plan.timing.phases
     assert decode(encode(run_plan)) == run_plan
@@ -97,3 +99,50 @@ def test_an_address_has_a_scheme_and_a_host(url, is_whole):
     compilation = compile_plan(plan(**tables), facts(), "test")
     found = [d for d in compilation.diagnostics if d.code == "GK419"]
     assert bool(found) is not is_whole
+
+
+SEVERAL = {
+    "urls": {"maths": "http://one:8000", "code": "http://other:8000"},
+    "column": "domain",
+    "top_k": 16,
+}
+
+
+def served(**server):
+    return compiled(BEHIND | {"teacher": {"model": "teacher", "server": server}})
+
+
+def test_several_teachers_are_named_with_what_the_rows_call_them():
+    run_plan = served(**SEVERAL)
+    (ask,) = (step for step in run_plan.steps if isinstance(step, AskTeacher))
+    assert ask.urls == ("http://one:8000", "http://other:8000")
+    text = outline(run_plan, 200)
+    assert (
+        "behind servers, by `domain`: maths at http://one:8000, code at http://other:8000" in text
+    )
+    assert "http://one:8000 or http://other:8000 scores 8 responses a rank" in text
+    assert decode(encode(run_plan)) == run_plan
+
+
+def test_a_server_that_moved_serves_the_same_run():
+    here, there = served(**SERVER), served(**{**SERVER, "url": "http://other:1", "patience_s": 5.0})
+    assert here != there
+    assert here.fingerprint == there.fingerprint
+    assert {change.label for change in compare(here, there)} == {Label.SAFE}
+    assert not any(change.objective for change in compare(here, there))
+    others = served(**{**SEVERAL, "urls": {"maths": "http://one:8000", "law": "http://other:8000"}})
+    assert others.fingerprint != served(**SEVERAL).fingerprint
+
+
+@pytest.mark.parametrize("axes", [{"pipeline": 2}, {"tensor": 2}, {"context": 2}])
+def test_a_rehearsal_has_a_small_teacher_on_the_ranks_in_its_place(axes):
+    tables = {"cluster": {"devices_per_node": 2}} | BEHIND
+    tables["student"] = {"model": "student", "dtype": "fp32", "parallel": axes}
+    chosen = plan(**tables)
+    run_plan = compiled(tables)
+    reduced = reduce_plan(chosen, facts(TINY, BIG), run_plan)
+    assert reduced.plan.teacher.server is None
+    assert (reduced.plan.distill.payload, reduced.plan.distill.top_k) == ("top_k", 16)
+    small = compile_plan(reduced.plan, facts(reduced.student, reduced.teacher), "test")
+    assert not [d for d in small.diagnostics if d.severity == "error"]
+    assert any(isinstance(step, TeacherForward) for step in small.run_plan.steps)

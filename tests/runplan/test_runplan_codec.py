@@ -91,7 +91,7 @@ def test_the_lock_has_the_sections_that_the_documentation_names(run_plan):
 
 def test_every_kind_of_step_has_its_own_tag(run_plan):
     awaited = Await(Phase.TEACHER, "teacher body")
-    asked = AskTeacher("http://127.0.0.1:8000", 8, 256, 64)
+    asked = AskTeacher(("http://127.0.0.1:8000",), 8, 256, 64)
     taken = TakeSamples(Source.TEACHER, "samples.jsonl", 8)
     others = Refit(2**30, 2**29), taken, awaited, asked, Reshard(Payload.HIDDEN, 2**20)
     with_all = replace(run_plan, steps=(*run_plan.steps, *others))

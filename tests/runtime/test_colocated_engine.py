@@ -86,7 +86,7 @@ def _compare_in_every_step(lock: str, student: str) -> None:
     for step in range(1, NUM_STEPS + 1):
         executor._run_step(step)
         executor._refit(step + 1)
-        found = completions_of_engine(session, session.engine, step + 1)
+        found = _completions(session, step + 1)
         mine = examples_of_rank(session, step + 1)
         greedy = sample_responses(session, Role.STUDENT, mine, session.plan.sampling, step + 1)
         of_trainer = of_all_ranks({e.row: r for e, r in zip(mine, greedy, strict=True)})
@@ -152,7 +152,7 @@ def _try_an_engine(lock: str) -> None:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     weights = full_tensors(session.student, session.plan.models.student, session.mesh)
     session.engine.refit(weights, version=0)
-    completions_of_engine(session, session.engine, 1)
+    _completions(session, 1)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     assert torch.is_grad_enabled()
@@ -216,3 +216,8 @@ def _refuses_a_refit_that_lacks_a_tensor(session) -> None:
     del weights["model.layers.1.mlp.down_proj.weight"]
     with pytest.raises(AssertionError, match=r"layers\.1\.mlp\.down_proj"):
         session.engine.refit(iter(weights.items()), version=2)
+
+
+def _completions(session, step):
+    examples = examples_of_step(session, step)
+    return completions_of_engine(session, session.engine, examples, session.plan.sampling, step)

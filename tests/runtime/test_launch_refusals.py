@@ -31,12 +31,6 @@ def test_what_this_executor_runs_is_not_refused(run_plan):
     check_machine(run_plan)
 
 
-def test_a_teacher_behind_a_server_is_refused(run_plan):
-    teacher = replace(run_plan.models.teacher, server_url="http://127.0.0.1:8000")
-    models = replace(run_plan.models, teacher=teacher)
-    assert refused(replace(run_plan, models=models)) == ["teacher.server"]
-
-
 def test_an_optimizer_on_the_host_is_refused(run_plan):
     optimizer = replace(run_plan.optimizer, offload=Tier.HOST)
     assert refused(replace(run_plan, optimizer=optimizer)) == ["optimizer.offload"]

@@ -7,6 +7,7 @@ from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.draft import loss_temperature
 from gkdplan.spec.plan import Plan
+from gkdplan.spec.toml_words import format_path
 
 
 @rule("GK418")
@@ -27,18 +28,29 @@ def a_servers_log_probs_are_at_temperature_one(plan: Plan, facts: Facts) -> Iter
 @rule("GK419")
 def an_address_is_whole(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """http or https, and a host."""
-    server = plan.teacher.server
-    if server is not None and not _is_whole(server.url):
-        host = server.url.rpartition("://")[2].strip("/") or "127.0.0.1:8000"
-        yield Finding(
-            f'`teacher.server.url` "{server.url}" is not a whole address',
-            "teacher.server.url",
-            label="a scheme and a host are wanted",
-            help=(f'write it whole, such as "http://{host}"',),
-        )
+    for path, url in _addresses(plan):
+        if not _is_whole(url):
+            host = url.rpartition("://")[2].strip("/") or "127.0.0.1:8000"
+            yield Finding(
+                f'`{path}` "{url}" is not a whole address',
+                path,
+                label="a scheme and a host are wanted",
+                help=(f'write it whole, such as "http://{host}"',),
+            )
 
 
 RULES = (a_servers_log_probs_are_at_temperature_one, an_address_is_whole)
+
+
+def _addresses(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Where each is written, and it."""
+    server = plan.teacher.server
+    if server is None:
+        return
+    if server.url is not None:
+        yield "teacher.server.url", server.url
+    for value, url in (server.urls or {}).items():
+        yield format_path(("teacher", "server", "urls", value)), url
 
 
 def _is_whole(url: str) -> bool:

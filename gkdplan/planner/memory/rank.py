@@ -56,7 +56,7 @@ class Rank:
 
     @property
     def has_teacher(self) -> bool:
-        return self.draft.models.teacher.server_url is None
+        return self.draft.models.teacher.server is None
 
     @property
     def loss(self) -> Loss:

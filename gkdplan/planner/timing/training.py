@@ -45,7 +45,7 @@ Seconds = Mapping[str, float]
 def teacher_seconds(draft: Draft, machine: Machine) -> Seconds:
     """The forward of all of a rank's rows; nothing is kept but the payload. How fast a server
     answers is not predicted."""
-    if draft.models.teacher.server_url is not None:
+    if draft.models.teacher.server is not None:
         return {}
     degrees = draft.layout.teacher
     rows = draft.batch.micro_rows

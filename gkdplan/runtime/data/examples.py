@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runplan.model import DataPlan, DataSource
+from gkdplan.runplan.model import DataPlan, DataSource, TeacherServer
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.rows import Row, read_rows
 from gkdplan.runtime.data.tokenise import Tokens, tokenise
@@ -16,7 +16,8 @@ class Example:
 
     `row` counts the rows of all files of the split from 0, those that are left out included.
     `location` is where the row stands. `response` is the dataset's, None where the row gives none.
-    `prompt_text` is the prompt as the model sees it, `question` what the user said last.
+    `prompt_text` is the prompt as the model sees it, `question` what the user said last. `teacher`
+    is the value that names the row's teacher, None where there is one for all rows.
     """
 
     row: int
@@ -25,6 +26,7 @@ class Example:
     response: Tokens | None
     prompt_text: str
     question: str
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +60,22 @@ def load_examples(
     *,
     key: str = "data.train",
     needs_responses: bool = False,
+    server: TeacherServer | None = None,
 ) -> Examples:
     """Read and tokenise every row of `sources`, the files that the plan's `key` names.
 
     A prompt longer than `data.max_length` tokens is dealt with as `data.truncation` says: "delete"
     leaves the row out, "left" and "right" drop tokens on that side, "error" refuses the run. A
     response longer than `max_completion_length` tokens loses its end, the end of turn included.
+    Where `server` has several teachers, each row names its own.
 
-    Raises UserError: GK470 to GK482 as `read_rows` and `tokenise` say, GK476 for a prompt that is
+    Raises UserError: GK470 to GK484 as `read_rows` and `tokenise` say, GK476 for a prompt that is
     too long or where all are left out, GK478 for a row without a response where `needs_responses`.
     """
     located = [
         (row, f"{key}[{i}]")
         for i, source in enumerate(sources)
-        for row in read_rows(source, f"{key}[{i}]")
+        for row in _read(source, f"{key}[{i}]", server)
     ]
     examples: list[Example] = []
     deleted_lengths: list[int] = []
@@ -88,10 +92,18 @@ def load_examples(
         num_truncated += prompt != whole.prompt
         num_cut += response != whole.response
         prompt_text = chat.decode(prompt, special=True)
-        examples.append(Example(index, row.location, prompt, response, prompt_text, whole.question))
+        examples.append(
+            Example(index, row.location, prompt, response, prompt_text, whole.question, row.teacher)
+        )
     if deleted_lengths and not examples:
         raise _all_too_long(deleted_lengths, key, data)
     return Examples(key, tuple(examples), len(deleted_lengths), num_truncated, num_cut)
+
+
+def _read(source: DataSource, key: str, server: TeacherServer | None) -> list[Row]:
+    if server is None:
+        return read_rows(source, key)
+    return read_rows(source, key, server.column, server.values)
 
 
 def _fit_prompt(prompt: Tokens, row: Row, data: DataPlan) -> Tokens | None:

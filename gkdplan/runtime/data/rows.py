@@ -1,8 +1,8 @@
 """The rows of a data file: what each line says, and where it stands."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -17,36 +17,54 @@ FORMS = 'a row is {"messages": [...]}, {"prompt", "completion"} or {"prompt"}'
 
 @dataclass(frozen=True, slots=True)
 class TurnsRow:
-    """A conversation: the turns before the answer, and the answer (None where none is given)."""
+    """A conversation: the turns before the answer, and the answer (None where none is given).
+
+    `teacher` is the value that names the row's teacher, None where there is one for all rows.
+    """
 
     location: str
     turns: tuple[Turn, ...]
     answer: Turn | None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """Plain text: a prompt, and what follows it (None where nothing is given)."""
+    """Plain text: a prompt, and what follows it (None where nothing is given).
+
+    `teacher` is as of a conversation.
+    """
 
     location: str
     prompt: str
     completion: str | None
+    teacher: str | None = None
 
 
 Row = TurnsRow | TextRow
 
 
-def read_rows(source: DataSource, key: str) -> list[Row]:
+def read_rows(
+    source: DataSource, key: str, teacher_column: str | None = None, teachers: Sequence[str] = ()
+) -> list[Row]:
     """The rows that the plan takes of one file, in the file's order.
 
     A `.json` file holds one list of rows, any other one row a line; blank lines do not count.
-    `key` is the key path of the plan that names the file ("data.train[0]").
+    `key` is the key path of the plan that names the file ("data.train[0]"). Where there are several
+    `teachers`, the `teacher_column` of a row holds one of them.
 
-    Raises UserError where the file is not the one that the plan was compiled from (GK470, GK471)
-    or a row is not one of the three forms (GK472).
+    Raises UserError where the file is not the one that the plan was compiled from (GK470, GK471),
+    a row is not one of the three forms (GK472), or it names none of the teachers (GK484).
     """
-    items = _items(_read_unchanged(source, key), source.path, key)
-    return [_row(item, location, key) for location, item in islice(items, source.limit)]
+    items = list(islice(_items(_read_unchanged(source, key), source.path, key), source.limit))
+    rows = [_row(item, location, key) for location, item in items]
+    if teacher_column is None:
+        return rows
+    named = [(row, item.get(teacher_column)) for row, (_, item) in zip(rows, items, strict=True)]
+    for row, teacher in named:
+        if teacher not in teachers:
+            raise _no_teacher(row, teacher_column, teacher, teachers, key)
+    return [replace(row, teacher=teacher) for row, teacher in named]
 
 
 def _items(content: bytes, path: str, key: str) -> Iterator[tuple[str, Any]]:
@@ -122,6 +140,22 @@ def _row(item: Any, location: str, key: str) -> Row:
             raise _malformed(location, key, "its `completion` is not text")
         case _:
             raise _malformed(location, key, "it has neither `messages` nor a `prompt` of text")
+
+
+def _no_teacher(
+    row: Row, column: str, value: object, teachers: Sequence[str], key: str
+) -> UserError:
+    holds = "has no" if value is None else f"has {json.dumps(value, ensure_ascii=False)} as its"
+    return UserError(
+        error(
+            "GK484",
+            f"the row at `{row.location}` {holds} `{column}`, which names no teacher",
+            key,
+            label="every row has one of the teachers of `teacher.server.urls`",
+            notes=(f"known values: {', '.join(teachers)}",),
+            help=("give the row one of them, or add its value to `teacher.server.urls`",),
+        )
+    )
 
 
 def _is_turn(turn: Any) -> bool:

@@ -9,13 +9,14 @@ from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Sft, check_labels
 from gkdplan.runtime.loss.divergence import weighted_divergence
 from gkdplan.runtime.loss.heads import TeacherStates, cut_heads
 from gkdplan.runtime.loss.logits import check_objective
+from gkdplan.runtime.loss.top_k import TopK
 
 
 def divergence_and_cross_entropy(
     student_hidden: Tensor,
     student_head: Tensor,
-    teacher_hidden: Tensor,
-    teacher_head: Tensor,
+    teacher: Tensor | TopK,
+    teacher_head: Tensor | None,
     labels: Tensor,
     *,
     beta: float,
@@ -27,15 +28,17 @@ def divergence_and_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Sums over tokens of the generalized JSD and of the student's cross-entropy, float64 scalars.
 
-    Shapes as `jsd_linear`; `labels` [N] are global token ids. The cross-entropy is at temperature
-    1 whatever `temperature` is, over the same true vocabulary.
+    Shapes as `jsd_linear`; `teacher` are its hidden states, to be multiplied by its head, or its
+    likeliest ids and their tail, over which the divergence then is. `labels` [N] are global token
+    ids. The cross-entropy is at temperature 1 whatever `temperature` is, over the same true
+    vocabulary.
 
     Raises ValueError as `jsd_linear`, and where a label lies outside the vocabulary.
     """
     check_objective(beta, temperature)
     by = backend_for(backend, student_hidden.device)
-    teacher = TeacherStates(teacher_hidden, teacher_head)
-    heads, shard = cut_heads(student_hidden, student_head, teacher, chunk_tokens, vocab_size, group)
+    known = teacher if isinstance(teacher, TopK) else _states(teacher, teacher_head)
+    heads, shard = cut_heads(student_hidden, student_head, known, chunk_tokens, vocab_size, group)
     if labels.shape != student_hidden.shape[:1]:
         raise ValueError(f"{len(student_hidden)} tokens, but labels {tuple(labels.shape)}")
     check_labels(labels, shard.vocab_size)
@@ -59,3 +62,9 @@ def divergence_and_cross_entropy(
             cross_entropy = CrossEntropy(student_CV, log_masses_C, sft, weights_N[tokens], shard)
             totals[1] += cross_entropy.losses_N.sum()
     return totals[0], totals[1]
+
+
+def _states(hidden: Tensor, head: Tensor | None) -> TeacherStates:
+    if head is None:
+        raise ValueError("hidden states of the teacher are nothing without its head")
+    return TeacherStates(hidden, head)

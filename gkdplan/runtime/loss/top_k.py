@@ -42,7 +42,7 @@ class TopK:
     log_probs_NK: Tensor
     tail_N: Tensor | None
 
-    def of(self, tokens: Tensor) -> "TopK":
+    def of(self, tokens: Tensor | slice) -> "TopK":
         """Of some tokens only."""
         tail = None if self.tail_N is None else self.tail_N[tokens]
         return TopK(self.ids_NK[tokens], self.log_probs_NK[tokens], tail)

@@ -14,10 +14,12 @@ NamedTensor = tuple[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt as tokens, and the seed of its response."""
+    """A prompt as tokens, the seed of its response, and the value that names its teacher, where a
+    teacher samples and there are several."""
 
     prompt: Sequence[int]
     seed: int
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +31,31 @@ class Completion:
     weights_version: int
 
 
-class RolloutEngine(Protocol):
-    """An engine that holds the student's weights and samples from them, seen from one rank.
+class SampleEngine(Protocol):
+    """What samples, seen from one rank.
 
-    Of the rows of a global batch this rank asks for those of `share`; every row is in the share of
-    some rank, and of several only where they get the same answer.
+    Of the rows of a batch this rank asks for those of `share`; every row is in the share of some
+    rank, and of several only where they get the same answer.
     """
 
-    def refit(self, tensors: Iterator[NamedTensor], version: int) -> None:
-        """Replace all weights by `tensors`, and forget what was cached of the old ones.
-
-        Collective over all ranks: each iterates `tensors` to the end.
-        """
-
     def share(self, num_rows: int) -> range:
-        """Places, in the global batch, of the rows that this rank asks for."""
+        """Places, in a batch that all ranks know, of the rows that this rank asks for."""
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion a request, in order.
 
         Raises UserError where the engine answers with what it must not: ids outside the vocabulary,
         numbers that are not finite, or weights of another version than the last `refit`'s.
+        """
+
+
+class RolloutEngine(SampleEngine, Protocol):
+    """An engine that holds the student's weights and samples from them."""
+
+    def refit(self, tensors: Iterator[NamedTensor], version: int) -> None:
+        """Replace all weights by `tensors`, and forget what was cached of the old ones.
+
+        Collective over all ranks: each iterates `tensors` to the end.
         """
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import ModelPlan, RunPlan
@@ -15,16 +15,6 @@ from gkdplan.runtime.megatron.weights import draw_weights, load_weights
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.rollout.engine import Completion, Request
 from gkdplan.vocab import Role
-
-
-class SampleEngine(Protocol):
-    """What of a `RolloutEngine` is asked here: its weights never change."""
-
-    def share(self, num_rows: int) -> range:
-        """Places of the rows that this rank asks for, of a batch that all ranks know."""
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """One completion a request, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from gkdplan.runtime.data.examples import Example, load_examples
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.responses import of_all_ranks
-from gkdplan.runtime.rollout.engine import Request
+from gkdplan.runtime.rollout.engine import Request, SampleEngine
 from gkdplan.runtime.rollout.sampling import row_seed
-from gkdplan.runtime.samples.engines import SampleEngine, open_own_modules
+from gkdplan.runtime.samples.engines import open_own_modules
 from gkdplan.runtime.samples.partial import PartialFile
 from gkdplan.runtime.samples.progress import SampleProgress
 from gkdplan.samples import prompt_fingerprint

@@ -112,3 +112,30 @@ def test_a_file_that_is_gone_is_refused(data_file):
     source = replace(data_file({"prompt": "a"}), path="no/such/rows.jsonl")
     with pytest.raises(UserError, match=r"GK471.*no such file"):
         read_rows(source, "data.train[0]")
+
+
+def test_a_row_names_its_teacher(data_file) -> None:
+    source = data_file({"prompt": "a", "domain": "maths"}, {"messages": [USER], "domain": "code"})
+    rows = read_rows(source, "data.train[0]", "domain", ("maths", "code"))
+    assert [row.teacher for row in rows] == ["maths", "code"]
+    assert [row.teacher for row in read_rows(source, "data.train[0]")] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "a", "domain": "biology"}, 'has "biology" as its `domain`'),
+        ({"prompt": "a", "domain": 1}, "has 1 as its `domain`"),
+        ({"prompt": "a", "domain": ["maths"]}, 'has ["maths"] as its `domain`'),
+        ({"prompt": "a"}, "has no `domain`"),
+    ],
+)
+def test_a_row_that_names_no_teacher_is_named(data_file, row, says) -> None:
+    source = data_file({"prompt": "b", "domain": "maths"}, row)
+    with pytest.raises(UserError) as refusal:
+        read_rows(source, "data.train[0]", "domain", ("maths", "code"))
+    (found,) = refusal.value.diagnostics
+    assert found.code == "GK484"
+    assert f"{source.path}:2" in found.message
+    assert says in found.message
+    assert found.notes == ("known values: maths, code",)

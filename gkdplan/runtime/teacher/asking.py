@@ -1,0 +1,114 @@
+"""Questions to a teacher's servers: several at one time, and again where no answer came."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runplan.model import TeacherServer
+from gkdplan.runtime.http_server import (
+    API_KEY,
+    HttpServer,
+    ServerGoneError,
+    ServerRefusedError,
+    key_from_environment,
+)
+
+COMPLETIONS = "/v1/completions"
+CONCURRENT_REQUESTS = 16
+"""Of one rank that asks."""
+ANSWER_TIMEOUT_S = 300.0
+"""Of one request; a server that takes longer counts as gone."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
+"""Between two attempts, twice as long each time."""
+BUSY, BROKEN = 429, 500
+"""HTTP's status of a server that may answer later: this one, and from this one on."""
+
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+
+
+def in_parallel(answer: Callable[[Asked], Answer], questions: Sequence[Asked]) -> list[Answer]:
+    """The answers, in order; where one raises, what has not been asked yet is given up."""
+    pool = ThreadPoolExecutor(max_workers=CONCURRENT_REQUESTS)
+    try:
+        return list(pool.map(answer, questions))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def ask_patiently(url: str, body: dict[str, Any], patience_s: float) -> Any:
+    """The answer to one completion; what failed is asked again for `patience_s` seconds after it
+    first failed.
+
+    Raises UserError: GK551 where the server has not come back, GK552 where it refuses.
+    """
+    server, wait_s, deadline_s = server_at(url), FIRST_WAIT_S, None
+    while True:
+        try:
+            return ask(server, body)
+        except (ServerGoneError, ServerRefusedError) as failure:
+            if isinstance(failure, ServerRefusedError) and not _may_answer_later(failure):
+                raise refused(url, failure) from failure
+            now_s = time.monotonic()
+            deadline_s = now_s + patience_s if deadline_s is None else deadline_s
+            if now_s + wait_s > deadline_s:
+                raise _gone(url, failure, patience_s) from failure
+        time.sleep(wait_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def ask(server: HttpServer, body: dict[str, Any]) -> Any:
+    """One answer, asked for once; raises as HttpServer.post does."""
+    return server.post(COMPLETIONS, body, ANSWER_TIMEOUT_S)
+
+
+def server_at(url: str) -> HttpServer:
+    """With the key that the environment names."""
+    return HttpServer(url, key_from_environment())
+
+
+def url_of(server: TeacherServer, teacher: str | None) -> str:
+    """The address of a row's teacher."""
+    of_values = {address.value: address.url for address in server.addresses}
+    return of_values[teacher]
+
+
+def refused(url: str, refusal: ServerRefusedError) -> UserError:
+    """GK552, in the server's own words."""
+    wants_key = refusal.status in (401, 403)
+    return UserError(
+        error(
+            "GK552",
+            f"the teacher's server at {url} refuses to answer: {refusal.status}",
+            "teacher.server",
+            notes=(f"it says: {refusal.words}",),
+            help=(
+                f"put its key into the environment variable {API_KEY}"
+                if wants_key
+                else "start it with the model and the limits that the plan needs",
+            ),
+        )
+    )
+
+
+def _may_answer_later(refusal: ServerRefusedError) -> bool:
+    return refusal.status == BUSY or refusal.status >= BROKEN
+
+
+def _gone(url: str, failure: Exception, patience_s: float) -> UserError:
+    return UserError(
+        error(
+            "GK551",
+            f"the teacher's server at {url} has not answered for {patience_s:g} seconds",
+            "teacher.server",
+            label="the run stops, and can be resumed",
+            notes=(str(failure),),
+            help=(
+                "start it again and run the same command: it goes on after the last checkpoint",
+                "raise `teacher.server.patience_s` where it may be away for longer",
+            ),
+        )
+    )

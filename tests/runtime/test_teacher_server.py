@@ -1,0 +1,267 @@
+"""A teacher behind a real server of vLLM gives what the same teacher on the ranks gives."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from gloo_ranks import launched_as_forks, run_on_ranks
+from hf_reference import load
+from silent_session import open_silently
+from teacher_servers import KEY, Gate, free_port, served
+from tiny_plans import compile_plan_text, plan_text
+
+from gkdplan.diagnostics import Diagnostic, UserError
+from gkdplan.runplan.codec import encode
+from gkdplan.runplan.model import RunPlan, TeacherAddress, TeacherServer
+from gkdplan.runtime import launch
+from gkdplan.runtime.data.chat import load_chat
+from gkdplan.runtime.data.examples import load_examples
+from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.http_server import API_KEY
+from gkdplan.runtime.loss import TopK
+from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.teacher.payload import teacher_payloads
+from gkdplan.runtime.teacher.scores import Question
+from gkdplan.runtime.teacher.server import ServedTeacher
+from gkdplan.runtime.teacher.server_checks import check_servers
+
+TOP_K = 16
+NUM_TOKENS = 300
+"""Of the tokenizer, and rows of the teacher's embedding."""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    tiny.save_qwen2(home / "teacher", hidden=64, num_heads=2, vocab_size=NUM_TOKENS, seed=1)
+    tiny.save_llama(home / "student", seed=2)
+    tiny.save_rows(home / "rows.jsonl")
+    return home
+
+
+@pytest.fixture(scope="module")
+def url(home) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(API_KEY, KEY)
+        with served(home / "teacher") as url:
+            yield url
+
+
+def behind(home: Path, output: Path | str, server: str, **changes: object) -> str:
+    """The text of a tiny plan with its teacher behind `server`, keys of [teacher.server]."""
+    table = f"[teacher.server]\ntop_k = {TOP_K}\n{server}"
+    text = plan_text(home, output, teacher=table, payload="auto", **changes)
+    return text.replace('offload = "none"\n', "")
+
+
+def beside(home: Path, output: Path, **changes: object) -> RunPlan:
+    """The same plan with the teacher on the ranks."""
+    changes = {"payload": "top_k", "distill": f"top_k = {TOP_K}", **changes}
+    return compile_plan_text(plan_text(home, output, **changes))
+
+
+def test_the_likeliest_ids_are_those_of_the_teacher_on_the_ranks(home, url, tmp_path):
+    """Also where ranks share the rows, the vocabulary or the layers."""
+    layouts = [{"tensor": 2}, {"parallel": "context = 2"}, {"parallel": "pipeline = 2"}]
+    plans = [beside(home, tmp_path / "run", devices=2, **layout) for layout in layouts]
+    run_on_ranks(_compare_payloads, 2, url, [encode(plan) for plan in plans])
+
+
+def test_rows_of_the_embedding_that_no_token_has_are_passed_over(home, url, tmp_path):
+    run_on_ranks(_compare_with_hugging_face, 1, url, str(home), str(tmp_path / "run"))
+
+
+def test_a_run_is_that_of_the_teacher_on_the_ranks(home, url, tmp_path):
+    """Learning from the dataset and from the student's samples, and evaluated; a held-out row is
+    scored as a row that is trained on."""
+    changes = {"lmbda": 0.5, "steps": 4, "save_interval": 4}
+    text = behind(home, tmp_path / "behind", f'url = "{url}"', **changes)
+    plans = [compile_plan_text(text), beside(home, tmp_path / "beside", **changes)]
+    for plan in plans:
+        run_on_ranks(_run, 1, encode(plan))
+    behind_server, on_ranks = (read_metrics(tmp_path / name / "metrics.jsonl") for name in
+                               ("behind", "beside"))  # fmt: skip
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in
+              (behind_server, on_ranks)]  # fmt: skip
+    assert len(losses[0]) == 4
+    assert {line["source"] for line in behind_server if "loss" in line} == {"student", "dataset"}
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    held_out = [[line["eval"]["cross_entropy"] for line in lines if "eval" in line] for lines in
+                (behind_server, on_ranks)]  # fmt: skip
+    assert held_out[0] == pytest.approx(held_out[1], abs=1e-5)
+    trained = _first_dataset_step_without_update(home, url, tmp_path)
+    assert behind_server[0]["eval"]["jsd"] == pytest.approx(trained, abs=1e-5)
+
+
+def test_each_row_asks_its_own_teacher(home, url, tmp_path):
+    domains = ["maths", "code"] * 4
+    rows = tmp_path / "rows.jsonl"
+    lines = (home / "rows.jsonl").read_text().splitlines()
+    rows.write_text(
+        "".join(
+            f'{line[:-1]}, "domain": "{domain}"}}\n'
+            for line, domain in zip(lines, domains, strict=True)
+        )
+    )
+    gates = {name: Gate(url) for name in ("maths", "code")}
+    urls = ", ".join(f'{name} = "{gate.url}"' for name, gate in gates.items())
+    server = f'urls = {{ {urls} }}\ncolumn = "domain"'
+    text = behind(home, tmp_path / "run", server, steps=1, held_out="[]")
+    plan = compile_plan_text(text.replace(str(home / "rows.jsonl"), str(rows)))
+    check_servers(plan)
+    run_on_ranks(_run, 1, encode(plan))
+    chat = load_chat(home / "student")
+    examples = load_examples(
+        plan.data.train, chat, plan.data, 12, server=plan.models.teacher.server
+    )
+    for name, gate in gates.items():
+        gate.shut()
+        own = [example for example in examples.examples if domains[example.row] == name]
+        assert sorted(gate.scored) == sorted([*e.prompt, *(e.response or ())] for e in own)
+        assert len(own) == 4
+
+
+def found(plan: RunPlan) -> Diagnostic:
+    with pytest.raises(UserError) as refusal:
+        check_servers(plan)
+    (diagnostic,) = refusal.value.diagnostics
+    assert diagnostic.path is not None
+    assert diagnostic.path.startswith("teacher.server")
+    return diagnostic
+
+
+@pytest.fixture
+def plan(home, url, tmp_path) -> RunPlan:
+    return compile_plan_text(behind(home, tmp_path / "run", f'url = "{url}"'))
+
+
+def test_a_server_that_can_do_all_is_not_complained_of(plan):
+    check_servers(plan)
+
+
+def test_a_server_that_is_not_up_is_named(home, tmp_path):
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    missing = found(compile_plan_text(behind(home, tmp_path / "run", f'url = "{nowhere}"')))
+    assert missing.code == "GK550"
+    assert nowhere in missing.message
+
+
+def test_a_server_that_wants_a_key_says_so(plan, monkeypatch):
+    monkeypatch.delenv(API_KEY)
+    refused = found(plan)
+    assert refused.code == "GK552"
+    assert API_KEY in refused.help[0]
+
+
+def test_more_ids_than_the_server_was_started_for(plan):
+    objective = replace(plan.objective, top_k=25)
+    short = found(replace(plan, objective=objective))
+    assert (short.code, short.path) == ("GK554", "teacher.server.top_k")
+    assert "--max-logprobs 25" in short.help[0]
+
+
+def test_rows_that_are_longer_than_the_servers(plan):
+    """84 + 12 tokens, and the one that vllm adds."""
+    check_servers(replace(plan, data=replace(plan.data, max_length=83)))
+    long = found(replace(plan, data=replace(plan.data, max_length=84)))
+    assert long.code == "GK555"
+    assert "--max-model-len 97" in long.help[0]
+
+
+@pytest.mark.parametrize(
+    ("num_ids", "num_rows", "says"),
+    [(NUM_TOKENS + 1, NUM_TOKENS + 1, "does not take the id 300"), (200, 250, "takes the id 251")],
+)
+def test_a_model_of_another_vocabulary(plan, num_ids, num_rows, says):
+    shape = replace(plan.models.teacher.shape, vocab_size=num_rows)
+    teacher = replace(plan.models.teacher, shape=shape)
+    other = found(replace(plan, models=replace(plan.models, teacher=teacher, vocab_size=num_ids)))
+    assert other.code == "GK553"
+    assert says in other.message
+
+
+def test_a_run_whose_server_is_gone_stops_and_goes_on_when_it_is_back(home, url, tmp_path):
+    """Gone in the middle of step 4: two steps are saved, and the third is walked once more."""
+    gate = Gate(url, shuts_after=3 * 8 + 4)
+    server = f'url = "{gate.url}"\npatience_s = 1'
+    changes = {"steps": 5, "save_interval": 2, "held_out": "[]"}
+    plan = compile_plan_text(behind(home, tmp_path / "run", server, **changes))
+    with launched_as_forks():
+        stopped = launch.run(plan)
+        with pytest.raises(UserError, match="GK550"):
+            launch.run(plan)
+        again = Gate(url, port=gate.port)
+        finished = launch.run(plan)
+        again.shut()
+    (why,) = stopped.diagnostics
+    assert (stopped.exit_code, why.code) == (4, "GK551")
+    assert gate.url in why.message
+    assert finished.exit_code == 0
+    assert len(again.scored) == 3 * 8
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def _run(lock: str) -> None:
+    Executor(open_silently(lock)).run(0)
+
+
+def _first_dataset_step_without_update(home: Path, url: str, tmp_path: Path) -> float:
+    """The loss of the rows that are held out too, of a student that has not learnt yet."""
+    text = behind(home, tmp_path / "first", f'url = "{url}"', lmbda=0.0, steps=1, held_out="[]")
+    run_on_ranks(_run, 1, encode(compile_plan_text(text)))
+    (line,) = read_metrics(tmp_path / "first" / "metrics.jsonl")
+    return line["loss"]
+
+
+def _compare_payloads(url: str, locks: list[str]) -> None:
+    for lock in locks:
+        session = open_silently(lock)
+        size = session.plan.batch.micro_rows
+        examples = session.train.examples[: 2 * size]
+        rows = [(example.prompt, example.response or ()) for example in examples]
+        expected = teacher_payloads(session.distillation, session.micro_batches(rows))
+        server = TeacherServer((TeacherAddress(None, url),), None, 5.0)
+        questions = [Question(*row) for row in rows]
+        actual = ServedTeacher(session.plan, server, session.mesh).payloads(
+            [questions[:size], questions[size:]]
+        )
+        is_last_stage = session.mesh.pipeline_rank == session.mesh.pipeline_size - 1
+        for one, other in zip(expected, actual, strict=True):
+            assert (one is not None) == (other is not None) == is_last_stage
+            if one is not None and other is not None:
+                _compare(one.states, other.states)
+        session.metrics.close()
+
+
+def _compare(expected: TopK, actual: TopK) -> None:
+    assert len(expected.ids_NK) > 0
+    assert torch.equal(expected.ids_NK, actual.ids_NK)
+    assert actual.ids_NK.dtype == torch.int32
+    torch.testing.assert_close(actual.log_probs_NK, expected.log_probs_NK, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual.tail_N, expected.tail_N, atol=1e-5, rtol=0)
+
+
+def _compare_with_hugging_face(url: str, home: str, output: str) -> None:
+    """With a vocabulary of four ids less than the teacher has rows, some of which are likely."""
+    session = open_silently(encode(beside(Path(home), Path(output))))
+    models = replace(session.plan.models, vocab_size=NUM_TOKENS - 4)
+    plan = replace(session.plan, models=models)
+    question = Question([5, 250, 31], [7, 62, 204, 9, 150, 125, 223, 40])
+    server = TeacherServer((TeacherAddress(None, url),), None, 5.0)
+    (payload,) = ServedTeacher(plan, server, session.mesh).payloads([[question]])
+    tokens = torch.tensor([[*question.prompt, *question.response]])
+    with torch.no_grad():
+        logits = load(Path(home) / "teacher")(tokens).logits[0, len(question.prompt) - 1 : -1]
+    log_probs = logits.log_softmax(-1)
+    assert (log_probs.topk(TOP_K).indices >= NUM_TOKENS - 4).any(), "no such id is likely"
+    values, ids = log_probs[:, : NUM_TOKENS - 4].topk(TOP_K)
+    assert payload is not None
+    assert torch.equal(payload.states.ids_NK.long(), ids)
+    torch.testing.assert_close(payload.states.log_probs_NK.double(), values, atol=1e-5, rtol=0)
+    session.metrics.close()

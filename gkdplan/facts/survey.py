@@ -15,6 +15,7 @@ from itertools import islice
 from gkdplan.facts.json_file import UnreadableError, opened, parse, read_bytes
 from gkdplan.facts.model import TeacherColumn
 from gkdplan.facts.text import shown
+from gkdplan.turns import ASSISTANT, fault_of, is_text
 
 FULL_CHECK_BYTES = 8 * 2**20
 """Up to this size every row of a .jsonl file is checked, beyond it the first NUM_CHECKED_ROWS."""
@@ -112,28 +113,14 @@ def _has_response(row: object) -> bool:
     if not isinstance(row, dict):
         raise UnreadableError("is not an object")
     if "messages" in row:
-        return _ends_with_answer(row["messages"])
-    if not _is_text(row.get("prompt")):
+        fault = fault_of(row)
+        if fault is not None:
+            raise UnreadableError(fault)
+        is_answered: bool = row["messages"][-1]["role"] == ASSISTANT
+        return is_answered
+    if not is_text(row.get("prompt")):
         raise UnreadableError("has neither `messages` nor a `prompt` of text")
     completion = row.get("completion")
-    if completion is not None and not _is_text(completion):
+    if completion is not None and not is_text(completion):
         raise UnreadableError(f"has {shown(completion)} as its `completion`, not text")
     return completion is not None
-
-
-def _ends_with_answer(messages: object) -> bool:
-    if not isinstance(messages, list) or not messages:
-        raise UnreadableError("has no list of turns as its `messages`")
-    for turn in messages:
-        texts = (turn.get("role"), turn.get("content")) if isinstance(turn, dict) else (None,)
-        if not all(_is_text(text) for text in texts):
-            raise UnreadableError("has a turn without `role` and `content` of text")
-    is_answer: bool = messages[-1]["role"] == "assistant"
-    if is_answer and len(messages) == 1:
-        raise UnreadableError("has no turn before the assistant's")
-    return is_answer
-
-
-def _is_text(value: object) -> bool:
-    """Whether it is a string that UTF-8 can hold: JSON may escape half of a surrogate pair."""
-    return isinstance(value, str) and value.encode(errors="replace").decode() == value

@@ -112,7 +112,10 @@ def test_a_hash_in_a_directory_name_is_no_limit(tmp_path: Path) -> None:
         ('{"messages": []}', "has no list of turns as its `messages`"),
         ('{"messages": ["hi"]}', "has a turn without `role` and `content` of text"),
         ('{"messages": [{"role": "user"}]}', "has a turn without `role` and `content` of text"),
-        ('{"messages": [{"role": "assistant", "content": "a"}]}', "no turn before the assistant"),
+        (
+            '{"messages": [{"role": "assistant", "content": "a"}]}',
+            "an assistant's turn that answers no user (turn 1)",
+        ),
         ('{"prompt": "\\ud800"}', "neither `messages` nor a `prompt` of text"),
         ('{"prompt": "q", "completion": "\\udfff"}', "as its `completion`, not text"),
         ('{"prompt": NaN}', "is not JSON"),

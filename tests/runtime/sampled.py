@@ -16,7 +16,7 @@ from gkdplan.vocab import Role
 def sampling_of(home: Path, role: Role, **changes: object) -> tuple[RunPlan, Manifest]:
     """What `gkdplan sample` decides for a tiny plan."""
     file = home / "sampled.toml"
-    file.write_text(plan_text(home, home / "run", **changes))
+    file.write_text(plan_text(home, home / "run", **{"held_out": "[]", **changes}))
     compiled = compile_file(str(file), lambda plan: sampling_plan(plan, role))
     run_plan, facts = compiled.require(), compiled.facts
     assert facts is not None

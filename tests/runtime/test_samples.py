@@ -27,8 +27,9 @@ from gkdplan.samples import manifest_of, prompt_fingerprint
 from gkdplan.vocab import Role
 
 NUM_ROWS = 8
-GREEDY = {"distill": "sampling_temperature = 0.0"}
-RAGGED = {"rows": 6, "micro": 1}
+LONG = {"prompt": 100}
+GREEDY = {"distill": "sampling_temperature = 0.0", **LONG}
+RAGGED = {"rows": 6, "micro": 1, **LONG}
 """The second batch has two rows, for two data ranks or one."""
 
 
@@ -38,9 +39,28 @@ def forks() -> Iterator[None]:
         yield
 
 
+def history(*contents: str, system: str | None = None) -> list[dict[str, str]]:
+    roles = ("user", "assistant") * len(contents)
+    turns = [{"role": role, "content": c} for role, c in zip(roles, contents, strict=False)]
+    return [{"role": "system", "content": system}, *turns] if system else turns
+
+
+HISTORIES = [
+    history("what is two and two?", "it is four", "and one more?", "five", "say it", "five"),
+    history("name a colour", "blue", system="one word"),
+    history("what does the fox do?"),
+    history("is it red?", "at dusk", "why?", system="the fox"),
+]
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    return make_home(tmp_path_factory.mktemp("tiny"))
+    """Half of the rows are histories: of several turns, with a system turn, without an answer."""
+    home = make_home(tmp_path_factory.mktemp("tiny"))
+    rows = (home / "rows.jsonl").read_text().splitlines()
+    mixed = [*rows[:4], *(json.dumps({"messages": turns}) for turns in HISTORIES)]
+    (home / "rows.jsonl").write_text("".join(f"{row}\n" for row in mixed))
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +82,13 @@ def test_greedy_samples_are_what_transformers_writes(home, tmp_path, role):
     model = AutoModelForCausalLM.from_pretrained(home / str(role), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(home / str(role))
     rows = (home / "rows.jsonl").read_text().splitlines()
+    assert len(rows) == NUM_ROWS
     samples = samples_in(tmp_path / "greedy.jsonl")
     assert [s["row"] for s in samples] == list(range(NUM_ROWS))
     for line, found in zip(rows, samples, strict=True):
+        turns = json.loads(line)["messages"]
         inputs = tokenizer.apply_chat_template(
-            json.loads(line)["messages"][:-1],
+            turns[:-1] if turns[-1]["role"] == "assistant" else turns,
             add_generation_prompt=True,
             return_tensors="pt",
             return_dict=True,
@@ -97,7 +119,7 @@ def test_two_processes_write_the_same_bytes_as_one(home, drawn, tmp_path, axes):
 def test_they_are_what_a_run_draws_in_step_0(home, drawn, tmp_path):
     """A row's seed is that of step 0, which no run has: a run on the teacher's samples calls the
     same with its own steps."""
-    plan = compile_tiny(home, tmp_path / "run", seq_kd=1.0, held_out="[]")
+    plan = compile_tiny(home, tmp_path / "run", seq_kd=1.0, held_out="[]", **LONG)
     run_on_ranks(_draw_as_a_run, 1, encode(plan), str(tmp_path / "run.json"))
     expected = json.loads((tmp_path / "run.json").read_text())
     assert [s["response"] for s in samples_in(drawn)] == expected["0"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.model import DataSource
+from gkdplan.turns import ASSISTANT, fault_of, is_text
 
 Turn = dict[str, str]
 FORMS = 'a row is {"messages": [...]}, {"prompt", "completion"} or {"prompt"}'
@@ -124,18 +125,17 @@ def _parse(text: bytes, location: str, key: str) -> Any:
 
 def _row(item: Any, location: str, key: str) -> Row:
     match item:
-        case {"messages": [*turns]} if turns and all(_is_turn(turn) for turn in turns):
+        case {"messages": turns}:
+            fault = fault_of(item)
+            if fault is not None:
+                raise _malformed(location, key, f"it {fault}")
             *before, last = ({"role": t["role"], "content": t["content"]} for t in turns)
-            if last["role"] != "assistant":
-                return TurnsRow(location, (*before, last), None)
-            if before:
+            if last["role"] == ASSISTANT:
                 return TurnsRow(location, tuple(before), last)
-            raise _malformed(location, key, "no turn comes before the assistant's")
-        case {"messages": _}:
-            raise _malformed(location, key, "`messages` is not a list of {role, content} of text")
-        case {"prompt": prompt} if _is_text(prompt):
+            return TurnsRow(location, (*before, last), None)
+        case {"prompt": prompt} if is_text(prompt):
             completion = item.get("completion")
-            if completion is None or _is_text(completion):
+            if completion is None or is_text(completion):
                 return TextRow(location, prompt, completion)
             raise _malformed(location, key, "its `completion` is not text")
         case _:
@@ -156,15 +156,6 @@ def _no_teacher(
             help=("give the row one of them, or add its value to `teacher.server.urls`",),
         )
     )
-
-
-def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and all(_is_text(turn.get(key)) for key in ("role", "content"))
-
-
-def _is_text(value: Any) -> bool:
-    """Whether it is a string that UTF-8 can hold: JSON may escape half of a surrogate pair."""
-    return isinstance(value, str) and value.encode(errors="replace").decode() == value
 
 
 def _malformed(location: str, key: str, reason: str) -> UserError:

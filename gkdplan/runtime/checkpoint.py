@@ -1,4 +1,5 @@
-"""Checkpoints: the student as Hugging Face safetensors, and the exact training state of each rank.
+"""Checkpoints: the student as Hugging Face safetensors, its adapters as PEFT has them, and the
+exact training state of each rank.
 
 A checkpoint is written under a hidden name and renamed when it is whole, so that a directory
 named step_N always holds all of step N.
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.megatron.adapter_files import save_adapters
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.random_states import (
     load_random_state_tensors,
@@ -46,6 +48,8 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         state.mkdir(parents=True)
     dist.barrier()
+    if plan.models.student.lora is not None:
+        save_adapters(trainer.chunks, plan.models.student, mesh, partial / "adapter")
     save_student(trainer.chunks, plan.models.student, mesh, source, partial / "student")
     tensors = {name: t.cpu() for name, t in trainer.state_tensors().items()}
     save_file(tensors | random_state_tensors(), state / f"rank_{mesh.rank}.safetensors")

@@ -29,7 +29,7 @@ from gkdplan.runtime import checkpoint
 from gkdplan.runtime.data.batch import MicroBatch, Row
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.evaluation import evaluate
-from gkdplan.runtime.megatron.full_tensors import full_tensors
+from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.responses import (
     completions_of_engine,
     log_completions,
@@ -155,7 +155,7 @@ class Executor:
     def _refit(self, step: int) -> None:
         session, plan = self.session, self.plan
         assert session.engine is not None
-        weights = full_tensors(session.student, plan.models.student, session.mesh)
+        weights = merged_tensors(session.student, plan.models.student, session.mesh)
         session.engine.refit(weights, version=step - 1)
 
     def _generate(self, action: Generate, state: StepState) -> None:

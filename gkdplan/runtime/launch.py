@@ -133,8 +133,6 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     num_nodes, models = run_plan.layout.num_nodes, run_plan.models
     if num_nodes > 1:
         yield _planned_only("cluster.num_nodes", num_nodes)
-    if models.student.lora is not None:
-        yield _planned_only("student.tuning", "lora")
     if run_plan.sampling.server_url is not None:
         yield _planned_only("generation.mode", "server")
     if run_plan.optimizer.offload is not Tier.DEVICE:

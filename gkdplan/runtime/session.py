@@ -19,6 +19,7 @@ from gkdplan.runtime.data.examples import Examples, load_examples
 from gkdplan.runtime.data.order import require_global_batch
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.megatron.adapters import draw_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh, init_teacher_mesh
 from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
@@ -154,6 +155,8 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         draw_weights(student, plan.models.student, mesh, plan.training.seed)
     else:
         load_weights(student, student_source, plan.models.student, mesh)
+    if plan.models.student.lora is not None:
+        draw_adapters(student, plan.models.student, mesh, plan.training.seed)
     teacher, head = ([], None) if server else _open_teacher(plan, mesh, teacher_mesh)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:

@@ -19,6 +19,7 @@ devices_per_node = {devices}
 [student]
 model = "{home}/student"
 dtype = "{dtype}"
+{student}
 [student.parallel]
 tensor = {tensor}
 {parallel}
@@ -62,6 +63,7 @@ DEFAULTS = {
     "cluster": "",
     "tensor": 1,
     "dtype": "fp32",
+    "student": "",
     "parallel": "",
     "recompute": "",
     "offload": "none",

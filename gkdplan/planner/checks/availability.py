@@ -60,8 +60,6 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
     """Every value that is planned and priced, and that `gkdplan run` refuses."""
     if plan.cluster.num_nodes > 1:
         yield not_yet_run("cluster.num_nodes", plan.cluster.num_nodes)
-    if plan.student.tuning != "full":
-        yield not_yet_run("student.tuning", plan.student.tuning)
     if plan.generation.engine is Engine.VLLM and plan.generation.mode == "server":
         yield not_yet_run("generation.mode", plan.generation.mode)
     if plan.optimizer.offload == "cpu":

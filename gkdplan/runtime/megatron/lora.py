@@ -10,8 +10,6 @@ Legend: S positions, B rows, R rank, W width of a layer's output on this rank, G
 """
 
 import contextlib
-import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +31,6 @@ from torch.nn import Module, Parameter, ParameterDict
 from torch.nn.functional import dropout, linear
 
 from gkdplan.runplan.model import LoraPlan
-from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.shape import ModelShape
 
 ADAPTER = "lora"
@@ -62,7 +59,7 @@ class Part:
 
 def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
     """Freeze the model and give the linear layers of its decoder their adapters, allocated but not
-    set: `draw_adapters` sets them.
+    set: `adapters.draw_adapters` sets them.
 
     The tensor degree divides the kv heads where q, k or v are targets. The embedding's output asks
     for a gradient, so that every layer is differentiated alike and recomputed layers are too.
@@ -109,26 +106,6 @@ def is_adapter(parameter: str) -> bool:
     return f".{ADAPTER}." in parameter
 
 
-@torch.no_grad()
-def draw_adapters(model: GPTModel, mesh: Mesh, seed: int) -> None:
-    """Set every adapter, the same whatever the layout: A as PEFT draws it, uniform between
-    +-1 / sqrt(in), and B zero, so that the model computes what its frozen base does.
-
-    Each A is drawn whole from (seed, its name) and then cut.
-    """
-    for name, parameter in model.named_parameters():
-        if is_adapter(name) and name.endswith(".a"):
-            is_cut = getattr(parameter, "tensor_model_parallel", False)
-            columns = parameter.shape[1] * (mesh.tensor_size if is_cut else 1)
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-            whole = torch.empty(parameter.shape[0], columns)
-            whole.uniform_(-1 / math.sqrt(columns), 1 / math.sqrt(columns), generator=generator)
-            share = whole.chunk(mesh.tensor_size, dim=1)[mesh.tensor_rank] if is_cut else whole
-            parameter.copy_(share)
-        elif is_adapter(name):
-            parameter.zero_()
-
-
 class Adapter(Module):
     """A [parts x R, in] of all parts of a layer, stacked, and a B [out, R] of each, as this rank
     holds them."""
@@ -139,7 +116,7 @@ class Adapter(Module):
         super().__init__()
         self._parts, self._rank = parts, lora.rank
         self._scale, self._dropout = lora.alpha / lora.rank, lora.dropout
-        self._sequence_parallel = config.sequence_parallel
+        self.sequence_parallel = config.sequence_parallel
         self.a = Parameter(weight.new_empty(len(parts) * lora.rank, weight.shape[1]))
         self.b = ParameterDict(
             [(part.name, Parameter(weight.new_empty(part.num_rows, lora.rank))) for part in parts]
@@ -167,8 +144,8 @@ class ColumnAdapter(Adapter):
             set_tensor_model_parallel_attributes(factor, True, 0, 1)
 
     def forward(self, input: Tensor, output_SBW: Tensor) -> Tensor:
-        narrow = self._narrow(input, is_cut=self._sequence_parallel)
-        if self._sequence_parallel:
+        narrow = self._narrow(input, is_cut=self.sequence_parallel)
+        if self.sequence_parallel:
             narrow_SBR = gather_from_sequence_parallel_region(
                 narrow, tensor_parallel_output_grad=True
             )
@@ -190,7 +167,7 @@ class RowAdapter(Adapter):
 
     def forward(self, input: Tensor, output: Tensor) -> Tensor:
         narrow = self._narrow(input, is_cut=True)
-        if self._sequence_parallel:
+        if self.sequence_parallel:
             narrow = reduce_scatter_to_sequence_parallel_region(narrow)
         else:
             narrow = reduce_from_tensor_model_parallel_region(narrow)

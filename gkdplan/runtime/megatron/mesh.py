@@ -20,6 +20,10 @@ from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.groups import groups_of_layout
 from gkdplan.vocab import Kernels
 
+SEED_STRIDE = 1_000_003
+"""Between the seeds of two tensor groups: more than those of one group, which Megatron puts side by
+side (megatron/core/tensor_parallel/random.py, model_parallel_cuda_manual_seed)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
@@ -52,8 +56,9 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
     """Build the groups of the student's layout, in Megatron's order, and seed every generator.
 
     The launcher has called `platform.prepare` and `torch.distributed.init_process_group`. The
-    default generator gets the same seed on every rank; Megatron's tensor-parallel state differs by
-    tensor rank.
+    default generator gets the same seed on the ranks of a tensor group, which see whole inputs
+    together, and another one for other rows, chunks of rows and layers; Megatron's tensor-parallel
+    state differs by tensor rank too.
     """
     degrees = layout.student
     parallel_state.initialize_model_parallel(
@@ -65,9 +70,12 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
         expert_tensor_parallel_size=degrees.expert_tensor,
         create_gloo_process_groups=False,
     )
-    torch.manual_seed(seed)
-    model_parallel_cuda_manual_seed(seed)
-    return _mesh(ProcessGroupCollection.use_mpu_process_groups(), degrees, layout.kernels)
+    mesh = _mesh(ProcessGroupCollection.use_mpu_process_groups(), degrees, layout.kernels)
+    of_tensor_group = mesh.data_group.rank() * mesh.pipeline_size + mesh.pipeline_rank
+    own_seed = seed + SEED_STRIDE * of_tensor_group
+    torch.manual_seed(own_seed)
+    model_parallel_cuda_manual_seed(own_seed)
+    return mesh
 
 
 def init_teacher_mesh(layout: Layout, student: Mesh) -> Mesh:

@@ -1,5 +1,7 @@
 """A ModelPlan as a Megatron GPTModel: every field of the shape has one place in the config."""
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -42,8 +44,8 @@ def build_chunks(
     memory, and no part of them has been on the device.
 
     The weights are allocated but not set: `weights.load_weights` or `weights.draw_weights` sets
-    them all, `lora.draw_adapters` the adapters of `plan.lora`, which alone ask for a gradient then.
-    With `trainable` false no parameter does and the model is in eval mode.
+    them all, `adapters.draw_adapters` the adapters of `plan.lora`, which alone ask for a gradient
+    then. With `trainable` false no parameter does and the model is in eval mode.
     """
     config = transformer_config(plan, degrees)
     is_first = mesh.pipeline_rank == 0
@@ -104,6 +106,12 @@ def first_layer(plan: ModelPlan, stage: int, chunk: int) -> int:
     """The model's number of the first layer of a stage's chunk."""
     place = chunk * len(plan.stage_layers) + stage
     return sum(_layers_of_chunks(plan)[:place])
+
+
+def stage_of_layer(plan: ModelPlan, layer: int) -> int:
+    """The pipeline stage that holds one of the model's layers."""
+    ends = list(accumulate(_layers_of_chunks(plan)))
+    return bisect_right(ends, layer) % len(plan.stage_layers)
 
 
 def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConfig:

@@ -21,17 +21,31 @@ _EXPERT_OF_A_GROUP = re.compile(r"mlp\.experts\.(linear_fc\d\.weight)(\d+)")
 def base_parameters(
     chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
 ) -> Iterator[tuple[str, Parameter]]:
-    """Every parameter but adapters', under its name in the model.
+    """Every parameter but adapters', under its name in the model."""
+    for name, parameter in _named_parameters(chunks, plan, mesh):
+        if not is_adapter(name):
+            yield name, parameter
 
-    Layers and experts carry the model's numbers, whatever stage and rank hold them, and an expert's
+
+def adapter_parameters(
+    chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
+) -> Iterator[tuple[str, Parameter]]:
+    """The adapters' alone, under their names in the model."""
+    for name, parameter in _named_parameters(chunks, plan, mesh):
+        if is_adapter(name):
+            yield name, parameter
+
+
+def _named_parameters(
+    chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
+) -> Iterator[tuple[str, Parameter]]:
+    """Layers and experts carry the model's numbers, whatever stage and rank hold them; an expert's
     weights are `mlp.experts.N.linear_fc1.weight` in whichever of Megatron's modules they lie.
     """
     first_expert = _first_expert(plan, mesh.groups.ep)
     for index, chunk in enumerate(chunks):
         first = first_layer(plan, mesh.pipeline_rank, index)
         for name, parameter in chunk.named_parameters():
-            if is_adapter(name):
-                continue
             if layer := _LAYER.fullmatch(name):
                 part = _with_expert_of_the_model(layer[2], first_expert)
                 name = f"decoder.layers.{first + int(layer[1])}.{part}"

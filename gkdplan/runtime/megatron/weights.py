@@ -9,9 +9,9 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
 from gkdplan.runplan.model import ModelPlan
+from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
 from gkdplan.runtime.megatron.drawn_weights import drawn_weights
-from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.hf_layout import Slice
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import model_shape
@@ -66,10 +66,9 @@ def save_student(
     Rank 0 writes safetensors of at most `shard_bytes` (with an index where there are several),
     the source's config.json with the model's depth and dtype, and the source's tokenizer files: the
     same bytes from any layout. The directory appears whole: it is written beside `out_dir` and
-    renamed.
+    renamed. Adapters are merged into the weights that they adapt.
     """
-    assert plan.lora is None, "adapters have no place in a student's files"
-    tensors = full_tensors(chunks, plan, mesh)
+    tensors = merged_tensors(chunks, plan, mesh)
     if mesh.rank == 0:
         write_student(tensors, plan, source_dir, out_dir, shard_bytes)
     else:

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute
+from gkdplan.runtime.megatron.adapters import draw_adapters
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
-from gkdplan.runtime.megatron.lora import draw_adapters, is_adapter
+from gkdplan.runtime.megatron.lora import is_adapter
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.trainer import Trainer
@@ -203,7 +204,7 @@ def _check_drawn(checkpoints: Path) -> None:
         base = build_model(base_plan, degrees, mesh, trainable=False)
         for filled, filling in ((model, plan), (base, base_plan)):
             load_weights([filled], checkpoints / name, filling, mesh)
-        draw_adapters(model, mesh, seed=4)
+        draw_adapters([model], plan, mesh, seed=4)
         with torch.no_grad():
             assert torch.equal(hidden_states(model, tokens_BS), hidden_states(base, tokens_BS))
         for key, (factor, _) in _adapters(model, mesh).items():

@@ -1,0 +1,55 @@
+"""Adapters as a directory that PEFT loads: adapter_config.json and adapter_model.safetensors."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.distributed as dist
+from megatron.core.models.gpt.gpt_model import GPTModel
+from safetensors.torch import save_file
+
+from gkdplan.runplan.model import ModelPlan
+from gkdplan.runtime.megatron.adapters import whole_adapters
+from gkdplan.runtime.megatron.mesh import Mesh
+
+
+def save_adapters(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, out_dir: Path) -> None:
+    """Write `out_dir`, which must not exist yet; every rank takes part and rank 0 writes.
+
+    A base that is not the plan's model as it is (kept layers, random weights) has no name there.
+
+    The names are those that PEFT 0.21 gives the adapters of a causal model of transformers
+    (peft/utils/save_and_load.py), and the config says what `peft.LoraConfig` needs to load them.
+    """
+    assert plan.lora is not None
+    tensors = {}
+    for name, a, b in whole_adapters(chunks, plan, mesh):
+        if mesh.rank == 0:
+            stem = f"base_model.model.{name}"
+            tensors[f"{stem}.lora_A.weight"] = a.cpu().contiguous().clone()
+            tensors[f"{stem}.lora_B.weight"] = b.cpu().contiguous().clone()
+    if mesh.rank == 0:
+        out_dir.mkdir(parents=True)
+        save_file(tensors, out_dir / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = json.dumps(_config(plan), indent=2, sort_keys=True)
+        (out_dir / "adapter_config.json").write_text(config + "\n", encoding="utf-8")
+    dist.barrier()
+
+
+def _config(plan: ModelPlan) -> dict[str, object]:
+    lora = plan.lora
+    assert lora is not None
+    return {
+        "base_model_name_or_path": plan.model if plan.init == "pretrained" else None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "revision": plan.revision,
+        "target_modules": list(lora.targets),
+        "task_type": "CAUSAL_LM",
+    }

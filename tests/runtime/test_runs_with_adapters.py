@@ -1,0 +1,143 @@
+"""Runs of a student with low-rank adapters: in every layout that of one process, saved as PEFT
+loads it, merged as transformers does, and gone on with exactly."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from gloo_ranks import run_on_ranks
+from peft import PeftModel
+from safetensors.torch import load_file
+from silent_session import open_silently
+from tiny_plans import compile_tiny
+from transformers import AutoModelForCausalLM
+
+from gkdplan.runplan.codec import encode
+from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.run_directory import read_metrics
+
+NUM_STEPS = 6
+LORA = 'tuning = "lora"\n[student.lora]\nrank = 4\nalpha = 16.0\ntargets = {targets}'
+ALL = LORA.format(targets='["all-linear"]')
+SOME = LORA.format(targets='["v_proj", "o_proj", "up_proj"]')
+CHANGES = {
+    "student": ALL,
+    "micro": 4,
+    "steps": NUM_STEPS,
+    "save_interval": 3,
+    "lmbda": 0.4,
+    "seq_kd": 0.4,
+    "distill": "sampling_temperature = 0.0",
+}
+TWO, FOUR = {"devices": 2}, {"devices": 4}
+RECOMPUTED = 'granularity = "full"\nmethod = "uniform"\nnum_layers = 1'
+LAYOUTS = {
+    "tensor": TWO | {"tensor": 2},
+    "tensor, recomputed": TWO | {"tensor": 2, "recompute": RECOMPUTED},
+    "pipeline": TWO | {"parallel": "pipeline = 2"},
+    "context": TWO | {"parallel": "context = 2"},
+    "data": TWO | {"micro": 2},
+    "tensor over virtual pipeline": FOUR
+    | {"tensor": 2, "parallel": "pipeline = 2\nvirtual_pipeline = 2"},
+    "tensor over context": FOUR | {"tensor": 2, "parallel": "context = 2"},
+}
+IN_EVERY_RUN = {"tensor over virtual pipeline", "context"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    tiny.save_qwen3(home / "teacher", num_layers=4, hidden=48, seed=1)
+    tiny.save_qwen2(home / "student", num_layers=4, hidden=32, seed=2)
+    tiny.save_rows(home / "rows.jsonl")
+    return home
+
+
+@pytest.fixture(scope="module")
+def run(home, tmp_path_factory) -> Callable[..., Path]:
+    """A run's directory."""
+
+    def run(*, starts: tuple[int, ...] = (0,), **changes: object) -> Path:
+        output = tmp_path_factory.mktemp("runs") / "run"
+        run_plan = compile_tiny(home, output, **CHANGES | changes)
+        for start in starts:
+            run_on_ranks(_run, run_plan.layout.world_size, encode(run_plan), start)
+            if start != starts[-1]:
+                shutil.rmtree(output / "checkpoints" / f"step_{NUM_STEPS}")
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(run) -> Path:
+    return run()
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param(n, marks=() if n in IN_EVERY_RUN else pytest.mark.grid) for n in LAYOUTS],
+)
+def test_the_run_is_that_of_one_process(layout, run, alone):
+    found = run(**LAYOUTS[layout])
+    for mine, one in zip(_steps(found), _steps(alone), strict=True):
+        assert mine["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        assert mine["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    assert len(_steps(found)) == NUM_STEPS
+    for name in ("adapter/adapter_model.safetensors", "student/model.safetensors"):
+        mine, one = load_file(_last(found) / name), load_file(_last(alone) / name)
+        assert mine.keys() == one.keys()
+        for key, tensor in mine.items():
+            torch.testing.assert_close(tensor, one[key], atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize("student", [ALL, SOME])
+def test_peft_loads_the_adapters_and_gives_the_merged_students_logits(student, run, home):
+    saved = _last(run(student=student))
+    base = AutoModelForCausalLM.from_pretrained(home / "student", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, saved / "adapter")
+    merged = AutoModelForCausalLM.from_pretrained(saved / "student", dtype=torch.float32)
+    untouched = AutoModelForCausalLM.from_pretrained(home / "student", dtype=torch.float32)
+    tokens_BS = torch.arange(3, 35).view(2, 16)
+    with torch.no_grad():
+        expected, found = merged(tokens_BS).logits, adapted(tokens_BS).logits
+        before = untouched(tokens_BS).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0.0)
+    assert float((expected - before).abs().max()) > 1e-2
+    assert json.loads((saved / "adapter" / "adapter_config.json").read_text())["r"] == 4
+
+
+def test_only_the_adapted_weights_move(run, home, alone):
+    before, after = (
+        load_file(path / "model.safetensors")
+        for path in (home / "student", _last(alone) / "student")
+    )
+    for name, tensor in after.items():
+        is_adapted = name.endswith("_proj.weight")
+        assert torch.equal(tensor, before[name]) != is_adapted, name
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_resumed_run_is_the_one_that_never_stopped(dropout, run):
+    changes = {"student": f"{ALL}\ndropout = {dropout}", **TWO, "micro": 2}
+    whole, stopped = run(**changes), run(starts=(0, 3), **changes)
+    for name in ("adapter/adapter_model.safetensors", "state/rank_1.safetensors"):
+        mine, one = load_file(_last(stopped) / name), load_file(_last(whole) / name)
+        assert mine.keys() == one.keys()
+        assert all(torch.equal(tensor, one[key]) for key, tensor in mine.items())
+
+
+def _run(lock: str, start_step: int) -> None:
+    Executor(open_silently(lock, start_step)).run(start_step)
+
+
+def _steps(output: Path) -> list[dict]:
+    return [line for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
+
+
+def _last(output: Path) -> Path:
+    return output / "checkpoints" / f"step_{NUM_STEPS}"

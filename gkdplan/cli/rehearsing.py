@@ -4,10 +4,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from gkdplan import __version__
 from gkdplan.cli.compiling import Compiled, compile_loaded
 from gkdplan.cli.runtime import runtime
-from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.planner.reduced import (
     Reduced,
     on_one_rank,
@@ -30,8 +28,6 @@ def rehearse(compiled: Compiled, run_plan: RunPlan) -> tuple[RunPlan, tuple[Chec
     """
     assert compiled.plan is not None
     assert compiled.facts is not None
-    if run_plan.models.student.lora is not None:
-        raise UserError(_adapters_not_compared())
     reduced = reduce_plan(compiled.plan, compiled.facts, run_plan)
     with tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch:
         home = Path(scratch)
@@ -71,12 +67,3 @@ def _compiled(plan: Plan) -> RunPlan:
     errors = compiled.errors_beside()
     assert not errors, errors
     return compiled.decided()
-
-
-def _adapters_not_compared() -> Diagnostic:
-    return error(
-        "GK591",
-        f'`gkdplan verify` does not yet compare `student.tuning = "lora"` in gkdplan {__version__}',
-        "student.tuning",
-        help=('verify with `tuning = "full"`: the layout is the same',),
-    )

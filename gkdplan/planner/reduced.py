@@ -10,6 +10,7 @@ from math import lcm
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.layout import teacher_parallel
+from gkdplan.planner.lora import lora_of
 from gkdplan.planner.models import student_shape
 from gkdplan.planner.reduced_shape import LARGEST_DEGREE, reduced_axes, reduced_shape
 from gkdplan.runplan.layout import AxisDegrees
@@ -21,10 +22,12 @@ from gkdplan.spec.plan import (
     Data,
     Distill,
     Generation,
+    Lora,
     Parallel,
     Plan,
     Recompute,
     Run,
+    Student,
 )
 from gkdplan.vocab import Dtype, Engine, LossBackend, Tier
 
@@ -119,6 +122,7 @@ def _plan(
             "dtype": Dtype.FP32,
             "init": "pretrained",
             "keep": None,
+            "lora": _without_dropout(plan.student),
             "parallel": student,
             "recompute": recompute,
         },
@@ -155,6 +159,13 @@ def _kept_ids(plan: Plan, run_plan: RunPlan) -> Mapping[str, object]:
     if top_k is None:
         return {"payload": plan.distill.payload, "top_k": None}
     return {"payload": "top_k", "top_k": min(top_k, 32)}
+
+
+def _without_dropout(student: Student) -> Lora | None:
+    """What an adapter drops depends on the layout."""
+    if student.tuning != "lora":
+        return None
+    return lora_of(student).model_copy(update={"dropout": 0.0})
 
 
 def _world(run_plan: RunPlan) -> tuple[int, int]:

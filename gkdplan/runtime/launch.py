@@ -130,7 +130,7 @@ def check_machine(run_plan: RunPlan) -> None:
 
 def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What was planned and what this executor has no code for."""
-    num_nodes, models = run_plan.layout.num_nodes, run_plan.models
+    num_nodes = run_plan.layout.num_nodes
     if num_nodes > 1:
         yield _planned_only("cluster.num_nodes", num_nodes)
     if run_plan.sampling.server_url is not None:

@@ -62,13 +62,6 @@ def test_a_number_beyond_its_tolerance_exits_with_1(plan, capsys, monkeypatch):
     assert "1 number beyond tolerance" in capsys.readouterr().out
 
 
-def test_adapters_are_not_verified_in_silence(plan, capsys):
-    text = PLAN.replace("[student.parallel]", 'tuning = "lora"\n[student.parallel]')
-    Path(plan).write_text(text, encoding="utf-8")
-    assert run(["verify", plan]) == 1
-    assert "error[GK591]: `gkdplan verify` does not yet compare" in capsys.readouterr().err
-
-
 def test_a_gpu_plan_is_traced_and_priced_for_the_cpu_and_says_so(plan, capsys):
     assert run(["verify", plan, "--trace", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.megatron.full_tensors import full_tensors
+from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.responses import completions_of_engine, of_all_ranks, sample_responses
 from gkdplan.runtime.rollout.engine import Request
 from gkdplan.runtime.run_directory import read_metrics
@@ -27,13 +27,14 @@ from gkdplan.vocab import Role
 
 NUM_STEPS = 10
 GREEDY = "sampling_temperature = 0.0"
+LORA = 'tuning = "lora"\n[student.lora]\nrank = 4\nalpha = 16.0'
 VLLM = 'engine = "vllm"\ngpu_memory_utilization = 0.004'
 ON_POLICY = {"lmbda": 1.0, "distill": GREEDY, "steps": NUM_STEPS, "save_interval": NUM_STEPS}
 LAYOUTS = {
     "one process": {},
-    "data, an engine a rank": {"devices": 2},
-    "tensor, an engine on both": {"devices": 2, "tensor": 2},
-    "pipeline, an engine a rank": {
+    "data": {"devices": 2},
+    "tensor with adapters": {"devices": 2, "tensor": 2, "student": LORA},
+    "pipeline": {
         "devices": 2, "parallel": "pipeline = 2", "generation": f"{VLLM}\ntensor = 1"
     },
     "tensor, an engine a rank": {
@@ -41,7 +42,11 @@ LAYOUTS = {
     },
     "data, an engine on both": {"devices": 2, "generation": f"{VLLM}\ntensor = 2"},
 }  # fmt: skip
-IN_EVERY_RUN = {"one process", "tensor, an engine on both", "pipeline, an engine a rank"}
+IN_EVERY_RUN = {
+    "one process",
+    "tensor with adapters",
+    "pipeline",
+}
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -123,7 +128,7 @@ def _compare_logprobs(session, reference, step: int, responses: dict) -> None:
     """Of the responses' tokens, by vLLM and by transformers with the trainer's weights."""
     from vllm import SamplingParams
 
-    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    weights = dict(merged_tensors(session.student, session.plan.models.student, session.mesh))
     reference.load_state_dict(weights)
     examples = examples_of_step(session, step)
     rows = [[*example.prompt, *responses[example.row]] for example in examples]
@@ -150,7 +155,7 @@ def test_an_engine_keeps_to_the_plan_and_leaves_torch_as_it_was(home, tmp_path):
 def _try_an_engine(lock: str) -> None:
     session = open_silently(lock)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    weights = full_tensors(session.student, session.plan.models.student, session.mesh)
+    weights = merged_tensors(session.student, session.plan.models.student, session.mesh)
     session.engine.refit(weights, version=0)
     _completions(session, 1)
     assert torch.equal(torch.get_rng_state(), state)
@@ -165,7 +170,7 @@ def _try_an_engine(lock: str) -> None:
 
 def _forgets_what_it_cached_of_other_weights(session) -> None:
     """A block of the cache has 128 tokens, so a prompt has to be longer to be found there."""
-    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    weights = dict(merged_tensors(session.student, session.plan.models.student, session.mesh))
     others = {name: tensor * 1.5 for name, tensor in weights.items()}
     requests = [Request(list(range(3, 143)), 1)]
     session.engine.refit(iter(weights.items()), version=0)
@@ -180,7 +185,7 @@ def _forgets_what_it_cached_of_other_weights(session) -> None:
 def _draws_the_plans_distribution(session) -> None:
     """Frequencies of a first token against softmax(logits / T) of transformers with the trainer's
     weights, cut by top_k and top_p: four standard deviations of a binomial at most."""
-    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    weights = dict(merged_tensors(session.student, session.plan.models.student, session.mesh))
     reference = AutoModelForCausalLM.from_pretrained(session.student_source, dtype=torch.float32)
     reference.load_state_dict(weights)
     prompt, num_samples = session.train.examples[0].prompt, 1500
@@ -202,7 +207,7 @@ def _draws_the_plans_distribution(session) -> None:
 
 
 def _refuses_logits_that_are_not_finite(session) -> None:
-    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    weights = dict(merged_tensors(session.student, session.plan.models.student, session.mesh))
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], torch.nan)
     session.engine.refit(iter(weights.items()), version=1)
     requests = [Request(session.train.examples[0].prompt, 1)]
@@ -212,7 +217,7 @@ def _refuses_logits_that_are_not_finite(session) -> None:
 
 
 def _refuses_a_refit_that_lacks_a_tensor(session) -> None:
-    weights = dict(full_tensors(session.student, session.plan.models.student, session.mesh))
+    weights = dict(merged_tensors(session.student, session.plan.models.student, session.mesh))
     del weights["model.layers.1.mlp.down_proj.weight"]
     with pytest.raises(AssertionError, match=r"layers\.1\.mlp\.down_proj"):
         session.engine.refit(iter(weights.items()), version=2)

@@ -2,13 +2,12 @@
 
 import sys
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 from gkdplan.diagnostics import Diagnostic, UserError
-from gkdplan.runplan.model import LoraPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runtime import kernels, vllm_package
 from gkdplan.runtime.launch import check_machine
@@ -22,11 +21,6 @@ def refused(run_plan: RunPlan) -> list[str | None]:
     return [found.path for found in refusal.value.diagnostics]
 
 
-def with_student(run_plan: RunPlan, **changes: Any) -> RunPlan:
-    student = replace(run_plan.models.student, **changes)
-    return replace(run_plan, models=replace(run_plan.models, student=student))
-
-
 def test_what_this_executor_runs_is_not_refused(run_plan):
     check_machine(run_plan)
 
@@ -34,11 +28,6 @@ def test_what_this_executor_runs_is_not_refused(run_plan):
 def test_an_optimizer_on_the_host_is_refused(run_plan):
     optimizer = replace(run_plan.optimizer, offload=Tier.HOST)
     assert refused(replace(run_plan, optimizer=optimizer)) == ["optimizer.offload"]
-
-
-def test_adapters_are_refused(run_plan):
-    lora = LoraPlan(8, 32.0, 0.0, ("q_proj",), 1)
-    assert refused(with_student(run_plan, lora=lora)) == ["student.tuning"]
 
 
 def test_vllm_on_a_server_is_refused(run_plan):
@@ -58,8 +47,8 @@ def test_an_engine_that_is_not_installed_is_found_before_a_rank_starts(run_plan,
 
 def test_everything_comes_at_once(run_plan):
     several = replace(run_plan, layout=replace(run_plan.layout, num_nodes=2))
-    several = with_student(several, lora=LoraPlan(8, 32.0, 0.0, ("q_proj",), 1))
-    assert refused(several) == ["cluster.num_nodes", "student.tuning"]
+    several = replace(several, optimizer=replace(several.optimizer, offload=Tier.HOST))
+    assert refused(several) == ["cluster.num_nodes", "optimizer.offload"]
 
 
 def on_gpus(run_plan: RunPlan, kernels: Kernels, context: int = 1) -> RunPlan:

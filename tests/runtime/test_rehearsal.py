@@ -50,6 +50,10 @@ PLANS = {
     "every axis of a dense model": {"nodes": 4}
     | {"student_parallel": "parallel = { tensor = 2, pipeline = 2, context = 2 }"},
     "interleaved": {"student_parallel": "parallel = { pipeline = 4, virtual_pipeline = 3 }"},
+    "adapters": {
+        "student_parallel": "lora = { rank = 4, dropout = 0.1 }\ntuning = 'lora'\n"
+        "parallel = { tensor = 2, pipeline = 2 }"
+    },
     "uneven": {"nodes": 2, "student": SMOL, "teacher": SMOL}
     | {"student_parallel": "parallel = { pipeline = 8, stage_layers = [1, 4, 4, 4, 4, 4, 4, 5] }"},
     "experts": {"nodes": 2, "student": MOE, "teacher": MOE}
@@ -140,6 +144,32 @@ def test_it_misses_where_the_step_is_broken_and_only_there(breaking, rehearsed) 
     locks, home = rehearsed
     run_on_ranks(_rehearse, 2, locks, home, breaking)
     assert {(c.claim, c.what) for c in judge(home) if not c.holds} == MISSES[breaking]
+
+
+def _leave_gradients_of_a_narrow_middle_partial() -> None:
+    from gkdplan.runtime.megatron import lora
+
+    gather = lora.gather_from_sequence_parallel_region
+    patch.object(
+        lora, "gather_from_sequence_parallel_region",
+        lambda x, **_: gather(x, tensor_parallel_output_grad=False),
+    ).start()  # fmt: skip
+
+
+@pytest.mark.parametrize("breaking", [_nothing, _leave_gradients_of_a_narrow_middle_partial])
+def test_adapters_are_held_against_those_of_one_process(breaking, tmp_path) -> None:
+    adapters = "tuning = 'lora'\nlora = { rank = 4, dropout = 0.1 }\nparallel = { tensor = 2 }"
+    large = compiled(tmp_path, nodes=2, student_parallel=adapters)
+    locks = {name: encode(plan) for name, plan in small_plans(large, tmp_path).items()}
+    run_on_ranks(_rehearse, 1, {ALONE: locks.pop(ALONE)}, tmp_path, _nothing)
+    run_on_ranks(_rehearse, 4, locks, tmp_path, breaking)
+    checks = judge(tmp_path)
+    missed = {(check.claim, check.what) for check in checks if not check.holds}
+    of_gradients = {(Claim.LAYOUT, "gradient"), (Claim.SPLIT, "gradient")}
+    assert missed == (set() if breaking is _nothing else of_gradients)
+    assert Outcome.load(tmp_path / f"{ALONE}.rank_0.safetensors").gradients.keys() >= {
+        "model.layers.0.self_attn.q_proj.lora_A", "model.layers.1.mlp.down_proj.lora_B"
+    }  # fmt: skip
 
 
 def _rehearse(locks: dict[str, str], home: Path, breaking: Callable[[], None]) -> None:

@@ -44,23 +44,20 @@ _HOMES = {
 
 
 @torch.no_grad()
-def draw_adapters(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, seed: int) -> None:
+def draw_adapters(
+    chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, seed: int, *, both: bool = False
+) -> None:
     """Set every adapter, the same whatever the layout: A as PEFT draws it, uniform between
-    +-1 / sqrt(in), and B zero, so that the model computes what its frozen base does.
+    +-1 / sqrt(in), and B zero, so that the model computes what its frozen base does; with `both` B
+    is drawn as A is.
 
-    Each A is drawn whole from (seed, its name in the model) and then cut.
+    Each factor is drawn whole from (seed, its name in the model) and then cut.
     """
     for name, parameter in adapter_parameters(chunks, plan, mesh):
-        if not name.endswith(".a"):
+        if both or name.endswith(".a"):
+            parameter.copy_(_drawn(name, parameter, mesh, seed))
+        else:
             parameter.zero_()
-            continue
-        is_cut = getattr(parameter, "tensor_model_parallel", False)
-        columns = parameter.shape[1] * (mesh.tensor_size if is_cut else 1)
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-        whole = torch.empty(parameter.shape[0], columns)
-        whole.uniform_(-1 / math.sqrt(columns), 1 / math.sqrt(columns), generator=generator)
-        share = whole.chunk(mesh.tensor_size, dim=1)[mesh.tensor_rank] if is_cut else whole
-        parameter.copy_(share)
 
 
 @torch.no_grad()
@@ -126,3 +123,16 @@ def _joined(share: Tensor, mesh: Mesh, dim: int) -> Tensor:
     shares = [torch.empty_like(share.contiguous()) for _ in range(mesh.tensor_size)]
     dist.all_gather(shares, share.contiguous(), group=mesh.tensor_group)
     return torch.cat(shares, dim)
+
+
+def _drawn(name: str, parameter: Parameter, mesh: Mesh, seed: int) -> Tensor:
+    is_cut = getattr(parameter, "tensor_model_parallel", False)
+    size = list(parameter.shape)
+    if is_cut:
+        size[parameter.partition_dim] *= mesh.tensor_size
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+    bound = 1 / math.sqrt(size[1])
+    whole = torch.empty(size).uniform_(-bound, bound, generator=generator)
+    if not is_cut:
+        return whole
+    return whole.chunk(mesh.tensor_size, dim=parameter.partition_dim)[mesh.tensor_rank]

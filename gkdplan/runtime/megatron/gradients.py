@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from gkdplan.runplan.model import ModelPlan
+from gkdplan.runtime.megatron.adapters import whole_adapters
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.trainer import Trainer
 
 
 def full_gradients(trainer: Trainer, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple[str, Tensor]]:
-    """As `full_tensors`, but the gradients that `forward_backward` has left: float32, summed over
-    micro-batches and data ranks, before clipping.
+    """As `full_tensors`, or of a student with adapters their factors alone, but the gradients that
+    `forward_backward` has left: float32, summed over micro-batches and data ranks, before clipping.
 
     Collective. While it runs the parameters' own values are set aside.
     """
@@ -22,7 +23,12 @@ def full_gradients(trainer: Trainer, plan: ModelPlan, mesh: Mesh) -> Iterator[tu
     try:
         for parameter in parameters:
             parameter.data = parameter.main_grad
-        yield from full_tensors(trainer.chunks, plan, mesh)
+        if plan.lora is None:
+            yield from full_tensors(trainer.chunks, plan, mesh)
+            return
+        for name, a, b in whole_adapters(trainer.chunks, plan, mesh):
+            yield f"{name}.lora_A", a
+            yield f"{name}.lora_B", b
     finally:
         for parameter, value in zip(parameters, values, strict=True):
             parameter.data = value

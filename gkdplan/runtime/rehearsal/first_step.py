@@ -5,7 +5,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from gkdplan.runplan.codec import decode
+from gkdplan.runplan.rehearsal import Claim
 from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.megatron.adapters import draw_adapters
 from gkdplan.runtime.megatron.gradients import full_gradients
 from gkdplan.runtime.megatron.mesh import close_mesh
 from gkdplan.runtime.phases import Position
@@ -19,15 +21,21 @@ def rehearse(locks: dict[str, str], home: str, position: Position) -> None:
     `home`/NAME.rank_R.safetensors."""
     for name, lock in locks.items():
         file = Path(home) / f"{name}.rank_{dist.get_rank()}.safetensors"
-        _outcome(lock, position).save(file)
+        _outcome(lock, position, is_own_teacher=name == Claim.ITSELF).save(file)
 
 
-def _outcome(lock: str, position: Position) -> Outcome:
+def _outcome(lock: str, position: Position, *, is_own_teacher: bool) -> Outcome:
+    """Adapters begin with a B of zero, where A has no gradient: but for a student that is its own
+    teacher both are drawn."""
     run_plan = decode(lock)
+    student = run_plan.models.student
     close_mesh()
     Path(run_plan.training.output).mkdir(parents=True, exist_ok=True)
     silent = Progress(run_plan, 0, shown=False, terminal=False)
     session = open_session(run_plan, 0, position, silent)
+    if student.lora is not None and not is_own_teacher:
+        seed = run_plan.training.seed
+        draw_adapters(session.student, student, session.mesh, seed, both=True)
     loss = Executor(session).learn(1).loss
-    whole = full_gradients(session.trainer, run_plan.models.student, session.mesh)
+    whole = full_gradients(session.trainer, student, session.mesh)
     return Outcome(loss, {name: gradient.clone() for name, gradient in whole})

@@ -85,11 +85,13 @@ def save_qwen2(
     ffn: int = 48,
     num_heads: int = 4,
     vocab_size: int = 304,
+    max_positions: int = 128,
     seed: int = 0,
 ) -> Path:
     """A random Qwen2 with qkv biases and a tied head."""
     sizes = _sizes(num_layers, hidden, ffn)
     sizes |= {"num_attention_heads": num_heads, "vocab_size": vocab_size}
+    sizes |= {"max_position_embeddings": max_positions}
     config = Qwen2Config(**sizes, tie_word_embeddings=True)
     return _save(directory, Qwen2ForCausalLM, config, seed)
 

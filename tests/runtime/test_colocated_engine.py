@@ -31,7 +31,7 @@ LORA = 'tuning = "lora"\n[student.lora]\nrank = 4\nalpha = 16.0'
 VLLM = 'engine = "vllm"\ngpu_memory_utilization = 0.004'
 ON_POLICY = {"lmbda": 1.0, "distill": GREEDY, "steps": NUM_STEPS, "save_interval": NUM_STEPS}
 LAYOUTS = {
-    "one process": {},
+    "one process, a tied head": {},
     "data": {"devices": 2},
     "tensor with adapters": {"devices": 2, "tensor": 2, "student": LORA},
     "pipeline": {
@@ -43,7 +43,7 @@ LAYOUTS = {
     "data, an engine on both": {"devices": 2, "generation": f"{VLLM}\ntensor = 2"},
 }  # fmt: skip
 IN_EVERY_RUN = {
-    "one process",
+    "one process, a tied head",
     "tensor with adapters",
     "pipeline",
 }
@@ -61,11 +61,23 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
+@pytest.fixture(scope="module")
+def tied_home(home, tmp_path_factory) -> Path:
+    """The same with a student whose head is its embedding."""
+    tied = shutil.copytree(home, tmp_path_factory.mktemp("tied"), dirs_exist_ok=True)
+    shutil.rmtree(tied / "student")
+    tiny.save_qwen2(tied / "student", hidden=128, max_positions=256, seed=2)
+    return tied
+
+
 @pytest.mark.parametrize(
     "layout",
     [pytest.param(n, marks=() if n in IN_EVERY_RUN else pytest.mark.grid) for n in LAYOUTS],
 )
-def test_after_each_update_the_engine_samples_what_the_trainer_does(layout, home, tmp_path):
+def test_after_each_update_the_engine_samples_what_the_trainer_does(
+    layout, home, tied_home, tmp_path
+):
+    home = tied_home if "tied" in layout else home
     changes = ON_POLICY | {"generation": VLLM} | LAYOUTS[layout]
     run_plan = compile_tiny(home, tmp_path / "run", **changes)
     run_on_ranks(
@@ -129,6 +141,7 @@ def _compare_logprobs(session, reference, step: int, responses: dict) -> None:
     from vllm import SamplingParams
 
     weights = dict(merged_tensors(session.student, session.plan.models.student, session.mesh))
+    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
     reference.load_state_dict(weights)
     examples = examples_of_step(session, step)
     rows = [[*example.prompt, *responses[example.row]] for example in examples]

@@ -72,6 +72,8 @@ class ColocatedEngine:
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": _noted(tensors, seen)}
             )
+            if self._device.type == "cpu":
+                _pack_tied_head(self._runner.model)
             assert seen == self._names, f"a refit of other tensors: {sorted(seen ^ self._names)}"
             assert self._llm.reset_prefix_cache(), "vllm still holds prompts of the old weights"
             self._llm.llm_engine.set_weight_version(str(version))
@@ -106,8 +108,12 @@ class ColocatedEngine:
 
     def resident_tensors(self) -> list[Tensor]:
         """The cache and the weights, but for those that vLLM packs for a CPU: no tensors then."""
-        runner = self._llm.llm_engine.model_executor.driver_worker.model_runner
+        runner = self._runner
         return [*runner.kv_caches, *runner.model.parameters(), *runner.model.buffers()]
+
+    @property
+    def _runner(self) -> Any:
+        return self._llm.llm_engine.model_executor.driver_worker.model_runner
 
     def close(self) -> None:
         """It ends with its process: vLLM's own shutdown would take torch's default group along."""
@@ -181,6 +187,14 @@ def _set_environment() -> None:
         "VLLM_RAISE_ON_LOGIT_NANS": "1",
     }.items():
         os.environ.setdefault(name, value)
+
+
+def _pack_tied_head(model: Any) -> None:
+    """On a CPU vLLM multiplies with a packed copy of a linear layer's weight, made anew where the
+    layer's weight is loaded: a tied head loads none (vllm/model_executor/layers/utils.py,
+    dispatch_cpu_unquantized_gemm)."""
+    if model.config.tie_word_embeddings:
+        model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
 
 
 def _noted(tensors: Iterator[NamedTensor], seen: set[str]) -> Iterator[NamedTensor]:

@@ -25,7 +25,7 @@ def evaluate(session: Session, step: int) -> None:
     """Log the student's mean JSD and cross-entropy (nats a token) over the held-out rows."""
     session.phases.enter("evaluate")
     totals = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
-    with torch.no_grad(), session.residency.everything_on_device():
+    with torch.no_grad(), session.residency.frozen_on_device():
         for batches in _rounds(session):
             totals += _sums(session, batches)
     for group in (session.mesh.data_group, session.mesh.pipeline_group):

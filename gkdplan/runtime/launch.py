@@ -31,7 +31,7 @@ from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, Run
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
 from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.runtime.vllm_package import has_vllm, no_vllm
-from gkdplan.vocab import Kernels, LossBackend, Role, Tier
+from gkdplan.vocab import Kernels, LossBackend, Role
 
 RAISED, KILLED, LEFT_ALONE = "GK530", "GK531", "GK551"
 RESUMABLE = (RAISED, KILLED, LEFT_ALONE)
@@ -135,8 +135,6 @@ def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
         yield _planned_only("cluster.num_nodes", num_nodes)
     if run_plan.sampling.server_url is not None:
         yield _planned_only("generation.mode", "server")
-    if run_plan.optimizer.offload is not Tier.DEVICE:
-        yield _planned_only("optimizer.offload", run_plan.optimizer.offload)
     layout = run_plan.layout
     if layout.backend == "nccl" and layout.kernels is Kernels.TORCH:
         for role in Role:

@@ -1,4 +1,4 @@
-"""Carries out the plan's moves: which parameters lie on the device, and which only on the host."""
+"""Carries out the plan's moves: which tensors lie on the device, and which only on the host."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,34 +13,47 @@ from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.vocab import Tier
 
-TEACHER_BODY = "teacher body"
+TEACHER_BODY, STUDENT_STATE = "teacher body", "student main + Adam"
 
 
 class Residency:
-    """Frozen parameters that live on the host and visit the device.
+    """Tensors that live on the host and visit the device.
 
-    The host copy never changes, so leaving the device frees the device's bytes and writes
-    nothing back. On a CPU the two tiers are both RAM, but they are accounted apart.
+    Frozen ones never change, so leaving the device frees the device's bytes and writes nothing
+    back; while they are away they are empty, so that nothing can compute with them. Others are
+    written back, and are their host copies while they are away. On a CPU the two tiers are both
+    RAM, but they are accounted apart.
     """
 
     def __init__(self, device: torch.device, meter: LiveBytes) -> None:
         self._device = device
         self._meter = meter
-        self._objects: dict[str, list[tuple[Parameter, Tensor]]] = {}
+        self._frozen: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self._changing: dict[str, tuple[Callable[[], Sequence[Tensor]], dict[int, Tensor]]] = {}
         self._under_way: dict[str, Callable[[], None]] = {}
         self._movers: dict[str, Callable[[Tier], None]] = {}
 
     def keep_on_host(self, name: str, parameters: Sequence[Parameter]) -> None:
-        """Make the parameters' present CPU tensors the host copy of object `name`.
+        """Make the parameters' present CPU tensors the host copy of the frozen object `name`.
 
         On a GPU they are pinned one by one, so that the host never holds all of them twice.
         """
-        self._objects[name] = []
+        self._frozen[name] = []
         for parameter in parameters:
             host = parameter.data.pin_memory() if self._device.type == "cuda" else parameter.data
             parameter.data = _nothing_like(parameter)
             self._meter.exclude(host)
-            self._objects[name].append((parameter, host))
+            self._frozen[name].append((parameter, host))
+
+    def send_to_host(self, name: str, tensors: Callable[[], Sequence[Tensor]]) -> None:
+        """Let object `name` live on the host from now on: what `tensors` gives whenever it moves.
+
+        Each tensor gets one pinned host buffer as it first leaves, and keeps it. Tensors that share
+        their storage with others cannot move.
+        """
+        self._changing[name] = (tensors, {})
+        self._release(name)
+        self.await_copy(name)
 
     def bring(self, parameters: Sequence[Parameter]) -> None:
         """Let parameters that were built in host memory live on the device from now on."""
@@ -56,41 +69,63 @@ class Residency:
         if move.object in self._movers:
             self._movers[move.object](move.to_tier)
             return
-        if move.to_tier is not Tier.DEVICE:
-            self._release(move.object)
-            return
-        self._fetch(move.object)
+        begin = self._fetch if move.to_tier is Tier.DEVICE else self._release
+        begin(move.object)
         if move.due is None:
             self.await_copy(move.object)
 
     def await_copy(self, name: str) -> None:
-        """Let nothing read object `name` before its copy is complete."""
-        self._under_way.pop(name)()
+        """Let nothing read object `name` before its copy is complete. A copy that ends in the step
+        after its own is not there in the first step of a process."""
+        self._under_way.pop(name, _nothing)()
 
     @contextmanager
-    def everything_on_device(self) -> Iterator[None]:
-        """Every object visits the device, as evaluation and sampling between steps need it."""
-        for name in self._objects:
+    def frozen_on_device(self) -> Iterator[None]:
+        """Every frozen object visits the device, as evaluation and sampling between steps need."""
+        for name in self._frozen:
             self._fetch(name)
             self.await_copy(name)
         try:
             yield
         finally:
-            for name in self._objects:
+            for name in self._frozen:
                 self._release(name)
+                self.await_copy(name)
 
     def _fetch(self, name: str) -> None:
-        copies = [
-            (torch.empty_like(host, device=self._device), host) for _, host in self._objects[name]
-        ]
-        for (parameter, _), (on_device, _) in zip(self._objects[name], copies, strict=True):
-            parameter.data = on_device
+        homes = self._frozen.get(name) or [(tensor, tensor.data) for tensor in self._tensors(name)]
+        copies = [(torch.empty_like(host, device=self._device), host) for _, host in homes]
+        for (tensor, _), (on_device, _) in zip(homes, copies, strict=True):
+            tensor.data = on_device
         self._under_way[name] = _begin(copies, self._device)
 
     def _release(self, name: str) -> None:
+        """A frozen object is gone at once, one that changes when its copy is complete."""
         assert name not in self._under_way, f"{name} leaves before its copy was awaited"
-        for parameter, _ in self._objects[name]:
-            parameter.data = _nothing_like(parameter)
+        for tensor, _ in self._frozen.get(name, ()):
+            tensor.data = _nothing_like(tensor)
+        leaving = [(tensor, self._host_of(name, tensor)) for tensor in self._tensors(name)]
+        copied = _begin([(host, tensor.data) for tensor, host in leaving], self._device)
+
+        def go_home() -> None:
+            copied()
+            for tensor, host in leaving:
+                tensor.data = host
+
+        self._under_way[name] = go_home
+
+    def _tensors(self, name: str) -> Sequence[Tensor]:
+        """Of an object that changes; none of a frozen one."""
+        return self._changing[name][0]() if name in self._changing else ()
+
+    def _host_of(self, name: str, tensor: Tensor) -> Tensor:
+        buffers = self._changing[name][1]
+        if id(tensor) not in buffers:
+            is_pinned = self._device.type == "cuda"
+            host = torch.empty_like(tensor.data, device="cpu", pin_memory=is_pinned)
+            self._meter.exclude(host)
+            buffers[id(tensor)] = host
+        return buffers[id(tensor)]
 
 
 def keep_teacher_on_host(residency: Residency, chunks: Sequence[Any]) -> None:
@@ -105,19 +140,19 @@ def keep_teacher_on_host(residency: Residency, chunks: Sequence[Any]) -> None:
 def _begin(copies: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Callable[[], None]:
     """Begin to copy from the second of each pair to the first; what is returned waits for it.
 
-    On a GPU the pinned host tensors are copied in a stream of their own. It begins after the work
-    that was queued, which may still read what lay in that memory; the tensors are used and freed
-    only after the wait, so that the allocator needs no record of the stream.
+    On a GPU copies to and from pinned host tensors run in a stream of their own. It begins after
+    the work that was queued, which may still read or write what lies in that memory; the tensors
+    are used and freed only after the wait, so that the allocator needs no record of the stream.
     """
     if device.type != "cuda":
-        for on_device, host in copies:
-            on_device.copy_(host)
+        for target, source in copies:
+            target.copy_(source)
         return _nothing
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        for on_device, host in copies:
-            on_device.copy_(host, non_blocking=True)
+        for target, source in copies:
+            target.copy_(source, non_blocking=True)
     return lambda: torch.cuda.current_stream(device).wait_stream(stream)
 
 
@@ -125,5 +160,5 @@ def _nothing() -> None:
     """Wait for a copy that is already complete."""
 
 
-def _nothing_like(parameter: Parameter) -> Tensor:
-    return torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+def _nothing_like(tensor: Tensor) -> Tensor:
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device)

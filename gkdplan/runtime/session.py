@@ -28,7 +28,7 @@ from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Phases, Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.residency import Residency, keep_teacher_on_host
+from gkdplan.runtime.residency import STUDENT_STATE, Residency, keep_teacher_on_host
 from gkdplan.runtime.rollout.engine import RolloutEngine
 from gkdplan.runtime.run_directory import RunDirectory
 from gkdplan.runtime.sampler import open_engine
@@ -164,6 +164,8 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
     if start_step:
         restore(directory.checkpoint(start_step), plan, trainer, mesh)
+    if plan.optimizer.offload is Tier.HOST:
+        residency.send_to_host(STUDENT_STATE, trainer.state_apart)
     meter.adopt(_resident_tensors([*student, *teacher], trainer))
     if head is not None:
         meter.adopt([head])

@@ -32,7 +32,7 @@ def _samples(session: Session) -> dict[str, dict[str, str]]:
     """A greedy response of each model to the first held-out prompt, or the first prompt."""
     example = (session.held_out.examples or session.train.examples)[0]
     greedy = replace(session.plan.sampling, temperature=0.0)
-    with session.residency.everything_on_device():
+    with session.residency.frozen_on_device():
         responses = {
             role: _respond(session, role, example, greedy) for role in (Role.TEACHER, Role.STUDENT)
         }

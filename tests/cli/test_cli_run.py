@@ -96,13 +96,12 @@ def test_a_dry_run_launches_nothing(workplace, launcher, capsys):
 
 def test_what_is_planned_and_not_run_has_a_dry_run_and_no_launch(workplace, capsys):
     plan = Path("plan.toml")
-    plan.write_text(plan.read_text() + '[optimizer]\noffload = "cpu"\n')
+    plan.write_text(plan.read_text().replace("[cluster]\n", "[cluster]\nnum_nodes = 2\n"))
     assert run(["run", "--dry-run"]) == 0
     assert "warning[GK591]" in capsys.readouterr().err
     assert run(["run"]) == 1
     err = capsys.readouterr().err
-    assert "error[GK591]: `optimizer.offload` (host) is planned, but not yet run" in err
-    assert "plan.toml:27:11" in err
+    assert "error[GK591]: `cluster.num_nodes` (2) is planned, but not yet run" in err
     assert not Path("runs").exists()
 
 

@@ -235,7 +235,6 @@ def test_what_is_not_available_is_refused_by_name(path, tables):
     ("path", "tables"),
     [
         ("cluster.num_nodes", {"cluster": {"num_nodes": 2}}),
-        ("optimizer.offload", {"optimizer": {"offload": "cpu"}}),
     ],
 )
 def test_what_is_planned_but_not_run_compiles_with_a_warning(path, tables):

@@ -11,7 +11,7 @@ from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runtime import kernels, vllm_package
 from gkdplan.runtime.launch import check_machine
-from gkdplan.vocab import Engine, Kernels, LossBackend, Tier
+from gkdplan.vocab import Engine, Kernels, LossBackend
 
 
 def refused(run_plan: RunPlan) -> list[str | None]:
@@ -23,11 +23,6 @@ def refused(run_plan: RunPlan) -> list[str | None]:
 
 def test_what_this_executor_runs_is_not_refused(run_plan):
     check_machine(run_plan)
-
-
-def test_an_optimizer_on_the_host_is_refused(run_plan):
-    optimizer = replace(run_plan.optimizer, offload=Tier.HOST)
-    assert refused(replace(run_plan, optimizer=optimizer)) == ["optimizer.offload"]
 
 
 def test_vllm_on_a_server_is_refused(run_plan):
@@ -47,8 +42,9 @@ def test_an_engine_that_is_not_installed_is_found_before_a_rank_starts(run_plan,
 
 def test_everything_comes_at_once(run_plan):
     several = replace(run_plan, layout=replace(run_plan.layout, num_nodes=2))
-    several = replace(several, optimizer=replace(several.optimizer, offload=Tier.HOST))
-    assert refused(several) == ["cluster.num_nodes", "optimizer.offload"]
+    sampling = replace(run_plan.sampling, engine=Engine.VLLM, server_url="http://host:8000")
+    several = replace(several, sampling=sampling)
+    assert refused(several) == ["cluster.num_nodes", "generation.mode"]
 
 
 def on_gpus(run_plan: RunPlan, kernels: Kernels, context: int = 1) -> RunPlan:

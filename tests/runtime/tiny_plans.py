@@ -52,6 +52,7 @@ global = {rows}
 lr = 1e-2
 weight_decay = 0.1
 distributed = {distributed}
+{optimizer}
 [run]
 output = "{output}"
 steps = {steps}
@@ -82,6 +83,7 @@ DEFAULTS = {
     "micro": 2,
     "rows": 8,
     "distributed": "true",
+    "optimizer": "",
     "steps": 6,
     "save_interval": 2,
 }

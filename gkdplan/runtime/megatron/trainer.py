@@ -155,6 +155,28 @@ class Trainer:
         ]
         return gradients + mains + states
 
+    def state_apart(self) -> list[Tensor]:
+        """Of what Adam keeps on this rank the tensors with storage of their own: its moments so
+        far, and main parameters where they are float32 copies."""
+        of_model = {
+            parameter.untyped_storage().data_ptr()
+            for chunk in self.chunks
+            for parameter in chunk.parameters()
+        }
+        mains = [
+            main
+            for *_, main in self._main_parameters()
+            if main.untyped_storage().data_ptr() not in of_model
+        ]
+        moments = [
+            value
+            for adam in self._adams
+            for state in adam.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor) and value.dim() > 0
+        ]
+        return mains + moments
+
     def owned_pieces(self) -> list[list[int]]:
         """For each place on the data axis, the elements of each piece of a parameter it updates.
 

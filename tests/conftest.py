@@ -169,8 +169,8 @@ def run_plan() -> model.RunPlan:
             steps=(
                 steps.Draw(42, 0.4, 0.5),
                 fetch,
-                steps.Generate(Source.STUDENT, Role.STUDENT, 8, 48),
-                steps.Generate(Source.TEACHER, Role.TEACHER, 8, 48),
+                steps.Generate(Source.STUDENT, Role.STUDENT, Engine.MEGATRON, 8, 48),
+                steps.Generate(Source.TEACHER, Role.TEACHER, Engine.MEGATRON, 8, 48),
                 steps.TeacherForward(2, Payload.HIDDEN, 384, 512),
                 give_back,
                 steps.StudentStep(2),

@@ -155,6 +155,15 @@ def sampling_roles(draft: Draft) -> tuple[tuple[Source, Role], ...]:
     return tuple((source, role) for source, role in roles if shares[source] > 0)
 
 
+def engine_of(draft: Draft, role: Role) -> Engine:
+    """What samples the responses of one of the models. The plan's engine holds the student's
+    weights only: a teacher samples where it is, by Megatron's own generation from the weights that
+    the ranks have anyway, or behind its server of vllm."""
+    if role is Role.STUDENT:
+        return draft.sampling.engine
+    return Engine.MEGATRON if draft.models.teacher.server is None else Engine.VLLM
+
+
 def num_train_rows(facts: Facts) -> int:
     return sum(file.num_rows for file in facts.train)
 

@@ -2,6 +2,7 @@
 
 from gkdplan.facts.model import Facts
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.steps import Generate
 from gkdplan.samples import SAMPLES_VERSION, Manifest, SampledFile, text_fingerprint
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine, Role
@@ -43,7 +44,7 @@ def manifest_of_plan(run_plan: RunPlan, facts: Facts, role: Role, weights: str |
         dtype=model.dtype,
         tokenizer=tokenizer.fingerprint,
         chat_template=text_fingerprint(tokenizer.chat_template),
-        engine=sampling.engine,
+        engine=_engine(run_plan, role),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
@@ -53,3 +54,9 @@ def manifest_of_plan(run_plan: RunPlan, facts: Facts, role: Role, weights: str |
         truncation=run_plan.data.truncation,
         data=tuple(SampledFile(s.path, s.num_rows, s.fingerprint) for s in run_plan.data.train),
     )
+
+
+def _engine(run_plan: RunPlan, role: Role) -> Engine:
+    """What draws them."""
+    drawn = [step for step in run_plan.steps if isinstance(step, Generate) and step.role is role]
+    return drawn[0].engine

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from gkdplan.planner.draft import Draft, sampling_roles
+from gkdplan.planner.draft import Draft, engine_of, sampling_roles
 from gkdplan.planner.memory.model import fused_of, rank_model
 from gkdplan.planner.memory.payload import kept_ids, payload_bytes, payload_width
 from gkdplan.runplan.steps import (
@@ -44,6 +44,7 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
         yield Generate(
             source=source,
             role=role,
+            engine=engine_of(draft, role),
             rows_per_rank=draft.rows_per_rank,
             max_completion_length=draft.sampling.max_completion_length,
         )

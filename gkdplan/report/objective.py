@@ -5,9 +5,9 @@ from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.draw import share_of_sources, steps_per_source
 from gkdplan.runplan.model import Objective, RunPlan
 from gkdplan.runplan.sampling import Sampling
-from gkdplan.runplan.steps import Draw
+from gkdplan.runplan.steps import Draw, Generate
 from gkdplan.units import format_bytes
-from gkdplan.vocab import Engine, LossBackend, Payload, Source
+from gkdplan.vocab import Engine, LossBackend, Payload, Role, Source
 
 SOURCE_NAMES = {
     Source.STUDENT: "student's samples",
@@ -181,7 +181,20 @@ def sampling(run_plan: RunPlan) -> str:
         return "none: no engine"
     top_k = "" if chosen.top_k is None else f", top_k {chosen.top_k}"
     tokens = plural(chosen.max_completion_length, "token")
-    return f"{_engine(chosen)}, top_p {chosen.top_p:g}{top_k}, at most {tokens}"
+    return (
+        f"{_engine(chosen)}{_of_teacher(run_plan)}, top_p {chosen.top_p:g}{top_k}, at most {tokens}"
+    )
+
+
+def _of_teacher(run_plan: RunPlan) -> str:
+    """Where the teacher samples by something else than the student."""
+    for step in run_plan.steps:
+        if isinstance(step, Generate) and step.role is Role.TEACHER:
+            if run_plan.models.teacher.server is not None:
+                return "; the teacher behind its server"
+            if step.engine is not run_plan.sampling.engine:
+                return f"; the teacher by {step.engine}, from its weights on the ranks"
+    return ""
 
 
 def _engine(chosen: Sampling) -> str:

@@ -22,7 +22,7 @@ from gkdplan.runplan.steps import (
     TeacherForward,
 )
 from gkdplan.units import format_bytes, format_seconds
-from gkdplan.vocab import Tier
+from gkdplan.vocab import Engine, Role, Tier
 
 _MOVE_VERBS = {
     (Tier.HOST, Tier.DEVICE): "fetch",
@@ -79,7 +79,8 @@ def sentence(step: Step) -> str:
         case Generate():
             prompts = plural(step.rows_per_rank, "prompt")
             length = plural(step.max_completion_length, "token")
-            return f"the {step.role} samples {prompts} a rank, at most {length}, if drawn"
+            who = f"the {step.role} samples {prompts} a rank {_by(step)}"
+            return f"{who}, at most {length}, if drawn"
         case TakeSamples():
             prompts = plural(step.rows_per_rank, "prompt")
             return f"the {step.source}'s samples of {prompts} a rank from {step.path}, if drawn"
@@ -113,6 +114,12 @@ def sentence(step: Step) -> str:
             return f"student and training state: {each}at the end; {step.keep} newest stay"
         case _:
             assert_never(step)
+
+
+def _by(step: Generate) -> str:
+    """What carries it out."""
+    is_behind_a_server = step.role is Role.TEACHER and step.engine is Engine.VLLM
+    return "behind its server" if is_behind_a_server else f"by {step.engine}"
 
 
 def duration(move: Move) -> str:

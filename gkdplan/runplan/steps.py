@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gkdplan.vocab import Payload, Phase, Role, Source, Tier
+from gkdplan.vocab import Engine, Payload, Phase, Role, Source, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,15 @@ class Refit:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Where the draw fell on `source`, `role` samples a response to each of the rank's prompts."""
+    """Where the draw fell on `source`, `role` samples a response to each of the rank's prompts.
+
+    `engine` carries it out: Megatron's own generation from the weights on the ranks; or vllm, which
+    for the student is the plan's, and for a teacher the one behind its server.
+    """
 
     source: Source
     role: Role
+    engine: Engine
     rows_per_rank: int
     max_completion_length: int
 

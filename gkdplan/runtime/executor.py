@@ -36,7 +36,7 @@ from gkdplan.runtime.responses import (
     of_all_ranks,
     sample_responses,
 )
-from gkdplan.runtime.rollout.engine import Completion
+from gkdplan.runtime.rollout.engine import Completion, SampleEngine
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
 from gkdplan.runtime.student import student_forward
@@ -44,7 +44,7 @@ from gkdplan.runtime.summary import summarise
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
 from gkdplan.runtime.teacher.resharding import Resharding, reshard, resharding_of
 from gkdplan.runtime.teacher.server import question_of
-from gkdplan.vocab import Phase, Role, Source
+from gkdplan.vocab import Engine, Phase, Role, Source
 
 
 @dataclass(slots=True)
@@ -159,16 +159,24 @@ class Executor:
         session.engine.refit(weights, version=step - 1)
 
     def _generate(self, action: Generate, state: StepState) -> None:
-        if action.role is Role.STUDENT and self.session.engine is not None:
+        if action.engine is Engine.MEGATRON:
+            sampled = self._sampled_by_megatron(action.role, state.step)
+        else:
+            engine = self._engine_of(action.role)
             examples = examples_of_step(self.session, state.step)
             sampled = completions_of_engine(
-                self.session, self.session.engine, examples, self.plan.sampling, state.step
+                self.session, engine, examples, self.plan.sampling, state.step
             )
-        else:
-            sampled = self._sampled_by_megatron(action.role, state.step)
         completions = [sampled[example.row] for example in state.examples]
         state.responses = [completion.tokens for completion in completions]
         log_completions(self.session, state.step, state.source, state.examples, completions)
+
+    def _engine_of(self, role: Role) -> SampleEngine:
+        """What samples a model's responses outside of Megatron's modules."""
+        if role is Role.TEACHER:
+            return self.session.served_sampler
+        assert self.session.engine is not None
+        return self.session.engine
 
     def _sampled_by_megatron(self, role: Role, step: int) -> dict[int, Completion]:
         """By row, those of this rank's rows at least."""

@@ -146,3 +146,23 @@ def test_a_rehearsal_has_a_small_teacher_on_the_ranks_in_its_place(axes):
     small = compile_plan(reduced.plan, facts(reduced.student, reduced.teacher), "test")
     assert not [d for d in small.diagnostics if d.severity == "error"]
     assert any(isinstance(step, TeacherForward) for step in small.run_plan.steps)
+
+
+@pytest.mark.parametrize("engine", ["megatron", "vllm"])
+def test_its_own_samples_are_drawn_behind_the_server(engine):
+    tables = BEHIND | {"generation": {"engine": engine, "gpu_memory_utilization": 0.01}}
+    tables["distill"] = {"loss_temperature": 1.0, "lmbda": 0.5, "seq_kd": 0.5}
+    known = replace(TINY, head_dim=32)
+    compilation = compile_plan(plan(**tables), facts(known, BIG), "test")
+    run_plan = compilation.run_plan
+    assert not [d for d in compilation.diagnostics if d.severity == "error"]
+    assert [(step.role, step.engine) for step in run_plan.steps if isinstance(step, Generate)] == [
+        ("student", engine),
+        ("teacher", "vllm"),
+    ]
+    assert "the teacher samples 8 prompts a rank behind its server" in outline(run_plan, 200)
+    assert "; the teacher behind its server" in dict(card_rows(run_plan))["sampling"]
+    assert not [term for term in run_plan.timing.terms if term.name.startswith("teacher")]
+    without = plan(**{**tables, "distill": {"loss_temperature": 1.0, "lmbda": 0.5}})
+    alone = compile_plan(without, facts(known, BIG), "test").run_plan
+    assert run_plan.ledger.classes == alone.ledger.classes

@@ -9,6 +9,7 @@ from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, TINY, facts, plan
 from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
+from gkdplan.planner.draft import draft_of
 from gkdplan.planner.memory.engine import (
     EngineModel,
     forward_bytes,
@@ -16,9 +17,12 @@ from gkdplan.planner.memory.engine import (
     reload_bytes,
     weight_bytes,
 )
+from gkdplan.planner.memory.explain import explain
 from gkdplan.planner.pricing import price
 from gkdplan.planner.search.searching import search
 from gkdplan.planner.timing.prediction import predict
+from gkdplan.report.objective import card_rows
+from gkdplan.report.outline import outline
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runplan.steps import Generate, Move, Refit
 from gkdplan.shape import MoeShape
@@ -250,11 +254,6 @@ def errors(given, known=H100):
         ("GK416", {"generation": {"sleep_level": 1}}, CPU),
         ("GK305", {"generation": {"gpu_memory_utilization": 0.02}}, H100),
         ("GK306", {"generation": {"gpu_memory_utilization": utilization_of(128)}}, H100),
-        (
-            "GK590",
-            {"distill": {"lmbda": 0.5, "seq_kd": True}},
-            H100,
-        ),
     ],
 )
 def test_a_rule_finds_its_fault_and_names_what_mends_it(code, tables, known):
@@ -326,3 +325,43 @@ def test_a_search_proposes_no_engine_that_vllm_would_refuse():
     for candidate in found.plans:
         assert errors(candidate).keys() <= {"GK301"}
         assert candidate.student.parallel.tensor > 1
+
+
+def test_the_teachers_samples_are_drawn_by_megatron_beside_the_engine():
+    """The cache of vllm stays where it is, and Megatron's is there while the teacher samples."""
+    both = {"lmbda": 0.5, "seq_kd": 0.5}
+    run_plan = compiled(h100(distill=both))
+    assert [(step.role, step.engine) for step in run_plan.steps if isinstance(step, Generate)] == [
+        ("student", "vllm"),
+        ("teacher", "megatron"),
+    ]
+    in_phase = run_plan.ledger.classes[0].phases[Phase.GENERATE].rows
+    alone = compiled(h100(distill={"lmbda": 0.5})).ledger.classes[0].phases[Phase.GENERATE].rows
+    rows = 16 // 2  # of a data rank; 28 layers, 2 kv heads of 128 a rank, prompts and responses
+    of_teacher = 2 * 28 * rows * 2 * 128 * (1536 + 512) * 2
+    assert in_phase[CACHE] - alone[CACHE] == of_teacher
+    of_megatron = h100(distill={"lmbda": 0.0, "seq_kd": 0.5}, generation={"engine": "megatron"})
+    megatrons = compiled(of_megatron).ledger.classes[0].phases[Phase.GENERATE].rows
+    assert megatrons[CACHE] == of_teacher
+    seconds = {term.name for term in run_plan.timing.terms if term.phase is Phase.GENERATE}
+    assert {"student: tokens one by one", "teacher: tokens one by one"} <= seconds
+    assert "the teacher by megatron" in dict(card_rows(run_plan))["sampling"]
+    assert "the teacher samples 8 prompts a rank by megatron" in outline(run_plan, 200)
+    for explained in explain(draft_of(run_plan), H100.device, run_plan.schedule.moves):
+        assert sum(term.num_bytes for term in explained.terms) == explained.num_bytes
+
+
+def test_a_teacher_that_alone_samples_leaves_no_engine():
+    given = h100(distill={"lmbda": 0.0, "seq_kd": 0.5})
+    run_plan = compiled(given)
+    assert run_plan.sampling.vllm is None
+    assert WEIGHTS not in run_plan.ledger.classes[0].phases[Phase.GENERATE].rows
+    (useless,) = (d for d in findings(given) if d.path == "generation.gpu_memory_utilization")
+    assert useless.code == "GK430"
+    assert "the student never samples" in useless.message
+
+
+def compiled(given):
+    compilation = compile_plan(given, H100, "test")
+    assert not [d for d in compilation.diagnostics if d.severity == "error"]
+    return compilation.run_plan

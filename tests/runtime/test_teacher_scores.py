@@ -1,12 +1,17 @@
 """What a server may answer of a row, read strictly: the shapes are vLLM's."""
 
 import json
+from dataclasses import replace
 from math import log
 
 import pytest
 
 from gkdplan.diagnostics import UserError
+from gkdplan.runplan.model import TeacherAddress, TeacherServer
+from gkdplan.runtime.rollout.engine import Request
+from gkdplan.runtime.teacher import server_samples
 from gkdplan.runtime.teacher.scores import Question, likeliest_of_response
+from gkdplan.runtime.teacher.server_samples import ServedSampler
 
 PROMPT, RESPONSE = [7, 8], [5, 6]
 HALF, QUARTER, EIGHTH = log(0.5), log(0.25), log(0.125)
@@ -80,3 +85,35 @@ def test_what_is_no_answer_to_the_question_is_refused(given):
     (found,) = refusal.value.diagnostics
     assert found.code == "GK556"
     assert "http://t" in found.message
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code"),
+    [([3, 9, 2], None), ([3, 9, 4, 5], None), ([3, 9], "GK557"), ([3, 10, 2], "GK553"),
+     ([3, -1, 2], "GK553"), (None, "GK556"), ([], "GK557")],
+)  # fmt: skip
+def test_a_sample_ends_as_the_plan_says_and_has_its_tokens_only(
+    run_plan, monkeypatch, tokens, code
+):
+    """A stop token is 2, a response has 4 tokens at most, and the vocabulary 10."""
+    answered = {"choices": [{"token_ids": tokens}]}
+    monkeypatch.setattr(server_samples, "ask_patiently", lambda *asked: answered)
+    models = replace(run_plan.models, vocab_size=10)
+    server = TeacherServer((TeacherAddress(None, "http://t"),), None, 1.0)
+    sampler = ServedSampler(replace(run_plan, models=models), server, frozenset({2}), 0, 1)
+    sampling = replace(run_plan.sampling, max_completion_length=4)
+    if code is None:
+        (completion,) = sampler.generate([Request([1], seed=0)], sampling)
+        assert completion.tokens == tuple(tokens)
+        return
+    with pytest.raises(UserError, match=code):
+        sampler.generate([Request([1], seed=0)], sampling)
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 8])
+def test_ranks_share_the_rows_that_are_asked_for(run_plan, num_rows):
+    server = TeacherServer((TeacherAddress(None, "http://t"),), None, 1.0)
+    shares = [
+        ServedSampler(run_plan, server, frozenset(), rank, 3).share(num_rows) for rank in range(3)
+    ]
+    assert [place for share in shares for place in share] == list(range(num_rows))

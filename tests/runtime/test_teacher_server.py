@@ -13,7 +13,9 @@ from silent_session import open_silently
 from teacher_servers import KEY, Gate, free_port, served
 from tiny_plans import compile_plan_text, plan_text
 
+from gkdplan.cli.compiling import compile_file
 from gkdplan.diagnostics import Diagnostic, UserError
+from gkdplan.planner.samples import manifest_of_plan, sampling_plan
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan, TeacherAddress, TeacherServer
 from gkdplan.runtime import launch
@@ -22,11 +24,16 @@ from gkdplan.runtime.data.examples import load_examples
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.http_server import API_KEY
 from gkdplan.runtime.loss import TopK
+from gkdplan.runtime.rollout.engine import Request
+from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.samples.launch import sample
 from gkdplan.runtime.teacher.payload import teacher_payloads
 from gkdplan.runtime.teacher.scores import Question
 from gkdplan.runtime.teacher.server import ServedTeacher
 from gkdplan.runtime.teacher.server_checks import check_servers
+from gkdplan.runtime.teacher.server_samples import ServedSampler
+from gkdplan.vocab import Role
 
 TOP_K = 16
 NUM_TOKENS = 300
@@ -124,6 +131,93 @@ def test_each_row_asks_its_own_teacher(home, url, tmp_path):
         own = [example for example in examples.examples if domains[example.row] == name]
         assert sorted(gate.scored) == sorted([*e.prompt, *(e.response or ())] for e in own)
         assert len(own) == 4
+
+
+def test_its_greedy_samples_are_those_of_the_teacher_on_the_ranks(home, url, tmp_path):
+    """Of two ranks each asks for half of the rows."""
+    changes = {"lmbda": 0.0, "seq_kd": 1.0, "steps": 2, "save_interval": 2, "held_out": "[]"}
+    greedy = "sampling_temperature = 0.0"
+    text = behind(
+        home, tmp_path / "behind", f'url = "{url}"', distill=greedy, devices=2, tensor=2, **changes
+    )
+    beside_it = beside(home, tmp_path / "beside", distill=f"top_k = {TOP_K}\n{greedy}", **changes)
+    run_on_ranks(_run, 2, encode(compile_plan_text(text)))
+    run_on_ranks(_run, 1, encode(beside_it))
+    completions, metrics = (
+        [read_metrics(tmp_path / name / file) for name in ("behind", "beside")]
+        for file in ("completions.jsonl", "metrics.jsonl")
+    )
+    assert len(completions[0]) == 16
+    assert completions[0] == completions[1]
+    losses = [[line["loss"] for line in lines] for lines in metrics]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_its_samples_are_kept_in_a_file_as_the_teachers_on_the_ranks_are(home, url, tmp_path):
+    greedy = {"distill": "sampling_temperature = 0.0", "rows": 6}
+    plans = {
+        "vllm": behind(home, "run", f'url = "{url}"', **greedy),
+        "megatron": plan_text(home, "run", **greedy),
+    }
+    samples = {}
+    for engine, text in plans.items():
+        (tmp_path / "plan.toml").write_text(text)
+        compiled = compile_file(
+            str(tmp_path / "plan.toml"), lambda plan: sampling_plan(plan, Role.TEACHER)
+        )
+        facts, file = compiled.facts, tmp_path / f"{engine}.jsonl"
+        assert facts is not None
+        manifest = manifest_of_plan(compiled.require(), facts, Role.TEACHER, None)
+        assert manifest.engine == engine
+        with launched_as_forks():
+            assert sample(compiled.require(), manifest, str(file)).exit_code == 0
+        samples[engine] = file.read_text().splitlines()[1:]
+    assert len(samples["vllm"]) == 8
+    assert samples["vllm"] == samples["megatron"]
+
+
+def test_its_samples_are_drawn_as_the_plan_says(home, url, tmp_path):
+    """Each row from a seed of its own, so that a second run draws the same."""
+    gate = Gate(url)
+    changes = {"lmbda": 0.0, "seq_kd": 1.0, "steps": 1, "held_out": "[]"}
+    generation = "top_p = 0.9\ntop_k = 20"
+    drawn = []
+    for name in ("first", "second"):
+        text = behind(
+            home, tmp_path / name, f'url = "{gate.url}"', generation=generation, **changes
+        )
+        run_on_ranks(_run, 1, encode(compile_plan_text(text)))
+        drawn.append(read_metrics(tmp_path / name / "completions.jsonl"))
+    gate.shut()
+    assert drawn[0] == drawn[1]
+    assert len({line["completion"] for line in drawn[0]}) == 8
+    bodies = [body for body in gate.bodies if body.get("max_tokens") == 12][:8]
+    assert {body["seed"] for body in bodies} == {row_seed(42, 1, row) for row in range(8)}
+    named = {"temperature": 1.0, "top_p": 0.9, "top_k": 20, "stop_token_ids": [2]}
+    assert all(named.items() <= body.items() for body in bodies)
+
+
+def test_its_samples_have_the_distribution_of_the_documentation(home, url, plan):
+    """Of 1,000 first tokens each id's share is within five standard errors of its probability; the
+    second likeliest row of the embedding is no token's, and is never drawn."""
+    num_ids, prompt, num_drawn = NUM_TOKENS - 4, [5, 250, 90, 222], 1000
+    plan = replace(plan, models=replace(plan.models, vocab_size=num_ids))
+    sampling = replace(plan.sampling, temperature=0.7, top_k=12, top_p=0.8, max_completion_length=1)
+    sampler = ServedSampler(plan, plan.models.teacher.server, frozenset({2}), 0, 1)
+    requests = [Request(prompt, row_seed(0, 0, row)) for row in range(num_drawn)]
+    tokens = [completion.tokens[0] for completion in sampler.generate(requests, sampling)]
+    with torch.no_grad():
+        logits = load(home / "teacher")(torch.tensor([prompt])).logits[0, -1]
+    assert logits.topk(2).indices[1] >= num_ids
+    values, ids = (logits[:num_ids] / 0.7).topk(12)
+    probs = values.softmax(-1)
+    kept = probs.cumsum(-1) - probs < 0.8
+    assert 1 < kept.sum() < 12
+    probs = probs[kept] / probs[kept].sum()
+    assert set(tokens) == {*ids[kept].tolist()}
+    for token, prob in zip(ids[kept].tolist(), probs.tolist(), strict=True):
+        error = (prob * (1 - prob) / num_drawn) ** 0.5
+        assert abs(tokens.count(token) / num_drawn - prob) < 5 * error
 
 
 def found(plan: RunPlan) -> Diagnostic:

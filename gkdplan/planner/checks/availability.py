@@ -18,29 +18,10 @@ def _engine_tensor(plan: Plan) -> int | None:
     return degree if is_own else None
 
 
-def _teacher_samples_of_none(plan: Plan) -> bool | float:
-    """The share of steps on the teacher's samples, where nothing that samples has its weights: vllm
-    holds the student's, and a server only scores."""
-    if plan.teacher.samples is not None:
-        return False
-    has_no_weights = plan.generation.engine is Engine.VLLM or plan.teacher.server is not None
-    is_drawn = plan.generation.engine is not Engine.NONE and plan.distill.lmbda < 1
-    return plan.distill.seq_kd if has_no_weights and is_drawn else False
-
-
 _AVAILABLE: dict[str, tuple[Value, tuple[object, ...]]] = {
-    "distill.seq_kd": (_teacher_samples_of_none, (False,)),
     "generation.tensor": (_engine_tensor, (None,)),
 }
 """Key -> its value in a plan, and the values that this version can plan."""
-
-
-_REASONS = {
-    "distill.seq_kd": (
-        "vllm holds the student's weights and a teacher's server only scores: the teacher's "
-        "samples would take an engine of their own",
-    ),
-}
 
 
 @plan_rule("GK590")
@@ -86,7 +67,6 @@ def _not_yet(path: str, value: object) -> Finding:
         f"`{path} = {_toml(value)}` is not yet available in gkdplan {__version__}",
         path,
         label="not yet available",
-        notes=_REASONS.get(path, ()),
         help=_instead(path),
     )
 

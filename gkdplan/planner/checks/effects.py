@@ -47,9 +47,11 @@ def _of_sampling(plan: Plan, facts: Facts) -> Effectless:
     elif generation.mode == "server":
         for key in (*_OF_COLOCATED, "generation.tensor"):
             yield key, "the server decides it"
-    elif not is_sampled(plan):
+    elif effective_mix(plan)[0] == 0:
+        who = "the student never samples, and the teacher does without it"
+        why = who if is_sampled(plan) else "no step samples, so that there is no engine"
         for key in (*_OF_COLOCATED, "generation.tensor"):
-            yield key, "no step samples, so that there is no engine"
+            yield key, why
     if generation.engine is Engine.NONE:
         yield "generation.tensor", '`generation.engine` is "none"'
     if not any(effective_mix(plan)):

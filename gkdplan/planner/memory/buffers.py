@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gkdplan.facts.model import Device
-from gkdplan.planner.draft import Draft, sampling_roles
+from gkdplan.planner.draft import Draft, engine_of, sampling_roles
 from gkdplan.planner.memory import activations, generation
 from gkdplan.planner.memory.buffer import (
     ACTIVATIONS,
@@ -49,10 +49,9 @@ def phases_of(draft: Draft) -> tuple[Phase, ...]:
 def _buffers(rank: Rank) -> Iterator[Buffer]:
     yield from _resident(rank)
     yield from weight_buffers(rank)
-    if rank.draft.sampling.engine is Engine.VLLM:
-        yield from vllm_buffers(rank)
-    else:
-        for _, role in sampling_roles(rank.draft):
+    yield from vllm_buffers(rank)
+    for _, role in sampling_roles(rank.draft):
+        if engine_of(rank.draft, role) is Engine.MEGATRON:
             yield from _sampling(rank, role)
     yield from forward_buffers(rank)
     yield from student_buffers(rank)

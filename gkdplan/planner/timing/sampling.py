@@ -12,6 +12,7 @@ from gkdplan.planner.timing.flops import attention_flops, head_flops, layer_flop
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.vocab import Role
 
 PREFILL = "prompts"
@@ -20,14 +21,17 @@ REFIT = "weights to the engine"
 
 
 def sampling_seconds(draft: Draft, role: Role, machine: Machine) -> Mapping[str, float]:
-    """Responses of the longest length to all of a rank's prompts."""
+    """Responses of the longest length to all of a rank's prompts; how fast a teacher's server is is
+    not predicted."""
+    if role is Role.TEACHER and draft.models.teacher.server is not None:
+        return {}
     model = draft.models.student if role is Role.STUDENT else draft.models.teacher
     degrees = _degrees(draft, role)
     rows = max(1, draft.batch.global_rows // degrees.data)
-    rows_at_once = min(rows, _most_rows(draft))
+    rows_at_once = min(rows, _most_rows(draft, role))
     num_rounds = -(-rows // rows_at_once)
     prompt, response = draft.data.max_length, draft.sampling.max_completion_length
-    launch_s = model.shape.num_layers * _launch_s(draft, machine)
+    launch_s = model.shape.num_layers * _launch_s(draft, role, machine)
     length = prompt + response // 2
     token_s = _decode_s(model, degrees, machine, rows_at_once, length, launch_s)
     return {
@@ -53,23 +57,28 @@ def refit_seconds(draft: Draft, machine: Machine) -> Mapping[str, float]:
 
 def _degrees(draft: Draft, role: Role) -> AxisDegrees:
     """The mesh of the model that samples: that of the engine, where there is one."""
-    engine = draft.sampling.vllm
+    engine = _engine(draft, role)
     if engine is not None:
         return AxisDegrees(engine.tensor, False, draft.layout.world_size // engine.tensor)
     return draft.layout.student if role is Role.STUDENT else draft.layout.teacher
 
 
-def _most_rows(draft: Draft) -> int:
+def _engine(draft: Draft, role: Role) -> VllmPlan | None:
+    """vllm on the ranks, where it has the model's weights."""
+    return draft.sampling.vllm if role is Role.STUDENT else None
+
+
+def _most_rows(draft: Draft, role: Role) -> int:
     """Rows that are sampled at one time: vllm's cache may hold fewer than there are."""
-    engine = draft.sampling.vllm
+    engine = _engine(draft, role)
     if engine is None:
         return draft.batch.global_rows
     return max(1, min(engine.max_num_seqs, engine.num_sequences))
 
 
-def _launch_s(draft: Draft, machine: Machine) -> float:
+def _launch_s(draft: Draft, role: Role, machine: Machine) -> float:
     """Of a layer's pass over one token a row: none where vllm replays CUDA graphs."""
-    engine = draft.sampling.vllm
+    engine = _engine(draft, role)
     has_graphs = engine is not None and engine.graph_bytes > 0
     return 0.0 if has_graphs else machine.assumed.layer_launch_s
 

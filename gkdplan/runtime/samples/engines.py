@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
+
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.sampling import Sampling
@@ -13,7 +15,8 @@ from gkdplan.runtime.megatron.mesh import init_mesh, init_teacher_mesh
 from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.weights import draw_weights, load_weights
 from gkdplan.runtime.model_files import model_directory
-from gkdplan.runtime.rollout.engine import Completion, Request
+from gkdplan.runtime.rollout.engine import Completion, Request, SampleEngine
+from gkdplan.runtime.teacher.server_samples import ServedSampler
 from gkdplan.vocab import Role
 
 
@@ -45,6 +48,14 @@ class OwnModules:
             vocab_size=self.vocab_size,
         )
         return [Completion(tuple(tokens), weights_version=0) for tokens in drawn]
+
+
+def open_sample_engine(plan: RunPlan, role: Role, chat: Chat) -> SampleEngine:
+    """The servers of a teacher that has some, else `open_own_modules`."""
+    server = plan.models.teacher.server
+    if role is Role.TEACHER and server is not None:
+        return ServedSampler(plan, server, chat.stop_ids, dist.get_rank(), dist.get_world_size())
+    return open_own_modules(plan, role, chat)
 
 
 def open_own_modules(plan: RunPlan, role: Role, chat: Chat) -> OwnModules:

@@ -15,11 +15,13 @@ from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.interrupts import Interrupted
-from gkdplan.runtime.launch import KILLED, RAISED, check_machine, start_ranks, what_failed
+from gkdplan.runtime.launch import RESUMABLE, check_machine, start_ranks, what_failed
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE
 from gkdplan.runtime.samples import worker
 from gkdplan.runtime.samples.partial import PartialFile, open_partial
+from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.samples import Manifest
+from gkdplan.vocab import Role
 
 GO_ON = ("run the same command again: it goes on with the rows that have no sample yet",)
 
@@ -45,6 +47,8 @@ def sample(run_plan: RunPlan, manifest: Manifest, file: str) -> SamplesResult:
     written.
     """
     check_machine(run_plan)
+    if manifest.role is Role.TEACHER:
+        check_servers(run_plan)
     with (
         open_partial(Path(file), manifest) as (partial, num_done),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
@@ -73,8 +77,7 @@ def sample(run_plan: RunPlan, manifest: Manifest, file: str) -> SamplesResult:
 
 
 def _failed(found: tuple[Diagnostic, ...]) -> SamplesResult:
-    is_resumable = found[0].code in (RAISED, KILLED)
-    return SamplesResult(STOPPED_RESUMABLE if is_resumable else 1, {}, found)
+    return SamplesResult(STOPPED_RESUMABLE if found[0].code in RESUMABLE else 1, {}, found)
 
 
 def _stopped_by(number: signal.Signals) -> SamplesResult:

@@ -15,7 +15,7 @@ from gkdplan.runtime.phases import Position
 from gkdplan.runtime.responses import of_all_ranks
 from gkdplan.runtime.rollout.engine import Request, SampleEngine
 from gkdplan.runtime.rollout.sampling import row_seed
-from gkdplan.runtime.samples.engines import open_own_modules
+from gkdplan.runtime.samples.engines import open_sample_engine
 from gkdplan.runtime.samples.partial import PartialFile
 from gkdplan.runtime.samples.progress import SampleProgress
 from gkdplan.samples import prompt_fingerprint
@@ -41,10 +41,16 @@ def sample_rows(
     position.phase = "load"
     student = plan.models.student
     chat = load_chat(model_directory(Role.STUDENT, student.model, student.revision))
-    rows = load_examples(plan.data.train, chat, plan.data, plan.sampling.max_completion_length)
+    rows = load_examples(
+        plan.data.train,
+        chat,
+        plan.data,
+        plan.sampling.max_completion_length,
+        server=plan.models.teacher.server,
+    )
     for line in replace(rows, num_cut=0).notes:  # no response of the dataset is read here
         progress.tell(line)
-    engine = open_own_modules(plan, role, chat)
+    engine = open_sample_engine(plan, role, chat)
     examples, size = rows.examples, plan.batch.global_rows
     progress.begin(num_done, len(examples))
     for start in range(num_done, len(examples), size):
@@ -68,7 +74,7 @@ def _draw(
     padded = list(islice(cycle(batch), num_rows))
     mine = [padded[place] for place in engine.share(num_rows)]
     seed = plan.training.seed
-    requests = [Request(e.prompt, row_seed(seed, SAMPLE_STEP, e.row)) for e in mine]
+    requests = [Request(e.prompt, row_seed(seed, SAMPLE_STEP, e.row), e.teacher) for e in mine]
     drawn = engine.generate(requests, plan.sampling)
     return of_all_ranks({e.row: c.tokens for e, c in zip(mine, drawn, strict=True)})
 

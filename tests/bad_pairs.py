@@ -23,3 +23,8 @@ def write_bad_pairs(models: Path, data: Path) -> None:
     (data / "messages.jsonl").write_text(f"{json.dumps({'messages': turns})}\n" * 32)
     rows = [{"prompt": "say one", "completion": "1"}] * 20 + [{"prompt": "say two"}] * 12
     (data / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    turns = [{"role": "user", "content": "say one two three four"}, turns[1]]
+    long = {"prompt": "say one two three four five", "completion": "12345"}
+    short = {"prompt": "say one", "completion": "1"}
+    lines = [json.dumps(row) for row in (long, short, {"messages": turns})]
+    (data / "long_prompts.jsonl").write_text("".join(f"{line}\n" for line in lines))

@@ -22,6 +22,7 @@ from bad_samples import write_samples
 
 from gkdplan.cli.main import run
 from gkdplan.codes.reference import reference
+from gkdplan.planner.token_bounds import byte_alphabet
 
 BAD_PLANS = Path(__file__).parent / "bad_plans"
 CODES_PAGE = Path(__file__).parents[1] / "docs" / "codes.md"
@@ -63,6 +64,7 @@ def build_world(root: Path) -> Path:
     _write_model(root / "models" / "tiny", TOKENS)
     _write_model(root / "models" / "tiny_moe", TOKENS, MOE_CONFIG)
     _write_model(root / "models" / "foreign", TOKENS[::-1])
+    _write_byte_level(root / "models" / "byte_level")
     truncated = _write_model(root / "models" / "truncated", TOKENS) / "model.safetensors"
     truncated.write_bytes(truncated.read_bytes()[:4096])
     (root / "data").mkdir()
@@ -124,6 +126,15 @@ def _write_model(directory: Path, tokens: list[str], config: Mapping[str, object
     tensors = {name: np.zeros(size, np.float32) for name, size in expected_tensors(shape).items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+def _write_byte_level(directory: Path) -> None:
+    """A model whose tokens are bytes; its file has the order in which the library writes it."""
+    tokens = [*byte_alphabet().values(), "<|end|>"]
+    _write_model(directory, tokens, CONFIG | {"vocab_size": 257})
+    file = directory / "tokenizer.json"
+    byte_level = {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}}
+    file.write_text(json.dumps(byte_level | json.loads(file.read_text())))
 
 
 def regenerate() -> None:

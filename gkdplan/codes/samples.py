@@ -1,4 +1,4 @@
-"""Samples that are kept in a file."""
+"""Prompts that are too long, and samples that are kept in a file."""
 
 from gkdplan.codes.code import Code
 
@@ -27,6 +27,16 @@ CODES: dict[str, Code] = {
         "samples of other rows",
         "A sample answers one prompt; the plan's rows, or their limits, make other ones.",
         "Name the rows that were sampled, with their limits, or sample again.",
+    ),
+    "GK445": Code(
+        "a prompt that stops the run",
+        'With `data.truncation = "error"` a run refuses the first prompt that is too long.',
+        "Raise `data.max_length`, shorten the row, or choose another `data.truncation`.",
+    ),
+    "GK446": Code(
+        "prompts that are left out or cut",
+        "The run learns from fewer rows, or from other prompts, than the files hold.",
+        "Raise `data.max_length`, or accept what `data.truncation` does.",
     ),
     "GK560": Code(
         "a file of samples changed after the plan was compiled",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gkdplan.facts.prompts import Prompt
 from gkdplan.samples import Manifest
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Role
@@ -34,7 +35,8 @@ class WeightFacts:
 class TokenizerFacts:
     """A tokenizer's token -> id map with its added tokens.
 
-    `size` is the highest id + 1: the true vocabulary. `fingerprint` is a sha256 of the map.
+    `size` is the highest id + 1: the true vocabulary. `fingerprint` is a sha256 of the map. Where
+    the tokenizer `is_byte_level` tokens spell the bytes of a text, in NFC at most.
     """
 
     tokens: Mapping[str, int]
@@ -43,6 +45,7 @@ class TokenizerFacts:
     pad_token: str | None
     chat_template: str | None
     fingerprint: str
+    is_byte_level: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class DataFile:
     """One entry of data.train or data.eval; the counts are taken after the `#N` limit.
 
     Rows without a response are prompts: steps that learn from the dataset cannot use them. Rows
-    with `messages` need a chat template.
+    with `messages` need a chat template. `longest_prompts` are the longest few of checked rows.
     """
 
     entry: str
@@ -105,6 +108,7 @@ class DataFile:
     num_rows_with_response: int
     num_rows_with_messages: int
     fingerprint: str
+    longest_prompts: tuple[Prompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

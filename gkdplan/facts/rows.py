@@ -72,6 +72,7 @@ def _conclude(
         num_rows_with_response=of_all(survey.num_responses),
         num_rows_with_messages=of_all(survey.num_conversations),
         fingerprint=survey.fingerprint,
+        longest_prompts=survey.longest.found(),
     )
     return file, tuple(findings)
 

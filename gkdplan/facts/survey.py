@@ -14,6 +14,7 @@ from itertools import islice
 
 from gkdplan.facts.json_file import UnreadableError, opened, parse, read_bytes
 from gkdplan.facts.model import TeacherColumn
+from gkdplan.facts.prompts import LongestPrompts
 from gkdplan.facts.text import shown
 from gkdplan.turns import ASSISTANT, fault_of, is_text
 
@@ -37,6 +38,7 @@ class Survey:
     num_checked: int = 0
     num_responses: int = 0
     num_conversations: int = 0
+    longest: LongestPrompts = field(default_factory=LongestPrompts)
     faults: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
     column: TeacherColumn | None = None
@@ -46,11 +48,13 @@ class Survey:
         self.num_checked += 1
         try:
             self.num_responses += _has_response(row)
-            self.num_conversations += isinstance(row, dict) and "messages" in row
         except UnreadableError as failure:
             self.faults.append(f"{place} holds a row that {failure}")
-        else:
-            self._find_teacher(place, row)
+            return
+        assert isinstance(row, dict)
+        self.num_conversations += "messages" in row
+        self.longest.see(place.rstrip(","), row)
+        self._find_teacher(place, row)
 
     def check_line(self, path: str, number: int, line: bytes) -> None:
         """The same for the row on one line of a file."""

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 from gkdplan.facts.json_file import UnreadableError, parse, read_bytes
 from gkdplan.facts.text import shown
@@ -21,10 +22,14 @@ _MERGES = re.compile(rb'"merges"\s*:\s*\[')
 
 @dataclass(frozen=True, slots=True)
 class TokenMap:
-    """The token -> id map of one tokenizer.json and the sha256 of the map in the order of ids."""
+    """The token -> id map of one tokenizer.json and the sha256 of the map in the order of ids.
+
+    `is_byte_level` where tokens spell the bytes of a text, of which NFC at most is taken before.
+    """
 
     tokens: Mapping[str, int]
     fingerprint: str
+    is_byte_level: bool
 
 
 def read_token_map(directory: str, seen: dict[str, TokenMap]) -> TokenMap:
@@ -37,8 +42,9 @@ def read_token_map(directory: str, seen: dict[str, TokenMap]) -> TokenMap:
         text = read_bytes(os.path.join(directory, TOKENIZER_FILE), MAX_FILE_BYTES)
         digest = sha256(text).hexdigest()
         if digest not in seen:
-            tokens = _tokens(_parse_without_merges(text))
-            seen[digest] = TokenMap(tokens, _fingerprint(tokens))
+            file = _parse_without_merges(text)
+            tokens = _tokens(file)
+            seen[digest] = TokenMap(tokens, _fingerprint(tokens), _is_byte_level(file))
     except UnreadableError as failure:
         raise UnreadableError(f"{TOKENIZER_FILE} {failure}") from failure
     return seen[digest]
@@ -78,6 +84,20 @@ def _tokens(file: object) -> dict[str, int]:
     return tokens
 
 
+def _is_byte_level(file: Any) -> bool:
+    normalizers = _types_of(file.get("normalizer"))
+    return "ByteLevel" in _types_of(file.get("pre_tokenizer")) and normalizers <= {"NFC"}
+
+
+def _types_of(part: object) -> set[object]:
+    """Of a part of a tokenizer, or of the parts of a sequence."""
+    if not isinstance(part, dict):
+        return set()
+    inner = part.get("pretokenizers") or part.get("normalizers") or ()
+    parts = inner if part.get("type") == "Sequence" and isinstance(inner, list) else [part]
+    return {str(one.get("type")) if isinstance(one, dict) else str(one) for one in parts}
+
+
 def _model_tokens(vocabulary: object) -> dict[str, int]:
     """A map for BPE, WordPiece and WordLevel; for Unigram the ids are places in a list of pairs."""
     if isinstance(vocabulary, dict):
@@ -111,7 +131,7 @@ def with_later_tokens(token_map: TokenMap, table: object) -> TokenMap:
     if not later:
         return token_map
     tokens = {**token_map.tokens, **later}
-    return TokenMap(tokens, _fingerprint(tokens))
+    return TokenMap(tokens, _fingerprint(tokens), token_map.is_byte_level)
 
 
 def _fingerprint(tokens: Mapping[str, int]) -> str:

@@ -66,6 +66,7 @@ def _read_files(
         pad_token=pad_token,
         chat_template=_read_template(directory, settings),
         fingerprint=token_map.fingerprint,
+        is_byte_level=token_map.is_byte_level,
     )
 
 

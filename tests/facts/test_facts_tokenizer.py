@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_files import TOKENIZER
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -218,3 +219,31 @@ def test_the_first_differing_tokens_are_shown_with_both_ids(
         TokenDifference("c", 2, 1),
         TokenDifference("bc", 4, None),
     )
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "normalizer", "is_byte_level"),
+    [
+        ({"type": "ByteLevel"}, None, True),
+        ({"type": "ByteLevel"}, {"type": "NFC"}, True),
+        ({"type": "ByteLevel"}, {"type": "Lowercase"}, False),
+        ({"type": "ByteLevel"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]}, True),
+        (
+            {"type": "Sequence", "pretokenizers": [{"type": "Split"}, {"type": "ByteLevel"}]},
+            None,
+            True,
+        ),
+        ({"type": "Metaspace"}, None, False),
+        (None, None, False),
+        ({"type": "Sequence", "pretokenizers": [[1], {}]}, [1], False),
+    ],
+)
+def test_tokens_that_spell_bytes_are_known_from_the_pre_tokenizer(
+    model_directory: Path, pre_tokenizer: object, normalizer: object, is_byte_level: bool
+) -> None:
+    parts = {"pre_tokenizer": pre_tokenizer, "normalizer": normalizer}
+    (model_directory / "tokenizer.json").write_text(json.dumps(parts | TOKENIZER))
+    tokenizer, findings = read_tokenizer(str(model_directory), "tiny", {}, {})
+    assert findings == ()
+    assert tokenizer is not None
+    assert tokenizer.is_byte_level is is_byte_level

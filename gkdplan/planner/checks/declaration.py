@@ -9,6 +9,7 @@ from gkdplan.planner.checks import (
     fit,
     layout,
     lora,
+    prompts,
     samples,
     schedule,
     server,
@@ -26,6 +27,7 @@ RULES = (
     *samples.RULES,
     *server.RULES,
     *schedule.RULES,
+    *prompts.RULES,
     *availability.RULES,
     *effects.RULES,
 )

@@ -31,13 +31,17 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """The examples of a split, named by its `key` in the plan, and what its limits cost."""
+    """The examples of a split, named by its `key` in the plan, and what its limits cost.
+
+    `longest` is the prompt with most tokens, and where its row stands, if it exceeds the limit.
+    """
 
     key: str
     examples: tuple[Example, ...]
     num_deleted: int
     num_truncated: int
     num_cut: int
+    longest: tuple[int, str] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -47,9 +51,15 @@ class Examples:
             (self.num_truncated, "prompts", "cut to `data.max_length`"),
             (self.num_cut, "responses", "cut to `generation.max_completion_length`"),
         )
-        return tuple(
+        lines = [
             f"{what} of `{self.key}` {fate}: {count:,}" for count, what, fate in losses if count
-        )
+        ]
+        if self.longest is not None:
+            num_tokens, place = self.longest
+            lines.append(
+                f"the longest prompt of `{self.key}` has {num_tokens:,} tokens, at {place}"
+            )
+        return tuple(lines)
 
 
 def load_examples(
@@ -79,12 +89,15 @@ def load_examples(
     ]
     examples: list[Example] = []
     deleted_lengths: list[int] = []
+    too_long: list[tuple[int, str]] = []
     num_truncated = num_cut = 0
     for index, (row, row_key) in enumerate(located):
         whole = tokenise(row, chat, row_key)
         if needs_responses and whole.response is None:
             raise _no_response(row, row_key)
         prompt = _fit_prompt(whole.prompt, row, data)
+        if prompt != whole.prompt:
+            too_long.append((len(whole.prompt), row.location))
         if prompt is None:
             deleted_lengths.append(len(whole.prompt))
             continue
@@ -97,7 +110,14 @@ def load_examples(
         )
     if deleted_lengths and not examples:
         raise _all_too_long(deleted_lengths, key, data)
-    return Examples(key, tuple(examples), len(deleted_lengths), num_truncated, num_cut)
+    return Examples(
+        key,
+        tuple(examples),
+        len(deleted_lengths),
+        num_truncated,
+        num_cut,
+        max(too_long, default=None),
+    )
 
 
 def _read(source: DataSource, key: str, server: TeacherServer | None) -> list[Row]:

@@ -34,12 +34,13 @@ def test_an_example_holds_the_row_s_tokens_and_words(data_file, letters):
 
 
 def test_delete_leaves_out_the_rows_whose_prompts_are_too_long_and_says_so(data_file, letters):
-    loaded = load(data_file, letters, SHORT, LONG, SHORT)
+    loaded = load(data_file, letters, SHORT, LONG, SHORT, {"prompt": "012345678"})
     assert [example.row for example in loaded.examples] == [0, 2]
-    assert loaded.num_deleted == 1
-    assert loaded.notes == (
-        "rows of `data.train` left out, their prompts exceed `data.max_length`: 1",
-    )
+    assert loaded.num_deleted == 2
+    left_out, longest = loaded.notes
+    assert left_out == "rows of `data.train` left out, their prompts exceed `data.max_length`: 2"
+    assert longest.startswith("the longest prompt of `data.train` has 10 tokens, at ")
+    assert longest.endswith("rows.jsonl:2")
 
 
 @pytest.mark.parametrize(("truncation", "kept"), [("left", "23456789"), ("right", "01234567")])
@@ -51,7 +52,9 @@ def test_a_side_that_is_truncated_loses_its_tokens_and_the_response_stays(
     assert example.prompt_text == kept
     assert example.response == (*letters.encode("fff"), letters.eos_id)
     assert (loaded.num_truncated, loaded.num_deleted) == (1, 0)
-    assert loaded.notes == ("prompts of `data.train` cut to `data.max_length`: 1",)
+    assert loaded.notes[0] == "prompts of `data.train` cut to `data.max_length`: 1"
+    assert loaded.longest is not None
+    assert loaded.longest[0] == 10
 
 
 def test_a_split_of_which_nothing_is_left_is_refused_with_the_lengths_that_would_do(

@@ -20,6 +20,7 @@ COMMANDS = {
     "search": "gkdplan.cli.search",
     "run": "gkdplan.cli.run",
     "sample": "gkdplan.cli.sample",
+    "serve": "gkdplan.cli.serve",
     "verify": "gkdplan.cli.verify",
     "show": "gkdplan.cli.show",
     "diff": "gkdplan.cli.diff",

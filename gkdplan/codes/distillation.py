@@ -110,6 +110,11 @@ CODES: dict[str, Code] = {
         "Without bf16 instructions it is computed by way of fp32: slower, and less exact.",
         'Set `student.dtype`, and `teacher.dtype` where it is written, to "fp32" on a cpu.',
     ),
+    "GK427": Code(
+        "a server that is named twice",
+        "Each server has its own line of weights and its share of the prompts.",
+        "Name each server of `generation.server_url` once.",
+    ),
     "GK430": Code(
         "a key without effect",
         "Something was asked for that nothing in this plan reads.",

@@ -213,6 +213,12 @@ def _payload(plan: Plan, layout: Layout, models: Models) -> Payload:
     return Payload.HIDDEN if is_narrower else Payload.LOGITS
 
 
+def server_urls(plan: Plan) -> tuple[str, ...]:
+    """The servers that sample, in the plan's order."""
+    url = plan.generation.server_url
+    return (url,) if isinstance(url, str) else url or ()
+
+
 def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
     is_refitted = plan.generation.engine is Engine.VLLM and effective_mix(plan)[0] > 0
     is_here = is_refitted and plan.generation.mode == "colocate"
@@ -222,7 +228,9 @@ def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
         top_p=plan.generation.top_p,
         top_k=plan.generation.top_k,
         max_completion_length=plan.generation.max_completion_length,
-        server_url=plan.generation.server_url,
+        server_urls=server_urls(plan),
+        server_key=plan.generation.server_key,
+        server_patience_s=plan.generation.server_patience_s,
         refit_bucket_bytes=refit_bucket_bytes(student, is_here) if is_refitted else 0,
         vllm=decide_vllm(plan, student.shape, device) if is_here else None,
     )

@@ -6,10 +6,11 @@ from dataclasses import replace
 from gkdplan.facts.model import Device
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.memory.engine import EngineModel, forward_bytes, kv_token_bytes, weight_bytes
-from gkdplan.runplan.model import ModelPlan
-from gkdplan.runplan.sampling import VllmPlan
+from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.sampling import ServerLimits, VllmPlan
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Role
 
 BLOCK_TOKENS = {"gloo": 128, "nccl": 16}
 """Of a block of the kv cache, by backend (vllm/config/cache.py; vllm/platforms/cpu.py)."""
@@ -59,6 +60,37 @@ def decide_vllm(plan: Plan, student: ModelShape, device: Device) -> VllmPlan:
     block_bytes = undecided.block_tokens * kv_token_bytes(model)
     num_blocks = left // block_bytes
     return replace(undecided, num_blocks=num_blocks, kv_cache_bytes=num_blocks * block_bytes)
+
+
+def server_limits(plan: Plan, run_plan: RunPlan, role: Role) -> ServerLimits:
+    """Of one server: its share of the prompts of a global batch at one time, each as long as the
+    plan allows. On a CPU the cache holds just these; the default is a share of the machine.
+
+    A teacher draws one token that nobody reads behind each row that it scores.
+    """
+    model: ModelPlan = getattr(run_plan.models, role)
+    is_student = role is Role.STUDENT
+    length = run_plan.data.max_length + run_plan.sampling.max_completion_length
+    num_servers = max(1, len(run_plan.sampling.server_urls)) if is_student else 1
+    limits = ServerLimits(
+        max_model_len=length if is_student else length + 1,
+        max_num_seqs=min(-(-run_plan.batch.global_rows // num_servers), MAX_SEQUENCES),
+        max_logprobs=1 if is_student else run_plan.objective.top_k or 1,
+        tensor=plan.generation.tensor or 1 if is_student else 1,
+        gpu_memory_utilization=_share_asked_for(plan) if is_student else None,
+        kv_cache_bytes=None,
+    )
+    if run_plan.layout.backend != "gloo":
+        return limits
+    blocks_of_one = -(-limits.max_model_len // BLOCK_TOKENS["gloo"])
+    num_tokens = (1 + limits.max_num_seqs * blocks_of_one) * BLOCK_TOKENS["gloo"]
+    token_bytes = kv_token_bytes(EngineModel(model.shape, model.dtype, limits.tensor))
+    return replace(limits, kv_cache_bytes=num_tokens * token_bytes)
+
+
+def _share_asked_for(plan: Plan) -> float | None:
+    is_written = "gpu_memory_utilization" in plan.generation.model_fields_set
+    return plan.generation.gpu_memory_utilization if is_written else None
 
 
 def smallest_share(engine: VllmPlan, model: EngineModel, device: Device) -> int | None:

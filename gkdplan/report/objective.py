@@ -198,8 +198,8 @@ def _of_teacher(run_plan: RunPlan) -> str:
 
 
 def _engine(chosen: Sampling) -> str:
-    if chosen.server_url is not None:
-        return f"{chosen.engine} at {chosen.server_url}"
+    if chosen.server_urls:
+        return f"{chosen.engine} at {', '.join(chosen.server_urls)}"
     if chosen.vllm is None:
         return str(chosen.engine)
     sleep = f", sleep level {chosen.vllm.sleep_level}" if chosen.vllm.sleep_level else ""

@@ -73,6 +73,7 @@ _RULES = (
     _Rule("objective.loss_backend", _SAFE),
     _Rule("objective.*", _RESTART, objective=True),
     _Rule("sampling.engine", _RESTART),
+    _Rule("sampling.server_*", _SAFE),
     _Rule("sampling.*", _RESTART, objective=True),
     _Rule("data.eval*", _SAFE),
     _Rule("data.shuffle", _RESTART),

@@ -38,11 +38,26 @@ class VllmPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What `gkdplan serve` starts a server with. `max_model_len` counts the tokens of a prompt and
+    its response; of a share of memory or a cache that is None vllm decides."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_logprobs: int
+    tensor: int
+    gpu_memory_utilization: float | None
+    kv_cache_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How responses of at most `max_completion_length` tokens are drawn: docs/sampling.md.
 
     With vllm the student's weights travel to the engine in buckets of `refit_bucket_bytes` before
-    it samples; `vllm` is the engine on the ranks, None where it is a server at `server_url`.
+    it samples; `vllm` is the engine on the ranks, None where servers at `server_urls` share the
+    prompts, and ask for a key where `server_key` says so. When none answers any more, one has
+    `server_patience_s` seconds to come back.
     """
 
     engine: Engine
@@ -50,6 +65,8 @@ class Sampling:
     top_p: float
     top_k: int | None
     max_completion_length: int
-    server_url: str | None = None
+    server_urls: tuple[str, ...] = ()
+    server_key: bool = True
+    server_patience_s: float = 180.0
     refit_bucket_bytes: int = 0
     vllm: VllmPlan | None = None

@@ -28,13 +28,14 @@ from gkdplan.runtime.kernels import (
 )
 from gkdplan.runtime.loss.compiled import has_cpp_compiler
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
+from gkdplan.runtime.rollout.servers import not_ready
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
 from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.runtime.vllm_package import has_vllm, no_vllm
 from gkdplan.vocab import Kernels, LossBackend, Role
 
-RAISED, KILLED, LEFT_ALONE = "GK530", "GK531", "GK551"
-RESUMABLE = (RAISED, KILLED, LEFT_ALONE)
+RAISED, KILLED, NO_SERVER, NO_TEACHER = "GK530", "GK531", "GK546", "GK551"
+RESUMABLE = (RAISED, KILLED, NO_SERVER, NO_TEACHER)
 """What ends a run that nothing has to be mended for in the plan."""
 
 
@@ -47,6 +48,7 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     """
     check_machine(run_plan)
     check_servers(run_plan)
+    check_samplers(run_plan)
     with (
         open_run_directory(run_plan, resume) as (directory, start_step),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
@@ -128,13 +130,17 @@ def check_machine(run_plan: RunPlan) -> None:
             raise UserError(*findings)
 
 
+def check_samplers(run_plan: RunPlan) -> None:
+    """Raises UserError where a server that samples is not ready: GK540, GK541 and GK542."""
+    if run_plan.sampling.refit_bucket_bytes and (found := tuple(not_ready(run_plan))):
+        raise UserError(*found)
+
+
 def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What was planned and what this executor has no code for."""
     num_nodes = run_plan.layout.num_nodes
     if num_nodes > 1:
         yield _planned_only("cluster.num_nodes", num_nodes)
-    if run_plan.sampling.server_url is not None:
-        yield _planned_only("generation.mode", "server")
     layout = run_plan.layout
     if layout.backend == "nccl" and layout.kernels is Kernels.TORCH:
         for role in Role:

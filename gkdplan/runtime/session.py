@@ -169,7 +169,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     meter.adopt(_resident_tensors([*student, *teacher], trainer))
     if head is not None:
         meter.adopt([head])
-    engine = open_engine(plan, mesh, chat, student_source, residency, meter)
+    engine = open_engine(plan, mesh, chat, student_source, student, residency, meter, progress.tell)
 
     return Session(
         plan=plan,

@@ -206,8 +206,13 @@ class Generation(Section):
     """What samples; with "none" every step learns from dataset responses."""
     mode: Literal["colocate", "server"] = "colocate"
     """On the ranks that train, or on a server."""
-    server_url: Text | None = None
-    """The server, for mode = "server"."""
+    server_url: Text | Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """The server, or several that share the prompts, for mode = "server"."""
+    server_key: bool = True
+    """Whether the servers ask for an API key, which `gkdplan serve` makes."""
+    server_patience_s: NonNegative = 180.0
+    """Seconds in which, when no server answers any more, one may come back; then the run stops, and
+    can be resumed."""
     tensor: Count | None = None
     """Ranks that share each matrix while sampling; left out, the student's tensor degree."""
     gpu_memory_utilization: Fraction = 0.5

@@ -41,6 +41,9 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "distill.top_k": {"distill": {"payload": "top_k", "top_k": 8}},
     "generation.mode": {"generation": {"engine": "vllm", "server_url": "http://host"}},
     "generation.server_url": {"generation": {"engine": "vllm", "mode": "server"}},
+    "generation.server_": {
+        "generation": {"engine": "vllm", "mode": "server", "server_url": "http://host"}
+    },
     "generation.gpu_memory_utilization": {"generation": {"engine": "vllm"}},
     "optimizer.distributed": {"cluster": {"devices_per_node": 2}},
 }
@@ -60,6 +63,7 @@ VALUES: dict[str, Any] = {
     "optimizer.betas": (0.8, 0.9),
     "run.loggers": ("tensorboard",),
     "generation.top_p": 0.5,
+    "generation.server_url": ("http://host", "http://other"),
     "distill.temperature": 0.5,
 }
 """Values of the keys for which `_another` has no valid one."""
@@ -77,7 +81,7 @@ BESIDE_THE_RUNTIME = {
     "context",
     "expert",
     "expert_tensor",
-    "server_url",  # as vllm is not yet run
+    "server_url",  # of a teacher: as it is not yet run
     "refit_bucket_bytes",
     "vllm",
     "save_interval",  # the steps carry both intervals

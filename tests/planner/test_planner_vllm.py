@@ -298,10 +298,19 @@ def test_an_engine_divides_the_expert_that_sees_every_token_too():
     assert "36 ffn columns" in found[0].message
 
 
-def test_vllm_beside_the_training_is_run_and_a_server_is_not_yet():
+def test_vllm_is_run_beside_the_training_and_on_a_server():
     on_a_server = h100(generation={"mode": "server", "server_url": "http://127.0.0.1:8000"})
-    assert [f.path for f in findings(on_a_server) if f.code == "GK591"] == ["generation.mode"]
-    assert not [f for f in findings(h100()) if f.code == "GK591"]
+    both = (*findings(on_a_server), *findings(h100()))
+    assert not [f for f in both if f.code == "GK591"]
+
+
+def test_a_list_of_servers_is_checked_one_by_one():
+    urls = ("http://127.0.0.1:8000", "127.0.0.1:8001", "http://127.0.0.1:8000/")
+    found = findings(h100(generation={"mode": "server", "server_url": urls}))
+    assert [(f.code, f.path) for f in found if f.code in ("GK419", "GK427")] == [
+        ("GK419", "generation.server_url[1]"),
+        ("GK427", "generation.server_url[2]"),
+    ]
 
 
 def test_a_plan_that_does_not_fit_may_let_the_engine_sleep_or_take_less():

@@ -250,7 +250,7 @@ def test_a_colocated_engine_says_what_its_cache_holds(run_plan):
 
 
 def test_a_server_is_named(run_plan):
-    sampling = replace(run_plan.sampling, engine=Engine.VLLM, server_url="http://host:8000")
+    sampling = replace(run_plan.sampling, engine=Engine.VLLM, server_urls=("http://host:8000",))
     assert "vllm at http://host:8000" in outline(replace(run_plan, sampling=sampling), 400)
 
 

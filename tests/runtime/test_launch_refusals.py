@@ -25,11 +25,6 @@ def test_what_this_executor_runs_is_not_refused(run_plan):
     check_machine(run_plan)
 
 
-def test_vllm_on_a_server_is_refused(run_plan):
-    sampling = replace(run_plan.sampling, engine=Engine.VLLM, server_url="http://host:8000")
-    assert refused(replace(run_plan, sampling=sampling)) == ["generation.mode"]
-
-
 def test_an_engine_that_is_not_installed_is_found_before_a_rank_starts(run_plan, monkeypatch):
     engine = VllmPlan(1, 0.5, 0, 144, 8, 1152, 0, 128, 64, 2**20)
     sampling = replace(run_plan.sampling, engine=Engine.VLLM, vllm=engine)
@@ -41,10 +36,9 @@ def test_an_engine_that_is_not_installed_is_found_before_a_rank_starts(run_plan,
 
 
 def test_everything_comes_at_once(run_plan):
-    several = replace(run_plan, layout=replace(run_plan.layout, num_nodes=2))
-    sampling = replace(run_plan.sampling, engine=Engine.VLLM, server_url="http://host:8000")
-    several = replace(several, sampling=sampling)
-    assert refused(several) == ["cluster.num_nodes", "generation.mode"]
+    several = on_gpus(run_plan, Kernels.TORCH, context=2)
+    several = replace(several, layout=replace(several.layout, num_nodes=2))
+    assert refused(several) == ["cluster.num_nodes", "student.parallel.context"]
 
 
 def on_gpus(run_plan: RunPlan, kernels: Kernels, context: int = 1) -> RunPlan:

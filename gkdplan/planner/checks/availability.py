@@ -41,8 +41,6 @@ def value_is_run(plan: Plan) -> Iterator[Finding]:
     """Every value that is planned and priced, and that `gkdplan run` refuses."""
     if plan.cluster.num_nodes > 1:
         yield not_yet_run("cluster.num_nodes", plan.cluster.num_nodes)
-    if plan.generation.engine is Engine.VLLM and plan.generation.mode == "server":
-        yield not_yet_run("generation.mode", plan.generation.mode)
     if plan.cluster.kernels is Kernels.TORCH and plan.cluster.device != "cpu":
         for role in Role:
             parallel = getattr(plan, role).parallel

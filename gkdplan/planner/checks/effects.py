@@ -41,12 +41,14 @@ RULES = (keys_have_an_effect,)
 
 def _of_sampling(plan: Plan, facts: Facts) -> Effectless:
     distill, generation = plan.distill, plan.generation
+    if generation.mode == "colocate":
+        for key in ("generation.server_key", "generation.server_patience_s"):
+            yield key, "no server samples"
     if generation.engine is not Engine.VLLM:
         yield "generation.gpu_memory_utilization", "it is a share for vllm"
         yield "generation.sleep_level", "only vllm sleeps"
     elif generation.mode == "server":
-        for key in (*_OF_COLOCATED, "generation.tensor"):
-            yield key, "the server decides it"
+        yield "generation.sleep_level", "a server stays awake"
     elif effective_mix(plan)[0] == 0:
         who = "the student never samples, and the teacher does without it"
         why = who if is_sampled(plan) else "no step samples, so that there is no engine"

@@ -1,11 +1,11 @@
-"""Rules of a teacher behind a server."""
+"""Rules of what is behind a server: a teacher, and what samples."""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import loss_temperature
+from gkdplan.planner.draft import loss_temperature, server_urls
 from gkdplan.spec.plan import Plan
 from gkdplan.spec.toml_words import format_path
 
@@ -39,11 +39,32 @@ def an_address_is_whole(plan: Plan, facts: Facts) -> Iterator[Finding]:
             )
 
 
-RULES = (a_servers_log_probs_are_at_temperature_one, an_address_is_whole)
+@rule("GK427")
+def a_server_is_named_once(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Each has its own line of weights, and its share of the prompts."""
+    urls = [url.rstrip("/") for url in server_urls(plan)]
+    for index, url in enumerate(urls):
+        if url in urls[:index]:
+            yield Finding(
+                f'`generation.server_url` names "{url}" twice',
+                f"generation.server_url[{index}]",
+                label="one server would be sent the weights twice at one time",
+                help=("remove it, or name another server",),
+            )
+
+
+RULES = (
+    a_servers_log_probs_are_at_temperature_one,
+    an_address_is_whole,
+    a_server_is_named_once,
+)
 
 
 def _addresses(plan: Plan) -> Iterator[tuple[str, str]]:
     """Where each is written, and it."""
+    is_listed = not isinstance(plan.generation.server_url, str)
+    for index, url in enumerate(server_urls(plan)):
+        yield f"generation.server_url[{index}]" if is_listed else "generation.server_url", url
     server = plan.teacher.server
     if server is None:
         return

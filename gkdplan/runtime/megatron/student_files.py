@@ -9,23 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gkdplan.runplan.model import ModelPlan
-from gkdplan.runtime.megatron.model import model_shape, num_model_layers
+from gkdplan.runtime.megatron.model import model_shape
+from gkdplan.runtime.student_config import write_config
 from gkdplan.tensors import expected_tensors
-from gkdplan.vocab import Dtype
-
-COPIED_FILES = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-)
-_DTYPE_NAMES = {Dtype.FP32: "float32", Dtype.BF16: "bfloat16"}
 
 
 def write_student(
@@ -40,11 +26,7 @@ def write_student(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _write_shards(tensors, plan, partial, shard_bytes)
-    config = json.loads((source_dir / "config.json").read_text(encoding="utf-8"))
-    _write_json(partial / "config.json", student_config(config, plan))
-    for name in COPIED_FILES:
-        if (source_dir / name).exists():
-            shutil.copyfile(source_dir / name, partial / name)
+    write_config(plan, source_dir, partial)
     partial.rename(out_dir)
 
 
@@ -98,15 +80,6 @@ def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator
         shard[name] = tensor.cpu().contiguous()
         num_bytes += tensor.nbytes
     yield shard
-
-
-def student_config(config: dict[str, object], plan: ModelPlan) -> dict[str, object]:
-    """The source's config with the student's depth, its layers' types and its dtype."""
-    student = {key: value for key, value in config.items() if key != "torch_dtype"}
-    student |= {"num_hidden_layers": num_model_layers(plan), "dtype": _DTYPE_NAMES[plan.dtype]}
-    if plan.keep_layers is not None and isinstance(config.get("layer_types"), list):
-        student["layer_types"] = [config["layer_types"][index] for index in plan.keep_layers]
-    return student
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

@@ -40,7 +40,7 @@ def logits_are_not_finite(engine: str) -> UserError:
 
 
 def _stale(found: int, wanted: int, engine: str) -> UserError:
-    drawn = "no single version" if found < 0 else f"version {found}"
+    drawn = "no single version that this run sent" if found < 0 else f"version {found}"
     return UserError(
         error(
             "GK571",

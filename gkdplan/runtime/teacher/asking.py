@@ -12,8 +12,8 @@ from gkdplan.runtime.http_server import (
     HttpServer,
     ServerGoneError,
     ServerRefusedError,
-    key_from_environment,
 )
+from gkdplan.runtime.server_keys import key_of
 
 COMPLETIONS = "/v1/completions"
 CONCURRENT_REQUESTS = 16
@@ -66,8 +66,8 @@ def ask(server: HttpServer, body: dict[str, Any]) -> Any:
 
 
 def server_at(url: str) -> HttpServer:
-    """With the key that the environment names."""
-    return HttpServer(url, key_from_environment())
+    """With its key, of the environment or of `gkdplan serve`."""
+    return HttpServer(url, key_of(url))
 
 
 def url_of(server: TeacherServer, teacher: str | None) -> str:

@@ -1,0 +1,46 @@
+"""What a student's directory has beside its weights: its config, and the source's tokenizer."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from gkdplan.runplan.model import ModelPlan
+from gkdplan.vocab import Dtype
+
+COPIED_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+)
+DTYPE_NAMES = {Dtype.FP32: "float32", Dtype.BF16: "bfloat16"}
+
+
+def write_config(plan: ModelPlan, source_dir: Path, directory: Path) -> None:
+    """Write into `directory` the source's config.json with the student's depth, its layers' types
+    and its dtype, and the source's tokenizer."""
+    config = student_config(plan, source_dir)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
+    for name in COPIED_FILES:
+        if (source_dir / name).exists():
+            shutil.copyfile(source_dir / name, directory / name)
+
+
+def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:
+    """That of the source, with the student's depth, its layers' types and its dtype."""
+    config = json.loads((source_dir / "config.json").read_text(encoding="utf-8"))
+    kept = plan.keep_layers
+    student = {key: value for key, value in config.items() if key != "torch_dtype"}
+    student["num_hidden_layers"] = plan.shape.num_layers if kept is None else len(kept)
+    student["dtype"] = DTYPE_NAMES[plan.dtype]
+    if kept is not None and isinstance(config.get("layer_types"), list):
+        student["layer_types"] = [config["layer_types"][index] for index in kept]
+    return student

@@ -1,7 +1,7 @@
 """The loss of hidden states and output heads beside TRL's, and beside its own matrix products, on
 one CPU thread.
 
-    python benchmarks/heads.py [--tokens 1024] [--vocab 32000] [--beta 0.5] [--turns 3]
+    python benchmarks/heads.py [--tokens 1024] [--vocab 32000] [--beta 0.5] [--turns 2]
 
 TRL has two ways: both models' whole logits and `GKDTrainer.generalized_jsd_loss`, and the chunked
 divergence of `DistillationTrainer`, of which a CPU runs the version without Triton. All give the
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--vocab", type=int, default=32000)
     parser.add_argument("--beta", type=float, default=0.5)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=2)
     arguments = parser.parse_args()
     is_whole = arguments == parser.parse_args([])
     torch.set_num_threads(1)

@@ -75,10 +75,17 @@ class Measured:
         return "| " + " | ".join(cells) + " |"
 
 
-def record(part: str, setting: str, rows: Sequence[Measured], *, is_whole: bool = True) -> None:
+def record(
+    part: str,
+    setting: str,
+    rows: Sequence[Measured],
+    *,
+    is_whole: bool = True,
+    packages: Sequence[str] = PACKAGES,
+) -> None:
     """Print the rows; where the part was measured at its own sizes, put them in the record in place
     of its last ones, and show them on the page between its markers."""
-    caption = f"{setting}. {_machine()}; {_versions()}; {datetime.now(UTC):%Y-%m-%d}."
+    caption = f"{setting}. {_machine()}; {_versions(packages)}; {datetime.now(UTC):%Y-%m-%d}."
     table = "\n".join([HEADER, *(row.line() for row in rows)])
     print(f"\n{caption}\n\n{table}\n", flush=True)
     if not is_whole:
@@ -87,7 +94,7 @@ def record(part: str, setting: str, rows: Sequence[Measured], *, is_whole: bool 
     results[part] = {
         "setting": setting,
         "machine": _machine(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in packages},
         "measured": [asdict(row) | {"verdict": row.verdict} for row in rows],
     }
     RECORD.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -114,5 +121,5 @@ def _machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {memory_bytes / 2**30:.0f} GiB"
 
 
-def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+def _versions(packages: Sequence[str]) -> str:
+    return ", ".join(f"{name} {version(name)}" for name in packages)

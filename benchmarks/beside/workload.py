@@ -8,6 +8,7 @@ which the other trainers are given.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from gkdplan.runtime.data.chat import Chat, load_chat
@@ -20,6 +21,10 @@ TEXTS = ROOT / "plans" / "data" / "quickstart.jsonl"
 KEPT_LAYERS = [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 27, 29]
 OFF, ON = "dataset", "student"
 BATCH, BETA, NEW_TOKENS = 4, 0.5, 64
+ENGINES = {
+    "megatron": 'engine = "megatron"',
+    "vllm": 'engine = "vllm", gpu_memory_utilization = 0.2',
+}
 LR, BETAS, EPS, CLIP_GRAD = 1e-4, (0.9, 0.999), 1e-8, 1.0
 
 PLAN = """
@@ -28,7 +33,7 @@ cluster = {{device = "cpu"}}
 data = {{train = ["{rows}"], max_length = 1024, shuffle = false}}
 batch = {{micro = {batch}, global = {batch}}}
 distill = {{beta = {beta}, lmbda = {lmbda}, temperature = 1.0}}
-generation = {{engine = "megatron", max_completion_length = {max_completion_length}}}
+generation = {{{engine}, max_completion_length = {max_completion_length}}}
 
 [student]
 model = "{model}"
@@ -54,6 +59,19 @@ steps = 1000
 loggers = []
 """
 
+NUM_SAMPLED = 16
+SAMPLING_PLAN = """
+name = "benchmark"
+cluster = {{device = "cpu"}}
+student = {{model = "{model}", dtype = "{dtype}"}}
+teacher = {{model = "{model}", dtype = "{dtype}"}}
+data = {{train = ["{texts}#{rows}"], max_length = 128}}
+batch = {{micro = 1, global = {rows}}}
+distill = {{lmbda = 1.0}}
+generation = {{{engine}, max_completion_length = 128}}
+run = {{steps = 1}}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -73,7 +91,9 @@ class Workload:
     responses: list[list[int]]
 
 
-def write(directory: Path, rows: Sequence[dict], sources: Sequence[str]) -> None:
+def write(
+    directory: Path, rows: Sequence[dict], sources: Sequence[str], engine: str = "megatron"
+) -> None:
     """Make the workload of `rows`, conversations of a user and an assistant, in `directory`."""
     chat = load_chat(MODEL)
     rows_file = directory / "rows.jsonl"
@@ -86,6 +106,7 @@ def write(directory: Path, rows: Sequence[dict], sources: Sequence[str]) -> None
             batch=BATCH,
             beta=BETA,
             lmbda=float(source == ON),
+            engine=ENGINES[engine],
             max_completion_length=limit,
             model=MODEL,
             layers=KEPT_LAYERS,
@@ -129,6 +150,21 @@ def short_rows(num_rows: int) -> list[dict]:
     return [
         _conversation(*pair) for pair in sorted(pairs, key=lambda p: len("".join(p)))[:num_rows]
     ]
+
+
+def sampling_plan(engine: str, dtype: str) -> str:
+    """A plan whose student samples a batch of `sampling_prompts`."""
+    return SAMPLING_PLAN.format(
+        engine=ENGINES[engine], dtype=dtype, model=MODEL, texts=TEXTS, rows=NUM_SAMPLED
+    )
+
+
+def sampling_prompts() -> list[list[int]]:
+    """The quickstart's first questions, as the chat template puts them to the student."""
+    chat = load_chat(MODEL)
+    questions = (_conversation(*texts)["messages"][0] for texts in islice(_texts(), NUM_SAMPLED))
+    rows = [TurnsRow("", (question,), None) for question in questions]
+    return [list(tokenise(row, chat, "").prompt) for row in rows]
 
 
 def _texts() -> Iterator[list[str]]:

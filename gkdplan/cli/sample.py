@@ -1,28 +1,47 @@
 """`gkdplan sample`: one response of a model to every row, kept in a file."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gkdplan.cli.arguments import AsJson, PlanPath
-from gkdplan.cli.compiling import Compiled, blamed, compile_file
+from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_loaded
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.models import with_models_at_hand
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json
+from gkdplan.diagnostics import UserError
 from gkdplan.facts.weights import fingerprint
-from gkdplan.planner.samples import manifest_of_plan, sampling_plan
+from gkdplan.planner.samples import (
+    engine_of_samples,
+    manifest_of_plan,
+    sampling_plan,
+    takes_vllm_on_the_ranks,
+    with_roles_swapped,
+)
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.samples import samples_written
-from gkdplan.vocab import Role
+from gkdplan.runplan.model import RunPlan
+from gkdplan.samples import Manifest
+from gkdplan.vocab import Engine, Role
 
 if TYPE_CHECKING:
     from gkdplan.runtime.samples.launch import SamplesResult
 
-GK_MEMORY = "GK3"
-"""Sampling holds one of the two models and nothing of the optimizer."""
+GK_FIT = ("GK301", "GK302", "GK303")
+"""Whether training fits is no question: sampling holds one model, and nothing of the optimizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What is to be sampled: `run_plan` draws it with the model that has the place `drawn_as`."""
+
+    compiled: Compiled
+    run_plan: RunPlan
+    manifest: Manifest
+    drawn_as: Role
 
 
 def sample(
@@ -36,24 +55,49 @@ def sample(
     json: AsJson = False,
 ) -> None:
     """Keep one response of a model to every row in a file."""
-    compiled = _compile(path, source)
-    with compiled.placing():
-        compiled = with_models_at_hand(compiled, lambda: _compile(path, source))
-        run_plan = compiled.require()
-        assert compiled.facts is not None
-        model = getattr(run_plan.models, source)
-        weights = fingerprint(model.model, model.revision)
-        manifest = manifest_of_plan(run_plan, compiled.facts, source, weights)
-        with blamed(run_plan):
-            result = runtime("samples.launch").sample(run_plan, manifest, output)
-    _show(compiled, result, output, json)
+    decided = decide(path, source)
+    run_plan = decided.run_plan
+    with blamed(run_plan), decided.compiled.placing():
+        launch = runtime("samples.launch")
+        result = launch.sample(run_plan, decided.manifest, decided.drawn_as, output)
+    _show(decided.compiled, result, output, json)
     raise typer.Exit(result.exit_code)
 
 
+def decide(path: str | None, source: Role) -> Decided:
+    """Raises UserError with what stands in the way, at its place in the plan."""
+    compiled = _compile(path, source)
+    with compiled.placing():
+        compiled = with_models_at_hand(compiled, lambda: _compile(path, source))
+        run_plan, drawn_as = _drawing(compiled, source)
+        engine = engine_of_samples(run_plan, drawn_as)
+        return Decided(compiled, run_plan, _manifest(compiled, source, engine), drawn_as)
+
+
 def _compile(path: str | None, source: Role) -> Compiled:
-    """The plan that only samples; whether training would fit is no question."""
+    """The plan that only samples."""
     compiled = compile_file(path, lambda plan: sampling_plan(plan, source))
-    return replace(compiled, diagnostics=compiled.errors_beside(GK_MEMORY))
+    return replace(compiled, diagnostics=compiled.errors_beside(*GK_FIT))
+
+
+def _drawing(compiled: Compiled, source: Role) -> tuple[RunPlan, Role]:
+    """The run plan that draws the samples, and whose place the model has in it."""
+    run_plan, plan = compiled.require(), compiled.plan
+    assert plan is not None
+    if source is Role.STUDENT or not takes_vllm_on_the_ranks(plan):
+        return run_plan, source
+    swapped = compile_loaded(with_roles_swapped(plan))
+    if errors := swapped.errors_beside(*GK_FIT):
+        raise UserError(*errors)
+    return swapped.decided(), Role.STUDENT
+
+
+def _manifest(compiled: Compiled, source: Role, engine: Engine) -> Manifest:
+    run_plan = compiled.require()
+    assert compiled.facts is not None
+    model = getattr(run_plan.models, source)
+    weights = fingerprint(model.model, model.revision)
+    return manifest_of_plan(run_plan, compiled.facts, source, weights, engine)
 
 
 def _show(compiled: Compiled, result: "SamplesResult", file: str, json: bool) -> None:

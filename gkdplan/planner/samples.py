@@ -1,22 +1,27 @@
 """A plan that only samples, and what its samples are."""
 
 from gkdplan.facts.model import Facts
+from gkdplan.planner.layout import teacher_parallel
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Generate
 from gkdplan.samples import SAMPLES_VERSION, Manifest, SampledFile, text_fingerprint
-from gkdplan.spec.plan import Plan
+from gkdplan.spec.plan import Plan, Student, Teacher
 from gkdplan.vocab import Engine, Role
 
 
 def sampling_plan(plan: Plan, role: Role) -> Plan:
-    """The plan with every step on `role`'s samples, and without what training alone asks for; an
-    `engine` of "none" becomes Megatron's own generation."""
-    engine = plan.generation.engine
-    own = Engine.MEGATRON if engine is Engine.NONE else engine
+    """The plan with every step on `role`'s samples, and without what training alone asks for.
+
+    An `engine` of "none" becomes Megatron's own generation, and so does a server that holds the
+    student's weights where the teacher samples.
+    """
     lmbda = float(role is Role.STUDENT)
+    is_none = plan.generation.engine is Engine.NONE
+    is_others = role is Role.TEACHER and plan.generation.mode == "server"
+    own: dict[str, object] = {"engine": Engine.MEGATRON, "mode": "colocate", "server_url": None}
     changes = {
         "distill": {"lmbda": lmbda, "seq_kd": 1 - lmbda, "sft_alpha": 0.0},
-        "generation": {"engine": own},
+        "generation": own if is_others or is_none else {"sleep_level": 0},
         "teacher": {"samples": None},
         "data": {"eval": ()},
         "optimizer": {"offload": "none", "prefetch": None},
@@ -28,9 +33,34 @@ def sampling_plan(plan: Plan, role: Role) -> Plan:
     return plan.model_copy(update=tables)
 
 
-def manifest_of_plan(run_plan: RunPlan, facts: Facts, role: Role, weights: str | None) -> Manifest:
-    """What the samples that `run_plan` draws of `role`'s model are; `weights` is the fingerprint of
-    those. The student's tokenizer was seen."""
+def takes_vllm_on_the_ranks(plan: Plan) -> bool:
+    """Whether an engine on the ranks can draw the teacher's samples: where it has servers, they
+    do."""
+    generation = plan.generation
+    is_here = generation.engine is Engine.VLLM and generation.mode == "colocate"
+    return is_here and plan.teacher.server is None
+
+
+def with_roles_swapped(plan: Plan) -> Plan:
+    """A plan of the teacher's samples for vllm, which holds a student's weights: the teacher in the
+    student's place, and the student, whose tokenizer renders the prompts, in the teacher's."""
+    student, teacher = plan.student, plan.teacher
+    drawing = Student(
+        model=teacher.model,
+        revision=teacher.revision,
+        dtype=teacher.dtype or student.dtype,
+        parallel=teacher_parallel(plan),
+    )
+    rendering = Teacher(model=student.model, revision=student.revision)
+    distill = plan.distill.model_copy(update={"lmbda": 1.0, "seq_kd": False})
+    return plan.model_copy(update={"student": drawing, "teacher": rendering, "distill": distill})
+
+
+def manifest_of_plan(
+    run_plan: RunPlan, facts: Facts, role: Role, weights: str | None, engine: Engine
+) -> Manifest:
+    """What the samples are that `engine` draws of `role`'s model in `run_plan`; `weights` is the
+    fingerprint of those. The student's tokenizer was seen."""
     sampling, tokenizer = run_plan.sampling, facts.student.tokenizer
     model = getattr(run_plan.models, role)
     assert tokenizer is not None
@@ -44,7 +74,7 @@ def manifest_of_plan(run_plan: RunPlan, facts: Facts, role: Role, weights: str |
         dtype=model.dtype,
         tokenizer=tokenizer.fingerprint,
         chat_template=text_fingerprint(tokenizer.chat_template),
-        engine=_engine(run_plan, role),
+        engine=engine,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
@@ -56,7 +86,7 @@ def manifest_of_plan(run_plan: RunPlan, facts: Facts, role: Role, weights: str |
     )
 
 
-def _engine(run_plan: RunPlan, role: Role) -> Engine:
-    """What draws them."""
+def engine_of_samples(run_plan: RunPlan, role: Role) -> Engine:
+    """What draws `role`'s samples in a run plan that samples them."""
     drawn = [step for step in run_plan.steps if isinstance(step, Generate) and step.role is role]
     return drawn[0].engine

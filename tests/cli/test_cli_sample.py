@@ -31,17 +31,14 @@ def asked(workplace, monkeypatch) -> list:
 
 def test_every_step_of_what_is_compiled_is_on_the_samples(asked, capsys):
     assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 0
-    run_plan, manifest, file = asked[0]
+    run_plan, manifest, drawn_as, file = asked[0]
     draw = next(step for step in run_plan.steps if isinstance(step, Draw))
     assert (draw.lmbda, draw.seq_kd) == (0, 1)
     (generate,) = (step for step in run_plan.steps if isinstance(step, Generate))
     assert (generate.source, generate.role) == (Source.TEACHER, Role.TEACHER)
     assert not any(isinstance(step, Evaluate) for step in run_plan.steps)
-    assert (manifest.role, manifest.engine, file) == (
-        Role.TEACHER,
-        Engine.MEGATRON,
-        "samples.jsonl",
-    )
+    assert manifest.role is drawn_as is Role.TEACHER
+    assert (manifest.engine, file) == (Engine.MEGATRON, "samples.jsonl")
     out = capsys.readouterr().out
     assert "samples   samples.jsonl\nrows      8\ntokens    100, 12.5 a row" in out
     assert "cut       2 responses" in out
@@ -49,7 +46,8 @@ def test_every_step_of_what_is_compiled_is_on_the_samples(asked, capsys):
 
 def test_the_student_samples_where_it_is_asked(asked):
     assert run(["sample", "--source", "student", "-o", "samples.jsonl"]) == 0
-    run_plan, manifest, _ = asked[0]
+    run_plan, manifest, drawn_as, _ = asked[0]
+    assert drawn_as is Role.STUDENT
     (generate,) = (step for step in run_plan.steps if isinstance(step, Generate))
     assert (generate.role, manifest.role, manifest.model) == ("student", "student", "Qwen2.5-0.5B")
 
@@ -95,3 +93,35 @@ def test_the_model_and_the_file_are_not_guessed(workplace, capsys):
     assert run(["sample", "-o", "samples.jsonl"]) == 2
     assert run(["sample", "--source", "teacher"]) == 2
     assert run(["sample", "--source", "dataset", "-o", "samples.jsonl"]) == 2
+
+
+VLLM = '[generation]\nengine = "vllm"\ngpu_memory_utilization = 0.5'
+
+
+def test_vllm_on_the_ranks_draws_the_teachers_samples_as_a_students(workplace, asked):
+    """The models change places: the engine holds a student's weights."""
+    plan = Path("plan.toml")
+    plan.write_text(plan.read_text().replace("[generation]", VLLM))
+    assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 0
+    run_plan, manifest, drawn_as, _ = asked[0]
+    assert (drawn_as, manifest.role, manifest.engine) == (Role.STUDENT, Role.TEACHER, Engine.VLLM)
+    assert (run_plan.models.student.model, manifest.model) == ("Qwen2.5-1.5B", "Qwen2.5-1.5B")
+    assert run_plan.models.teacher.model == "Qwen2.5-0.5B"
+
+
+def test_a_share_that_holds_no_sequence_is_refused_before_it_starts(workplace, asked, capsys):
+    plan = Path("plan.toml")
+    plan.write_text(plan.read_text().replace("[generation]", VLLM.replace("0.5", "0.001")))
+    assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 1
+    assert asked == []
+    assert "error[GK305]" in capsys.readouterr().err
+
+
+def test_a_server_that_holds_the_students_weights_does_not_draw_the_teachers(workplace, asked):
+    server = '[generation]\nengine = "vllm"\nmode = "server"\nserver_url = "http://127.0.0.1:1"'
+    plan = Path("plan.toml")
+    plan.write_text(plan.read_text().replace("[generation]", server))
+    assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 0
+    run_plan, manifest, drawn_as, _ = asked[0]
+    assert (drawn_as, manifest.engine) == (Role.TEACHER, Engine.MEGATRON)
+    assert run_plan.sampling.server_urls == ()

@@ -28,7 +28,9 @@ def manifest(**changes: Any) -> Manifest:
     chosen = sampling_plan(plan(**TAKING), Role.TEACHER)
     run_plan = compile_plan(chosen, facts(), "test").run_plan
     assert run_plan is not None
-    return replace(manifest_of_plan(run_plan, facts(), Role.TEACHER, "aa" * 32), **changes)
+    return replace(
+        manifest_of_plan(run_plan, facts(), Role.TEACHER, "aa" * 32, Engine.MEGATRON), **changes
+    )
 
 
 def with_samples(weights: str | None = "aa" * 32, *, seen: Facts | None = None, **changes: Any):

@@ -8,7 +8,7 @@ import torch
 
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.executor import Executor, StepState
-from gkdplan.runtime.megatron.weights import full_tensors
+from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.session import Session
 from gkdplan.vocab import Dtype
 

@@ -5,30 +5,26 @@ from pathlib import Path
 from tiny_plans import plan_text
 
 from gkdplan.cli.compiling import compile_file
-from gkdplan.facts.weights import fingerprint
-from gkdplan.planner.samples import manifest_of_plan, sampling_plan
+from gkdplan.cli.sample import decide
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.samples.launch import SamplesResult, sample
 from gkdplan.samples import Manifest
 from gkdplan.vocab import Role
 
 
-def sampling_of(home: Path, role: Role, **changes: object) -> tuple[RunPlan, Manifest]:
-    """What `gkdplan sample` decides for a tiny plan."""
+def sampling_of(home: Path, role: Role, **changes: object) -> tuple[RunPlan, Manifest, Role]:
+    """What `gkdplan sample` decides for a tiny plan, and whose place the model has in it."""
     file = home / "sampled.toml"
     file.write_text(plan_text(home, home / "run", **{"held_out": "[]", **changes}))
-    compiled = compile_file(str(file), lambda plan: sampling_plan(plan, role))
-    run_plan, facts = compiled.require(), compiled.facts
-    assert facts is not None
-    model = getattr(run_plan.models, role)
-    return run_plan, manifest_of_plan(run_plan, facts, role, fingerprint(model.model, None))
+    decided = decide(str(file), role)
+    return decided.run_plan, decided.manifest, decided.drawn_as
 
 
 def sample_tiny(
     home: Path, file: Path, role: Role = Role.TEACHER, **changes: object
 ) -> SamplesResult:
-    run_plan, manifest = sampling_of(home, role, **changes)
-    return sample(run_plan, manifest, str(file))
+    run_plan, manifest, drawn_as = sampling_of(home, role, **changes)
+    return sample(run_plan, manifest, drawn_as, str(file))
 
 
 def compile_taking(home: Path, file: Path, output: Path, **changes: object) -> RunPlan:

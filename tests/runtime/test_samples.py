@@ -195,9 +195,9 @@ def test_a_signal_leaves_what_was_sampled(home, drawn, tmp_path, monkeypatch, st
 
 
 def test_what_the_user_can_mend_comes_back_from_the_ranks(home, tmp_path):
-    run_plan, manifest = sampling_of(home, Role.TEACHER)
+    run_plan, manifest, drawn_as = sampling_of(home, Role.TEACHER)
     (source,) = run_plan.data.train
     changed = replace(source, fingerprint="0" * 64)
     run_plan = replace(run_plan, data=replace(run_plan.data, train=(changed,)))
-    result = sample(seal(run_plan), manifest, str(tmp_path / "none.jsonl"))
+    result = sample(seal(run_plan), manifest, drawn_as, str(tmp_path / "none.jsonl"))
     assert (result.exit_code, [f.code for f in result.diagnostics]) == (1, ["GK470"])

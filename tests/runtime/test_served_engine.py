@@ -16,6 +16,7 @@ import torch
 import vllm_servers
 from faulty_proxy import proxy
 from gloo_ranks import launched_as_forks, run_on_ranks
+from sampled import sample_tiny
 from silent_session import open_silently
 from tiny_plans import compile_tiny
 from transformers import AutoModelForCausalLM
@@ -34,6 +35,7 @@ from gkdplan.runtime.rollout.served import ServedEngine
 from gkdplan.runtime.rollout.servers import Wanted
 from gkdplan.runtime.run_directory import read_metrics
 from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
+from gkdplan.samples import manifest_of
 from gkdplan.vocab import Engine, Role
 
 SIZES = {"num_layers": 2, "hidden": 64, "ffn": 96, "num_heads": 2}
@@ -356,6 +358,19 @@ def test_a_run_on_two_ranks_is_that_of_megatrons_own_generation(
     assert len(drawn[0]) == 4 * 8
     assert {line["weights_version"] + 1 for line in drawn[0]} == {1, 2, 3, 4}
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_the_students_samples_of_a_file_are_those_of_megatrons_own_generation(
+    server, home, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VLLM_API_KEY", vllm_servers.KEY)
+    files = [tmp_path / f"{name}.jsonl" for name in ("served", "own")]
+    for file, generation in zip(files, (mode(server), ""), strict=True):
+        changes = {"distill": ON_POLICY["distill"], "generation": generation, "rows": 6}
+        assert sample_tiny(home, file, Role.STUDENT, **changes).exit_code == 0
+    served, own = (file.read_text().splitlines() for file in files)
+    assert served[1:] == own[1:]
+    assert manifest_of(json.loads(served[0])).engine is Engine.VLLM
 
 
 def test_a_server_that_is_not_up_is_found_before_a_rank_starts(home, tmp_path):

@@ -13,9 +13,8 @@ from silent_session import open_silently
 from teacher_servers import KEY, Gate, free_port, served
 from tiny_plans import compile_plan_text, plan_text
 
-from gkdplan.cli.compiling import compile_file
+from gkdplan.cli.sample import decide
 from gkdplan.diagnostics import Diagnostic, UserError
-from gkdplan.planner.samples import manifest_of_plan, sampling_plan
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan, TeacherAddress, TeacherServer
 from gkdplan.runtime import launch
@@ -162,15 +161,14 @@ def test_its_samples_are_kept_in_a_file_as_the_teachers_on_the_ranks_are(home, u
     samples = {}
     for engine, text in plans.items():
         (tmp_path / "plan.toml").write_text(text)
-        compiled = compile_file(
-            str(tmp_path / "plan.toml"), lambda plan: sampling_plan(plan, Role.TEACHER)
+        decided, file = (
+            decide(str(tmp_path / "plan.toml"), Role.TEACHER),
+            tmp_path / f"{engine}.jsonl",
         )
-        facts, file = compiled.facts, tmp_path / f"{engine}.jsonl"
-        assert facts is not None
-        manifest = manifest_of_plan(compiled.require(), facts, Role.TEACHER, None)
-        assert manifest.engine == engine
+        assert decided.manifest.engine == engine
         with launched_as_forks():
-            assert sample(compiled.require(), manifest, str(file)).exit_code == 0
+            drawing = decided.run_plan, decided.manifest, decided.drawn_as
+            assert sample(*drawing, str(file)).exit_code == 0
         samples[engine] = file.read_text().splitlines()[1:]
     assert len(samples["vllm"]) == 8
     assert samples["vllm"] == samples["megatron"]

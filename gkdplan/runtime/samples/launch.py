@@ -15,7 +15,13 @@ from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.interrupts import Interrupted
-from gkdplan.runtime.launch import RESUMABLE, check_machine, start_ranks, what_failed
+from gkdplan.runtime.launch import (
+    RESUMABLE,
+    check_machine,
+    check_samplers,
+    start_ranks,
+    what_failed,
+)
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE
 from gkdplan.runtime.samples import worker
 from gkdplan.runtime.samples.partial import PartialFile, open_partial
@@ -39,16 +45,18 @@ class SamplesResult:
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
-def sample(run_plan: RunPlan, manifest: Manifest, file: str) -> SamplesResult:
-    """Sample every row with the model of `manifest.role`, on the ranks of this node.
+def sample(run_plan: RunPlan, manifest: Manifest, drawn_as: Role, file: str) -> SamplesResult:
+    """Sample every row with the model that is `drawn_as` in the run plan, on this node's ranks.
 
-    The file has its name only when it is whole; what an earlier call left is gone on with. Raises
-    UserError before any process starts where the plan cannot run here or the file cannot be
-    written.
+    It is that of `manifest.role`; where the two differ the models have changed places, and the
+    other's tokenizer renders the prompts. The file has its name only when it is whole; what an
+    earlier call left is gone on with. Raises UserError before any process starts where the plan
+    cannot run here or the file cannot be written.
     """
     check_machine(run_plan)
-    if manifest.role is Role.TEACHER:
+    if drawn_as is Role.TEACHER:
         check_servers(run_plan)
+    check_samplers(run_plan)
     with (
         open_partial(Path(file), manifest) as (partial, num_done),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
@@ -59,7 +67,8 @@ def sample(run_plan: RunPlan, manifest: Manifest, file: str) -> SamplesResult:
                 run_plan.layout.devices_per_node,
                 run_plan.fingerprint[:12],
                 encode(run_plan),
-                str(manifest.role),
+                str(drawn_as),
+                str(Role.STUDENT if drawn_as is manifest.role else Role.TEACHER),
                 file,
                 num_done,
                 scratch,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.examples import Example, load_examples
 from gkdplan.runtime.model_files import model_directory
@@ -15,7 +15,7 @@ from gkdplan.runtime.phases import Position
 from gkdplan.runtime.responses import of_all_ranks
 from gkdplan.runtime.rollout.engine import Request, SampleEngine
 from gkdplan.runtime.rollout.sampling import row_seed
-from gkdplan.runtime.samples.engines import open_sample_engine
+from gkdplan.runtime.samples.engines import sample_engine
 from gkdplan.runtime.samples.partial import PartialFile
 from gkdplan.runtime.samples.progress import SampleProgress
 from gkdplan.samples import prompt_fingerprint
@@ -28,6 +28,7 @@ SAMPLE_STEP = 0
 def sample_rows(
     plan: RunPlan,
     role: Role,
+    renderer: Role,
     partial: PartialFile,
     num_done: int,
     position: Position,
@@ -39,8 +40,8 @@ def sample_rows(
     whose cache of keys and values the plan has priced. Raises UserError for what the user can mend.
     """
     position.phase = "load"
-    student = plan.models.student
-    chat = load_chat(model_directory(Role.STUDENT, student.model, student.revision))
+    model: ModelPlan = getattr(plan.models, renderer)
+    chat = load_chat(model_directory(renderer, model.model, model.revision))
     rows = load_examples(
         plan.data.train,
         chat,
@@ -50,17 +51,17 @@ def sample_rows(
     )
     for line in replace(rows, num_cut=0).notes:  # no response of the dataset is read here
         progress.tell(line)
-    engine = open_sample_engine(plan, role, chat)
     examples, size = rows.examples, plan.batch.global_rows
-    progress.begin(num_done, len(examples))
-    for start in range(num_done, len(examples), size):
-        batch = examples[start : start + size]
-        position.step, position.phase = position.step + 1, Phase.GENERATE
-        responses = _draw(engine, plan, batch, getattr(plan.layout, role).data)
-        if dist.get_rank() == 0:
-            partial.append([_sample(example, responses[example.row], chat) for example in batch])
-        num_tokens = sum(map(len, responses.values()))
-        progress.finish_batch(start + len(batch), len(examples), num_tokens)
+    with sample_engine(plan, role, chat, progress.tell) as engine:
+        progress.begin(num_done, len(examples))
+        for start in range(num_done, len(examples), size):
+            batch = examples[start : start + size]
+            position.step, position.phase = position.step + 1, Phase.GENERATE
+            responses = _draw(engine, plan, batch, getattr(plan.layout, role).data)
+            if dist.get_rank() == 0:
+                partial.append([_sample(e, responses[e.row], chat) for e in batch])
+            num_tokens = sum(map(len, responses.values()))
+            progress.finish_batch(start + len(batch), len(examples), num_tokens)
 
 
 def _draw(

@@ -13,8 +13,11 @@ from gkdplan.runtime.worker import COLLECTIVE_TIMEOUT, last_words
 from gkdplan.vocab import Role
 
 
-def main(lock: str, role: str, file: str, num_done: int, failures: str, terminal: bool) -> None:
-    """Sample what is missing of the unfinished samples of `file`, with `role`'s model.
+def main(
+    lock: str, role: str, renderer: str, file: str, num_done: int, failures: str, terminal: bool
+) -> None:
+    """Sample what is missing of the unfinished samples of `file`, with `role`'s model, to prompts
+    that `renderer`'s tokenizer makes.
 
     A failure is written to `failures`/rank_R.json before it ends the process.
     """
@@ -29,5 +32,6 @@ def main(lock: str, role: str, file: str, num_done: int, failures: str, terminal
         dist.init_process_group(plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
         with SampleProgress(shown=rank == 0, terminal=terminal) as progress:
             partial = PartialFile(Path(file))
-            sample_rows(plan, Role(role), partial, num_done, position, progress)
+            models = Role(role), Role(renderer)
+            sample_rows(plan, *models, partial, num_done, position, progress)
         dist.destroy_process_group()

@@ -27,10 +27,11 @@ from torch import Tensor
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import OptimizerPlan
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
+from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.trainer import Trainer
-from gkdplan.runtime.megatron.weights import full_tensors, load_weights
+from gkdplan.runtime.megatron.weights import load_weights
 from gkdplan.vocab import Dtype
 
 NUM_STEPS = 6

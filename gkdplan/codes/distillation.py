@@ -110,6 +110,11 @@ CODES: dict[str, Code] = {
         "Without bf16 instructions it is computed by way of fp32: slower, and less exact.",
         'Set `student.dtype`, and `teacher.dtype` where it is written, to "fp32" on a cpu.',
     ),
+    "GK426": Code(
+        "a streamed teacher that would sample",
+        "One token takes a forward through all layers, and each would come from the host for it.",
+        "Sample once with `gkdplan sample`, keep the teacher whole, or set `distill.seq_kd` to 0.",
+    ),
     "GK427": Code(
         "a server that is named twice",
         "Each server has its own line of weights and its share of the prompts.",

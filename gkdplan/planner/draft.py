@@ -117,6 +117,12 @@ def takes_samples(plan: Plan) -> bool:
     return plan.teacher.samples is not None and _shares(plan)[Source.TEACHER] > 0
 
 
+def samples_itself(plan: Plan) -> bool:
+    """Whether a step has the teacher sample, on the ranks."""
+    is_here = plan.teacher.server is None and plan.teacher.samples is None
+    return is_here and _shares(plan)[Source.TEACHER] > 0
+
+
 def is_sampled(plan: Plan) -> bool:
     """Whether a step has a model sample."""
     shares = _shares(plan)

@@ -52,6 +52,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
             stage_layers=_stages_of_teacher(plan, facts),
             prefetch=plan.teacher.prefetch,
+            stream=plan.teacher.stream,
             server=None if plan.teacher.server is None else _server(plan.teacher.server),
         ),
         vocab_size=true_vocab_size(facts),
@@ -120,6 +121,7 @@ def _model(
     recompute: Recompute = NO_RECOMPUTE,
     lora: LoraPlan | None = None,
     prefetch: bool | None = None,
+    stream: bool = False,
     server: TeacherServer | None = None,
 ) -> ModelPlan:
     return ModelPlan(
@@ -137,6 +139,7 @@ def _model(
         recompute=recompute,
         lora=lora,
         prefetch=prefetch,
+        stream=stream,
         server=server,
     )
 

@@ -13,6 +13,8 @@ from gkdplan.planner.memory.buffer import (
     TEACHER_BODY,
     Buffer,
 )
+from gkdplan.planner.memory.rank import rank_of_class
+from gkdplan.planner.memory.teacher import body_bytes
 from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Role, Tier
@@ -38,7 +40,8 @@ class Visit:
 def visits(draft: Draft) -> tuple[Visit, ...]:
     """The objects that are not on the device all the time.
 
-    The teacher's body never changes, so its return only frees the device. The optimizer's state
+    The teacher's body never changes, so its return only frees the device; one that is streamed
+    comes and goes within the forward. The optimizer's state
     changes in every update, and is copied both ways. An engine that sleeps at level 1 copies its
     weights to the host each time (vllm/device_allocator/cumem.py), at level 2 it forgets them, as
     the refit writes them anew; its cache is forgotten at both.
@@ -47,7 +50,7 @@ def visits(draft: Draft) -> tuple[Visit, ...]:
 
 
 def _visits(draft: Draft) -> Iterator[Visit]:
-    if draft.models.teacher.offload is Tier.HOST:
+    if draft.models.teacher.offload is Tier.HOST and not draft.models.teacher.stream:
         samples = any(role is Role.TEACHER for _, role in sampling_roles(draft))
         first = Phase.GENERATE if samples else Phase.TEACHER
         yield Visit(TEACHER_BODY, Tier.HOST, first, Phase.STUDENT, True, False)
@@ -97,6 +100,8 @@ def host_bytes_per_node(draft: Draft, buffers: Sequence[Sequence[Buffer]]) -> in
     of_nodes: Counter[int] = Counter()
     for rank_class, of_class in zip(draft.layout.classes, buffers, strict=True):
         num_bytes = sum(bytes_of(name, of_class) for name in objects)
+        if draft.models.teacher.stream:
+            num_bytes += body_bytes(rank_of_class(draft, rank_class))
         for run in rank_class.ranks:
             for node, num_ranks in _ranks_of_nodes(run, draft.layout):
                 of_nodes[node] += num_ranks * num_bytes

@@ -6,6 +6,7 @@ from dataclasses import replace
 from gkdplan.planner.draft import Draft, engine_of, sampling_roles
 from gkdplan.planner.memory.model import fused_of, rank_model
 from gkdplan.planner.memory.payload import kept_ids, payload_bytes, payload_width
+from gkdplan.planner.memory.stream import streamed_bytes
 from gkdplan.runplan.steps import (
     AskTeacher,
     Await,
@@ -85,6 +86,7 @@ def _teacher_step(draft: Draft) -> AskTeacher | TeacherForward:
         payload=draft.objective.payload,
         max_tokens=num_rows * draft.sampling.max_completion_length,
         width=payload_width(teacher, draft.objective),
+        streamed_bytes=num_micro_batches * streamed_bytes(draft),
     )
 
 

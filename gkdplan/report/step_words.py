@@ -91,7 +91,12 @@ def sentence(step: Step) -> str:
             return f"the copy of {step.object}"
         case TeacherForward():
             kept = f"{step.payload} [{step.max_tokens:,}, {step.width:,}]"
-            return f"{step.num_micro_batches} x forward, keeps {kept}"
+            streamed = (
+                f", {format_bytes(step.streamed_bytes)} streamed from the host"
+                if step.streamed_bytes
+                else ""
+            )
+            return f"{step.num_micro_batches} x forward{streamed}, keeps {kept}"
         case AskTeacher():
             rows = plural(step.num_rows, "response")
             kept = f"top_k [{step.max_tokens:,}, {step.top_k:,}]"

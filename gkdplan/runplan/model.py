@@ -100,7 +100,8 @@ class ModelPlan:
     `keep_layers` are indices of the checkpoint's layers, in order. `stage_layers` counts the layers
     of each pipeline stage, chunk by chunk: chunk c of stage i comes c * pipeline + i-th in the
     model (one chunk a stage but for virtual pipelines). `prefetch` is what the plan
-    asks of the weights' way to the device; the schedule says what became of it. A teacher with a
+    asks of the weights' way to the device; the schedule says what became of it. With `stream` they
+    come layer by layer, in every forward anew. A teacher with a
     `server` is asked there: no rank has a layer of it.
     """
 
@@ -118,6 +119,7 @@ class ModelPlan:
     recompute: Recompute = NO_RECOMPUTE
     lora: LoraPlan | None = None
     prefetch: bool | None = None
+    stream: bool = False
     server: TeacherServer | None = None
 
 

@@ -100,6 +100,9 @@ class TeacherForward:
     """Response tokens of the rank's rows at most."""
     width: int
     """Elements a token: the hidden size, or the rank's share of the padded vocabulary."""
+    streamed_bytes: int = 0
+    """Of weights that come from the host, layer by layer, for all micro-batches; 0 where they are
+    on the device."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from gkdplan.runplan.model import ModelPlan
 from gkdplan.runplan.steps import Move
+from gkdplan.runtime.copying import begin_copies, nothing_like, nothing_to_wait_for
+from gkdplan.runtime.layer_stream import stream_layers
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.vocab import Tier
@@ -41,7 +44,7 @@ class Residency:
         self._frozen[name] = []
         for parameter in parameters:
             host = parameter.data.pin_memory() if self._device.type == "cuda" else parameter.data
-            parameter.data = _nothing_like(parameter)
+            parameter.data = nothing_like(parameter)
             self._meter.exclude(host)
             self._frozen[name].append((parameter, host))
 
@@ -77,7 +80,7 @@ class Residency:
     def await_copy(self, name: str) -> None:
         """Let nothing read object `name` before its copy is complete. A copy that ends in the step
         after its own is not there in the first step of a process."""
-        self._under_way.pop(name, _nothing)()
+        self._under_way.pop(name, nothing_to_wait_for)()
 
     @contextmanager
     def frozen_on_device(self) -> Iterator[None]:
@@ -97,15 +100,15 @@ class Residency:
         copies = [(torch.empty_like(host, device=self._device), host) for _, host in homes]
         for (tensor, _), (on_device, _) in zip(homes, copies, strict=True):
             tensor.data = on_device
-        self._under_way[name] = _begin(copies, self._device)
+        self._under_way[name] = begin_copies(copies, self._device)
 
     def _release(self, name: str) -> None:
         """A frozen object is gone at once, one that changes when its copy is complete."""
         assert name not in self._under_way, f"{name} leaves before its copy was awaited"
         for tensor, _ in self._frozen.get(name, ()):
-            tensor.data = _nothing_like(tensor)
+            tensor.data = nothing_like(tensor)
         leaving = [(tensor, self._host_of(name, tensor)) for tensor in self._tensors(name)]
-        copied = _begin([(host, tensor.data) for tensor, host in leaving], self._device)
+        copied = begin_copies([(host, tensor.data) for tensor, host in leaving], self._device)
 
         def go_home() -> None:
             copied()
@@ -128,37 +131,16 @@ class Residency:
         return buffers[id(tensor)]
 
 
-def keep_teacher_on_host(residency: Residency, chunks: Sequence[Any]) -> None:
-    """The GPTModels' parameters but the output head, which the student phase needs too."""
+def keep_teacher_on_host(
+    residency: Residency, plan: ModelPlan, chunks: Sequence[Any], meter: LiveBytes
+) -> None:
+    """The GPTModels' parameters but the output head, which the student phase needs too; a streamed
+    teacher's come layer by layer as they run."""
     heads = [output_head(chunk) for chunk in chunks if chunk.post_process]
     parameters = [parameter for chunk in chunks for parameter in chunk.parameters()]
     body = [parameter for parameter in parameters if all(parameter is not head for head in heads)]
-    residency.keep_on_host(TEACHER_BODY, body)
+    if plan.stream:
+        stream_layers(chunks, heads, meter)
+    else:
+        residency.keep_on_host(TEACHER_BODY, body)
     residency.bring(heads)
-
-
-def _begin(copies: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Callable[[], None]:
-    """Begin to copy from the second of each pair to the first; what is returned waits for it.
-
-    On a GPU copies to and from pinned host tensors run in a stream of their own. It begins after
-    the work that was queued, which may still read or write what lies in that memory; the tensors
-    are used and freed only after the wait, so that the allocator needs no record of the stream.
-    """
-    if device.type != "cuda":
-        for target, source in copies:
-            target.copy_(source)
-        return _nothing
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for target, source in copies:
-            target.copy_(source, non_blocking=True)
-    return lambda: torch.cuda.current_stream(device).wait_stream(stream)
-
-
-def _nothing() -> None:
-    """Wait for a copy that is already complete."""
-
-
-def _nothing_like(tensor: Tensor) -> Tensor:
-    return torch.empty(0, dtype=tensor.dtype, device=tensor.device)

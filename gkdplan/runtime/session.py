@@ -160,7 +160,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     teacher, head = ([], None) if server else _open_teacher(plan, mesh, teacher_mesh)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
-        keep_teacher_on_host(residency, teacher)
+        keep_teacher_on_host(residency, plan.models.teacher, teacher, meter)
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
     if start_step:
         restore(directory.checkpoint(start_step), plan, trainer, mesh)

@@ -29,13 +29,14 @@ def summarise(session: Session) -> dict[str, Any]:
 
 
 def _samples(session: Session) -> dict[str, dict[str, str]]:
-    """A greedy response of each model to the first held-out prompt, or the first prompt."""
+    """A greedy response of each model to the first held-out prompt, or the first prompt; of a
+    streamed teacher none, which would come from the host for every token."""
     example = (session.held_out.examples or session.train.examples)[0]
     greedy = replace(session.plan.sampling, temperature=0.0)
+    is_streamed = session.plan.models.teacher.stream
+    roles = (Role.STUDENT,) if is_streamed else (Role.TEACHER, Role.STUDENT)
     with session.residency.frozen_on_device():
-        responses = {
-            role: _respond(session, role, example, greedy) for role in (Role.TEACHER, Role.STUDENT)
-        }
+        responses = {role: _respond(session, role, example, greedy) for role in roles}
     return {
         str(role): {"prompt": example.question, "completion": session.chat.decode(response)}
         for role, response in responses.items()

@@ -134,7 +134,7 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     meter = LiveBytes(mesh.device)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
-        keep_teacher_on_host(residency, teacher)
+        keep_teacher_on_host(residency, plan.models.teacher, teacher, meter)
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
     parameters = [parameter for chunk in (*student, *teacher) for parameter in chunk.parameters()]
     meter.adopt([*parameters, *trainer.resident_tensors()])

@@ -127,7 +127,7 @@ def recompute_keys_need_their_granularity(source: Source) -> Iterator[Diagnostic
 def a_server_teacher_holds_no_weights_here(source: Source) -> Iterator[Diagnostic]:
     if not source.has("teacher.server"):
         return
-    for key in ("parallel", "offload", "prefetch"):
+    for key in ("parallel", "offload", "prefetch", "stream"):
         if source.has(f"teacher.{key}"):
             yield _contradiction(
                 f"teacher.{key}",
@@ -181,6 +181,23 @@ def prefetch_needs_an_offload(source: Source) -> Iterator[Diagnostic]:
                 f"set `{table}.offload`, or remove `prefetch`",
                 "nothing leaves the device",
             )
+
+
+def a_stream_needs_weights_on_the_host(source: Source) -> Iterator[Diagnostic]:
+    if source.value("teacher.stream") is not True:
+        return
+    if source.value("teacher.offload") != "cpu" and not source.has("teacher.server"):
+        yield _contradiction(
+            "teacher.stream",
+            '`teacher.stream` brings weights from where `teacher.offload = "cpu"` keeps them',
+            'set `teacher.offload = "cpu"`, or remove `stream`',
+        )
+    if source.has("teacher.prefetch"):
+        yield _contradiction(
+            "teacher.prefetch",
+            "`teacher.prefetch` brings the whole teacher, and `teacher.stream` a layer at a time",
+            "remove `prefetch` or `stream`",
+        )
 
 
 def a_server_teacher_gives_its_likeliest_ids(source: Source) -> Iterator[Diagnostic]:
@@ -280,6 +297,7 @@ CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     several_teachers_need_a_column,
     a_server_teacher_gives_its_likeliest_ids,
     prefetch_needs_an_offload,
+    a_stream_needs_weights_on_the_host,
     top_k_is_a_payload,
     server_mode_needs_a_url,
     a_server_is_of_vllm,

@@ -166,6 +166,8 @@ class Teacher(Section):
     """Where its weights wait between uses: the device, the host, or what the budget asks."""
     prefetch: bool | None = None
     """Copied to the device beside an earlier phase; left out, where there is time and room."""
+    stream: bool = False
+    """With offload = "cpu", its weights visit the device layer by layer, two layers at one time."""
     parallel: Parallel | None = None
     """Its own layout on the same ranks; left out, the student's."""
     samples: Text | None = None

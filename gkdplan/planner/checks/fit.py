@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.model import Facts
 from gkdplan.planner.auto_offload import OFFLOADABLE, cheapest
-from gkdplan.planner.checks.availability import not_yet_run
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.draft import effective_mix
@@ -101,7 +100,7 @@ def _host(plan: Plan, facts: Facts, ledger: Ledger) -> Iterator[Diagnostic]:
 
 
 def _auto(plan: Plan, choices: Sequence[OffloadChoice]) -> Iterator[Diagnostic]:
-    """What was chosen, beside what else was priced; what is not run yet says so."""
+    """What was chosen, beside what else was priced."""
     if not choices:
         return
     chosen = choices[cheapest(choices)]
@@ -112,9 +111,6 @@ def _auto(plan: Plan, choices: Sequence[OffloadChoice]) -> Iterator[Diagnostic]:
         path,
         notes=tuple(map(_priced, choices)),
     )
-    if "optimizer" in chosen.offloaded and _is_auto(plan, "optimizer"):
-        finding = not_yet_run("optimizer.offload", "cpu")
-        yield warning("GK591", finding.message, finding.path, label=finding.label)
 
 
 def _reason(chosen: OffloadChoice) -> str:

@@ -7,7 +7,7 @@ from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.laid_out import LaidOut, laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, rule
-from gkdplan.planner.draft import num_steps, num_train_rows
+from gkdplan.planner.draft import num_steps, num_train_rows, samples_itself
 from gkdplan.planner.layout import axis_degrees, world_size_of
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Dtype, Role
@@ -117,7 +117,24 @@ def bf16_is_slow_on_a_cpu(plan: Plan, facts: Facts) -> Iterator[Finding]:
             )
 
 
+@rule("GK426")
+def a_streamed_teacher_does_not_sample(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """For every token that it samples all of its layers would come from the host."""
+    if plan.teacher.stream and samples_itself(plan):
+        yield Finding(
+            "a teacher that is streamed layer by layer cannot sample responses",
+            "teacher.stream",
+            label="for each token all of its layers would travel",
+            notes=(f"distill.seq_kd = {float(plan.distill.seq_kd):g}",),
+            help=(
+                "sample once with `gkdplan sample` and name the file in `teacher.samples`",
+                "or remove `teacher.stream`, or set `distill.seq_kd` to 0",
+            ),
+        )
+
+
 RULES = (
+    a_streamed_teacher_does_not_sample,
     global_batch_divides,
     rows_fill_a_global_batch,
     rows_are_left_over,

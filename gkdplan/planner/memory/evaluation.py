@@ -6,7 +6,7 @@ from dataclasses import replace
 from gkdplan.planner.memory import activations
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, TEACHER_BODY, Buffer
 from gkdplan.planner.memory.rank import Rank
-from gkdplan.planner.memory.teacher import body_bytes
+from gkdplan.planner.memory.teacher import body_bytes, visiting_bytes
 from gkdplan.vocab import Payload, Phase, Tier
 
 
@@ -17,7 +17,9 @@ def evaluation_buffers(rank: Rank) -> Iterator[Buffer]:
     student = rank.student
     passing = max(activations.forward_bytes(share.model, share.batch) for share in rank.shares)
     if rank.draft.models.teacher.offload is Tier.HOST:
-        yield Buffer(TEACHER_BODY, body_bytes(rank), phase, phase, moment)
+        is_streamed = rank.draft.models.teacher.stream
+        num_bytes = visiting_bytes(rank) if is_streamed else body_bytes(rank)
+        yield Buffer(TEACHER_BODY, num_bytes, phase, phase, moment)
     if not rank.has_loss:
         yield Buffer(ACTIVATIONS, passing, phase, phase, moment)
         return

@@ -3,20 +3,29 @@
 from collections.abc import Iterator
 
 from gkdplan.planner.memory.buffer import FIRST, LAST, TEACHER_BODY, TEACHER_HEAD, Buffer
-from gkdplan.planner.memory.parameters import num_elements
+from gkdplan.planner.memory.parameters import EMBEDDING, OUTPUT_LAYER, num_elements
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.runplan.model import is_head_needed
+from gkdplan.vocab import Phase
+
+MOMENTS_OF_LAYERS = ("layers", "earlier chunk")
+"""Those of the teacher's phase in which a layer runs: planner/memory/teacher_forward.py."""
 
 
 def weight_buffers(rank: Rank) -> Iterator[Buffer]:
     """The teacher's weights but its output head, and the head.
 
     The loss needs the head too: it lies where the student ends, and there the rank holds as much of
-    it as of the student's own. Behind a server it has none here.
+    it as of the student's own. Behind a server it has none here. A streamed body is there only
+    while layers run.
     """
     if not rank.has_teacher:
         return
-    yield Buffer(TEACHER_BODY, body_bytes(rank), FIRST, LAST)
+    if rank.draft.models.teacher.stream:
+        phase, visiting = Phase.TEACHER, visiting_bytes(rank)
+        yield from (Buffer(TEACHER_BODY, visiting, phase, phase, m) for m in MOMENTS_OF_LAYERS)
+    else:
+        yield Buffer(TEACHER_BODY, body_bytes(rank), FIRST, LAST)
     yield Buffer(TEACHER_HEAD, head_bytes(rank), FIRST, LAST)
 
 
@@ -25,6 +34,32 @@ def body_bytes(rank: Rank) -> int:
     own_head = teacher.head_elements if teacher.stage.is_last else 0
     elements = sum(map(num_elements, teacher.chunks)) - own_head
     return elements * teacher.dtype.num_bytes
+
+
+def visiting_bytes(rank: Rank) -> int:
+    """Of a streamed teacher, on the device at one time at most: what runs and what runs next, of
+    embedding, layers and last norm (runtime/layer_stream.py)."""
+    teacher = rank.teacher.model
+    largest = max(
+        (sum(pair) for chunk in _units(rank) for pair in zip(chunk, [*chunk[1:], 0], strict=True)),
+        default=0,
+    )
+    return largest * teacher.dtype.num_bytes
+
+
+def _units(rank: Rank) -> Iterator[list[int]]:
+    """Elements of each unit of each chunk; the head is none, nor an embedding that is the head."""
+    teacher = rank.teacher.model
+    for chunk in teacher.chunks:
+        names = {parameter.name for parameter in chunk}
+        head = OUTPUT_LAYER if OUTPUT_LAYER in names else EMBEDDING
+        is_last = any(name.startswith("decoder.final_layernorm") for name in names)
+        units: dict[str, int] = {}
+        for parameter in chunk:
+            if not (is_last and parameter.name == head):
+                unit = ".".join(parameter.name.split(".")[:3])
+                units[unit] = units.get(unit, 0) + parameter.num_elements
+        yield list(units.values())
 
 
 def head_bytes(rank: Rank) -> int:

@@ -12,6 +12,8 @@ from math import gcd
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.model import fused_of, rank_model
 from gkdplan.planner.memory.payload import payload_bytes
+from gkdplan.planner.memory.stream import streamed_bytes
+from gkdplan.planner.offload import PINNED_EFFICIENCY
 from gkdplan.planner.timing.flops import head_flops
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.stage import Stage, stages_of
@@ -31,6 +33,7 @@ BUBBLE = "bubble"
 DATA = "exposed data communication"
 UPDATE = "update"
 PAYLOAD = "payload exchange"
+STREAM = "exposed streaming of weights"
 
 LOSS_PASSES = 12
 """Reads and writes of a float32 element of the vocabulary on each side of the divergence: as
@@ -66,9 +69,20 @@ def teacher_seconds(draft: Draft, machine: Machine) -> Seconds:
         }
 
     phase = _pipelined(stages, of_micro_batch, num_micro_batches, degrees)
+    if draft.models.teacher.stream:
+        phase = {**phase, STREAM: _streaming_s(draft, machine, sum(phase.values()))}
     if degrees == draft.layout.student:
         return phase
     return {**phase, PAYLOAD: payload_exchange_s(draft, machine)}
+
+
+def _streaming_s(draft: Draft, machine: Machine, compute_s: float) -> float:
+    """Of a teacher whose layers come from the host for each micro-batch, what the layers' own work
+    does not hide: on a CPU, where the copies are work too, all."""
+    device = machine.device
+    num_bytes = draft.num_micro_batches(draft.layout.teacher) * streamed_bytes(draft)
+    copies_s = num_bytes / (PINNED_EFFICIENCY * device.host_link_bandwidth)
+    return max(0.0, copies_s - (compute_s if device.backend == "nccl" else 0.0))
 
 
 def student_seconds(draft: Draft, machine: Machine) -> Seconds:

@@ -27,7 +27,7 @@ CONFIGURATIONS = {
     "tensor": {"devices": 2, "tensor": 2},
     "pipeline": {"devices": 2, "parallel": "pipeline = 2"},
     "virtual pipeline": {"devices": 2, "parallel": "pipeline = 2\nvirtual_pipeline = 2"},
-    "a layout of its own": {"devices": 2, "teacher": "[teacher.parallel]\ntensor = 2"},
+    "a layout of its own": {"devices": 2, "teacher": "parallel = { tensor = 2 }"},
 }
 IN_EVERY_RUN = {"one process", "virtual pipeline"}
 TEACHERS = ("tied", "untied")

@@ -17,7 +17,7 @@ from gkdplan.planner.timing.prediction import likely_step_s
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.shape import MoeShape
 from gkdplan.spec.plan import Plan
-from gkdplan.vocab import Tier, Verdict
+from gkdplan.vocab import Verdict
 
 KNOWN = facts(QWEN_3B, QWEN_7B, "h100-80gb", train=(data_file(4096),))
 
@@ -138,10 +138,12 @@ def test_no_two_layouts_are_the_same(planned):
 
 
 def test_only_what_runs_is_ranked_unless_asked_for():
-    ranking = search(wanted(4), KNOWN).ranking
+    """With torch's kernels no GPU runs a context axis."""
+    cluster = {"device": "h100-80gb", "devices_per_node": 4, "kernels": "torch"}
+    ranking = search(wanted(cluster=cluster), KNOWN).ranking
     assert ranking.options
     assert all(option.runs for option in ranking.options)
-    assert all(option.optimizer_offload is Tier.DEVICE for option in ranking.options)
+    assert all(option.student.context == 1 for option in ranking.options)
     assert any(option.student != option.teacher for option in ranking.options)
     assert ranking.counts.planned > len(ranking.options)
 
@@ -305,12 +307,13 @@ def test_an_edit_says_the_bytes_that_it_saves():
     assert "GiB, the peak is" in smaller.sentence
 
 
-def test_an_edit_that_is_not_run_yet_says_so():
+def test_an_edit_says_what_it_saves_and_whether_it_runs():
     cluster = {"device": "h100-80gb", "devices_per_node": 2, "memory_limit": "56 GiB"}
     over = wanted(cluster=cluster, batch={"micro": 1, "global": 16})
     edits = {edit.description: edit for edit in edits_that_fit(over, KNOWN)}
     offload = edits['set `optimizer.offload` to "cpu"']
-    assert not offload.runs
+    assert offload.runs
     assert offload.saved_bytes > 0
-    assert "(planned, but not yet run)" in offload.sentence
+    assert "(planned, but not yet run)" not in offload.sentence
+    assert "(planned, but not yet run)" in replace(offload, runs=False).sentence
     assert edits["set `student.parallel.tensor` to 2"].runs

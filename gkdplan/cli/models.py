@@ -20,7 +20,9 @@ def with_models_at_hand(compiled: Compiled, again: Callable[[], Compiled]) -> Co
     runtime("launch").check_machine(run_plan)
     for role in _roles_without_tokenizer(run_plan):
         model = getattr(run_plan.models, role)
-        runtime("model_files").model_directory(role, model.model, model.revision)
+        runtime("model_files").model_directory(
+            role, model.model, model.revision, needs_weights=model.server is None
+        )
     compiled = again()
     unseen = _roles_without_tokenizer(compiled.require())
     if unseen:

@@ -8,13 +8,17 @@ from gkdplan.diagnostics import UserError, error
 from gkdplan.vocab import Role
 
 PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
+WITHOUT_WEIGHTS = ["config.json", "*token*.json", "vocab.json", "*.jinja", "tokenizer.model"]
 
 
-def model_directory(role: Role, model: str, revision: str | None) -> Path:
+def model_directory(
+    role: Role, model: str, revision: str | None, *, needs_weights: bool = True
+) -> Path:
     """The directory that `model` names, or the hub's snapshot of it, downloaded where missing.
 
     A cached snapshot is what the plan was checked against, so it is taken as it is, and what it
-    lacks is fetched from the same commit, not from where the branch has moved since.
+    lacks is fetched from the same commit, not from where the branch has moved since. Where nothing
+    `needs_weights`, as of a teacher behind a server, none are fetched.
 
     Raises UserError (GK516) where there is neither.
     """
@@ -24,8 +28,9 @@ def model_directory(role: Role, model: str, revision: str | None) -> Path:
     if cached is not None and any(cached.glob("*.safetensors")):
         return cached
     commit = revision if cached is None else cached.name
+    patterns = PATTERNS if needs_weights else WITHOUT_WEIGHTS
     try:
-        return Path(snapshot_download(model, revision=commit, allow_patterns=PATTERNS))
+        return Path(snapshot_download(model, revision=commit, allow_patterns=patterns))
     except Exception as failure:
         raise UserError(
             error(

@@ -39,10 +39,16 @@ ENVIRONMENT = {
 @contextmanager
 def served(model: Path) -> Iterator[str]:
     """The address of a server of `model`, which ends with the block, whatever happens in it."""
-    port = free_port()
+    with running(model, free_port()) as (url, _):
+        yield url
+
+
+@contextmanager
+def running(model: Path, port: int) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The same at a port of its own, with its process, the first of its session."""
     options = [part for name, value in LIMITS.items() for part in (f"--{name}", value)]
     where = ["--host", "127.0.0.1", "--port", str(port)]
-    log = model.with_name("server.log")
+    log = model.with_name(f"server_{port}.log")
     with log.open("w") as out:
         process = subprocess.Popen(
             (*SERVE, "--model", str(model), *where, "--enforce-eager", *options),
@@ -50,7 +56,7 @@ def served(model: Path) -> Iterator[str]:
             env={**os.environ, **ENVIRONMENT},
         )  # fmt: skip
     try:
-        yield _wait_until_up(f"http://127.0.0.1:{port}", process, log)
+        yield _wait_until_up(f"http://127.0.0.1:{port}", process, log), process
     finally:
         _end(process)
 
@@ -62,19 +68,27 @@ def _wait_until_up(url: str, process: subprocess.Popen, log: Path) -> str:
         try:
             if requests.get(f"{url}/health", timeout=5).ok:
                 return url
-        except requests.ConnectionError:
+        except requests.RequestException:
             time.sleep(0.2)
     raise TimeoutError(log.read_text()[-4000:])
 
 
 def _end(process: subprocess.Popen) -> None:
     """Ask it to end, then end all of its session."""
+    if process.poll() is not None:
+        return
     process.send_signal(signal.SIGINT)
     try:
         process.wait(timeout=END_LIMIT_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=END_LIMIT_S)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """All of a server's session at once, as the end of its machine would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=END_LIMIT_S)
 
 
 def free_port() -> int:

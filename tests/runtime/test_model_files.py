@@ -1,5 +1,6 @@
 """A model's files: a directory as it is, a cached snapshot as it was checked, else a download."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ class Hub:
     def __init__(self, snapshot: Path | None) -> None:
         self.snapshot = snapshot
         self.downloads: list[str | None] = []
+        self.patterns: list[str] = []
 
     def snapshot_download(self, model, *, revision, local_files_only=False, allow_patterns=None):
         if local_files_only:
@@ -25,6 +27,7 @@ class Hub:
                 raise FileNotFoundError(model)
             return str(self.snapshot)
         self.downloads.append(revision)
+        self.patterns = allow_patterns
         if model == "org/unknown":
             raise RuntimeError("404:\n  not found")
         return "/downloaded"
@@ -56,6 +59,23 @@ def test_missing_weights_come_from_the_commit_that_was_checked(hub, tmp_path):
     (hub.snapshot / "config.json").touch()
     assert model_directory(Role.TEACHER, "org/model", None) == Path("/downloaded")
     assert hub.downloads == [COMMIT]
+
+
+def test_of_a_teacher_behind_a_server_no_weights_are_fetched(hub):
+    model_directory(Role.TEACHER, "org/model", None, needs_weights=False)
+    names = {
+        name
+        for name in (
+            "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+            "chat_template.jinja", "model-00001-of-00002.safetensors", "pytorch_model.bin",
+            "model.safetensors.index.json",
+        )
+        if any(fnmatch(name, pattern) for pattern in hub.patterns)
+    }  # fmt: skip
+    assert names == {
+        "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+        "chat_template.jinja",
+    }  # fmt: skip
 
 
 def test_an_unknown_model_is_refused_with_the_hubs_reason(hub):

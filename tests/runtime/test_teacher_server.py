@@ -1,6 +1,9 @@
 """A teacher behind a real server of vLLM gives what the same teacher on the ranks gives."""
 
-from collections.abc import Iterator
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import torch
 from gloo_ranks import launched_as_forks, run_on_ranks
 from hf_reference import load
 from silent_session import open_silently
-from teacher_servers import KEY, Gate, free_port, served
+from teacher_servers import KEY, Gate, free_port, kill, running, served
 from tiny_plans import compile_plan_text, plan_text
 
 from gkdplan.cli.sample import decide
@@ -25,7 +28,7 @@ from gkdplan.runtime.http_server import API_KEY
 from gkdplan.runtime.loss import TopK
 from gkdplan.runtime.rollout.engine import Request
 from gkdplan.runtime.rollout.sampling import row_seed
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 from gkdplan.runtime.samples.launch import sample
 from gkdplan.runtime.teacher.payload import teacher_payloads
 from gkdplan.runtime.teacher.scores import Question
@@ -281,7 +284,7 @@ def test_a_run_whose_server_is_gone_stops_and_goes_on_when_it_is_back(home, url,
     """Gone in the middle of step 4: two steps are saved, and the third is walked once more."""
     gate = Gate(url, shuts_after=3 * 8 + 4)
     server = f'url = "{gate.url}"\npatience_s = 1'
-    changes = {"steps": 5, "save_interval": 2, "held_out": "[]"}
+    changes = {"steps": 5, "save_interval": 2, "held_out": "[]", "devices": 2}
     plan = compile_plan_text(behind(home, tmp_path / "run", server, **changes))
     with launched_as_forks():
         stopped = launch.run(plan)
@@ -297,6 +300,69 @@ def test_a_run_whose_server_is_gone_stops_and_goes_on_when_it_is_back(home, url,
     assert len(again.scored) == 3 * 8
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.grid
+def test_a_run_whose_real_server_is_killed_goes_on_with_a_new_one(home, url, tmp_path):
+    """SIGKILL to all processes of a server, somewhere in a step."""
+    port = free_port()
+    server = f'url = "http://127.0.0.1:{port}"\npatience_s = 1'
+    changes = {"steps": 40, "save_interval": 2, "held_out": "[]", "devices": 2}
+    plan = compile_plan_text(behind(home, tmp_path / "run", server, **changes))
+    directory = RunDirectory(tmp_path / "run")
+    with launched_as_forks():
+        with running(home / "teacher", port) as (_, process):
+            killer = threading.Thread(
+                target=_kill_after, args=(process, lambda: len(directory.saved_steps()) > 1)
+            )
+            killer.start()
+            stopped = launch.run(plan)
+            killer.join(timeout=30)
+        assert (stopped.exit_code, stopped.diagnostics[0].code) == (4, "GK551")
+        num_done = len(read_metrics(directory.metrics))
+        assert 4 <= num_done < 40
+        with running(home / "teacher", port):
+            finished = launch.run(plan)
+    assert finished.exit_code == 0
+    assert [line["step"] for line in read_metrics(directory.metrics)] == list(range(1, 41))
+
+
+def _kill_after(process: subprocess.Popen, is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    kill(process)
+
+
+@pytest.mark.grid
+def test_two_real_teachers_each_give_their_own_distribution(home, url, tmp_path):
+    tiny.save_qwen2(tmp_path / "other", hidden=64, num_heads=2, vocab_size=NUM_TOKENS, seed=7)
+    with served(tmp_path / "other") as other:
+        run_on_ranks(
+            _compare_two_teachers,
+            1,
+            [url, other],
+            [str(home), str(tmp_path)],
+            str(tmp_path / "run"),
+        )
+
+
+def _compare_two_teachers(urls: list[str], homes: list[str], output: str) -> None:
+    session = open_silently(encode(beside(Path(homes[0]), Path(output))))
+    named = (TeacherAddress("one", urls[0]), TeacherAddress("other", urls[1]))
+    server = TeacherServer(named, "domain", 5.0)
+    tokens = [5, 250, 31], [7, 62, 204, 9, 150]
+    questions = [Question(*tokens, "one"), Question(*tokens, "other")]
+    payloads = ServedTeacher(session.plan, server, session.mesh).payloads([[q] for q in questions])
+    for payload, directory in zip(
+        payloads, (f"{homes[0]}/teacher", f"{homes[1]}/other"), strict=True
+    ):
+        with torch.no_grad():
+            logits = load(Path(directory))(torch.tensor([[*tokens[0], *tokens[1]]])).logits[0, 2:-1]
+        values, ids = logits.log_softmax(-1).topk(TOP_K)
+        assert torch.equal(payload.states.ids_NK.long(), ids)
+        torch.testing.assert_close(payload.states.log_probs_NK.double(), values, atol=1e-5, rtol=0)
+    session.metrics.close()
 
 
 def _run(lock: str) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from typing import Any, TypeVar
 
 from gkdplan.diagnostics import UserError, error
@@ -31,12 +31,10 @@ Answer = TypeVar("Answer")
 
 
 def in_parallel(answer: Callable[[Asked], Answer], questions: Sequence[Asked]) -> list[Answer]:
-    """The answers, in order; where one raises, what has not been asked yet is given up."""
-    pool = ThreadPoolExecutor(max_workers=CONCURRENT_REQUESTS)
-    try:
-        return list(pool.map(answer, questions))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    """The answers, in order; where one raises, the others are not waited for, nor by the end of the
+    process."""
+    with ThreadPool(CONCURRENT_REQUESTS) as pool:
+        return list(pool.imap(answer, questions))
 
 
 def ask_patiently(url: str, body: dict[str, Any], patience_s: float) -> Any:

@@ -34,18 +34,27 @@ LONG = Sampling(Engine.VLLM, 1.0, 1.0, None, 60)
 COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
 
 
-@pytest.fixture
-def servers(home) -> Iterator[list[vllm_servers.VllmServer]]:  # noqa: F811
-    """Two of one plan, both up."""
+@pytest.fixture(scope="module")
+def pair(home) -> Iterator[list[vllm_servers.VllmServer]]:  # noqa: F811
+    """Two of one plan, up or killed."""
     urls = [vllm_servers.free_url() for _ in range(2)]
     plan = home / "two.toml"
     plan.write_text(PLAN.format(home=home, url=json.dumps(urls)))
     started = [vllm_servers.start(plan, url) for url in urls]
     try:
-        yield [server.wait_until_up() for server in started]
+        yield started
     finally:
         for server in started:
             server.kill()
+
+
+@pytest.fixture
+def servers(pair) -> list[vllm_servers.VllmServer]:
+    """The two, both up: what a test has killed is started again."""
+    for place, server in enumerate(pair):
+        if server.process.poll() is not None:
+            pair[place] = vllm_servers.start(server.plan, server.url)
+    return [server.wait_until_up() for server in pair]
 
 
 def test_two_servers_share_the_prompts_and_give_what_one_gives(servers, home):  # noqa: F811
@@ -100,25 +109,22 @@ def test_prompts_of_a_killed_server_go_to_the_other(servers, home):  # noqa: F81
     served.close()
 
 
-def test_a_server_that_comes_back_is_sent_its_weights_again(servers, home):  # noqa: F811
+def test_a_server_that_comes_back_is_sent_its_weights_again(pair, servers, home):  # noqa: F811
     weights = tensors(home / "trained")
     servers[1].kill()
     served = engine(servers[0].url, weights=weights, patience_s=240.0)
     served.refit(iter(weights.items()), 1)
     asked = [Request((5, 6, 7, i % 290), i) for i in range(400)]
     thread, results = _generate_and_kill(served, asked, [servers[0]])
-    again = vllm_servers.start(servers[0].plan, servers[0].url)
-    try:
-        thread.join(timeout=400)
-        (drawn,) = results
-        assert len(drawn) == 400
-        prompts = [request.prompt for request in asked[:4]]
-        found = served.generate(requests_of(prompts), GREEDY)
-        assert [list(c.tokens) for c in found] == [
-            greedy(home / "trained", prompt, 12) for prompt in prompts
-        ]
-    finally:
-        again.end()
+    pair[0] = vllm_servers.start(servers[0].plan, servers[0].url)
+    thread.join(timeout=400)
+    (drawn,) = results
+    assert len(drawn) == 400
+    prompts = [request.prompt for request in asked[:4]]
+    found = served.generate(requests_of(prompts), GREEDY)
+    assert [list(c.tokens) for c in found] == [
+        greedy(home / "trained", prompt, 12) for prompt in prompts
+    ]
     served.close()
 
 

@@ -237,6 +237,7 @@ def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
         server_urls=server_urls(plan),
         server_key=plan.generation.server_key,
         server_patience_s=plan.generation.server_patience_s,
+        staleness=plan.generation.staleness if is_refitted else 0,
         refit_bucket_bytes=refit_bucket_bytes(student, is_here) if is_refitted else 0,
         vllm=decide_vllm(plan, student.shape, device) if is_here else None,
     )

@@ -14,6 +14,7 @@ from gkdplan.runplan.steps import (
     Draw,
     Evaluate,
     Generate,
+    GenerateAhead,
     Move,
     OptimizerStep,
     Refit,
@@ -47,6 +48,12 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
             role=role,
             engine=engine_of(draft, role),
             rows_per_rank=draft.rows_per_rank,
+            max_completion_length=draft.sampling.max_completion_length,
+        )
+    if draft.sampling.staleness:
+        yield GenerateAhead(
+            bucket_bytes=draft.sampling.refit_bucket_bytes,
+            num_rows=draft.batch.global_rows,
             max_completion_length=draft.sampling.max_completion_length,
         )
     if draft.data.samples is not None:

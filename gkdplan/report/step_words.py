@@ -12,6 +12,7 @@ from gkdplan.runplan.steps import (
     Draw,
     Evaluate,
     Generate,
+    GenerateAhead,
     Move,
     OptimizerStep,
     Refit,
@@ -43,6 +44,8 @@ def verb(step: Step) -> str:
             return "refit"
         case Generate():
             return "generate"
+        case GenerateAhead():
+            return "ahead"
         case TakeSamples():
             return "take"
         case Move():
@@ -81,6 +84,13 @@ def sentence(step: Step) -> str:
             length = plural(step.max_completion_length, "token")
             who = f"the {step.role} samples {prompts} a rank {_by(step)}"
             return f"{who}, at most {length}, if drawn"
+        case GenerateAhead():
+            prompts = plural(step.num_rows, "prompt")
+            return (
+                f"weights to vllm in buckets of {format_bytes(step.bucket_bytes)}, which then "
+                f"samples the next step's {prompts} while this one trains, if its draw falls "
+                "on the student"
+            )
         case TakeSamples():
             prompts = plural(step.rows_per_rank, "prompt")
             return f"the {step.source}'s samples of {prompts} a rank from {step.path}, if drawn"

@@ -57,7 +57,8 @@ class Sampling:
     With vllm the student's weights travel to the engine in buckets of `refit_bucket_bytes` before
     it samples; `vllm` is the engine on the ranks, None where servers at `server_urls` share the
     prompts, and ask for a key where `server_key` says so. When none answers any more, one has
-    `server_patience_s` seconds to come back.
+    `server_patience_s` seconds to come back. With a `staleness` of 1 they draw a step's samples
+    while the step before trains.
     """
 
     engine: Engine
@@ -68,5 +69,6 @@ class Sampling:
     server_urls: tuple[str, ...] = ()
     server_key: bool = True
     server_patience_s: float = 180.0
+    staleness: int = 0
     refit_bucket_bytes: int = 0
     vllm: VllmPlan | None = None

@@ -16,11 +16,23 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Refit:
-    """Where the draw fell on the student's samples, its weights travel to the engine, `num_bytes`
-    in buckets of `bucket_bytes`; what the engine has cached of prompts is forgotten."""
+    """Where the draw fell on the student's samples, and they were not drawn ahead, its weights
+    travel to the engine, `num_bytes` in buckets of `bucket_bytes`; what the engine has cached of
+    prompts is forgotten."""
 
     num_bytes: int
     bucket_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateAhead:
+    """Where the next step's draw falls on the student's samples, its weights travel as in `Refit`,
+    and its servers draw them while this step trains; that step has no other refit."""
+
+    bucket_bytes: int
+    num_rows: int
+    """Of the global batch."""
+    max_completion_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,7 @@ Step = (
     Draw
     | Refit
     | Generate
+    | GenerateAhead
     | TakeSamples
     | Move
     | Await

@@ -26,6 +26,8 @@ from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import save_student
 from gkdplan.runtime.run_directory import RunDirectory
 
+RESPONSES = "responses.json"
+
 
 def save(
     directory: RunDirectory,
@@ -36,10 +38,12 @@ def save(
     *,
     source: Path,
     keep: int,
+    responses: dict[str, Any] | None = None,
 ) -> None:
     """Save step `step` and remove all but the newest `keep` checkpoints; every rank takes part.
 
-    `source` is the directory that the student's config and tokenizer are taken from.
+    `source` is the directory that the student's config and tokenizer are taken from; `responses`
+    are those of later steps that are drawn already.
     """
     final = directory.checkpoint(step)
     partial = final.with_name(f".{final.name}.partial")
@@ -59,6 +63,8 @@ def save(
             state / "state.json",
             {"step": step, "fingerprint": plan.fingerprint, "world_size": mesh.world_size},
         )
+        if responses is not None:
+            _write_json(state / RESPONSES, responses)
         partial.rename(final)
         for old in directory.saved_steps()[:-keep]:
             shutil.rmtree(directory.checkpoint(old))
@@ -88,6 +94,15 @@ def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
     tensors = _read(path / "state" / f"rank_{mesh.rank}.safetensors", load_file)
     trainer.load_state_tensors(tensors)
     load_random_state_tensors(tensors)
+
+
+def saved_responses(path: Path) -> dict[str, Any]:
+    """The `responses` of `save`.
+
+    Raises UserError where they cannot be read.
+    """
+    found: dict[str, Any] = _read(path / "state" / RESPONSES, lambda f: json.loads(f.read_text()))
+    return found
 
 
 def _read(file: Path, reader: Callable[[Path], Any]) -> Any:

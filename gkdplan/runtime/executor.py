@@ -16,6 +16,7 @@ from gkdplan.runplan.steps import (
     Draw,
     Evaluate,
     Generate,
+    GenerateAhead,
     Move,
     OptimizerStep,
     Refit,
@@ -26,6 +27,7 @@ from gkdplan.runplan.steps import (
     TeacherForward,
 )
 from gkdplan.runtime import checkpoint
+from gkdplan.runtime.ahead import Ahead
 from gkdplan.runtime.data.batch import MicroBatch, Row
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.evaluation import evaluate
@@ -73,11 +75,14 @@ class Executor:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.plan = session.plan
+        self.ahead = Ahead(session)
 
     def run(self, start_step: int) -> dict[str, Any]:
         """Run the steps after `start_step` to the end and return the summary of the run."""
         if start_step == 0:
             self._evaluate_before_training()
+        elif self.plan.sampling.staleness:
+            self.ahead.restore(self.session.directory.checkpoint(start_step))
         for step in range(start_step + 1, self.plan.training.num_steps + 1):
             self._run_step(step)
         self.session.metrics.close()
@@ -107,13 +112,16 @@ class Executor:
                 state.source = source_of_step(action, state.step)
                 state.responses = [example.response or () for example in state.examples]
             case Refit():
-                if state.source is Source.STUDENT:
+                if state.source is Source.STUDENT and not self.ahead.has(state.step):
                     with phases.phase(Phase.REFIT):
                         self._refit(state.step)
             case Generate():
                 if action.source is state.source:
                     with phases.phase(Phase.GENERATE):
                         self._generate(action, state)
+            case GenerateAhead():
+                with phases.phase(Phase.REFIT):
+                    self.ahead.begin(state.step + 1)
             case TakeSamples():
                 if action.source is state.source:
                     samples = self.session.samples
@@ -159,7 +167,9 @@ class Executor:
         session.engine.refit(weights, version=step - 1)
 
     def _generate(self, action: Generate, state: StepState) -> None:
-        if action.engine is Engine.MEGATRON:
+        if action.role is Role.STUDENT and self.ahead.has(state.step):
+            sampled = self.ahead.take(state.step, num_updates=state.step - 1)
+        elif action.engine is Engine.MEGATRON:
             sampled = self._sampled_by_megatron(action.role, state.step)
         else:
             engine = self._engine_of(action.role)
@@ -286,6 +296,7 @@ class Executor:
             self.session.mesh,
             source=self.session.student_source,
             keep=action.keep,
+            responses=self.ahead.save(step) if self.plan.sampling.staleness else None,
         )
 
     def _is_due(self, interval: int | None, step: int) -> bool:

@@ -45,11 +45,18 @@ def completions_of_engine(
     step: int,
 ) -> dict[int, Completion]:
     """Those of examples that all ranks know, by row; collective over all ranks."""
-    mine = [examples[place] for place in engine.share(len(examples))]
-    seed = session.plan.training.seed
-    requests = [Request(e.prompt, row_seed(seed, step, e.row), e.teacher) for e in mine]
+    mine, requests = requests_of_share(session, engine, examples, step)
     completions = engine.generate(requests, sampling)
     return of_all_ranks({e.row: c for e, c in zip(mine, completions, strict=True)})
+
+
+def requests_of_share(
+    session: Session, engine: SampleEngine, examples: Sequence[Example], step: int
+) -> tuple[list[Example], list[Request]]:
+    """Of examples that all ranks know, those that this rank asks for, and what it asks."""
+    mine = [examples[place] for place in engine.share(len(examples))]
+    seed = session.plan.training.seed
+    return mine, [Request(e.prompt, row_seed(seed, step, e.row), e.teacher) for e in mine]
 
 
 def of_all_ranks(mine: Mapping[int, T]) -> dict[int, T]:

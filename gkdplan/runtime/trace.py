@@ -24,6 +24,7 @@ from gkdplan.runplan.steps import (
     Draw,
     Evaluate,
     Generate,
+    GenerateAhead,
     Move,
     OptimizerStep,
     Refit,
@@ -197,7 +198,9 @@ class TracedStep:
                 case OptimizerStep():
                     with self._phase(Phase.OPTIMIZER):
                         self.trainer.step()
-                case Draw() | Refit() | Generate() | TakeSamples() | Evaluate() | Checkpoint():
+                case Draw() | Refit() | Generate() | GenerateAhead() | TakeSamples():
+                    continue
+                case Evaluate() | Checkpoint():
                     continue
                 case _:
                     assert_never(action)

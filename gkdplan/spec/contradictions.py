@@ -265,6 +265,16 @@ def a_server_is_of_vllm(source: Source) -> Iterator[Diagnostic]:
         )
 
 
+def only_a_server_draws_ahead(source: Source) -> Iterator[Diagnostic]:
+    if source.value("generation.staleness") == 1 and source.value("generation.mode") != "server":
+        yield _contradiction(
+            "generation.staleness",
+            '`generation.staleness = 1` is read only with `generation.mode = "server"`',
+            'set `generation.mode = "server"`, or remove `staleness`',
+            "ranks that train cannot sample meanwhile",
+        )
+
+
 def the_learning_rate_falls(source: Source) -> Iterator[Diagnostic]:
     lr, min_lr = source.value("optimizer.lr"), source.value("optimizer.min_lr")
     lr = Optimizer.model_fields["lr"].default if lr is None else lr
@@ -301,5 +311,6 @@ CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     top_k_is_a_payload,
     server_mode_needs_a_url,
     a_server_is_of_vllm,
+    only_a_server_draws_ahead,
     the_learning_rate_falls,
 )

@@ -212,6 +212,9 @@ class Generation(Section):
     """The server, or several that share the prompts, for mode = "server"."""
     server_key: bool = True
     """Whether the servers ask for an API key, which `gkdplan serve` makes."""
+    staleness: Annotated[int, Field(ge=0, le=1)] = 0
+    """1 draws the next step's samples on the servers while a step trains: with weights that lack
+    one update."""
     server_patience_s: NonNegative = 180.0
     """Seconds in which, when no server answers any more, one may come back; then the run stops, and
     can be resumed."""

@@ -44,6 +44,9 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "generation.server_": {
         "generation": {"engine": "vllm", "mode": "server", "server_url": "http://host"}
     },
+    "generation.staleness": {
+        "generation": {"engine": "vllm", "mode": "server", "server_url": "http://host"}
+    },
     "generation.gpu_memory_utilization": {"generation": {"engine": "vllm"}},
     "optimizer.distributed": {"cluster": {"devices_per_node": 2}},
 }

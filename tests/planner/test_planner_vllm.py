@@ -304,6 +304,17 @@ def test_vllm_is_run_beside_the_training_and_on_a_server():
     assert not [f for f in both if f.code == "GK591"]
 
 
+def test_samples_drawn_ahead_are_a_step_that_the_outline_names():
+    served = {"mode": "server", "server_url": "http://127.0.0.1:8000"}
+    kinds = []
+    for generation in (served, served | {"staleness": 1}):
+        run_plan = compile_plan(h100(generation=generation), H100, "test").run_plan
+        assert run_plan is not None
+        kinds.append([type(step).__name__ for step in run_plan.steps])
+    assert "GenerateAhead" not in kinds[0]
+    assert kinds[1][kinds[1].index("Generate") + 1] == "GenerateAhead"
+
+
 def test_a_list_of_servers_is_checked_one_by_one():
     urls = ("http://127.0.0.1:8000", "127.0.0.1:8001", "http://127.0.0.1:8000/")
     found = findings(h100(generation={"mode": "server", "server_url": urls}))

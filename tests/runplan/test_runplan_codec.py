@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import checksum, decode, encode, fingerprint, seal, to_record
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
-from gkdplan.runplan.steps import AskTeacher, Await, Move, Refit, Reshard, Step, TakeSamples
+from gkdplan.runplan.steps import (
+    AskTeacher,
+    Await,
+    GenerateAhead,
+    Move,
+    Refit,
+    Reshard,
+    Step,
+    TakeSamples,
+)
 from gkdplan.vocab import Payload, Phase, Source, Tier
 
 SCALARS = {
@@ -93,12 +102,14 @@ def test_every_kind_of_step_has_its_own_tag(run_plan):
     awaited = Await(Phase.TEACHER, "teacher body")
     asked = AskTeacher(("http://127.0.0.1:8000",), 8, 256, 64)
     taken = TakeSamples(Source.TEACHER, "samples.jsonl", 8)
-    others = Refit(2**30, 2**29), taken, awaited, asked, Reshard(Payload.HIDDEN, 2**20)
+    sent = Refit(2**30, 2**29), GenerateAhead(2**29, 16, 64)
+    others = *sent, taken, awaited, asked, Reshard(Payload.HIDDEN, 2**20)
     with_all = replace(run_plan, steps=(*run_plan.steps, *others))
     kinds = [step["kind"] for step in to_record(with_all)["steps"]]
     assert set(kinds) == {
-        "draw", "move", "await", "refit", "generate", "teacher_forward", "ask_teacher", "reshard",
-        "take_samples", "student_step", "optimizer_step", "evaluate", "checkpoint",
+        "draw", "move", "await", "refit", "generate", "generate_ahead", "teacher_forward",
+        "ask_teacher", "reshard", "take_samples", "student_step", "optimizer_step", "evaluate",
+        "checkpoint",
     }  # fmt: skip
     assert len(set(kinds)) == len(get_args(Step))
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 import vllm_servers
 from faulty_proxy import proxy
 from gloo_ranks import launched_as_forks, run_on_ranks
+from safetensors.torch import load_file
 from sampled import sample_tiny
 from silent_session import open_silently
 from tiny_plans import compile_tiny
@@ -371,6 +373,56 @@ def test_the_students_samples_of_a_file_are_those_of_megatrons_own_generation(
     served, own = (file.read_text().splitlines() for file in files)
     assert served[1:] == own[1:]
     assert manifest_of(json.loads(served[0])).engine is Engine.VLLM
+
+
+def test_samples_drawn_ahead_are_those_of_weights_that_lack_one_update(server, home, tmp_path):
+    changes = ON_POLICY | {"generation": f"{mode(server)}\nstaleness = 1", "steps": 4}
+    run_plan = compile_tiny(home, tmp_path / "run", **changes)
+    run_on_ranks(_compare_ahead, 1, encode(run_plan), vllm_servers.KEY, timeout_s=300)
+    lines = (tmp_path / "run" / "completions.jsonl").read_text().splitlines()
+    versions = {(line["step"], line["weights_version"]) for line in map(json.loads, lines)}
+    assert versions == {(1, 0), (2, 0), (3, 1), (4, 2)}
+
+
+def _compare_ahead(lock: str, key: str) -> None:
+    os.environ["VLLM_API_KEY"] = key
+    session = open_silently(lock)
+    executor = Executor(session)
+    expected = {}
+    for step in range(1, 5):
+        mine = examples_of_rank(session, step + 1)
+        drawn = sample_responses(session, Role.STUDENT, mine, session.plan.sampling, step + 1)
+        expected[step + 1] = {e.row: r for e, r in zip(mine, drawn, strict=True)}
+        executor._run_step(step)
+        assert executor.ahead.has(step + 1) == (step < 4)
+        if step < 4:
+            executor.ahead._settle(step)
+            found = executor.ahead.drawn[step + 1]
+            assert {row: c.tokens for row, c in found.items()} == expected[step + 1]
+    session.engine.close()
+
+
+def test_a_resumed_run_that_draws_ahead_is_the_one_that_never_stopped(server, home, tmp_path):
+    changes = ON_POLICY | {"lmbda": 0.7, "steps": 6, "save_interval": 3, "distill": ""}
+    changes["generation"] = f"{mode(server)}\nstaleness = 1"
+    students = []
+    for name, starts in (("whole", [0]), ("stopped", [0, 3])):
+        run_plan = compile_tiny(home, tmp_path / name, **changes)
+        for start in starts:
+            run_on_ranks(_run, 1, encode(run_plan), start, vllm_servers.KEY, timeout_s=300)
+            if starts != [0] and start == 0:
+                shutil.rmtree(tmp_path / name / "checkpoints" / "step_6")
+        saved = tmp_path / name / "checkpoints" / "step_6" / "student" / "model.safetensors"
+        students.append(load_file(saved))
+    pending = tmp_path / "stopped" / "checkpoints" / "step_3" / "state" / "responses.json"
+    assert json.loads(pending.read_text()).keys() == {"4"}
+    for name, tensor in students[0].items():
+        assert torch.equal(tensor, students[1][name]), name
+
+
+def _run(lock: str, start_step: int, key: str) -> None:
+    os.environ["VLLM_API_KEY"] = key
+    Executor(open_silently(lock, start_step)).run(start_step)
 
 
 def test_a_server_that_is_not_up_is_found_before_a_rank_starts(home, tmp_path):

@@ -156,6 +156,7 @@ def test_a_missing_key_points_at_its_table_or_at_the_first_line() -> None:
             "generation.mode",
         ),
         ("[batch]", '[generation]\nserver_url = "http://x"\n[batch]', "generation.server_url"),
+        ("[batch]", "[generation]\nstaleness = 1\n[batch]", "generation.staleness"),
         ("lr = 1e-4", "lr = 1e-4\nmin_lr = 1e-3", "optimizer.min_lr"),
         ("lr = 1e-4", 'min_lr = 1e-6\nschedule = "constant"', "optimizer.min_lr"),
     ],

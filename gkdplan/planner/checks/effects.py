@@ -49,6 +49,8 @@ def _of_sampling(plan: Plan, facts: Facts) -> Effectless:
         yield "generation.sleep_level", "only vllm sleeps"
     elif generation.mode == "server":
         yield "generation.sleep_level", "a server stays awake"
+        if effective_mix(plan)[0] == 0:
+            yield "generation.staleness", "the student never samples"
     elif effective_mix(plan)[0] == 0:
         who = "the student never samples, and the teacher does without it"
         why = who if is_sampled(plan) else "no step samples, so that there is no engine"

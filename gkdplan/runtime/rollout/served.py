@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -23,6 +23,9 @@ RESTART_POLL_S = 1.0
 
 Weights = Callable[[], Iterator[NamedTensor]]
 """The student's as they are; collective over all ranks."""
+
+
+Begun = tuple[Future[None], Sequence[Request], Sampling, dict[int, Completion]]
 
 
 @dataclass(slots=True)
@@ -49,6 +52,10 @@ class ServedEngine:
     version: int = -1
     _lines: dict[str, WeightLine] = field(default_factory=dict)
     _is_ready: set[str] = field(default_factory=set)
+    _background: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="generate")
+    )
+    _begun: Begun | None = None
 
     def refit(self, tensors: Iterator[NamedTensor], version: int) -> None:
         """Send `tensors` to every server that answers, and wait for one where none does.
@@ -57,7 +64,7 @@ class ServedEngine:
         """
         self._send(tensors, version)
         while self._on_all_ranks(not self._is_ready):
-            self._send_again()
+            self._send_again(version)
 
     def share(self, num_rows: int) -> range:
         return range(num_rows if self.rank == 0 else 0)
@@ -67,10 +74,27 @@ class ServedEngine:
 
         Raises UserError as `ask` does, and where all servers stay away (GK546).
         """
+        self.begin(requests, sampling)
+        return self.finish(self.version)
+
+    def begin(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        """Have completions drawn in the background; there is no other call until `finish`."""
         done: dict[int, Completion] = {}
-        self._ask_all(requests, sampling, done)
+        asking = self._background.submit(self._ask_all, requests, sampling, done)
+        self._begun = asking, requests, sampling, done
+
+    def finish(self, version: int) -> list[Completion]:
+        """What was begun, in order; collective over all ranks.
+
+        Where all servers go away, the rest is drawn by the weights as they are by now, of
+        `version`. Raises as `generate` does.
+        """
+        assert self._begun is not None, "nothing was begun"
+        asking, requests, sampling, done = self._begun
+        self._begun = None
+        asking.result()
         while self._on_all_ranks(len(done) < len(requests)):
-            self._send_again()
+            self._send_again(version)
             self._ask_all(requests, sampling, done)
         return [done[index] for index in range(len(requests))]
 
@@ -78,6 +102,7 @@ class ServedEngine:
         for line in self._lines.values():
             line.close()
         self._lines.clear()
+        self._background.shutdown()
 
     def _ask_all(
         self, requests: Sequence[Request], sampling: Sampling, done: dict[int, Completion]
@@ -172,11 +197,11 @@ class ServedEngine:
             line.close()
             self.tell(f"the server at {server.url} went away: {failure}")
 
-    def _send_again(self) -> None:
-        """Wait for a server, and send the weights as they are."""
+    def _send_again(self, version: int) -> None:
+        """Wait for a server, and send the weights as they are, of `version`."""
         if self.rank == 0:
             self._wait_for_one()
-        self._send(self.weights(), self.version)
+        self._send(self.weights(), version)
 
     def _wait_for_one(self) -> None:
         deadline = time.monotonic() + self.patience_s

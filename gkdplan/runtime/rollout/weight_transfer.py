@@ -26,6 +26,7 @@ from gkdplan.runtime.rollout.engine import NamedTensor
 TRANSFER_LIMIT_S = 60.0
 """For all to meet, and for one bucket to travel and be loaded."""
 POLL_S = 0.0005
+OK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ class WeightLine:
         """End the update, forget what was cached of the old weights, and return the version that
         the server says it has."""
         self._post("/finish_weight_update", {"weight_version": version})
-        self._post("/reset_prefix_cache")
+        if not self._post("/reset_prefix_cache")["success"]:
+            raise ServerRefusedError(self.server.url, OK, "it still holds prompts of old weights")
         return str(self.server.get("/weight_info", TRANSFER_LIMIT_S)["weight_version"])
 
     def close(self) -> None:

@@ -93,10 +93,12 @@ def _drawing(compiled: Compiled, source: Role) -> tuple[RunPlan, Role]:
 
 
 def _manifest(compiled: Compiled, source: Role, engine: Engine) -> Manifest:
+    """What a teacher's servers hold is not seen."""
     run_plan = compiled.require()
     assert compiled.facts is not None
     model = getattr(run_plan.models, source)
-    weights = fingerprint(model.model, model.revision)
+    is_served = source is Role.TEACHER and run_plan.models.teacher.server is not None
+    weights = None if is_served else fingerprint(model.model, model.revision)
     return manifest_of_plan(run_plan, compiled.facts, source, weights, engine)
 
 

@@ -125,3 +125,14 @@ def test_a_server_that_holds_the_students_weights_does_not_draw_the_teachers(wor
     run_plan, manifest, drawn_as, _ = asked[0]
     assert (drawn_as, manifest.engine) == (Role.TEACHER, Engine.MEGATRON)
     assert run_plan.sampling.server_urls == ()
+
+
+def test_what_weights_a_server_holds_is_not_claimed(workplace, asked):
+    plan = Path("plan.toml")
+    served = plan.read_text().replace(
+        'offload = "cpu"', 'server = {url = "http://127.0.0.1:1", top_k = 2}'
+    )
+    plan.write_text(served.replace("[distill]", "[distill]\nloss_temperature = 1.0"))
+    assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 0
+    _, manifest, drawn_as, _ = asked[0]
+    assert (drawn_as, manifest.engine, manifest.weights) == (Role.TEACHER, Engine.VLLM, None)

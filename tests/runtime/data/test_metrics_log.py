@@ -86,6 +86,7 @@ def test_a_completion_s_line_keeps_every_sign_of_its_text(tmp_path):
         "question": "Wo?",
         "completion": "Über\u2028dort\n",
         "num_tokens": 4,
+        "weights_version": 0,
     }
 
 

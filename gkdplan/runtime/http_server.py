@@ -33,8 +33,8 @@ class HttpServer:
     def get(self, path: str, timeout_s: float) -> Any:
         """The JSON behind `path`, None where the body is empty.
 
-        Raises ServerGoneError where nothing answers within `timeout_s`, ServerRefusedError where
-        the answer is an error.
+        Raises ServerGoneError where nothing answers within `timeout_s`, or breaks off, or speaks
+        another language; ServerRefusedError where the answer is an error.
         """
         return self._ask("GET", path, None, timeout_s)
 
@@ -49,11 +49,14 @@ class HttpServer:
             answer = requests.request(
                 method, url, json=body, headers=headers, timeout=timeout_s, allow_redirects=False
             )
-        except (requests.ConnectionError, requests.Timeout) as failure:
+        except requests.RequestException as failure:
             raise ServerGoneError(f"{url}: {failure}") from failure
         if answer.status_code != requests.codes.ok:
             raise ServerRefusedError(url, answer.status_code, answer.text[:500])
-        return answer.json() if answer.content else None
+        try:
+            return answer.json() if answer.content else None
+        except requests.JSONDecodeError as failure:
+            raise ServerGoneError(f"{url} answers, but not in JSON: {failure}") from failure
 
 
 def key_from_environment() -> str | None:

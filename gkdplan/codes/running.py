@@ -198,6 +198,11 @@ CODES: dict[str, Code] = {
         "`gkdplan serve` starts one server of the plan, at an address that the plan names.",
         "Name servers in `generation.server_url` or `[teacher.server]`, and choose with `--url`.",
     ),
+    "GK534": Code(
+        "a run that needs more memory than it has",
+        "A rank held more on its device than `cluster.memory_limit` allows, or than there is.",
+        "Compare `gkdplan memory PLAN` with the report; shorten rows, or take what `search` finds.",
+    ),
     "GK570": Code(
         "an engine whose logits are not finite",
         "A token drawn from them is arbitrary, and the student would learn from it.",

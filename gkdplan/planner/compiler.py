@@ -1,7 +1,7 @@
 """A plan and its facts become a run plan and diagnostics."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.facts.model import Device, Facts
@@ -36,6 +36,8 @@ def compile_plan(plan: Plan, facts: Facts, tool: str) -> Compilation:
     if not _can_be_priced(declared):
         return Compilation(None, declared)
     priced = price(plan, facts)
+    limit = None if plan.cluster.memory_limit is None else priced.ledger.budget_bytes
+    priced = replace(priced, ledger=replace(priced.ledger, limit_bytes=limit))
     run_plan = seal(_run_plan(priced, facts.device, tool))
     return Compilation(run_plan, declared + check_fit(plan, facts, priced.ledger, priced.choices))
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from gkdplan.report.wrapping import wrap
-from gkdplan.vocab import Role
+from gkdplan.units import format_bytes
+from gkdplan.vocab import Phase, Role
 
 _LABEL_WIDTH = 10
 _LONGEST_SAMPLE = 600
@@ -18,10 +19,12 @@ def ending(
 ) -> str:
     """The last words of a run.
 
-    `summary` has held_out_before and held_out_after ({"jsd", "cross_entropy"} or None) and samples
-    ({"teacher" | "student": {"prompt", "completion"}}); `places` are labelled paths.
+    `summary` has held_out_before and held_out_after ({"jsd", "cross_entropy"} or None), memory
+    ({phase: {"planned_bytes", "measured_bytes"}}) and samples ({"teacher" | "student": {"prompt",
+    "completion"}}); `places` are labelled paths.
     """
-    parts = [_held_out(summary), _samples(summary.get("samples", {}), width)]
+    samples = _samples(summary.get("samples", {}), width)
+    parts = [_held_out(summary), _memory(summary.get("memory", {})), samples]
     lies = "\n".join(f"{label:<{_LABEL_WIDTH}}{path}" for label, path in places.items())
     return "\n\n".join(part for part in (*parts, lies) if part)
 
@@ -34,6 +37,18 @@ def _held_out(summary: Mapping[str, Any]) -> str:
     for name, key in (("JSD", "jsd"), ("cross-entropy", "cross_entropy")):
         change = f"  {after[key] / before[key] - 1:+.0%}" if before[key] else ""
         lines.append(f"{name:<24}{before[key]:>8.4f}  {after[key]:>8.4f}{change}")
+    return "\n".join(lines)
+
+
+def _memory(memory: Mapping[str, Mapping[str, int]]) -> str:
+    """The fullest rank's peak in each phase, as planned and as it was."""
+    if not memory:
+        return ""
+    lines = [f"{'memory, fullest rank':<24}{'planned':>10}{'measured':>12}"]
+    for phase in filter(memory.__contains__, map(str, Phase)):
+        planned, measured = memory[phase]["planned_bytes"], memory[phase]["measured_bytes"]
+        sizes = f"{format_bytes(planned):>10}{format_bytes(measured):>12}"
+        lines.append(f"{phase:<24}{sizes}  {measured / planned - 1:+.1%}")
     return "\n".join(lines)
 
 

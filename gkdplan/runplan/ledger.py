@@ -27,7 +27,8 @@ class ClassMemory:
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """The fullest rank against its budget; bytes are those of one rank, but for the host's, which
-    are those of the fullest node against the node's memory."""
+    are those of the fullest node against the node's memory. A run that needs more than
+    `limit_bytes` is ended: `cluster.memory_limit`, None where the plan names none."""
 
     budget_bytes: int
     peak_bytes: int
@@ -36,6 +37,7 @@ class Ledger:
     host_bytes_per_node: int
     host_budget_bytes_per_node: int
     classes: tuple[ClassMemory, ...]
+    limit_bytes: int | None = None
 
     @property
     def phase_peaks(self) -> dict[Phase, int]:

@@ -31,6 +31,7 @@ from gkdplan.runtime.ahead import Ahead
 from gkdplan.runtime.data.batch import MicroBatch, Row
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.evaluation import evaluate
+from gkdplan.runtime.growth import growth
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.responses import (
     completions_of_engine,
@@ -286,6 +287,8 @@ class Executor:
             peak_bytes=measured,
             planned_peak_bytes={p: planned[p] for p in measured if p in planned},
         )
+        for line in growth(self.session, measured):
+            self.session.progress.tell(f"step {state.step}: {line}")
 
     def _save(self, action: Checkpoint, step: int) -> None:
         checkpoint.save(

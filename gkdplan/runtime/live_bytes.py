@@ -20,6 +20,14 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
+class OverLimitError(MemoryError):
+    """More bytes live on a device at one time than its limit allows."""
+
+    def __init__(self, live_bytes: int) -> None:
+        super().__init__(f"{live_bytes:,} bytes live")
+        self.live_bytes = live_bytes
+
+
 class LiveBytes:
     """Live bytes of a device's tensors, now and at most since `mark_phase()`.
 
@@ -58,6 +66,11 @@ class LiveBytes:
         """Let the peak start anew from what lives now."""
         self._meter.mark_phase()
 
+    def limit(self, num_bytes: int) -> None:
+        """From now on what makes more than `num_bytes` live raises OverLimitError while the meter
+        is entered; on CUDA the allocator raises torch's OutOfMemoryError, always."""
+        self._meter.limit(num_bytes)
+
     def adopt(self, tensors: Iterable[Tensor]) -> None:
         """Count the storages of tensors that were made outside the context."""
         for tensor in tensors:
@@ -78,6 +91,8 @@ class _Meter(Protocol):
     def watch(self) -> AbstractContextManager[Any]: ...
 
     def mark_phase(self) -> None: ...
+
+    def limit(self, num_bytes: int) -> None: ...
 
     def adopt(self, storage: UntypedStorage) -> None: ...
 
@@ -104,6 +119,10 @@ class _Allocator:
     def mark_phase(self) -> None:
         torch.cuda.reset_peak_memory_stats(self._device)
 
+    def limit(self, num_bytes: int) -> None:
+        total = torch.cuda.get_device_properties(self._device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total), self._device)
+
     def adopt(self, storage: UntypedStorage) -> None:
         pass
 
@@ -127,6 +146,7 @@ class _Storages:
         self.current_bytes = 0
         self.peak_bytes = 0
         self._counted: dict[int, _Counted] = {}
+        self._limit_bytes: int | None = None
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -144,13 +164,21 @@ class _Storages:
 
         UntypedStorage.resize_ = counting_resize
         try:
-            with _ResultWatch(self.adopt):
+            with _ResultWatch(self._show):
                 yield
         finally:
             UntypedStorage.resize_ = resize
 
     def mark_phase(self) -> None:
         self.peak_bytes = self.current_bytes
+
+    def limit(self, num_bytes: int) -> None:
+        self._limit_bytes = num_bytes
+
+    def _show(self, storage: UntypedStorage) -> None:
+        self.adopt(storage)
+        if self._limit_bytes is not None and self.current_bytes > self._limit_bytes:
+            raise OverLimitError(self.current_bytes)
 
     def adopt(self, storage: UntypedStorage) -> None:
         """Count what the storage holds now, in place of what it held before."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.diagnostics import UserError, error
+from gkdplan.runtime.live_bytes import LiveBytes, OverLimitError
 from gkdplan.runtime.progress import Progress
+from gkdplan.units import format_bytes
 from gkdplan.vocab import Phase
 
 MEASURED_FIRST_STEPS = 2
@@ -30,13 +32,15 @@ class Phases:
     """Seconds and peak live bytes of each phase of the current step.
 
     Bytes are measured in the first two steps of a process and in every 100th, because counting
-    them slows a step; `peak_bytes` is empty in the others.
+    them slows a step, and in all where there is a limit that is to be kept; `peak_bytes` is empty
+    in the others.
     """
 
     position: Position
     progress: Progress
     meter: LiveBytes
     first_step: int
+    limit_bytes: int | None = None
     seconds: dict[Phase, float] = field(default_factory=lambda: defaultdict(float))
     peak_bytes: dict[Phase, int] = field(default_factory=dict)
 
@@ -57,10 +61,16 @@ class Phases:
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
-        """The steps of a phase, timed and measured."""
+        """The steps of a phase, timed and measured.
+
+        Raises UserError (GK534) where they need more of the device than there is.
+        """
         self.meter.mark_phase()
-        with self.moves_before(phase):
-            yield
+        try:
+            with self.moves_before(phase):
+                yield
+        except (OverLimitError, torch.OutOfMemoryError) as failure:
+            raise self._out_of_memory(phase, failure) from failure
         if self._is_measured(self.position.step):
             self.peak_bytes[phase] = max(self.peak_bytes.get(phase, 0), self.meter.peak_bytes)
 
@@ -87,4 +97,29 @@ class Phases:
 
     def _is_measured(self, step: int) -> bool:
         since_start = step - self.first_step
+        if self.limit_bytes is not None and self.meter.device.type == "cpu":
+            return True
         return since_start < MEASURED_FIRST_STEPS or step % MEASURED_EVERY_STEPS == 0
+
+    def _out_of_memory(
+        self, phase: Phase, failure: MemoryError | torch.OutOfMemoryError
+    ) -> UserError:
+        there = "the device" if self.limit_bytes is None else format_bytes(self.limit_bytes)
+        wanted = (
+            f"more than {format_bytes(failure.live_bytes - 1)}"
+            if isinstance(failure, OverLimitError)
+            else str(failure).splitlines()[0]
+        )
+        return UserError(
+            error(
+                "GK534",
+                f"step {self.position.step} ran out of memory in the {phase} phase",
+                "cluster.memory_limit" if self.limit_bytes is not None else "cluster.device",
+                label=f"{there} is all that a rank has",
+                notes=(f"wanted: {wanted}",),
+                help=(
+                    "`gkdplan memory PLAN` shows what the phase was planned to hold; "
+                    "`gkdplan search PLAN` finds what fits",
+                ),
+            )
+        )

@@ -18,7 +18,8 @@ class RunResult:
     `exit_code` is 0, 1 where the user has to mend something first, 4 where it stopped and can be
     resumed, 130 where Ctrl-C stopped it, which can be resumed too; `diagnostics` say why.
     `summary` of a finished run has held_out_before and held_out_after (each {"jsd",
-    "cross_entropy", "num_tokens"} or None) and samples ({"student" | "teacher": {"prompt",
+    "cross_entropy", "num_tokens"} or None), memory ({phase: {"planned_bytes",
+    "measured_bytes"}}) and samples ({"student" | "teacher": {"prompt",
     "completion"}}).
     """
 

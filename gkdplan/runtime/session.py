@@ -131,7 +131,10 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     student_source = _directory_of(Role.STUDENT, plan.models.student)
     chat = load_chat(student_source)
     meter = LiveBytes(mesh.device)
-    phases = Phases(position, progress, meter, first_step=start_step + 1)
+    limit = plan.ledger.limit_bytes
+    if limit is not None:
+        meter.limit(limit)
+    phases = Phases(position, progress, meter, start_step + 1, limit)
 
     phases.enter("load")
     data, max_completion = plan.data, plan.sampling.max_completion_length

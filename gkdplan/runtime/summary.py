@@ -1,5 +1,6 @@
 """How a finished run did: held-out figures before and after, and a sample of each model."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +13,32 @@ from gkdplan.vocab import Engine, Role
 
 
 def summarise(session: Session) -> dict[str, Any]:
-    """`held_out_before`, `held_out_after` and `samples`, as `RunResult.summary`, on rank 0.
+    """`held_out_before`, `held_out_after`, `memory` and `samples`, as `RunResult.summary`, on rank
+    0.
 
     Every rank takes part. Held-out figures are read back from metrics.jsonl, so that a resumed run
     still knows how it began; ranks that do not write it may not see its last lines.
     """
     session.phases.enter("sample")
-    evaluations = [
-        line["eval"] for line in read_metrics(session.directory.metrics) if "eval" in line
-    ]
+    lines = read_metrics(session.directory.metrics)
+    evaluations = [line["eval"] for line in lines if "eval" in line]
     return {
         "held_out_before": evaluations[0] if evaluations else None,
         "held_out_after": evaluations[-1] if evaluations else None,
+        "memory": _memory(lines),
         "samples": _samples(session) if session.plan.sampling.engine is not Engine.NONE else {},
     }
+
+
+def _memory(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Of each phase the largest measured peak of a rank, beside the planned one."""
+    memory: dict[str, dict[str, int]] = {}
+    for line in lines:
+        for phase, planned in line.get("planned_peak_bytes", {}).items():
+            before = memory.get(phase, {}).get("measured_bytes", 0)
+            measured = max(before, line["peak_bytes"][phase])
+            memory[phase] = {"planned_bytes": planned, "measured_bytes": measured}
+    return memory
 
 
 def _samples(session: Session) -> dict[str, dict[str, str]]:

@@ -56,7 +56,7 @@ class Cluster(Section):
     devices_per_node: Count = 1
     """Devices of each machine; a process runs on each."""
     memory_limit: Size | None = None
-    """A budget a device, smaller than the device table's."""
+    """A budget a device, smaller than the device table's; a run that needs more of it is ended."""
     kernels: Annotated[Kernels, Field(strict=False)] | None = None
     """Of a model's layers; left out, "transformer_engine" on GPUs and "torch" on cpu."""
 

@@ -8,6 +8,10 @@ PLACES = {"student": Path("runs/q/checkpoints/step_24/student"), "report": Path(
 SUMMARY = {
     "held_out_before": {"jsd": 0.5, "cross_entropy": 4.0, "num_tokens": 9},
     "held_out_after": {"jsd": 0.25, "cross_entropy": 3.0, "num_tokens": 9},
+    "memory": {
+        "student": {"planned_bytes": 2**30, "measured_bytes": 2**30 - 2**24},
+        "teacher": {"planned_bytes": 2**29, "measured_bytes": 2**29},
+    },
     "samples": {
         "teacher": {"prompt": "Say hello.", "completion": "Hello there.\nHow are you?"},
         "student": {"prompt": "Say hello.", "completion": "Hello.\x1b[2J"},
@@ -20,6 +24,10 @@ def test_the_ending_says_what_was_learned_and_where_it_lies():
         "held-out, nats a token    before     after",
         "JSD                       0.5000    0.2500  -50%",
         "cross-entropy             4.0000    3.0000  -25%",
+        "",
+        "memory, fullest rank       planned    measured",
+        "teacher                  512.0 MiB   512.0 MiB  +0.0%",
+        "student                    1.0 GiB  1008.0 MiB  -1.6%",
         "",
         "prompt    Say hello.",
         "teacher   Hello there. How are you?",

@@ -139,13 +139,16 @@ class Trainer:
                 shard = bucket.grad_data.chunk(group.size())[group.rank()].clone()
                 torch.distributed.all_gather_into_tensor(bucket.grad_data, shard, group=group)
 
+    def gradients(self) -> list[Tensor]:
+        """The buffers that they are summed in."""
+        return [buffer.grad_data for buffer in self._buffers]
+
     def resident_tensors(self) -> list[Tensor]:
         """What training keeps on the device: gradients, main parameters, Adam's moments so far.
 
         With float32 parameters the main ones share storage with the model's. Adam makes its
         moments in the first update.
         """
-        gradients = [buffer.grad_data for buffer in self._buffers]
         mains = [parameter for *_, parameter in self._main_parameters()]
         states = [
             value
@@ -153,7 +156,7 @@ class Trainer:
             for state in adam.state.values()
             for value in state.values()
         ]
-        return gradients + mains + states
+        return self.gradients() + mains + states
 
     def state_apart(self) -> list[Tensor]:
         """Of what Adam keeps on this rank the tensors with storage of their own: its moments so

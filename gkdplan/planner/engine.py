@@ -75,7 +75,7 @@ def server_limits(plan: Plan, run_plan: RunPlan, role: Role) -> ServerLimits:
     limits = ServerLimits(
         max_model_len=length if is_student else length + 1,
         max_num_seqs=min(-(-run_plan.batch.global_rows // num_servers), MAX_SEQUENCES),
-        max_logprobs=1 if is_student else run_plan.objective.top_k or 1,
+        max_logprobs=1 if is_student else _ids_asked_of_teacher(run_plan),
         tensor=plan.generation.tensor or 1 if is_student else 1,
         gpu_memory_utilization=_share_asked_for(plan) if is_student else None,
         kv_cache_bytes=None,
@@ -84,8 +84,18 @@ def server_limits(plan: Plan, run_plan: RunPlan, role: Role) -> ServerLimits:
         return limits
     blocks_of_one = -(-limits.max_model_len // BLOCK_TOKENS["gloo"])
     num_tokens = (1 + limits.max_num_seqs * blocks_of_one) * BLOCK_TOKENS["gloo"]
-    token_bytes = kv_token_bytes(EngineModel(model.shape, model.dtype, limits.tensor))
+    kept = model.shape.num_layers if model.keep_layers is None else len(model.keep_layers)
+    shape = model.shape.with_layers(kept)
+    token_bytes = kv_token_bytes(EngineModel(shape, model.dtype, limits.tensor))
     return replace(limits, kv_cache_bytes=num_tokens * token_bytes)
+
+
+def _ids_asked_of_teacher(run_plan: RunPlan) -> int:
+    """The likeliest of a token, and rows of the embedding that no token has: they may be likelier
+    (gkdplan/runtime/teacher/scores.py)."""
+    models = run_plan.models
+    num_rows = models.teacher.shape.vocab_size
+    return min(num_rows, (run_plan.objective.top_k or 1) + num_rows - models.vocab_size)
 
 
 def _share_asked_for(plan: Plan) -> float | None:

@@ -10,6 +10,7 @@ from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.draft import draft_of
+from gkdplan.planner.engine import server_limits
 from gkdplan.planner.memory.engine import (
     EngineModel,
     forward_bytes,
@@ -26,7 +27,7 @@ from gkdplan.report.outline import outline
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runplan.steps import Generate, Move, Refit
 from gkdplan.shape import MoeShape
-from gkdplan.vocab import Dtype, Phase, Tier
+from gkdplan.vocab import Dtype, Phase, Role, Tier
 
 H100 = facts(QWEN_3B, QWEN_7B, "h100-80gb")
 WEIGHTS, CACHE = "vllm weights", "kv cache"
@@ -385,3 +386,23 @@ def compiled(given):
     compilation = compile_plan(given, H100, "test")
     assert not [d for d in compilation.diagnostics if d.severity == "error"]
     return compilation.run_plan
+
+
+def test_a_teachers_server_gives_more_ids_where_some_may_be_padding(run_plan):
+    # 49,152 rows of which 49,100 have a token: 52 ids may stand before one of the 64
+    models = replace(run_plan.models, vocab_size=49100)
+    objective = replace(run_plan.objective, top_k=64)
+    asked = replace(run_plan, models=models, objective=objective)
+    limits = server_limits(plan(), asked, Role.TEACHER)
+    assert limits.max_logprobs == 64 + 52
+    assert limits.max_model_len == 96 + 48 + 1
+
+
+def test_a_server_on_a_cpu_has_a_cache_for_its_share_of_the_prompts(run_plan):
+    two = replace(run_plan.sampling, server_urls=("http://a", "http://b"))
+    limits = server_limits(plan(), replace(run_plan, sampling=two), Role.STUDENT)
+    # 8 rows over 2 servers; 144 tokens are 2 blocks of 128, and one is kept back
+    assert limits.max_num_seqs == 4
+    assert limits.max_model_len == 96 + 48
+    token_bytes = 2 * 12 * 4 * 64 * 4
+    assert limits.kv_cache_bytes == (1 + 4 * 2) * 128 * token_bytes

@@ -40,7 +40,7 @@ from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
 from gkdplan.samples import manifest_of
 from gkdplan.vocab import Engine, Role
 
-SIZES = {"num_layers": 2, "hidden": 64, "ffn": 96, "num_heads": 2}
+SIZES = {"num_layers": 2, "hidden": 64, "ffn": 96, "num_heads": 2, "max_positions": 256}
 """vLLM has no attention on a CPU for heads smaller than 32."""
 VOCAB, HEAD_ROWS, STOP = 297, 304, 2
 PROMPTS = [(5, 6, 7, 40 + i) for i in range(6)] + [(11,), tuple(range(20, 60))]
@@ -71,7 +71,7 @@ server_url = {url}
 max_completion_length = 64
 [data]
 train = ["{home}/rows.jsonl"]
-max_length = 64
+max_length = 192
 [batch]
 global = 8
 [run]
@@ -176,6 +176,18 @@ def _worst_logprob(client: HttpServer, truth, prompt: tuple[int, ...]) -> float:
     return float((here - there).abs().max())
 
 
+def test_what_was_cached_of_older_weights_is_forgotten(server, home):
+    """A block of the cache has 128 tokens: only a longer prompt is found there again."""
+    prompt = tuple(range(3, 153))
+    for version, name in enumerate(("trained", "student", "trained"), start=1):
+        weights = tensors(home / name)
+        served = engine(server.url, weights=weights)
+        served.refit(iter(weights.items()), version)
+        (completion,) = served.generate(requests_of([prompt]), GREEDY)
+        assert list(completion.tokens) == greedy(home / name, prompt, 12)
+        served.close()
+
+
 def test_samples_follow_the_distribution_and_their_seeds(server, home):
     """First tokens of 1,500 seeds under temperature, top_k and top_p, against the probabilities."""
     weights = tensors(home / "trained")
@@ -246,7 +258,7 @@ def test_weights_of_another_run_are_seen(server, home):
     [
         Wanted({"intermediate_size": 128}, 128),
         Wanted({"dtype": "bfloat16"}, 128),
-        Wanted({}, 129),
+        Wanted({}, 257),
     ],
 )
 def test_a_server_with_another_model_is_refused_before_weights_travel(server, home, wanted):
@@ -341,12 +353,11 @@ def _compare_in_every_step(lock: str, student: str, key: str) -> None:
     session.engine.close()
 
 
-def test_a_run_on_two_ranks_is_that_of_megatrons_own_generation(
-    server, home, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("tensor", [1, pytest.param(2, marks=pytest.mark.grid)])
+def test_a_run_is_that_of_megatrons_own_generation(server, home, tmp_path, monkeypatch, tensor):
     """Greedy, so that every response of every step has to be the same."""
     monkeypatch.setenv("VLLM_API_KEY", vllm_servers.KEY)
-    changes = ON_POLICY | {"devices": 2, "tensor": 2, "steps": 4, "save_interval": 4}
+    changes = ON_POLICY | {"devices": tensor, "tensor": tensor, "steps": 4, "save_interval": 4}
     drawn, losses = [], []
     for name, generation in (("served", mode(server)), ("own", "")):
         run_plan = compile_tiny(home, tmp_path / name, **changes | {"generation": generation})

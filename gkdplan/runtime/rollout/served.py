@@ -3,9 +3,10 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing.pool import AsyncResult, ThreadPool
 
 import torch.distributed as dist
 
@@ -25,7 +26,7 @@ Weights = Callable[[], Iterator[NamedTensor]]
 """The student's as they are; collective over all ranks."""
 
 
-Begun = tuple[Future[None], Sequence[Request], Sampling, dict[int, Completion]]
+Begun = tuple[AsyncResult[None], Sequence[Request], Sampling, dict[int, Completion]]
 
 
 @dataclass(slots=True)
@@ -52,9 +53,7 @@ class ServedEngine:
     version: int = -1
     _lines: dict[str, WeightLine] = field(default_factory=dict)
     _is_ready: set[str] = field(default_factory=set)
-    _background: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="generate")
-    )
+    _background: ThreadPool = field(default_factory=lambda: ThreadPool(1))
     _begun: Begun | None = None
 
     def refit(self, tensors: Iterator[NamedTensor], version: int) -> None:
@@ -80,7 +79,7 @@ class ServedEngine:
     def begin(self, requests: Sequence[Request], sampling: Sampling) -> None:
         """Have completions drawn in the background; there is no other call until `finish`."""
         done: dict[int, Completion] = {}
-        asking = self._background.submit(self._ask_all, requests, sampling, done)
+        asking = self._background.apply_async(self._ask_all, (requests, sampling, done))
         self._begun = asking, requests, sampling, done
 
     def finish(self, version: int) -> list[Completion]:
@@ -92,7 +91,7 @@ class ServedEngine:
         assert self._begun is not None, "nothing was begun"
         asking, requests, sampling, done = self._begun
         self._begun = None
-        asking.result()
+        asking.get()
         while self._on_all_ranks(len(done) < len(requests)):
             self._send_again(version)
             self._ask_all(requests, sampling, done)
@@ -102,7 +101,7 @@ class ServedEngine:
         for line in self._lines.values():
             line.close()
         self._lines.clear()
-        self._background.shutdown()
+        self._background.terminate()
 
     def _ask_all(
         self, requests: Sequence[Request], sampling: Sampling, done: dict[int, Completion]
@@ -121,10 +120,10 @@ class ServedEngine:
                         return
                     self._ask_one(server, index, requests[index], sampling, done)
 
-            with ThreadPoolExecutor(num_each * len(ready)) as pool:
-                asking = [pool.submit(ask_on, server) for _ in range(num_each) for server in ready]
-            for one in asking:
-                one.result()
+            # what hangs is not waited for where another answer cannot be, nor by the process's end
+            with ThreadPool(num_each * len(ready)) as pool:
+                for _ in pool.imap_unordered(ask_on, ready * num_each):
+                    pass
 
     def _ask_one(
         self,

@@ -19,11 +19,11 @@ from gkdplan.planner.samples import (
     manifest_of_plan,
     sampling_plan,
     takes_vllm_on_the_ranks,
-    with_roles_swapped,
+    with_the_teacher_as_student,
 )
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.samples import samples_written
-from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.samples import Manifest
 from gkdplan.vocab import Engine, Role
 
@@ -36,12 +36,14 @@ GK_FIT = ("GK301", "GK302", "GK303")
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What is to be sampled: `run_plan` draws it with the model that has the place `drawn_as`."""
+    """What is to be sampled: `run_plan` draws it with the model that has the place `drawn_as`, to
+    prompts that `renderer`'s tokenizer makes."""
 
     compiled: Compiled
     run_plan: RunPlan
     manifest: Manifest
     drawn_as: Role
+    renderer: ModelPlan
 
 
 def sample(
@@ -59,7 +61,8 @@ def sample(
     run_plan = decided.run_plan
     with blamed(run_plan), decided.compiled.placing():
         launch = runtime("samples.launch")
-        result = launch.sample(run_plan, decided.manifest, decided.drawn_as, output)
+        model = decided.drawn_as, decided.renderer
+        result = launch.sample(run_plan, decided.manifest, *model, output)
     _show(decided.compiled, result, output, json)
     raise typer.Exit(result.exit_code)
 
@@ -70,8 +73,9 @@ def decide(path: str | None, source: Role) -> Decided:
     with compiled.placing():
         compiled = with_models_at_hand(compiled, lambda: _compile(path, source))
         run_plan, drawn_as = _drawing(compiled, source)
-        engine = engine_of_samples(run_plan, drawn_as)
-        return Decided(compiled, run_plan, _manifest(compiled, source, engine), drawn_as)
+        manifest = _manifest(compiled, source, engine_of_samples(run_plan, drawn_as))
+        renderer = compiled.require().models.student
+        return Decided(compiled, run_plan, manifest, drawn_as, renderer)
 
 
 def _compile(path: str | None, source: Role) -> Compiled:
@@ -86,10 +90,10 @@ def _drawing(compiled: Compiled, source: Role) -> tuple[RunPlan, Role]:
     assert plan is not None
     if source is Role.STUDENT or not takes_vllm_on_the_ranks(plan):
         return run_plan, source
-    swapped = compile_loaded(with_roles_swapped(plan))
-    if errors := swapped.errors_beside(*GK_FIT):
+    drawing = compile_loaded(with_the_teacher_as_student(plan))
+    if errors := drawing.errors_beside(*GK_FIT):
         raise UserError(*errors)
-    return swapped.decided(), Role.STUDENT
+    return drawing.decided(), Role.STUDENT
 
 
 def _manifest(compiled: Compiled, source: Role, engine: Engine) -> Manifest:

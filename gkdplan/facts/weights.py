@@ -9,7 +9,7 @@ from gkdplan.facts.locate import find_snapshot
 from gkdplan.facts.safetensors import read_header
 
 FIRST_BYTES = 4096
-"""Of each tensor: a few MB of any model, and training moves every tensor."""
+"""Of each tensor: a few MB of a dense model, and training moves every tensor."""
 
 
 def fingerprint(model: str, revision: str | None) -> str | None:

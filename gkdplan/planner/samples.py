@@ -41,19 +41,19 @@ def takes_vllm_on_the_ranks(plan: Plan) -> bool:
     return is_here and plan.teacher.server is None
 
 
-def with_roles_swapped(plan: Plan) -> Plan:
-    """A plan of the teacher's samples for vllm, which holds a student's weights: the teacher in the
-    student's place, and the student, whose tokenizer renders the prompts, in the teacher's."""
-    student, teacher = plan.student, plan.teacher
+def with_the_teacher_as_student(plan: Plan) -> Plan:
+    """A plan of the teacher's samples for vllm, which holds a student's weights: the teacher is in
+    both places, in its own layout."""
+    teacher = plan.teacher
     drawing = Student(
         model=teacher.model,
         revision=teacher.revision,
-        dtype=teacher.dtype or student.dtype,
+        dtype=teacher.dtype or plan.student.dtype,
         parallel=teacher_parallel(plan),
     )
-    rendering = Teacher(model=student.model, revision=student.revision)
+    same = Teacher(model=teacher.model, revision=teacher.revision)
     distill = plan.distill.model_copy(update={"lmbda": 1.0, "seq_kd": False})
-    return plan.model_copy(update={"student": drawing, "teacher": rendering, "distill": distill})
+    return plan.model_copy(update={"student": drawing, "teacher": same, "distill": distill})
 
 
 def manifest_of_plan(

@@ -31,7 +31,7 @@ def asked(workplace, monkeypatch) -> list:
 
 def test_every_step_of_what_is_compiled_is_on_the_samples(asked, capsys):
     assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 0
-    run_plan, manifest, drawn_as, file = asked[0]
+    run_plan, manifest, drawn_as, _, file = asked[0]
     draw = next(step for step in run_plan.steps if isinstance(step, Draw))
     assert (draw.lmbda, draw.seq_kd) == (0, 1)
     (generate,) = (step for step in run_plan.steps if isinstance(step, Generate))
@@ -46,7 +46,7 @@ def test_every_step_of_what_is_compiled_is_on_the_samples(asked, capsys):
 
 def test_the_student_samples_where_it_is_asked(asked):
     assert run(["sample", "--source", "student", "-o", "samples.jsonl"]) == 0
-    run_plan, manifest, drawn_as, _ = asked[0]
+    run_plan, manifest, drawn_as, _, _ = asked[0]
     assert drawn_as is Role.STUDENT
     (generate,) = (step for step in run_plan.steps if isinstance(step, Generate))
     assert (generate.role, manifest.role, manifest.model) == ("student", "student", "Qwen2.5-0.5B")
@@ -99,14 +99,14 @@ VLLM = '[generation]\nengine = "vllm"\ngpu_memory_utilization = 0.5'
 
 
 def test_vllm_on_the_ranks_draws_the_teachers_samples_as_a_students(workplace, asked):
-    """The models change places: the engine holds a student's weights."""
+    """The engine holds a student's weights; the prompts are the student's all the same."""
     plan = Path("plan.toml")
     plan.write_text(plan.read_text().replace("[generation]", VLLM))
     assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 0
-    run_plan, manifest, drawn_as, _ = asked[0]
+    run_plan, manifest, drawn_as, renderer, _ = asked[0]
     assert (drawn_as, manifest.role, manifest.engine) == (Role.STUDENT, Role.TEACHER, Engine.VLLM)
     assert (run_plan.models.student.model, manifest.model) == ("Qwen2.5-1.5B", "Qwen2.5-1.5B")
-    assert run_plan.models.teacher.model == "Qwen2.5-0.5B"
+    assert renderer.model == "Qwen2.5-0.5B"
 
 
 def test_a_share_that_holds_no_sequence_is_refused_before_it_starts(workplace, asked, capsys):
@@ -122,7 +122,7 @@ def test_a_server_that_holds_the_students_weights_does_not_draw_the_teachers(wor
     plan = Path("plan.toml")
     plan.write_text(plan.read_text().replace("[generation]", server))
     assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 0
-    run_plan, manifest, drawn_as, _ = asked[0]
+    run_plan, manifest, drawn_as, _, _ = asked[0]
     assert (drawn_as, manifest.engine) == (Role.TEACHER, Engine.MEGATRON)
     assert run_plan.sampling.server_urls == ()
 
@@ -134,5 +134,5 @@ def test_what_weights_a_server_holds_is_not_claimed(workplace, asked):
     )
     plan.write_text(served.replace("[distill]", "[distill]\nloss_temperature = 1.0"))
     assert run(["sample", "--source", "teacher", "-o", "samples.jsonl"]) == 0
-    _, manifest, drawn_as, _ = asked[0]
+    _, manifest, drawn_as, _, _ = asked[0]
     assert (drawn_as, manifest.engine, manifest.weights) == (Role.TEACHER, Engine.VLLM, None)

@@ -5,26 +5,27 @@ from pathlib import Path
 from tiny_plans import plan_text
 
 from gkdplan.cli.compiling import compile_file
-from gkdplan.cli.sample import decide
+from gkdplan.cli.sample import Decided, decide
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.samples.launch import SamplesResult, sample
-from gkdplan.samples import Manifest
 from gkdplan.vocab import Role
 
 
-def sampling_of(home: Path, role: Role, **changes: object) -> tuple[RunPlan, Manifest, Role]:
-    """What `gkdplan sample` decides for a tiny plan, and whose place the model has in it."""
+def sampling_of(home: Path, role: Role, **changes: object) -> Decided:
+    """What `gkdplan sample` decides for a tiny plan."""
     file = home / "sampled.toml"
     file.write_text(plan_text(home, home / "run", **{"held_out": "[]", **changes}))
-    decided = decide(str(file), role)
-    return decided.run_plan, decided.manifest, decided.drawn_as
+    return decide(str(file), role)
 
 
 def sample_tiny(
     home: Path, file: Path, role: Role = Role.TEACHER, **changes: object
 ) -> SamplesResult:
-    run_plan, manifest, drawn_as = sampling_of(home, role, **changes)
-    return sample(run_plan, manifest, drawn_as, str(file))
+    return sample_decided(sampling_of(home, role, **changes), file)
+
+
+def sample_decided(decided: Decided, file: Path) -> SamplesResult:
+    return sample(decided.run_plan, decided.manifest, decided.drawn_as, decided.renderer, str(file))
 
 
 def compile_taking(home: Path, file: Path, output: Path, **changes: object) -> RunPlan:

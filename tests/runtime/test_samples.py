@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from gloo_ranks import launched_as_forks, run_on_ranks
-from sampled import sample_tiny, sampling_of
+from sampled import sample_decided, sample_tiny, sampling_of
 from silent_session import open_silently
 from tiny_plans import compile_tiny, make_home
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -21,7 +21,6 @@ from gkdplan.runplan.codec import encode, seal
 from gkdplan.runtime.interrupts import Interrupted
 from gkdplan.runtime.responses import sample_responses
 from gkdplan.runtime.samples import launch
-from gkdplan.runtime.samples.launch import sample
 from gkdplan.runtime.samples.partial import partial_of
 from gkdplan.samples import manifest_of, prompt_fingerprint
 from gkdplan.vocab import Role
@@ -76,7 +75,7 @@ def samples_in(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()[1:]]
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", [Role.TEACHER, pytest.param(Role.STUDENT, marks=pytest.mark.grid)])
 def test_greedy_samples_are_what_transformers_writes(home, tmp_path, role):
     sample_tiny(home, tmp_path / "greedy.jsonl", role, **GREEDY)
     model = AutoModelForCausalLM.from_pretrained(home / str(role), dtype=torch.float32)
@@ -109,7 +108,11 @@ def test_greedy_samples_are_what_transformers_writes(home, tmp_path, role):
         assert found["finish_reason"] == ("stop" if is_ended else "length")
 
 
-@pytest.mark.parametrize("axes", [{"tensor": 2}, {"tensor": 1}], ids=["tensor", "data"])
+@pytest.mark.parametrize(
+    "axes",
+    [pytest.param({"tensor": 2}, marks=pytest.mark.grid), {"tensor": 1}],
+    ids=["tensor", "data"],
+)
 def test_two_processes_write_the_same_bytes_as_one(home, drawn, tmp_path, axes):
     file = tmp_path / "two.jsonl"
     assert sample_tiny(home, file, devices=2, **axes, **RAGGED).exit_code == 0
@@ -139,7 +142,7 @@ def _draw_as_a_run(lock: str, out: str) -> None:
 
 def test_the_first_line_says_whose_they_are(home, drawn):
     manifest = manifest_of(json.loads(drawn.read_text().splitlines()[0]))
-    assert manifest == sampling_of(home, Role.TEACHER, **RAGGED)[1]
+    assert manifest == sampling_of(home, Role.TEACHER, **RAGGED).manifest
     assert (manifest.role, manifest.model) == (Role.TEACHER, f"{home}/teacher")
     assert manifest.data[0].num_rows == NUM_ROWS
 
@@ -195,9 +198,9 @@ def test_a_signal_leaves_what_was_sampled(home, drawn, tmp_path, monkeypatch, st
 
 
 def test_what_the_user_can_mend_comes_back_from_the_ranks(home, tmp_path):
-    run_plan, manifest, drawn_as = sampling_of(home, Role.TEACHER)
-    (source,) = run_plan.data.train
-    changed = replace(source, fingerprint="0" * 64)
-    run_plan = replace(run_plan, data=replace(run_plan.data, train=(changed,)))
-    result = sample(seal(run_plan), manifest, drawn_as, str(tmp_path / "none.jsonl"))
+    decided = sampling_of(home, Role.TEACHER)
+    data = decided.run_plan.data
+    changed = replace(data, train=(replace(data.train[0], fingerprint="0" * 64),))
+    decided = replace(decided, run_plan=seal(replace(decided.run_plan, data=changed)))
+    result = sample_decided(decided, tmp_path / "none.jsonl")
     assert (result.exit_code, [f.code for f in result.diagnostics]) == (1, ["GK470"])

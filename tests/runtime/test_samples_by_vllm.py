@@ -60,9 +60,14 @@ def test_greedy_samples_are_those_of_megatrons_own_generation(home, tmp_path, ro
 
 
 def test_what_is_asked_of_vllm_is_a_plan_whose_student_is_the_teacher(home):
-    run_plan, manifest, drawn_as = sampling_of(home, Role.TEACHER, **VLLM)
-    models = run_plan.models
-    assert (models.student.model, models.teacher.model) == (f"{home}/teacher", f"{home}/student")
-    assert (drawn_as, manifest.role) == (Role.STUDENT, Role.TEACHER)
-    assert run_plan.sampling.vllm is not None
-    assert manifest.tokenizer == sampling_of(home, Role.TEACHER, **GREEDY)[1].tokenizer
+    """In the teacher's own layout, which the student need not have."""
+    layout = "[teacher.parallel]\ntensor = 2"
+    decided = sampling_of(home, Role.TEACHER, **VLLM, devices=2, prefetch=layout)
+    assert decided.run_plan.models.student.model == f"{home}/teacher"
+    assert decided.run_plan.layout.student.tensor == 2
+    assert (decided.drawn_as, decided.manifest.role) == (Role.STUDENT, Role.TEACHER)
+    assert decided.run_plan.sampling.vllm is not None
+    assert decided.run_plan.sampling.vllm.tensor == 2
+    assert decided.renderer.model == f"{home}/student"
+    by_megatron = sampling_of(home, Role.TEACHER, **GREEDY).manifest
+    assert decided.manifest.tokenizer == by_megatron.tokenizer

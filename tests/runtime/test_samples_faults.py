@@ -19,7 +19,7 @@ COMMAND = (
     sys.executable, "-c", "from gkdplan.cli.main import main; main()",
     "sample", "plan.toml", "--source", "teacher", "-o", "drawn.jsonl",
 )  # fmt: skip
-NUM_ROWS = 512
+NUM_ROWS = 256
 CHANGES = {"rows": 4, "micro": 1, "held_out": "[]"}
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.grid]

@@ -373,6 +373,7 @@ def test_a_run_is_that_of_megatrons_own_generation(server, home, tmp_path, monke
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+@pytest.mark.grid
 def test_the_students_samples_of_a_file_are_those_of_megatrons_own_generation(
     server, home, tmp_path, monkeypatch
 ):

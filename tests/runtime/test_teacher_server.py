@@ -12,6 +12,7 @@ import tiny
 import torch
 from gloo_ranks import launched_as_forks, run_on_ranks
 from hf_reference import load
+from sampled import sample_decided
 from silent_session import open_silently
 from teacher_servers import KEY, Gate, free_port, kill, running, served
 from tiny_plans import compile_plan_text, plan_text
@@ -29,7 +30,6 @@ from gkdplan.runtime.loss import TopK
 from gkdplan.runtime.rollout.engine import Request
 from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.runtime.run_directory import RunDirectory, read_metrics
-from gkdplan.runtime.samples.launch import sample
 from gkdplan.runtime.teacher.payload import teacher_payloads
 from gkdplan.runtime.teacher.scores import Question
 from gkdplan.runtime.teacher.server import ServedTeacher
@@ -170,8 +170,7 @@ def test_its_samples_are_kept_in_a_file_as_the_teachers_on_the_ranks_are(home, u
         )
         assert decided.manifest.engine == engine
         with launched_as_forks():
-            drawing = decided.run_plan, decided.manifest, decided.drawn_as
-            assert sample(*drawing, str(file)).exit_code == 0
+            assert sample_decided(decided, file).exit_code == 0
         samples[engine] = file.read_text().splitlines()[1:]
     assert len(samples["vllm"]) == 8
     assert samples["vllm"] == samples["megatron"]

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runtime.interrupts import Interrupted
 from gkdplan.runtime.launch import (
     RESUMABLE,
@@ -45,11 +45,13 @@ class SamplesResult:
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
-def sample(run_plan: RunPlan, manifest: Manifest, drawn_as: Role, file: str) -> SamplesResult:
-    """Sample every row with the model that is `drawn_as` in the run plan, on this node's ranks.
+def sample(
+    run_plan: RunPlan, manifest: Manifest, drawn_as: Role, renderer: ModelPlan, file: str
+) -> SamplesResult:
+    """Sample every row with the model that is `drawn_as` in the run plan, on this node's ranks, to
+    prompts that `renderer`'s tokenizer and chat template make.
 
-    It is that of `manifest.role`; where the two differ the models have changed places, and the
-    other's tokenizer renders the prompts. The file has its name only when it is whole; what an
+    The file has its name only when it is whole; what an
     earlier call left is gone on with. Raises UserError before any process starts where the plan
     cannot run here or the file cannot be written.
     """
@@ -68,7 +70,7 @@ def sample(run_plan: RunPlan, manifest: Manifest, drawn_as: Role, file: str) -> 
                 run_plan.fingerprint[:12],
                 encode(run_plan),
                 str(drawn_as),
-                str(Role.STUDENT if drawn_as is manifest.role else Role.TEACHER),
+                (renderer.model, renderer.revision),
                 file,
                 num_done,
                 scratch,

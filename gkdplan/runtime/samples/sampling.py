@@ -7,10 +7,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from gkdplan.runplan.model import ModelPlan, RunPlan
-from gkdplan.runtime.data.chat import Chat, load_chat
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.examples import Example, load_examples
-from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.responses import of_all_ranks
 from gkdplan.runtime.rollout.engine import Request, SampleEngine
@@ -28,7 +27,7 @@ SAMPLE_STEP = 0
 def sample_rows(
     plan: RunPlan,
     role: Role,
-    renderer: Role,
+    chat: Chat,
     partial: PartialFile,
     num_done: int,
     position: Position,
@@ -40,8 +39,6 @@ def sample_rows(
     whose cache of keys and values the plan has priced. Raises UserError for what the user can mend.
     """
     position.phase = "load"
-    model: ModelPlan = getattr(plan.models, renderer)
-    chat = load_chat(model_directory(renderer, model.model, model.revision))
     rows = load_examples(
         plan.data.train,
         chat,

@@ -14,15 +14,23 @@ from gkdplan.vocab import Role
 
 
 def main(
-    lock: str, role: str, renderer: str, file: str, num_done: int, failures: str, terminal: bool
+    lock: str,
+    role: str,
+    renderer: tuple[str, str | None],
+    file: str,
+    num_done: int,
+    failures: str,
+    terminal: bool,
 ) -> None:
     """Sample what is missing of the unfinished samples of `file`, with `role`'s model, to prompts
-    that `renderer`'s tokenizer makes.
+    that the tokenizer of `renderer`, a model and its revision, makes.
 
     A failure is written to `failures`/rank_R.json before it ends the process.
     """
     end_with_the_launcher()
+    from gkdplan.runtime.data.chat import load_chat
     from gkdplan.runtime.megatron import platform
+    from gkdplan.runtime.model_files import model_directory
     from gkdplan.runtime.samples.sampling import sample_rows
 
     plan = decode(lock)
@@ -32,6 +40,6 @@ def main(
         dist.init_process_group(plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
         with SampleProgress(shown=rank == 0, terminal=terminal) as progress:
             partial = PartialFile(Path(file))
-            models = Role(role), Role(renderer)
-            sample_rows(plan, *models, partial, num_done, position, progress)
+            chat = load_chat(model_directory(Role.STUDENT, *renderer))
+            sample_rows(plan, Role(role), chat, partial, num_done, position, progress)
         dist.destroy_process_group()

@@ -55,28 +55,30 @@ WRITE_GRADIENT = (blocks.alone, blocks.write_gradient)
 class CompiledMeasures(BlockMeasures):
     """What a function puts into its buffers stays inside the compiled loops.
 
-    A block's gradient comes in a buffer: rows that are written in place must not be read again, and
-    the graph is the same whether they are. Row statistics come as copies, since a view would tie
-    the graph to the number of rows that it is a view of.
+    The gradient of logits written in place comes in a buffer, since they are read again after it is
+    written; its strides are theirs, so that the graph is the same. Row statistics come as copies,
+    since a view would tie the graph to the number of rows that it is a view of.
     """
 
     def __init__(self, rule: Rule, rows: Rows) -> None:
         super().__init__(rule, rows)
         self._gradient_BV: Tensor | None = None
-        if rows.gradient_NV is not None:
-            num_rows = BLOCK_ROWS[rows.gradient_NV.device.type]
-            self._gradient_BV = torch.empty_like(rows.gradient_NV[:num_rows])
+        gradient_NV = rows.gradient_NV
+        if gradient_NV is not None and gradient_NV.data_ptr() == rows.student_NV.data_ptr():
+            size = min(BLOCK_ROWS[gradient_NV.device.type], len(gradient_NV)), gradient_NV.shape[1]
+            self._gradient_BV = gradient_NV.new_empty_strided(size, gradient_NV.stride())
 
     def run(self, function: BlockFunction, at: slice, *statistics: Tensor) -> Tensor:
-        block, buffer_BV = self.rows.block(at), None
-        if self._gradient_BV is not None:
-            buffer_BV = self._gradient_BV[: len(block.student_BV)]
+        block = self.rows.block(at)
         labels = None if block.labels is None else block.labels.clone()
-        apart = replace(block, gradient_BV=buffer_BV, labels=labels)
+        gradient_BV = block.gradient_BV
+        if self._gradient_BV is not None:
+            gradient_BV = self._gradient_BV[: len(block.student_BV)]
+        apart = replace(block, gradient_BV=gradient_BV, labels=labels)
         copies = [statistic.clone() for statistic in statistics]
         result = _run(_compiled(function), self.rule, apart, *copies)
-        if block.gradient_BV is not None and function in WRITE_GRADIENT:
-            block.gradient_BV.copy_(buffer_BV)
+        if self._gradient_BV is not None and function in WRITE_GRADIENT:
+            block.student_BV.copy_(gradient_BV)
         return result
 
 

@@ -42,36 +42,40 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 class Distribution:
     """softmax(logits_BV / temperature), in two buffers [B, V] that are given.
 
-    `shifted_BV` is (logits - their maximum) / temperature, `probs_BV` the probabilities,
-    `top_log_prob_B` the log-probability of the maximum (so log prob = shifted + top_log_prob) and
-    `log_mass_B` the log of the sum of exp(logits / temperature).
+    `shifted_BV` is (logits - their maximum) / temperature and `exps_BV` exp of it, which `scale_B`
+    makes probabilities; `top_log_prob_B` is the log-probability of the maximum (so log prob =
+    shifted + top_log_prob) and `log_mass_B` the log of the sum of exp(logits / temperature).
     """
 
     def __init__(self, logits_BV: Tensor, temperature: float, buffers: Sequence[Tensor]) -> None:
-        self.shifted_BV, self.probs_BV = buffers
+        self.shifted_BV, self.exps_BV = buffers
         top_B = row_max(logits_BV).to(self.shifted_BV.dtype)
         self._masked_B = top_B == -torch.inf
         top_B1 = top_B.masked_fill(self._masked_B, 0.0)[:, None]
         torch.sub(logits_BV, top_B1, out=self.shifted_BV)
         if temperature != 1.0:
             self.shifted_BV.div_(temperature)
-        torch.exp(self.shifted_BV, out=self.probs_BV)
+        torch.exp(self.shifted_BV, out=self.exps_BV)
         # Not torch.softmax, whose sum is off by 5e-6 at 150,000 float32 entries.
-        total_B = row_sums(self.probs_BV)
-        self.probs_BV.div_(total_B.to(self.probs_BV.dtype)[:, None])
+        total_B = row_sums(self.exps_BV)
+        self.scale_B = total_B.reciprocal()
         self.top_log_prob_B = total_B.log().neg()
         self.log_mass_B = top_B.double() / temperature - self.top_log_prob_B
 
+    def normalise_(self) -> Tensor:
+        """The probabilities [B, V], in the place of `exps_BV`; once."""
+        return self.exps_BV.mul_(self.scale_B.to(self.exps_BV.dtype)[:, None])
+
     def allow_masked_rows(self) -> None:
         """Give a row whose entries are all -inf no mass: another rank may hold all of it."""
-        self.probs_BV.masked_fill_(self._masked_B[:, None], 0.0)
+        self.scale_B.masked_fill_(self._masked_B, 0.0)
         self.top_log_prob_B.masked_fill_(self._masked_B, 0.0)
         self.log_mass_B.masked_fill_(self._masked_B, -torch.inf)
 
     def rescale(self, log_total_B: Tensor) -> None:
         """Normalise over all ranks, whose log mass is `log_total_B`."""
         log_share_B = self.log_mass_B - log_total_B
-        self.probs_BV.mul_(log_share_B.exp().to(self.probs_BV.dtype)[:, None])
+        self.scale_B = self.scale_B * log_share_B.exp()
         self.top_log_prob_B = self.top_log_prob_B + log_share_B.clamp(min=LOG_PROB_FLOOR)
 
 

@@ -43,7 +43,7 @@ class Rule(Protocol):
     """One divergence. What works on a pair works in the buffers of that pair."""
 
     def measure(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        """The terms of each entry [B, V] and their sums over V [k, B], in float64."""
+        """What `gradient` takes of each entry [B, V], and the sums over V [k, B], in float64."""
         ...
 
     def loss(self, sums: Tensor) -> Tensor:
@@ -75,17 +75,21 @@ class KL:
     reverse: bool
 
     def measure(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        """The terms are log a - log b, less the offset that a row's entries share: weighted by what
+        is not yet normalised, they add up in the pass over the row that finds its mass."""
         a, b = self._ordered(pair)
-        terms_BV = _log_ratio_(a, b).mul_(a.probs_BV)
-        return terms_BV, row_sums(terms_BV)[None]
+        ratio_BV = _log_ratio_(a, b)
+        weighted_BV = torch.mul(ratio_BV, a.exps_BV, out=b.shifted_BV)
+        return ratio_BV, (row_sums(weighted_BV) * a.scale_B + _offset(a, b))[None]
 
     def loss(self, sums: Tensor) -> Tensor:
         return sums[0]
 
     def gradient(self, pair: Pair, terms_BV: Tensor, sums: Tensor) -> Tensor:
         if self.reverse:
-            return _add_rows_times_(terms_BV, -sums[0], pair.student.probs_BV)
-        return pair.student.probs_BV.sub_(pair.teacher.probs_BV)
+            offset_B = (_offset(pair.student, pair.teacher) - sums[0]).to(terms_BV.dtype)
+            return terms_BV.add_(offset_B[:, None]).mul_(pair.student.normalise_())
+        return pair.student.normalise_().sub_(pair.teacher.normalise_())
 
     def collect(self, measures: Measures, shard: VocabularyShard) -> tuple[Tensor, Tensor]:
         """One gather. With A, B the log shares of a shard in the mass of a, b and KL its own:
@@ -102,8 +106,8 @@ class KL:
 
     def statistics(self, pair: Pair) -> Tensor:
         """[4, B]: the log masses, then the shard's own KL and a's mass at b's floor."""
-        _, own_kl = self.measure(pair)
-        return torch.cat([pair.log_masses(), own_kl, _mass_at_floor_(*self._ordered(pair))[None]])
+        floored = _mass_at_floor_(*self._ordered(pair))[None]
+        return torch.cat([pair.log_masses(), self.measure(pair)[1], floored])
 
     def _ordered(self, pair: Pair) -> tuple[Distribution, Distribution]:
         return (pair.student, pair.teacher) if self.reverse else (pair.teacher, pair.student)
@@ -119,9 +123,9 @@ class JensenShannon:
     beta: float
 
     def measure(self, pair: Pair) -> tuple[Tensor, Tensor]:
-        tiny = torch.finfo(pair.student.probs_BV.dtype).tiny
-        q_BV = pair.student.probs_BV.clamp_(min=tiny)
-        p_BV = pair.teacher.probs_BV.clamp_(min=tiny)
+        tiny = torch.finfo(pair.student.exps_BV.dtype).tiny
+        q_BV = pair.student.normalise_().clamp_(min=tiny)
+        p_BV = pair.teacher.normalise_().clamp_(min=tiny)
         gap_BV = torch.sub(p_BV, q_BV, out=pair.teacher.shifted_BV)
         terms_BV = torch.div(gap_BV, q_BV, out=pair.student.shifted_BV)
         terms_BV.mul_(self.beta).log1p_().mul_(q_BV)
@@ -132,8 +136,8 @@ class JensenShannon:
         return -(1.0 - self.beta) * sums[0] - self.beta * sums[1]
 
     def gradient(self, pair: Pair, terms_BV: Tensor, sums: Tensor) -> Tensor:
-        gradient_BV = _add_rows_times_(terms_BV, -sums[0], pair.student.probs_BV)
-        return gradient_BV.mul_(self.beta - 1.0)
+        factor_B1 = -sums[0].to(terms_BV.dtype)[:, None]
+        return terms_BV.addcmul_(pair.student.exps_BV, factor_B1).mul_(self.beta - 1.0)
 
     def statistics(self, pair: Pair) -> Tensor:
         return pair.log_masses()
@@ -145,22 +149,23 @@ class JensenShannon:
 
 
 def _log_ratio_(a: Distribution, b: Distribution) -> Tensor:
-    """log a - log b [B, V] in `a.shifted_BV`, with log b floored; finite where a is 0."""
+    """log a - log b - `_offset` [B, V] in `a.shifted_BV`, with log b floored; finite where a is
+    0."""
     torch.maximum(b.shifted_BV, _floor(b), out=b.shifted_BV)
-    offset_B = (a.top_log_prob_B - b.top_log_prob_B).to(a.shifted_BV.dtype)
-    ratio_BV = a.shifted_BV.sub_(b.shifted_BV).clamp_(min=LOG_PROB_FLOOR)
-    return ratio_BV.add_(offset_B[:, None])
+    return a.shifted_BV.sub_(b.shifted_BV).clamp_(min=LOG_PROB_FLOOR)
+
+
+def _offset(a: Distribution, b: Distribution) -> Tensor:
+    """[B], float64: log a - log b where both have their maximum."""
+    return a.top_log_prob_B - b.top_log_prob_B
 
 
 def _mass_at_floor_(a: Distribution, b: Distribution) -> Tensor:
-    """The mass of a [B] on entries where `_log_ratio_` floored log b, in `b.shifted_BV`."""
-    return row_sums(b.shifted_BV.le_(_floor(b)).mul_(a.probs_BV))
+    """The mass of a [B] on entries where `_log_ratio_` floors log b, in `b.exps_BV`."""
+    at_floor_BV = torch.le(b.shifted_BV, _floor(b), out=b.exps_BV)
+    return row_sums(at_floor_BV.mul_(a.exps_BV)) * a.scale_B
 
 
 def _floor(b: Distribution) -> Tensor:
     """[B, 1]: what `shifted_BV` is where log b is LOG_PROB_FLOOR."""
     return (LOG_PROB_FLOOR - b.top_log_prob_B).to(b.shifted_BV.dtype)[:, None]
-
-
-def _add_rows_times_(terms_BV: Tensor, factor_B: Tensor, probs_BV: Tensor) -> Tensor:
-    return terms_BV.addcmul_(probs_BV, factor_B.to(terms_BV.dtype)[:, None])

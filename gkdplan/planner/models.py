@@ -1,5 +1,6 @@
 """The two models as they are built: shapes, one vocabulary, one padding."""
 
+from dataclasses import replace
 from math import lcm
 
 from gkdplan.facts.model import Facts, ModelFacts
@@ -30,7 +31,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
     """Both models, padded to one vocabulary size, and the ids that the loss is taken over."""
     padded = padded_vocab_size(facts, lcm(layout.student.tensor, layout.teacher.tensor))
     keep = plan.student.keep if plan.student.init == "layers" else None
-    return Models(
+    models = Models(
         student=_model(
             plan.student.model,
             plan.student.revision,
@@ -56,6 +57,26 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             server=None if plan.teacher.server is None else _server(plan.teacher.server),
         ),
         vocab_size=true_vocab_size(facts),
+    )
+    if not _is_students_base(plan, models, layout):
+        return models
+    return replace(models, teacher=replace(models.teacher, is_students_base=True))
+
+
+def _is_students_base(plan: Plan, models: Models, layout: Layout) -> bool:
+    """Whether adapters alone make the student another model than the teacher, on the same ranks."""
+    student, teacher = models.student, models.teacher
+    is_same = (student.model, student.revision) == (teacher.model, teacher.revision)
+    is_laid_out_alike = layout.student == layout.teacher
+    return (
+        student.lora is not None
+        and student.init == "pretrained"
+        and is_same
+        and student.dtype is teacher.dtype
+        and is_laid_out_alike
+        and student.stage_layers == teacher.stage_layers
+        and teacher.server is None
+        and plan.teacher.offload == "none"
     )
 
 

@@ -118,6 +118,8 @@ def origin_of_student(student: ModelPlan) -> str:
 def residence_of_teacher(teacher: ModelPlan) -> str:
     if teacher.server is not None:
         return f"behind {addresses(teacher.server)}"
+    if teacher.is_students_base:
+        return "the student's frozen base, its adapters off"
     if teacher.stream:
         return "on the host, streamed layer by layer"
     return "on the host between uses" if teacher.offload is Tier.HOST else "stays on the device"

@@ -101,7 +101,8 @@ class ModelPlan:
     of each pipeline stage, chunk by chunk: chunk c of stage i comes c * pipeline + i-th in the
     model (one chunk a stage but for virtual pipelines). `prefetch` is what the plan
     asks of the weights' way to the device; the schedule says what became of it. With `stream` they
-    come layer by layer, in every forward anew. A teacher with a
+    come layer by layer, in every forward anew. A teacher that `is_students_base` has no weights of
+    its own: it is the student without its adapters. A teacher with a
     `server` is asked there: no rank has a layer of it.
     """
 
@@ -120,6 +121,7 @@ class ModelPlan:
     lora: LoraPlan | None = None
     prefetch: bool | None = None
     stream: bool = False
+    is_students_base: bool = False
     server: TeacherServer | None = None
 
 

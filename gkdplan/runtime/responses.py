@@ -1,6 +1,7 @@
 """Responses that a model samples for a step, the same in every layout."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import torch.distributed as dist
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.megatron.generate import generate
+from gkdplan.runtime.megatron.lora import adapters_off
 from gkdplan.runtime.rollout.engine import Completion, Request, SampleEngine
 from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.runtime.session import Session
@@ -26,14 +28,16 @@ def sample_responses(
     rank or the batch that it is sampled in.
     """
     seeds = [row_seed(session.plan.training.seed, step, example.row) for example in examples]
-    responses = generate(
-        session.model(role),
-        [example.prompt for example in examples],
-        seeds,
-        sampling,
-        stop_ids=session.chat.stop_ids,
-        vocab_size=session.plan.models.vocab_size,
-    )
+    off = adapters_off(session.teacher) if role is Role.TEACHER else nullcontext()
+    with off:
+        responses = generate(
+            session.model(role),
+            [example.prompt for example in examples],
+            seeds,
+            sampling,
+            stop_ids=session.chat.stop_ids,
+            vocab_size=session.plan.models.vocab_size,
+        )
     return [tuple(response) for response in responses]
 
 

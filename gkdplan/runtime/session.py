@@ -160,7 +160,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         load_weights(student, student_source, plan.models.student, mesh)
     if plan.models.student.lora is not None:
         draw_adapters(student, plan.models.student, mesh, plan.training.seed)
-    teacher, head = ([], None) if server else _open_teacher(plan, mesh, teacher_mesh)
+    teacher, head = ([], None) if server else _open_teacher(plan, mesh, teacher_mesh, student)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
         keep_teacher_on_host(residency, plan.models.teacher, teacher, meter)
@@ -199,10 +199,12 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
 
 
 def _open_teacher(
-    plan: RunPlan, mesh: Mesh, teacher_mesh: Mesh
+    plan: RunPlan, mesh: Mesh, teacher_mesh: Mesh, student: Sequence[Any]
 ) -> tuple[Sequence[Any], Tensor | None]:
     """The teacher's chunks on this rank, and its output head where the student's loss is."""
     model = plan.models.teacher
+    if model.is_students_base:
+        return student, head_of_loss(plan, mesh, student)
     teacher = build_chunks(model, plan.layout.teacher, teacher_mesh, trainable=False)
     source = _directory_of(Role.TEACHER, model)
     load_weights(teacher, source, model, teacher_mesh)

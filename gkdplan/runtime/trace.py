@@ -131,7 +131,11 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     """Both models, the loss and the optimizer of this rank, without weights."""
     student = build_chunks(plan.models.student, plan.layout.student, mesh, trainable=True)
     teacher_mesh = init_teacher_mesh(plan.layout, mesh)
-    teacher = build_chunks(plan.models.teacher, plan.layout.teacher, teacher_mesh, trainable=False)
+    teacher = student
+    if not plan.models.teacher.is_students_base:
+        teacher = build_chunks(
+            plan.models.teacher, plan.layout.teacher, teacher_mesh, trainable=False
+        )
     meter = LiveBytes(mesh.device)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:

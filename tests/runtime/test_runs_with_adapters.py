@@ -12,13 +12,15 @@ import torch
 from gloo_ranks import run_on_ranks
 from peft import PeftModel
 from safetensors.torch import load_file
+from settled_collectives import settled
 from silent_session import open_silently
-from tiny_plans import compile_tiny
+from tiny_plans import compile_plan_text, compile_tiny, plan_text
 from transformers import AutoModelForCausalLM
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.vocab import Phase
 
 NUM_STEPS = 6
 LORA = 'tuning = "lora"\n[student.lora]\nrank = 4\nalpha = 16.0\ntargets = {targets}'
@@ -129,6 +131,44 @@ def test_a_resumed_run_is_the_one_that_never_stopped(dropout, run):
         mine, one = load_file(_last(stopped) / name), load_file(_last(whole) / name)
         assert mine.keys() == one.keys()
         assert all(torch.equal(tensor, one[key]) for key, tensor in mine.items())
+
+
+@pytest.mark.parametrize("layout", [{}, pytest.param(TWO | {"tensor": 2}, marks=pytest.mark.grid)])
+def test_a_teacher_that_is_the_base_needs_no_second_copy(layout, tmp_path_factory):
+    """The same losses, samples and adapters as beside a copy on the host."""
+    home = tmp_path_factory.mktemp("base")
+    tiny.save_qwen2(home / "student", num_layers=4, hidden=96, ffn=256, seed=2)
+    (home / "teacher").symlink_to(home / "student")
+    tiny.save_rows(home / "rows.jsonl", [(q * 8, a * 8) for q, a in tiny.ROWS])
+    filled = {"prompt": 40, "completion": 24, "truncation": "right", "held_out": "[]"}
+    learning = {"distill": f"{CHANGES['distill']}\nsft_alpha = 1.0"}
+    changes = CHANGES | filled | learning | {"teacher": f'model = "{home}/student"'} | layout
+    outputs = []
+    for offload in ("none", "cpu"):
+        output = tmp_path_factory.mktemp("runs") / "run"
+        text = plan_text(home, output, **changes | {"offload": offload})
+        text = text.replace(f'model = "{home}/teacher"\n', "", 1)
+        run_plan = compile_plan_text(text)
+        assert run_plan.models.teacher.is_students_base is (offload == "none")
+        run_on_ranks(_run_settled, run_plan.layout.world_size, encode(run_plan))
+        outputs.append(output)
+        rows = run_plan.ledger.classes[0].phases[Phase.TEACHER].rows
+        assert ("teacher body" in rows) is (offload == "cpu")
+        measured = _steps(output)[1]["peak_bytes"]
+        for phase in (Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER):
+            planned = run_plan.ledger.phase_peaks[phase]
+            assert measured[phase] == pytest.approx(planned, rel=0.02), (offload, phase)
+    base, beside = outputs
+    assert [s["loss"] for s in _steps(base)] == [s["loss"] for s in _steps(beside)]
+    assert max(s["loss"] for s in _steps(base)) > 0
+    files = ("completions.jsonl", f"checkpoints/step_{NUM_STEPS}/adapter/adapter_model.safetensors")
+    for file in files:
+        assert (base / file).read_bytes() == (beside / file).read_bytes()
+
+
+def _run_settled(lock: str) -> None:
+    with settled():
+        _run(lock, 0)
 
 
 def _run(lock: str, start_step: int) -> None:

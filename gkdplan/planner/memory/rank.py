@@ -51,8 +51,10 @@ class Rank:
 
     @property
     def shares(self) -> tuple[Share, ...]:
-        """Of the models that the rank has a part of: a teacher behind a server is none."""
-        return (self.student, self.teacher) if self.has_teacher else (self.student,)
+        """Of the models that the rank has a part of: a teacher behind a server is none, nor one
+        that is the student without adapters."""
+        is_apart = self.has_teacher and not self.draft.models.teacher.is_students_base
+        return (self.student, self.teacher) if is_apart else (self.student,)
 
     @property
     def has_teacher(self) -> bool:

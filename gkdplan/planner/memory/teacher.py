@@ -16,10 +16,11 @@ def weight_buffers(rank: Rank) -> Iterator[Buffer]:
     """The teacher's weights but its output head, and the head.
 
     The loss needs the head too: it lies where the student ends, and there the rank holds as much of
-    it as of the student's own. Behind a server it has none here. A streamed body is there only
+    it as of the student's own. Behind a server it has none here, nor where it
+    is the student without adapters. A streamed body is there only
     while layers run.
     """
-    if not rank.has_teacher:
+    if not rank.has_teacher or rank.draft.models.teacher.is_students_base:
         return
     if rank.draft.models.teacher.stream:
         phase, visiting = Phase.TEACHER, visiting_bytes(rank)

@@ -10,7 +10,7 @@ Legend: S positions, B rows, R rank, W width of a layer's output on this rank, G
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,19 @@ def is_adapter(parameter: str) -> bool:
     return f".{ADAPTER}." in parameter
 
 
+@contextlib.contextmanager
+def adapters_off(chunks: Sequence[GPTModel]) -> Iterator[None]:
+    """While entered the models compute what their frozen base does."""
+    adapters = [m for chunk in chunks for m in chunk.modules() if isinstance(m, Adapter)]
+    for adapter in adapters:
+        adapter.is_on = False
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.is_on = True
+
+
 class Adapter(Module):
     """A [parts x R, in] of all parts of a layer, stacked, and a B [out, R] of each, as this rank
     holds them."""
@@ -114,6 +127,7 @@ class Adapter(Module):
         self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
     ) -> None:
         super().__init__()
+        self.is_on = True
         self._parts, self._rank = parts, lora.rank
         self._scale, self._dropout = lora.alpha / lora.rank, lora.dropout
         self.sequence_parallel = config.sequence_parallel
@@ -218,7 +232,8 @@ def _parts(num_groups: int, **widths: int) -> Iterator[Part]:
 
 def _add_adapter(module: Module, inputs: tuple[Tensor, ...], result: Any) -> Any:
     output, bias = result
-    return getattr(module, ADAPTER)(inputs[0], output), bias
+    adapter = getattr(module, ADAPTER)
+    return (adapter(inputs[0], output), bias) if adapter.is_on else result
 
 
 def _require_gradient(_: Module, __: Any, embedded: Tensor) -> None:

@@ -11,6 +11,7 @@ from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.loss import TopK, likeliest
 from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
+from gkdplan.runtime.megatron.lora import adapters_off
 from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.vocab import Payload
 
@@ -28,7 +29,8 @@ def teacher_payloads(
 ) -> list[TeacherPayload | None]:
     """Run the teacher on all micro-batches and keep what their response tokens need.
 
-    Every stage of the teacher takes part; the payloads are on the last, on others there is None.
+    A teacher that is the student's base runs without its adapters. Every stage of the teacher takes
+    part; the payloads are on the last, on others there is None.
     """
 
     def forward_step(
@@ -39,7 +41,7 @@ def teacher_payloads(
 
     if not micro_batches:
         return []
-    with torch.no_grad():
+    with torch.no_grad(), adapters_off(distillation.teacher):
         payloads = run_schedule(
             distillation.teacher,
             micro_batches,

@@ -26,7 +26,7 @@ Weights = Callable[[], Iterator[NamedTensor]]
 """The student's as they are; collective over all ranks."""
 
 
-Begun = tuple[AsyncResult[None], Sequence[Request], Sampling, dict[int, Completion]]
+Begun = tuple[ThreadPool, AsyncResult[None], Sequence[Request], Sampling, dict[int, Completion]]
 
 
 @dataclass(slots=True)
@@ -53,7 +53,6 @@ class ServedEngine:
     version: int = -1
     _lines: dict[str, WeightLine] = field(default_factory=dict)
     _is_ready: set[str] = field(default_factory=set)
-    _background: ThreadPool = field(default_factory=lambda: ThreadPool(1))
     _begun: Begun | None = None
 
     def refit(self, tensors: Iterator[NamedTensor], version: int) -> None:
@@ -79,8 +78,9 @@ class ServedEngine:
     def begin(self, requests: Sequence[Request], sampling: Sampling) -> None:
         """Have completions drawn in the background; there is no other call until `finish`."""
         done: dict[int, Completion] = {}
-        asking = self._background.apply_async(self._ask_all, (requests, sampling, done))
-        self._begun = asking, requests, sampling, done
+        background = ThreadPool(1)
+        asking = background.apply_async(self._ask_all, (requests, sampling, done))
+        self._begun = background, asking, requests, sampling, done
 
     def finish(self, version: int) -> list[Completion]:
         """What was begun, in order; collective over all ranks.
@@ -89,9 +89,10 @@ class ServedEngine:
         `version`. Raises as `generate` does.
         """
         assert self._begun is not None, "nothing was begun"
-        asking, requests, sampling, done = self._begun
+        background, asking, requests, sampling, done = self._begun
         self._begun = None
-        asking.get()
+        with background:
+            asking.get()
         while self._on_all_ranks(len(done) < len(requests)):
             self._send_again(version)
             self._ask_all(requests, sampling, done)
@@ -101,7 +102,6 @@ class ServedEngine:
         for line in self._lines.values():
             line.close()
         self._lines.clear()
-        self._background.terminate()
 
     def _ask_all(
         self, requests: Sequence[Request], sampling: Sampling, done: dict[int, Completion]

@@ -1,6 +1,5 @@
 """Walks the run plan's steps, once for every global batch."""
 
-from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, assert_never
 
@@ -28,46 +27,17 @@ from gkdplan.runplan.steps import (
 )
 from gkdplan.runtime import checkpoint
 from gkdplan.runtime.ahead import Ahead
-from gkdplan.runtime.data.batch import MicroBatch, Row
-from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.evaluation import evaluate
+from gkdplan.runtime.generating import generate, refit
 from gkdplan.runtime.growth import growth
-from gkdplan.runtime.megatron.adapters import merged_tensors
-from gkdplan.runtime.responses import (
-    completions_of_engine,
-    log_completions,
-    of_all_ranks,
-    sample_responses,
-)
-from gkdplan.runtime.rollout.engine import Completion, SampleEngine
 from gkdplan.runtime.session import Session
-from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
+from gkdplan.runtime.step_examples import examples_of_rank
+from gkdplan.runtime.step_state import StepState
 from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.summary import summarise
-from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
-from gkdplan.runtime.teacher.resharding import Resharding, reshard, resharding_of
-from gkdplan.runtime.teacher.server import question_of
-from gkdplan.vocab import Engine, Phase, Role, Source
-
-
-@dataclass(slots=True)
-class StepState:
-    """What the actions of one step hand to each other on one rank.
-
-    `examples` and `responses` are this rank's rows in order, micro-batch after micro-batch.
-    """
-
-    step: int
-    examples: list[Example]
-    source: Source = Source.DATASET
-    responses: list[tuple[int, ...]] = field(default_factory=list)
-    micro_batches: list[MicroBatch] = field(default_factory=list)
-    payloads: list[TeacherPayload | None] = field(default_factory=list)
-    resharding: Resharding | None = None
-    num_tokens: int = 0
-    loss: float = 0.0
-    lr: float = 0.0
-    grad_norm: float = 0.0
+from gkdplan.runtime.teacher.resharding import reshard
+from gkdplan.runtime.teaching import ask_teacher, run_teacher
+from gkdplan.vocab import Phase, Source
 
 
 class Executor:
@@ -115,11 +85,11 @@ class Executor:
             case Refit():
                 if state.source is Source.STUDENT and not self.ahead.has(state.step):
                     with phases.phase(Phase.REFIT):
-                        self._refit(state.step)
+                        refit(self.session, state.step)
             case Generate():
                 if action.source is state.source:
                     with phases.phase(Phase.GENERATE):
-                        self._generate(action, state)
+                        generate(self.session, self.ahead, action, state)
             case GenerateAhead():
                 with phases.phase(Phase.REFIT):
                     self.ahead.begin(state.step + 1)
@@ -135,10 +105,10 @@ class Executor:
                     self.session.residency.await_copy(action.object)
             case TeacherForward():
                 with phases.phase(Phase.TEACHER):
-                    self._teacher_forward(state)
+                    run_teacher(self.session, state)
             case AskTeacher():
                 with phases.phase(Phase.TEACHER):
-                    self._ask_teacher(state)
+                    ask_teacher(self.session, state)
             case Reshard():
                 assert state.resharding is not None
                 with phases.phase(Phase.TEACHER), torch.no_grad():
@@ -160,83 +130,6 @@ class Executor:
                         self._save(action, state.step)
             case _:
                 assert_never(action)
-
-    def _refit(self, step: int) -> None:
-        session, plan = self.session, self.plan
-        assert session.engine is not None
-        weights = merged_tensors(session.student, plan.models.student, session.mesh)
-        session.engine.refit(weights, version=step - 1)
-
-    def _generate(self, action: Generate, state: StepState) -> None:
-        if action.role is Role.STUDENT and self.ahead.has(state.step):
-            sampled = self.ahead.take(state.step, num_updates=state.step - 1)
-        elif action.engine is Engine.MEGATRON:
-            sampled = self._sampled_by_megatron(action.role, state.step)
-        else:
-            engine = self._engine_of(action.role)
-            examples = examples_of_step(self.session, state.step)
-            sampled = completions_of_engine(
-                self.session, engine, examples, self.plan.sampling, state.step
-            )
-        completions = [sampled[example.row] for example in state.examples]
-        state.responses = [completion.tokens for completion in completions]
-        log_completions(self.session, state.step, state.source, state.examples, completions)
-
-    def _engine_of(self, role: Role) -> SampleEngine:
-        """What samples a model's responses outside of Megatron's modules."""
-        if role is Role.TEACHER:
-            return self.session.served_sampler
-        assert self.session.engine is not None
-        return self.session.engine
-
-    def _sampled_by_megatron(self, role: Role, step: int) -> dict[int, Completion]:
-        """By row, those of this rank's rows at least."""
-        examples = examples_of_rank(self.session, step, role)
-        responses = sample_responses(self.session, role, examples, self.plan.sampling, step)
-        version = step - 1 if role is Role.STUDENT else 0
-        sampled = {
-            example.row: Completion(response, version)
-            for example, response in zip(examples, responses, strict=True)
-        }
-        return of_all_ranks(sampled) if self.plan.layout.is_resharded else sampled
-
-    def _teacher_forward(self, state: StepState) -> None:
-        if self.plan.layout.is_resharded:
-            batches = self._batches_of_all_ranks(state)
-            state.resharding = resharding_of(self.plan, batches, self.plan.objective.payload)
-            state.micro_batches = self.session.deal(Role.STUDENT, batches)
-            of_teacher = self.session.deal(Role.TEACHER, batches)
-        else:
-            rows = [(e.prompt, r) for e, r in zip(state.examples, state.responses, strict=True)]
-            of_teacher = state.micro_batches = self.session.micro_batches(rows)
-        state.num_tokens = self._count_tokens(state.micro_batches)
-        state.payloads = teacher_payloads(self.session.distillation, of_teacher)
-
-    def _ask_teacher(self, state: StepState) -> None:
-        rows = [(e.prompt, r) for e, r in zip(state.examples, state.responses, strict=True)]
-        state.micro_batches = self.session.micro_batches(rows)
-        state.num_tokens = self._count_tokens(state.micro_batches)
-        size = self.plan.batch.micro_rows
-        questions = list(map(question_of, state.examples, state.responses))
-        batches = [questions[start : start + size] for start in range(0, len(questions), size)]
-        state.payloads = self.session.served_teacher.payloads(batches)
-
-    def _batches_of_all_ranks(self, state: StepState) -> list[list[Row]]:
-        """The micro-batches of the global batch, in order."""
-        mine = zip(state.examples, state.responses, strict=True)
-        responses = of_all_ranks({example.row: response for example, response in mine})
-        examples, size = examples_of_step(self.session, state.step), self.plan.batch.micro_rows
-        rows: list[Row] = [(example.prompt, responses[example.row]) for example in examples]
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-    def _count_tokens(self, micro_batches: list[MicroBatch]) -> int:
-        """Response tokens of the global batch: the one denominator of its loss."""
-        count = torch.tensor(
-            sum(batch.num_response_tokens for batch in micro_batches),
-            device=self.session.mesh.device,
-        )
-        dist.all_reduce(count, group=self.session.mesh.data_group)
-        return int(count)
 
     def _student_step(self, state: StepState) -> None:
         pairs = list(zip(state.micro_batches, state.payloads, strict=True))

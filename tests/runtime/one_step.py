@@ -7,9 +7,10 @@ import hf_reference
 import torch
 
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.executor import Executor, StepState
+from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.session import Session
+from gkdplan.runtime.step_state import StepState
 from gkdplan.vocab import Dtype
 
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.generating import refit
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.responses import completions_of_engine, of_all_ranks, sample_responses
 from gkdplan.runtime.rollout.engine import Request
@@ -102,7 +103,7 @@ def _compare_in_every_step(lock: str, student: str) -> None:
     reference = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     for step in range(1, NUM_STEPS + 1):
         executor._run_step(step)
-        executor._refit(step + 1)
+        refit(session, step + 1)
         found = _completions(session, step + 1)
         mine = examples_of_rank(session, step + 1)
         greedy = sample_responses(session, Role.STUDENT, mine, session.plan.sampling, step + 1)

@@ -10,8 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.steps import Checkpoint
-from gkdplan.runtime.executor import Executor, StepState
+from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.step_examples import examples_of_rank
+from gkdplan.runtime.step_state import StepState
 
 
 def test_the_meter_sees_what_the_allocator_hands_out(tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ def _compare(lock: str) -> None:
 
 
 def _step(executor: Executor, step: int) -> None:
-    state = StepState(step, executor._examples_of(step))
+    state = StepState(step, examples_of_rank(executor.session, step))
     executor.session.trainer._ddps[0].zero_grad_buffer()
     for action in executor.plan.steps:
         if not isinstance(action, Checkpoint):

@@ -27,6 +27,7 @@ from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.generating import refit
 from gkdplan.runtime.http_server import HttpServer
 from gkdplan.runtime.launch import run
 from gkdplan.runtime.megatron.full_tensors import full_tensors
@@ -332,7 +333,7 @@ def _compare_in_every_step(lock: str, student: str, key: str) -> None:
     reference = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     for step in range(1, 11):
         executor._run_step(step)
-        executor._refit(step + 1)
+        refit(session, step + 1)
         found = completions_of_engine(
             session,
             session.engine,

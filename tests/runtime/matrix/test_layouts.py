@@ -18,10 +18,12 @@ from two_steps import NUM_STEPS, TwoSteps, textbook
 from gkdplan.runplan.codec import encode, seal
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import OptimizerStep
-from gkdplan.runtime.executor import Executor, StepState
+from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.gradients import full_gradients
 from gkdplan.runtime.session import Session
+from gkdplan.runtime.step_examples import examples_of_rank
+from gkdplan.runtime.step_state import StepState
 
 LOSS = 1e-6
 GRADIENT = 1e-4
@@ -79,7 +81,7 @@ def _check(lock: str, file: Path) -> None:
     starts = _whole(session)
     executor = Executor(session)
     for step, (loss, norm) in enumerate(zip(expected.losses, expected.norms, strict=True), start=1):
-        state = StepState(step, executor._examples_of(step))
+        state = StepState(step, examples_of_rank(executor.session, step))
         for action in executor.plan.steps:
             if isinstance(action, OptimizerStep) and step == 1:
                 _check_gradients(session, expected)

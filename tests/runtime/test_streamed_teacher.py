@@ -8,7 +8,7 @@ import tiny
 from gloo_ranks import run_on_ranks
 from settled_collectives import settled
 from silent_session import open_silently
-from tiny_plans import compile_tiny
+from tiny_plans import compile_plan_text, compile_tiny
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
@@ -102,3 +102,58 @@ def _run(lock: str) -> None:
     empty = [p for chunk in session.teacher for p in chunk.parameters() if not p.numel()]
     is_streamed = session.plan.models.teacher.stream
     assert bool(empty) is is_streamed
+
+
+SMOLLM2 = Path(__file__).parents[2] / ".cache" / "SmolLM2-135M-Instruct"
+OF_SMOLLM2 = """
+name = "streamed"
+[cluster]
+{limit}
+[student]
+model = "{model}"
+dtype = "fp32"
+tuning = "lora"
+init = "layers"
+keep.layers = [29]
+[teacher]
+model = "{model}"
+{teacher}
+[distill]
+lmbda = 0.0
+[generation]
+engine = "none"
+max_completion_length = 32
+[data]
+train = ["{rows}"]
+max_length = 64
+truncation = "left"
+[batch]
+micro = 1
+global = 4
+[run]
+output = "{output}"
+steps = 2
+"""
+
+
+@pytest.mark.grid
+def test_smollm2_teaches_within_less_memory_than_it_takes(homes, tmp_path):
+    losses = []
+    for name, limit, teacher in (
+        ("whole", "", ""),
+        ("streamed", 'memory_limit = "512 MiB"', 'offload = "cpu"\nstream = true'),
+    ):
+        text = OF_SMOLLM2.format(
+            model=SMOLLM2,
+            limit=limit,
+            teacher=teacher,
+            rows=homes["tied"] / "rows.jsonl",
+            output=tmp_path / name,
+        )
+        run_plan = compile_plan_text(text)
+        run_on_ranks(_run, 1, encode(run_plan))
+        lines = read_metrics(tmp_path / name / "metrics.jsonl")
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    weights = run_plan.models.teacher.num_parameters * 4
+    assert weights > 512 * 2**20 == run_plan.ledger.limit_bytes
+    assert losses[0] == losses[1]

@@ -16,6 +16,9 @@ from gkdplan.vocab import Dtype, Engine, Kernels, Payload, Phase, Role, Source, 
 os.environ.setdefault("TRITON_INTERPRET", "1")
 """Read where Triton is imported first, by whichever test; ranks inherit it."""
 
+os.environ["VLLM_API_KEY"] = "the key of the tests"
+"""Of every server that a test starts; ranks that are forked early inherit it too."""
+
 settings.register_profile("loaded machine", deadline=None)
 settings.load_profile("loaded machine")
 

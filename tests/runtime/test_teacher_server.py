@@ -14,7 +14,7 @@ from gloo_ranks import launched_as_forks, run_on_ranks
 from hf_reference import load
 from sampled import sample_decided
 from silent_session import open_silently
-from teacher_servers import KEY, Gate, free_port, kill, running, served
+from teacher_servers import Gate, free_port, kill, running, served
 from tiny_plans import compile_plan_text, plan_text
 
 from gkdplan.cli.sample import decide
@@ -55,10 +55,8 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(home) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(API_KEY, KEY)
-        with served(home / "teacher") as url:
-            yield url
+    with served(home / "teacher") as url:
+        yield url
 
 
 def behind(home: Path, output: Path | str, server: str, **changes: object) -> str:

@@ -19,15 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runtime.megatron.forward import output_head, stage_output
+from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_chunks, build_model
 from gkdplan.runtime.megatron.schedule import run_schedule
-from gkdplan.runtime.megatron.weights import (
-    draw_weights,
-    full_tensors,
-    load_weights,
-    save_student,
-)
+from gkdplan.runtime.megatron.weights import draw_weights, load_weights, save_student
 from gkdplan.vocab import Dtype
 
 DENSE = tuple(name for name in TINY if name not in WITH_EXPERTS)

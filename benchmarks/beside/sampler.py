@@ -93,7 +93,8 @@ def gkdplan(engine: str, dtype: str) -> Sample:
     load_weights(student, MODEL, model, mesh)
     endless = replace(load_chat(MODEL), eos_id=None, end_of_turn_id=None)
     meter = LiveBytes(mesh.device)
-    vllm = open_engine(plan, mesh, endless, MODEL, Residency(mesh.device, meter), meter)
+    residency = Residency(mesh.device, meter)
+    vllm = open_engine(plan, mesh, endless, MODEL, student, residency, meter, print)
     if vllm is not None:
         vllm.refit(merged_tensors(student, model, mesh), version=0)
 

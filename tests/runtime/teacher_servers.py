@@ -134,7 +134,9 @@ class Gate:
                 threading.Thread(target=self.shut, daemon=True).start()
             return self.num_left >= 0
 
-    def _handler(gate, target: str) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+    def _handler(self, target: str) -> type[BaseHTTPRequestHandler]:
+        gate = self
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self._answer(requests.get(target + self.path, headers=self._headers(), timeout=60))

@@ -84,7 +84,11 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    home = tmp_path_factory.mktemp("served")
+    return make_home(tmp_path_factory.mktemp("served"))
+
+
+def make_home(home: Path) -> Path:
+    """Students and a teacher of one size, a student that is deeper, and rows."""
     for seed, name in enumerate(("student", "trained", "teacher"), start=2):
         tiny.save_qwen2(home / name, **SIZES, seed=seed)
     tiny.save_qwen2(home / "deeper", **SIZES | {"num_layers": 3}, seed=4)

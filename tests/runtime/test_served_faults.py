@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import vllm_servers
@@ -15,7 +16,7 @@ from test_served_engine import (
     PLAN,
     engine,
     greedy,
-    home,  # noqa: F401
+    make_home,
     requests_of,
     tensors,
 )
@@ -35,7 +36,12 @@ COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "r
 
 
 @pytest.fixture(scope="module")
-def pair(home) -> Iterator[list[vllm_servers.VllmServer]]:  # noqa: F811
+def home(tmp_path_factory) -> Path:
+    return make_home(tmp_path_factory.mktemp("killed"))
+
+
+@pytest.fixture(scope="module")
+def pair(home) -> Iterator[list[vllm_servers.VllmServer]]:
     """Two of one plan, up or killed."""
     urls = [vllm_servers.free_url() for _ in range(2)]
     plan = home / "two.toml"
@@ -57,7 +63,7 @@ def servers(pair) -> list[vllm_servers.VllmServer]:
     return [server.wait_until_up() for server in pair]
 
 
-def test_two_servers_share_the_prompts_and_give_what_one_gives(servers, home):  # noqa: F811
+def test_two_servers_share_the_prompts_and_give_what_one_gives(servers, home):
     weights, urls = tensors(home / "trained"), [server.url for server in servers]
     asked = [Request((5, 6, 7, 10 + i), i) for i in range(40)]
     drawn = []
@@ -94,7 +100,7 @@ def _generate_and_kill(
     return thread, results
 
 
-def test_prompts_of_a_killed_server_go_to_the_other(servers, home):  # noqa: F811
+def test_prompts_of_a_killed_server_go_to_the_other(servers, home):
     weights, told = tensors(home / "trained"), []
     served = engine(*(s.url for s in servers), weights=weights, tell=told.append)
     served.refit(iter(weights.items()), 1)
@@ -109,7 +115,7 @@ def test_prompts_of_a_killed_server_go_to_the_other(servers, home):  # noqa: F81
     served.close()
 
 
-def test_a_server_that_comes_back_is_sent_its_weights_again(pair, servers, home):  # noqa: F811
+def test_a_server_that_comes_back_is_sent_its_weights_again(pair, servers, home):
     weights = tensors(home / "trained")
     servers[1].kill()
     served = engine(servers[0].url, weights=weights, patience_s=240.0)
@@ -128,7 +134,7 @@ def test_a_server_that_comes_back_is_sent_its_weights_again(pair, servers, home)
     served.close()
 
 
-def test_a_run_whose_servers_are_gone_stops_and_can_be_resumed(servers, home, tmp_path):  # noqa: F811
+def test_a_run_whose_servers_are_gone_stops_and_can_be_resumed(servers, home, tmp_path):
     urls = json.dumps([server.url for server in servers])
     generation = f'engine = "vllm"\nmode = "server"\nserver_url = {urls}\nserver_patience_s = 3.0'
     changes = ON_POLICY | {"generation": generation, "save_interval": 2, "steps": 200}

@@ -1,6 +1,9 @@
 """The architecture of a decoder as numbers: the noun that facts, run plan and runtime share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from gkdplan.rope import RopeScaling
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a dense layer, by the names that Hugging Face gives them."""
@@ -24,14 +27,52 @@ class MoeShape:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShape:
-    """Sizes of a decoder-only transformer (RMSNorm, rotary positions, gated SiLU MLP or experts).
+class AttentionShape:
+    """What a family's attention does beside softmax(q k / sqrt(head_dim)) v over all positions.
 
-    With `moe` every layer has experts in place of the MLP of `ffn_hidden_size`.
+    `scale` multiplies the scores in place of 1 / sqrt(head_dim); `softcap` c bounds them to
+    c tanh(score / c). In the layers `sliding_layers` a position sees the last `window` positions,
+    itself among them, and rotates by `sliding_rope_theta`, unscaled, where that is given. The
+    layers `unrotated_layers` have no rotary positions. `rotary_fraction` is the share of a head
+    that is rotated, its first coordinates: in halves, or `rotary_in_pairs` of neighbours.
+    """
+
+    scale: float | None = None
+    softcap: float | None = None
+    window: int | None = None
+    sliding_layers: tuple[int, ...] = ()
+    sliding_rope_theta: float | None = None
+    unrotated_layers: tuple[int, ...] = ()
+    rotary_fraction: float = 1.0
+    rotary_in_pairs: bool = False
+
+    def keeping(self, layers: Sequence[int]) -> "AttentionShape":
+        """Of a model that is made of these layers."""
+        sliding, unrotated = (
+            tuple(new for new, old in enumerate(layers) if old in special)
+            for special in (self.sliding_layers, self.unrotated_layers)
+        )
+        return replace(self, sliding_layers=sliding, unrotated_layers=unrotated)
+
+
+PLAIN_ATTENTION = AttentionShape()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a decoder-only transformer with RMSNorm, rotary positions, and a gated MLP or
+    experts.
+
+    With `moe` every layer has experts in place of the MLP of `ffn_hidden_size`, whose `activation`
+    is "silu" or "gelu_tanh".
 
     `vocab_size` is the number of rows of the embedding in the checkpoint, which may exceed the
-    tokenizer's true size. `rope_scaling` is the llama3 rule as (factor, low_freq_factor,
-    high_freq_factor, original_max_position_embeddings), or None.
+    tokenizer's true size; `scaled_embeddings` are multiplied by sqrt(hidden_size). `logit_softcap`
+    c bounds logits to c tanh(logit / c).
+
+    `norms` says where a layer has them: "pre" before attention and MLP, "post" after each, before
+    the residual sum, "sandwich" in both places. `zero_centered_norms` multiply by 1 + weight.
+    `qk_norm` normalises each head of queries and keys, or with `qk_norm_of_all_heads` all at once.
     """
 
     family: str
@@ -48,8 +89,15 @@ class ModelShape:
     tied_embeddings: bool
     qkv_bias: bool
     qk_norm: bool
-    rope_scaling: tuple[float, float, float, int] | None = None
+    rope_scaling: RopeScaling | None = None
     moe: MoeShape | None = None
+    attention: AttentionShape = PLAIN_ATTENTION
+    activation: str = "silu"
+    norms: str = "pre"
+    zero_centered_norms: bool = False
+    qk_norm_of_all_heads: bool = False
+    scaled_embeddings: bool = False
+    logit_softcap: float | None = None
 
     @property
     def query_size(self) -> int:
@@ -60,12 +108,24 @@ class ModelShape:
         return self.num_kv_heads * self.head_dim
 
     @property
+    def num_norms_per_layer(self) -> int:
+        """Of the hidden size; those of queries and keys apart."""
+        return 4 if self.norms == "sandwich" else 2
+
+    @property
+    def qk_norm_parameters(self) -> int:
+        """Of a layer's norms of queries and keys together."""
+        if not self.qk_norm:
+            return 0
+        return self.query_size + self.kv_size if self.qk_norm_of_all_heads else 2 * self.head_dim
+
+    @property
     def num_parameters_per_layer(self) -> int:
-        """Projections, optional qkv bias and q and k norms, MLP or experts, two norms."""
+        """Projections, optional qkv bias and q and k norms, MLP or experts, norms."""
         hidden, query, kv = self.hidden_size, self.query_size, self.kv_size
         attention = 2 * hidden * query + 2 * hidden * kv
         bias = query + 2 * kv if self.qkv_bias else 0
-        norms = 2 * hidden + (2 * self.head_dim if self.qk_norm else 0)
+        norms = self.num_norms_per_layer * hidden + self.qk_norm_parameters
         return attention + bias + norms + self._mlp_parameters
 
     @property
@@ -104,6 +164,10 @@ class ModelShape:
             "down_proj": (hidden, ffn),
         }[name]
 
+    def keeping(self, layers: Sequence[int]) -> "ModelShape":
+        """The shape of a model that is made of these layers, in this order."""
+        return replace(self, num_layers=len(layers), attention=self.attention.keeping(layers))
+
     def with_layers(self, num_layers: int) -> "ModelShape":
-        """The same shape with another depth."""
-        return replace(self, num_layers=num_layers)
+        """The shape of a model that is made of the first layers."""
+        return self.keeping(range(num_layers))

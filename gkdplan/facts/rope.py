@@ -1,6 +1,7 @@
 """Rotary positions from a config.json, in the spelling of transformers 4 and of transformers 5."""
 
 from gkdplan.facts.keys import Keys
+from gkdplan.rope import Llama3Scaling
 
 MAX_POSITIONS = 2**31
 SUPPORTED_TYPES = ("default", "llama3")
@@ -12,8 +13,6 @@ _LLAMA3_KEYS = (
     "high_freq_factor",
     "original_max_position_embeddings",
 )
-
-Llama3Scaling = tuple[float, float, float, int]
 
 
 def read_rope(keys: Keys) -> tuple[float, Llama3Scaling | None]:
@@ -61,4 +60,4 @@ def _read_llama3(rope: Keys) -> Llama3Scaling:
     original = rope.count("original_max_position_embeddings", MAX_POSITIONS)
     if not rope.findings and high <= low:
         rope.wrong(f"`high_freq_factor` = {high:g} must exceed `low_freq_factor` = {low:g}")
-    return factor, low, high, original
+    return Llama3Scaling(factor, low, high, original)

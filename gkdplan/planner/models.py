@@ -88,7 +88,7 @@ def decide_inputs(facts: Facts) -> Inputs:
 def student_shape(plan: Plan, facts: Facts) -> ModelShape:
     """The student as it is trained: the checkpoint's shape, with the kept layers only."""
     if plan.student.init == "layers" and plan.student.keep is not None:
-        return facts.student.shape.with_layers(len(plan.student.keep.layers))
+        return facts.student.shape.keeping(plan.student.keep.layers)
     return facts.student.shape
 
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -140,8 +141,7 @@ def _item_hints(hint: Any, length: int) -> list[Any]:
 
 
 def _without_none(hint: UnionType) -> Any:
-    (inner,) = (member for member in get_args(hint) if member is not NoneType)
-    return inner
+    return reduce(or_, (member for member in get_args(hint) if member is not NoneType))
 
 
 @cache

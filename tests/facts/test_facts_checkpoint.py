@@ -14,6 +14,7 @@ from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.facts.checkpoint import read_weights
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.model import WeightFacts
+from gkdplan.rope import Llama3Scaling
 from gkdplan.shape import ModelShape
 from gkdplan.tensors import expected_tensors
 
@@ -130,7 +131,7 @@ def test_the_rope_rule_survives_the_way_through_transformers(tmp_path: Path) -> 
     }
     transformers.LlamaConfig(**SIZES, rope_parameters=rule).save_pretrained(tmp_path)
     shape = shape_of(tmp_path)
-    assert (shape.rope_theta, shape.rope_scaling) == (5e5, (8.0, 1.0, 4.0, 32))
+    assert (shape.rope_theta, shape.rope_scaling) == (5e5, Llama3Scaling(8.0, 1.0, 4.0, 32))
 
 
 @pytest.fixture

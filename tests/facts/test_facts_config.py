@@ -5,6 +5,7 @@ import pytest
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.json_file import UnreadableError, read_object
+from gkdplan.rope import Llama3Scaling
 from gkdplan.shape import MoeShape
 
 LLAMA3 = {
@@ -139,7 +140,7 @@ def test_the_llama3_rule_is_read_in_both_spellings(llama_config: dict) -> None:
     new = llama_config | {"rope_parameters": LLAMA3 | {"rope_theta": 5e5}}
     del new["rope_theta"]
     assert accepted(old) == accepted(new)
-    assert accepted(old).rope_scaling == (8.0, 1.0, 4.0, 8192)
+    assert accepted(old).rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
     assert accepted(old).rope_theta == 5e5
 
 

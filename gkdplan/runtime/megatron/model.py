@@ -1,6 +1,7 @@
 """A ModelPlan as a Megatron GPTModel: every field of the shape has one place in the config."""
 
 from bisect import bisect_right
+from dataclasses import astuple
 from itertools import accumulate
 from typing import Any
 
@@ -83,7 +84,7 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
     shape = plan.shape
     if shape.rope_scaling is not None:
         rotary = model.rotary_pos_emb
-        rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, *shape.rope_scaling)
+        rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, *astuple(shape.rope_scaling))
     _mark_shards(model)
     model.requires_grad_(trainable).train(trainable)
     if plan.lora is not None:
@@ -99,7 +100,8 @@ def num_model_layers(plan: ModelPlan) -> int:
 
 def model_shape(plan: ModelPlan) -> ModelShape:
     """The shape of the model that is built: the checkpoint's, with the kept layers only."""
-    return plan.shape.with_layers(num_model_layers(plan))
+    kept = range(plan.shape.num_layers) if plan.keep_layers is None else plan.keep_layers
+    return plan.shape.keeping(kept)
 
 
 def first_layer(plan: ModelPlan, stage: int, chunk: int) -> int:

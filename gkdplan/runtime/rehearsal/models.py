@@ -4,6 +4,7 @@ import json
 import math
 import random
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,7 @@ def _config(shape: ModelShape) -> dict[str, Any]:
     """The keys by which transformers, and this project's facts, know the shape again."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_theta}
     if shape.rope_scaling is not None:
-        factor, low, high, original = shape.rope_scaling
-        rope |= {
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-            "original_max_position_embeddings": original,
-        }
+        rope |= {"rope_type": "llama3", **asdict(shape.rope_scaling)}
     return {
         "architectures": [ARCHITECTURES[shape.family]],
         "model_type": shape.family,

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from gkdplan.planner.memory.activations import Batch
+from gkdplan.rope import Llama3Scaling
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron import mesh as mesh_module
@@ -147,7 +148,7 @@ def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
     tiny, config = TINY[name], TINY[name].config
     rope = config.rope_parameters
     scaling = (
-        tuple(LLAMA3_ROPE[key] for key in list(LLAMA3_ROPE)[2:])
+        Llama3Scaling(*(LLAMA3_ROPE[key] for key in list(LLAMA3_ROPE)[2:]))
         if rope["rope_type"] == "llama3"
         else None
     )

@@ -19,12 +19,12 @@ def write_bad_models(models: Path) -> None:
         (directory / "config.json").write_text(json.dumps(good | config))
         return directory
 
-    copy("mistral", model_type="mistral", architectures=["MistralForCausalLM"])
+    copy("mamba", model_type="mamba", architectures=["MambaForCausalLM"])
     copy("bad_sizes", hidden_size=0, vocab_size="128", num_key_value_heads=None, head_dim=-8)
     copy(
         "features",
         hidden_act="gelu",
-        rope_scaling={"rope_type": "yarn", "factor": 4.0},
+        rope_scaling={"rope_type": "dynamic", "factor": 4.0},
         quantization_config={"bits": 4},
     )
     copy("deeper", num_hidden_layers=5)

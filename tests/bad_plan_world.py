@@ -108,7 +108,7 @@ def _write_model(directory: Path, tokens: list[str], config: Mapping[str, object
     from safetensors.numpy import save_file
 
     from gkdplan.facts.config import read_shape
-    from gkdplan.tensors import expected_tensors
+    from gkdplan.families.tensors import expected_tensors
 
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config))

@@ -5,8 +5,8 @@ from math import prod
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.shape import ModelShape, MoeShape
-from gkdplan.tensors import expected_tensors
 
 EXPERTS = st.builds(
     MoeShape,

@@ -8,9 +8,9 @@ from gkdplan.facts.json_file import UnreadableError, read_object, reason
 from gkdplan.facts.model import WeightFacts
 from gkdplan.facts.safetensors import Tensor, read_header
 from gkdplan.facts.tensors import compare_tensors
-from gkdplan.facts.text import listed, printable, shown
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.shape import ModelShape
-from gkdplan.tensors import expected_tensors
+from gkdplan.text import listed, printable, shown
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

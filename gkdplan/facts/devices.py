@@ -26,7 +26,7 @@ from difflib import get_close_matches
 
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.facts.model import Device
-from gkdplan.facts.text import printable
+from gkdplan.text import printable
 from gkdplan.vocab import Dtype
 
 _GIB = 2**30

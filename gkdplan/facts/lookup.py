@@ -21,11 +21,11 @@ from gkdplan.facts.model import (
 )
 from gkdplan.facts.rows import read_data_file
 from gkdplan.facts.samples import read_samples_file
-from gkdplan.facts.text import printable, shown
 from gkdplan.facts.token_map import TokenMap
 from gkdplan.facts.tokenizer import read_tokenizer
 from gkdplan.facts.weights import fingerprint
 from gkdplan.shape import ModelShape
+from gkdplan.text import printable, shown
 
 BUNDLED = "bundled facts"
 

@@ -8,7 +8,7 @@ from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.json_file import UnreadableError
 from gkdplan.facts.model import DataFile, TeacherColumn
 from gkdplan.facts.survey import Survey, survey_lines, survey_list
-from gkdplan.facts.text import printable
+from gkdplan.text import printable
 
 MAX_LIMIT_DIGITS = 15
 MAX_MESSAGE_LENGTH = 240

@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import prod
 
 from gkdplan.facts.json_file import UnreadableError, opened, parse
-from gkdplan.facts.text import printable, shown
+from gkdplan.text import printable, shown
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors library."""

@@ -6,8 +6,8 @@ from hashlib import sha256
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.facts.json_file import UnreadableError, opened, parse
 from gkdplan.facts.model import SamplesFile
-from gkdplan.facts.text import printable
 from gkdplan.samples import Manifest, NoManifestError, manifest_of
+from gkdplan.text import printable
 
 MAX_LINE_BYTES = 64 * 2**20
 HOW = "write one with `gkdplan sample PLAN --source teacher -o FILE`"

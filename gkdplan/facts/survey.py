@@ -15,7 +15,7 @@ from itertools import islice
 from gkdplan.facts.json_file import UnreadableError, opened, parse, read_bytes
 from gkdplan.facts.model import TeacherColumn
 from gkdplan.facts.prompts import LongestPrompts
-from gkdplan.facts.text import shown
+from gkdplan.text import shown
 from gkdplan.turns import ASSISTANT, fault_of, is_text
 
 FULL_CHECK_BYTES = 8 * 2**20

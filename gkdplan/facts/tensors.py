@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.facts.safetensors import Tensor
-from gkdplan.facts.text import listed
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.shape import ModelShape
-from gkdplan.tensors import expected_tensors
+from gkdplan.text import listed
 
 WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
 

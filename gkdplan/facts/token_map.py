@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from gkdplan.facts.json_file import UnreadableError, parse, read_bytes
-from gkdplan.facts.text import shown
+from gkdplan.text import shown
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from gkdplan.diagnostics import Diagnostic, error, note
 from gkdplan.facts.json_file import UnreadableError, read_bytes, read_object
 from gkdplan.facts.model import TokenizerFacts
-from gkdplan.facts.text import shown
 from gkdplan.facts.token_map import (
     SETTINGS_FILE,
     TOKENIZER_FILE,
@@ -15,6 +14,7 @@ from gkdplan.facts.token_map import (
     token_text,
     with_later_tokens,
 )
+from gkdplan.text import shown
 
 TEMPLATE_FILE = "chat_template.jinja"
 MAX_SETTINGS_BYTES = 32 * 2**20

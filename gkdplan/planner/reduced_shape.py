@@ -1,5 +1,6 @@
 """A model in small sizes that the axes of its layout divide, with every part of the large one."""
 
+from dataclasses import replace
 from math import gcd, lcm
 
 from gkdplan.planner.layout import layers_of_stages
@@ -32,23 +33,18 @@ def reduced_shape(
     """`shape`, planned on the axes `planned`, for the axes `axes`; `scale` times as wide."""
     num_heads, num_kv_heads, head_dim = _heads(shape, planned.tensor, axes.tensor)
     equal = (layers_of_a_chunk * axes.virtual_pipeline,) * axes.pipeline
-    return ModelShape(
-        family=shape.family,
+    num_layers = sum(axes.stage_layers or equal)
+    return replace(
+        shape,
         hidden_size=num_heads * head_dim * scale,
-        num_layers=sum(axes.stage_layers or equal),
+        num_layers=num_layers,
         num_attention_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         ffn_hidden_size=axes.tensor * FFN * scale,
         vocab_size=VOCABULARY_ROWS * scale,
-        max_position_embeddings=shape.max_position_embeddings,
-        norm_eps=shape.norm_eps,
-        rope_theta=shape.rope_theta,
-        tied_embeddings=shape.tied_embeddings,
-        qkv_bias=shape.qkv_bias,
-        qk_norm=shape.qk_norm,
-        rope_scaling=shape.rope_scaling,
         moe=None if shape.moe is None else _experts(shape.moe, axes),
+        attention=shape.attention.keeping(range(num_layers)),
     )
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.live_bytes import LiveBytes
@@ -18,7 +19,6 @@ from gkdplan.runtime.rollout.engine import RolloutEngine
 from gkdplan.runtime.rollout.served import ServedEngine
 from gkdplan.runtime.rollout.servers import servers_of, wanted_of
 from gkdplan.runtime.student_config import student_config
-from gkdplan.tensors import expected_tensors
 
 
 def open_engine(

@@ -61,7 +61,7 @@ def _number(node: Node, kind: str, value: Any) -> str | None:
     lowest, highest = node.get("minimum", float("-inf")), node.get("maximum", float("inf"))
     if number >= node.get("exclusiveMaximum", float("inf")):
         return None
-    if highest == 1 and 5 <= number <= 100:
+    if kind == "number" and highest == 1 and 5 <= number <= 100:
         return format_value(number / 100)
     is_inside = lowest <= number <= highest and number > node.get("exclusiveMinimum", float("-inf"))
     if is_inside and abs(number) < float("inf"):

@@ -8,7 +8,7 @@ import pytest
 from tiny_files import LLAMA, TOKENIZER, write_safetensors
 
 from gkdplan.facts.config import read_shape
-from gkdplan.tensors import expected_tensors
+from gkdplan.families.tensors import expected_tensors
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.facts.checkpoint import read_weights
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.model import WeightFacts
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.rope import Llama3Scaling
 from gkdplan.shape import ModelShape
-from gkdplan.tensors import expected_tensors
 
 SIZES = {
     "vocab_size": 40,

@@ -124,7 +124,6 @@ def test_the_number_of_experts_is_read_in_both_spellings(llama_config: dict) -> 
         ("qwen3_moe", {"num_local_experts": 4}, "GK104", "= 8 and `num_local_experts` = 4 differ"),
         ("qwen3_moe", {"num_experts": 0}, "GK104", "found 0"),
         ("qwen2_moe", {"qkv_bias": False}, "GK105", "`qkv_bias` = false"),
-        ("mixtral", {"sliding_window": 4096}, "GK105", "`sliding_window` = 4096"),
     ],
 )
 def test_experts_that_a_shape_cannot_hold_are_refused(
@@ -155,7 +154,7 @@ def test_default_rope_parameters_carry_only_the_base(llama_config: dict) -> None
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        ({"model_type": "mistral"}, "GK102", "model_type 'mistral'"),
+        ({"model_type": "mamba"}, "GK102", "model_type 'mamba'"),
         ({"model_type": ["llama"]}, "GK102", "model_type a list of 1 item"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "GK102", "Sequence"),
         ({"hidden_size": None}, "GK104", "`hidden_size` is missing"),
@@ -170,6 +169,7 @@ def test_default_rope_parameters_carry_only_the_base(llama_config: dict) -> None
         ({"tie_word_embeddings": "no"}, "GK104", "must be true or false"),
         ({"num_key_value_heads": 3}, "GK104", "not a multiple of `num_key_value_heads` = 3"),
         ({"hidden_size": 18}, "GK104", "`hidden_size` = 18 is not a multiple"),
+        ({"partial_rotary_factor": 0.5}, "GK105", "`partial_rotary_factor` = 0.5"),
         ({"head_dim": 5}, "GK104", "`head_dim` = 5 is odd"),
         ({"hidden_act": "gelu"}, "GK105", "`hidden_act` = 'gelu'"),
         ({"mlp_bias": True}, "GK105", "`mlp_bias` = true"),
@@ -182,8 +182,8 @@ def test_default_rope_parameters_carry_only_the_base(llama_config: dict) -> None
             "`quantization_config` = an object of 1 key in",
         ),
         ({"auto_map": {"AutoModel": "code.Model"}}, "GK105", "`auto_map`"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, "GK105", "`rope_scaling.type`"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "GK105", "`rope_parameters.rope_type`"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "GK105", "`rope_scaling.type`"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "GK104", "`rope_parameters.factor` is"),
         ({"rope_parameters": {"full_attention": {}}}, "GK105", "`rope_parameters.full_attention`"),
         ({"rope_scaling": LLAMA3 | {"factor": None}}, "GK104", "`rope_scaling.factor` is missing"),
         ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1}}, "GK104", "must exceed"),

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gkdplan.facts.config import read_shape
-from gkdplan.tensors import expected_tensors
+from gkdplan.families.tensors import expected_tensors
 
 VOCAB_SIZE = 151_936
 PROMPT_TOKENS, COMPLETION_TOKENS = 1024, 256

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gkdplan.facts.config import FAMILIES
+from gkdplan.families import FAMILIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from gkdplan.planner.checks import (
     availability,
     distillation,
     effects,
+    families,
     fit,
     layout,
     lora,
@@ -29,6 +30,7 @@ RULES = (
     *schedule.RULES,
     *prompts.RULES,
     *availability.RULES,
+    *families.RULES,
     *effects.RULES,
 )
 

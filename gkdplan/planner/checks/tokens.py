@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts, TokenizerFacts
-from gkdplan.facts.text import shown
 from gkdplan.facts.vocabulary import TokenDifference, differences
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.models import true_vocab_size
 from gkdplan.spec.plan import Plan
+from gkdplan.text import shown
 
 
 @rule("GK401")

@@ -42,6 +42,7 @@ def layer_bytes(model: RankModel, batch: Batch) -> int:
     return (
         attention_norm_bytes(model, batch)
         + mlp_norm_bytes(model, batch)
+        + output_norm_bytes(model, batch)
         + _attention_bytes(model, batch)
         + lora.saved_bytes(model, batch.num_tokens, *lora.ATTENTION)
         + saved_mlp_bytes(model, batch)
@@ -102,7 +103,8 @@ def input_bytes(model: RankModel, batch: Batch) -> int:
 
 def is_norm_input_copied(model: RankModel) -> bool:
     """Whether a norm keeps a float32 copy of its input in place of the input."""
-    return not model.fused.norm and model.dtype.num_bytes < FP32_BYTES
+    is_unfused = not model.fused.norm or model.has_float32_scales
+    return is_unfused and model.dtype.num_bytes < FP32_BYTES
 
 
 def routing_bytes(model: RankModel, batch: Batch) -> int:
@@ -151,14 +153,28 @@ def boundary_bytes(model: RankModel, batch: Batch) -> int:
 
 def attention_norm_bytes(model: RankModel, batch: Batch) -> int:
     is_kept = model.keeps_input_of("q_proj", "k_proj", "v_proj")
-    return norm_bytes(model, batch, is_output_kept=is_kept)
+    return _input_norm_bytes(model, batch, is_output_kept=is_kept)
 
 
 def mlp_norm_bytes(model: RankModel, batch: Batch) -> int:
     """A router keeps its input also where it is frozen
     (megatron/core/transformer/moe/moe_utils.py, RouterGatingLinearFunction)."""
     is_kept = model.experts is not None or model.keeps_input_of("gate_proj", "up_proj")
-    return norm_bytes(model, batch, is_output_kept=is_kept)
+    return _input_norm_bytes(model, batch, is_output_kept=is_kept)
+
+
+def output_norm_bytes(model: RankModel, batch: Batch) -> int:
+    """Norms of what attention and MLP give; the residual sum keeps nothing of their outputs."""
+    if model.shape.norms == "pre":
+        return 0
+    return 2 * norm_bytes(model, batch, is_output_kept=False)
+
+
+def _input_norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool) -> int:
+    """Where there is no norm of the input, the projection keeps the layer's own."""
+    if model.shape.norms == "post":
+        return boundary_bytes(model, batch) if is_output_kept else 0
+    return norm_bytes(model, batch, is_output_kept=is_output_kept)
 
 
 def saved_mlp_bytes(model: RankModel, batch: Batch) -> int:
@@ -188,9 +204,15 @@ def norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -
     normalised input too, for the gradient of its weight."""
     hidden, width = model.shape.hidden_size, model.dtype.num_bytes
     unfused = (2 if model.trains_base else 1) * FP32_BYTES
-    kept = (width if model.fused.norm else unfused) + (width if is_output_kept else 0)
+    fused = FP32_BYTES if is_norm_input_copied(model) else width
+    kept = (fused if model.fused.norm else unfused) + (width if is_output_kept else 0)
     tokens = batch.num_tokens // model.sequence_shards
-    return tokens * (kept * hidden + FP32_BYTES)
+    return tokens * (kept * hidden + FP32_BYTES) + _scale_bytes(model, hidden)
+
+
+def _scale_bytes(model: RankModel, num_features: int) -> int:
+    """1 + weight, which a zero-centered norm of torch keeps in float32."""
+    return num_features * FP32_BYTES if model.has_float32_scales else 0
 
 
 def _attention_bytes(model: RankModel, batch: Batch) -> int:
@@ -198,7 +220,9 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
     attention kernel's float32 log-sum-exp a head."""
     elements = model.qkv_size + 2 * model.query_size + model.kv_size
     per_token = model.dtype.num_bytes * elements
-    if model.shape.qk_norm:
+    if model.shape.qk_norm_of_all_heads:
+        per_token += _all_heads_norm_bytes(model)
+    elif model.shape.qk_norm:
         per_token += _head_norm_bytes(model)
     if _is_context_copied(model):
         per_token += model.dtype.num_bytes * model.query_size
@@ -207,6 +231,7 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
         batch.num_tokens * per_token
         + log_sum_exp_bytes(model, batch)
         + angles * model.dtype.num_bytes
+        + _head_scale_bytes(model)
     )
 
 
@@ -227,12 +252,31 @@ def _head_norm_bytes(model: RankModel) -> int:
     num_deviations = model.shape.num_attention_heads // model.tensor + model.num_kv_heads
     width = model.dtype.num_bytes
     copied = model.query_size if model.num_kv_heads > 1 else 0
-    if model.fused.norm:
+    if model.fused.norm and not model.has_float32_scales:
         return width * copied + FP32_BYTES * num_deviations
     whole = model.query_size + model.kv_size
     inputs = copied if width == FP32_BYTES else whole
     normalised = whole if model.trains_base else 0
     return FP32_BYTES * (inputs + normalised + num_deviations)
+
+
+def _all_heads_norm_bytes(model: RankModel) -> int:
+    """A token's share of the norms over all heads, which are torch's everywhere: the input where it
+    is copied, out of the fused projection or to float32, what is normalised, and two deviations."""
+    whole = model.query_size + model.kv_size
+    is_copied = model.num_kv_heads > 1 or model.dtype.num_bytes < FP32_BYTES
+    num_copies = is_copied + model.trains_base
+    return FP32_BYTES * (num_copies * whole + 2)
+
+
+def _head_scale_bytes(model: RankModel) -> int:
+    """The weights of q and k norms in float32, where they are kept as such."""
+    if not model.shape.qk_norm:
+        return 0
+    if not model.shape.qk_norm_of_all_heads:
+        return _scale_bytes(model, 2 * model.shape.head_dim)
+    is_copied = model.dtype.num_bytes < FP32_BYTES
+    return FP32_BYTES * (model.query_size + model.kv_size) if is_copied else 0
 
 
 def angle_bytes(model: RankModel, batch: Batch) -> int:

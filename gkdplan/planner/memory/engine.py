@@ -87,7 +87,7 @@ def _layer_elements(model: EngineModel) -> Iterator[int]:
     hidden, query, kv = shape.hidden_size, model.query_size, model.kv_size
     yield (hidden + (1 if shape.qkv_bias else 0)) * (query + 2 * kv)
     yield query * hidden
-    yield 2 * hidden + (2 * shape.head_dim if shape.qk_norm else 0)
+    yield shape.num_norms_per_layer * hidden + shape.qk_norm_parameters
     if moe is None:
         yield 2 * hidden * (shape.ffn_hidden_size // model.tensor)
         yield hidden * (shape.ffn_hidden_size // model.tensor)

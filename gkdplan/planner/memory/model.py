@@ -100,6 +100,11 @@ class RankModel:
         return self.lora.dropout == 0.0 and not set(projections).isdisjoint(self.lora.targets)
 
     @property
+    def has_float32_scales(self) -> bool:
+        """Whether norms work in float32 with 1 + weight; Transformer Engine's kernel adds the 1."""
+        return self.shape.zero_centered_norms and not self.fused.norm_in_projection
+
+    @property
     def vocab_rows(self) -> int:
         """Rows of the embedding and of the output head on this rank."""
         return self.padded_vocab_size // self.tensor

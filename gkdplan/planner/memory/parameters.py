@@ -72,7 +72,9 @@ def largest_elements(parameters: tuple[Parameter, ...]) -> int:
 def _layer(
     shape: ModelShape, tensor: int, experts: ExpertShare | None, prefix: str
 ) -> tuple[Parameter, ...]:
-    sizes = _attention_sizes(shape, tensor) | {"pre_mlp_layernorm.weight": shape.hidden_size}
+    sizes = _attention_sizes(shape, tensor)
+    if shape.norms != "post":
+        sizes |= {"pre_mlp_layernorm.weight": shape.hidden_size}
     if experts is None:
         return _named(prefix, sizes | _mlp_sizes(shape, tensor))
     router, shared = shared_sizes(experts, shape.hidden_size, tensor)
@@ -100,7 +102,11 @@ def _named(
 
 def _mlp_sizes(shape: ModelShape, tensor: int) -> dict[str, int]:
     hidden, ffn = shape.hidden_size, shape.ffn_hidden_size // tensor
-    return {"mlp.linear_fc1.weight": 2 * ffn * hidden, "mlp.linear_fc2.weight": hidden * ffn}
+    return {
+        "mlp.linear_fc1.weight": 2 * ffn * hidden,
+        "mlp.linear_fc2.weight": hidden * ffn,
+        **_output_norm("mlp.linear_fc2", shape),
+    }
 
 
 def _attention_sizes(shape: ModelShape, tensor: int) -> dict[str, int]:
@@ -108,18 +114,28 @@ def _attention_sizes(shape: ModelShape, tensor: int) -> dict[str, int]:
     query = shape.query_size // tensor
     qkv = (shape.query_size + 2 * shape.kv_size) // tensor
     bias = {"self_attention.linear_qkv.bias": qkv} if shape.qkv_bias else {}
-    head_norms = (
-        {
-            "self_attention.q_layernorm.weight": shape.head_dim,
-            "self_attention.k_layernorm.weight": shape.head_dim,
-        }
+    head_norms = {
+        f"self_attention.{name}_layernorm.weight": size
+        for name, size in zip("qk", _head_norm_sizes(shape, tensor), strict=True)
         if shape.qk_norm
-        else {}
-    )
+    }
+    input_norm = {} if shape.norms == "post" else {"input_layernorm.weight": hidden}
     return {
-        "input_layernorm.weight": hidden,
+        **input_norm,
         "self_attention.linear_proj.weight": hidden * query,
+        **_output_norm("self_attention.linear_proj", shape),
         "self_attention.linear_qkv.weight": qkv * hidden,
         **bias,
         **head_norms,
     }
+
+
+def _head_norm_sizes(shape: ModelShape, tensor: int) -> tuple[int, int]:
+    """Of queries and of keys: one for each head is whole on every rank, one of all heads is cut."""
+    if shape.qk_norm_of_all_heads:
+        return shape.query_size // tensor, shape.kv_size // tensor
+    return shape.head_dim, shape.head_dim
+
+
+def _output_norm(linear: str, shape: ModelShape) -> dict[str, int]:
+    return {} if shape.norms == "pre" else {f"{linear}.output_norm.weight": shape.hidden_size}

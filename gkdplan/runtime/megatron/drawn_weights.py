@@ -8,9 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from gkdplan.families.tensors import expected_tensors, names_of
 from gkdplan.runtime.megatron.hf_layout import Slice
 from gkdplan.shape import ModelShape
-from gkdplan.tensors import expected_tensors, expert_names
 
 INIT_STD = 0.02
 
@@ -19,16 +19,17 @@ def drawn_weights(shape: ModelShape, seed: int) -> Callable[[Slice], Tensor]:
     """What reads slices of a checkpoint that does not exist, float32.
 
     Matrices are normal with std 0.02, those that write to the residual stream with
-    0.02 / sqrt(2 * layers) as Megatron scales them; norms are one and biases zero. Each tensor is
-    drawn whole from (seed, its name) and then cut.
+    0.02 / sqrt(2 * layers) as Megatron scales them; norms scale by one and biases are zero. Each
+    tensor is drawn whole from (seed, its name) and then cut.
     """
     shapes = expected_tensors(shape)
-    down = expert_names(shape.family).down
+    down = names_of(shape).experts.down
+    norm = torch.zeros if shape.zero_centered_norms else torch.ones
 
     @lru_cache(maxsize=3)
     def draw(name: str) -> Tensor:
         if name.endswith("norm.weight"):
-            return torch.ones(shapes[name])
+            return norm(shapes[name])
         if name.endswith(".bias"):
             return torch.zeros(shapes[name])
         writes_residual = name.endswith(("o_proj.weight", f"{down}.weight"))

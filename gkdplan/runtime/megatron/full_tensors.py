@@ -9,6 +9,7 @@ import torch.distributed as dist
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.hf_layout import Slice
 from gkdplan.runtime.megatron.mesh import Mesh
@@ -19,7 +20,6 @@ from gkdplan.runtime.megatron.parameters import (
     sharing_group,
     slices_of_ranks,
 )
-from gkdplan.tensors import expected_tensors
 
 Shapes = Mapping[str, tuple[int, ...]]
 

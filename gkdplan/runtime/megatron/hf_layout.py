@@ -8,13 +8,16 @@ shared expert's gate are whole on every rank.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gkdplan.families.names import ExpertNames, Names
+from gkdplan.families.tensors import names_of
 from gkdplan.shape import ModelShape
-from gkdplan.tensors import expert_names
 
 _LAYER_PARAMETER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 _EXPERT_PARAMETER = re.compile(r"mlp\.experts\.(\d+)\.(linear_fc\d)\.weight")
+DENSE_NAMES = ExpertNames()
+"""A dense MLP's projections are called as most families' experts are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,54 +46,75 @@ class TensorShard:
         `parameter` is a name of `parameters.base_parameters`. A vocabulary slice may reach past the
         checkpoint's last row: the rows beyond it are padding.
         """
-        shape = self.shape
+        shape, names = self.shape, names_of(self.shape)
         match parameter:
             case "embedding.word_embeddings.weight":
-                return (self._share("model.embed_tokens.weight", 0, self.padded_vocab_size),)
+                return (self._share(f"{names.embedding}.weight", 0, self.padded_vocab_size),)
             case "output_layer.weight":
-                head = "model.embed_tokens" if shape.tied_embeddings else "lm_head"
+                head = names.embedding if shape.tied_embeddings else names.head
                 return (self._share(f"{head}.weight", 0, self.padded_vocab_size),)
             case "decoder.final_layernorm.weight":
-                return (Slice("model.norm.weight", 0, 0, shape.hidden_size),)
+                return (self._whole(names.final_norm),)
         layer, part = _LAYER_PARAMETER.fullmatch(parameter).groups()
-        prefix = f"model.layers.{layer}."
+        prefix = f"{names.layers}.{layer}."
         match part:
             case "input_layernorm.weight" | "self_attention.linear_qkv.layer_norm_weight":
-                return (Slice(f"{prefix}input_layernorm.weight", 0, 0, shape.hidden_size),)
+                return (self._whole(f"{prefix}{names.attention_input_norm}"),)
             case "self_attention.linear_qkv.weight" | "self_attention.linear_qkv.bias":
-                return tuple(self._qkv_share(f"{prefix}self_attn.", part.rpartition(".")[2]))
+                return tuple(self._qkv_share(prefix, part.rpartition(".")[2]))
             case "self_attention.q_layernorm.weight":
-                return (Slice(f"{prefix}self_attn.q_norm.weight", 0, 0, shape.head_dim),)
+                return (self._head_norm(f"{prefix}self_attn.q_norm.weight", shape.query_size),)
             case "self_attention.k_layernorm.weight":
-                return (Slice(f"{prefix}self_attn.k_norm.weight", 0, 0, shape.head_dim),)
+                return (self._head_norm(f"{prefix}self_attn.k_norm.weight", shape.kv_size),)
             case "self_attention.linear_proj.weight":
                 return (self._share(f"{prefix}self_attn.o_proj.weight", 1, shape.query_size),)
+            case "self_attention.linear_proj.output_norm.weight":
+                return (self._whole(f"{prefix}{names.attention_output_norm}"),)
             case "pre_mlp_layernorm.weight" | "mlp.linear_fc1.layer_norm_weight":
-                return (Slice(f"{prefix}post_attention_layernorm.weight", 0, 0, shape.hidden_size),)
+                return (self._whole(f"{prefix}{names.mlp_input_norm}"),)
+            case "mlp.linear_fc2.output_norm.weight":
+                return (self._whole(f"{prefix}{names.mlp_output_norm}"),)
             case "mlp.linear_fc1.weight" | "mlp.linear_fc2.weight":
-                layer_mlp = f"{prefix}mlp."
-                return self._mlp_share(layer_mlp, part.split(".")[1], shape.ffn_hidden_size)
+                return self._dense_share(prefix, names, part.split(".")[1])
         return self._share_of_experts(prefix, part)
 
+    def _whole(self, norm: str) -> Slice:
+        return Slice(f"{norm}.weight", 0, 0, self.shape.hidden_size)
+
+    def _head_norm(self, tensor: str, size: int) -> Slice:
+        """One norm for each head is the same for all of them; one of all heads is cut with them."""
+        if self.shape.qk_norm_of_all_heads:
+            return self._share(tensor, 0, size)
+        return Slice(tensor, 0, 0, self.shape.head_dim)
+
+    def _dense_share(self, prefix: str, names: Names, layer: str) -> tuple[Slice, ...]:
+        width = self.shape.ffn_hidden_size
+        if layer == "linear_fc1" and names.fused_gate_up is not None:
+            gate = self._share(f"{prefix}{names.fused_gate_up}.weight", 0, width)
+            return gate, replace(gate, start=width + gate.start, stop=width + gate.stop)
+        return self._mlp_share(f"{prefix}mlp.", DENSE_NAMES, layer, width)
+
     def _share_of_experts(self, prefix: str, part: str) -> tuple[Slice, ...]:
-        moe, block = self.shape.moe, f"{prefix}{expert_names(self.shape.family).block}."
+        moe, names = self.shape.moe, names_of(self.shape).experts
         assert moe is not None, f"no place in the checkpoint for {part}"
+        block = f"{prefix}{names.block}."
         if expert := _EXPERT_PARAMETER.fullmatch(part):
             one = f"{block}experts.{expert[1]}."
-            return self._mlp_share(one, expert[2], moe.expert_ffn_hidden_size)
+            return self._mlp_share(one, names, expert[2], moe.expert_ffn_hidden_size)
         match part:
             case "mlp.router.weight":
                 return (Slice(f"{block}gate.weight", 0, 0, moe.num_experts),)
             case "mlp.shared_experts.gate_weight":
                 return (Slice(f"{block}shared_expert_gate.weight", 0, 0, 1),)
             case "mlp.shared_experts.linear_fc1.weight" | "mlp.shared_experts.linear_fc2.weight":
-                shared = f"{block}shared_expert."
-                return self._mlp_share(shared, part.split(".")[2], moe.shared_ffn_hidden_size)
+                shared, layer = f"{block}shared_expert.", part.split(".")[2]
+                return self._mlp_share(shared, names, layer, moe.shared_ffn_hidden_size)
         raise AssertionError(f"no place in the checkpoint for {part}")
 
-    def _mlp_share(self, prefix: str, layer: str, width: int) -> tuple[Slice, ...]:
+    def _mlp_share(
+        self, prefix: str, names: ExpertNames, layer: str, width: int
+    ) -> tuple[Slice, ...]:
         """Of fc1 or fc2 of a gated MLP that is `width` wide."""
-        names = expert_names(self.shape.family)
         if layer == "linear_fc2":
             return (self._share(f"{prefix}{names.down}.weight", 1, width),)
         return tuple(
@@ -107,18 +131,21 @@ class TensorShard:
         A share may begin inside a group: with fewer kv heads than ranks Megatron gathers the
         projection and picks the heads afterwards.
         """
-        shape = self.shape
-        share = (shape.query_size + 2 * shape.kv_size) // self.size
+        shape, fused = self.shape, names_of(self.shape).fused_qkv
+        sizes = {"q": shape.query_size, "k": shape.kv_size, "v": shape.kv_size}
+        places = {letter: (f"self_attn.{letter}_proj", 0) for letter in sizes}
+        if fused is not None:
+            starts = (0, shape.query_size, shape.query_size + shape.kv_size)
+            places = {letter: (fused, start) for letter, start in zip("qkv", starts, strict=True)}
+        share = sum(sizes.values()) // self.size
         first, last = self.rank * share, (self.rank + 1) * share
         row = 0
         for group in range(shape.num_kv_heads):
-            for letter, length in (
-                ("q", shape.query_size // shape.num_kv_heads),
-                ("k", shape.head_dim),
-                ("v", shape.head_dim),
-            ):
+            for letter, size in sizes.items():
+                length = size // shape.num_kv_heads
                 start, stop = max(first, row), min(last, row + length)
                 if start < stop:
-                    shift = group * length - row
-                    yield Slice(f"{prefix}{letter}_proj.{kind}", 0, start + shift, stop + shift)
+                    tensor, offset = places[letter]
+                    shift = offset + group * length - row
+                    yield Slice(f"{prefix}{tensor}.{kind}", 0, start + shift, stop + shift)
                 row += length

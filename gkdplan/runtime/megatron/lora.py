@@ -59,7 +59,7 @@ class Part:
 
 def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
     """Freeze the model and give the linear layers of its decoder their adapters, allocated but not
-    set: `adapters.draw_adapters` sets them.
+    set: `adapters.draw_adapters` sets them. A norm of a layer's output comes after its adapter.
 
     The tensor degree divides the kv heads where q, k or v are targets. The embedding's output asks
     for a gradient, so that every layer is differentiated alike and recomputed layers are too.
@@ -72,7 +72,7 @@ def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
             if targets:
                 adapter = kind(module.weight, model.config, lora, targets)
                 module.add_module(ADAPTER, adapter)
-                module.register_forward_hook(_add_adapter)
+                module.register_forward_hook(_add_adapter, prepend=True)
     if model.pre_process:
         model.embedding.register_forward_hook(_require_gradient)
 

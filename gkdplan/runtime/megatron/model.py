@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from dataclasses import astuple
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -14,7 +15,9 @@ from megatron.core.tensor_parallel.layers import (
     set_tensor_model_parallel_attributes,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
-from torch.nn.functional import silu
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.functional import gelu, silu
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import ModelPlan, Recompute
@@ -22,9 +25,11 @@ from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.lora import add_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
+from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Tier
 
+ACTIVATIONS = {"silu": silu, "gelu_tanh": partial(gelu, approximate="tanh")}
 TORCH_DTYPES = {Dtype.FP32: torch.float32, Dtype.BF16: torch.bfloat16}
 
 
@@ -80,11 +85,18 @@ def build_chunks(
 
 
 def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> GPTModel:
-    """What Megatron's constructor leaves open: rotary scaling, marks of shards, mode and place."""
+    """What Megatron's constructor leaves open: rotary scaling, norms of outputs, the embedding's
+    scale, marks of shards, mode and place."""
     shape = plan.shape
     if shape.rope_scaling is not None:
         rotary = model.rotary_pos_emb
         rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, *astuple(shape.rope_scaling))
+    if shape.norms != "pre":
+        add_output_norms(model, platform.norm_class(mesh.kernels, shape))
+    if shape.qk_norm_of_all_heads:
+        join_heads(model, mesh.groups.tp)
+    if shape.scaled_embeddings and model.pre_process:
+        model.embedding.register_forward_hook(_scale_embedding)
     _mark_shards(model)
     model.requires_grad_(trainable).train(trainable)
     if plan.lora is not None:
@@ -129,10 +141,11 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         normalization="RMSNorm",
         layernorm_epsilon=shape.norm_eps,
         gated_linear_unit=True,
-        activation_func=silu,
+        activation_func=ACTIVATIONS[shape.activation],
         add_bias_linear=False,
         add_qkv_bias=shape.qkv_bias,
-        qk_layernorm=shape.qk_norm,
+        qk_layernorm=shape.qk_norm and not shape.qk_norm_of_all_heads,
+        layernorm_zero_centered_gamma=shape.zero_centered_norms,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         attention_softmax_in_fp32=True,
@@ -181,6 +194,11 @@ def _recompute(recompute: Recompute) -> dict[str, Any]:
         "recompute_modules": modules if recompute.granularity == "selective" else None,
         "distribute_saved_activations": False,
     }
+
+
+def _scale_embedding(embedding: Module, _: Any, embedded: Tensor) -> Tensor:
+    """By sqrt(H), rounded to the model's dtype as transformers does."""
+    return embedded * torch.tensor(embedding.config.hidden_size**0.5, dtype=embedded.dtype)
 
 
 def _mark_shards(model: GPTModel) -> None:

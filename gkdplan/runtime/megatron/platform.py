@@ -16,6 +16,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -23,7 +24,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from gkdplan.diagnostics import UserError
 from gkdplan.runtime.kernels import no_transformer_engine
 from gkdplan.runtime.megatron import cpu_shims, without_transformer_engine
-from gkdplan.runtime.megatron.torch_modules import CoreAttention, RMSNorm
+from gkdplan.runtime.megatron.norms import AllHeadsNorm, RMSNorm, ZeroCenteredRMSNorm
+from gkdplan.runtime.megatron.torch_modules import CoreAttention
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Kernels, Tier
 
@@ -81,22 +83,48 @@ def layer_spec(
     With `norms_apart` no linear layer takes in the norm before it: its input is what it multiplies.
     Raises UserError where Transformer Engine's are asked for and cannot be imported: GK525.
     """
+    norm = norm_class(kernels, shape)
     if kernels is Kernels.TRANSFORMER_ENGINE:
-        if not HAVE_TE:
-            raise UserError(no_transformer_engine())
         spec = get_gpt_layer_with_transformer_engine_spec(
             num_experts=config.num_moe_experts, moe_grouped_gemm=True, qk_layernorm=shape.qk_norm
         )
-        return _with_norms_apart(spec) if norms_apart else spec
-    spec = get_gpt_layer_local_spec(
-        num_experts=config.num_moe_experts, normalization="RMSNorm", qk_layernorm=shape.qk_norm
-    )
+        if norms_apart or shape.norms == "post":
+            _take_norms_apart(spec, norm)
+    else:
+        spec = get_gpt_layer_local_spec(
+            num_experts=config.num_moe_experts, normalization="RMSNorm", qk_layernorm=shape.qk_norm
+        )
+        spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = norm
+        spec.submodules.self_attention.submodules.core_attention = CoreAttention
     layer, attention = spec.submodules, spec.submodules.self_attention.submodules
-    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
-    attention.core_attention = CoreAttention
+    if shape.norms == "post":
+        layer.input_layernorm = layer.pre_mlp_layernorm = IdentityOp
     if shape.qk_norm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    return TransformerBlockSubmodules([spec] * num_layers, layer_norm=RMSNorm)
+        attention.q_layernorm, attention.k_layernorm = _head_norms(norm, shape)
+    if kernels is Kernels.TRANSFORMER_ENGINE:
+        return spec
+    return TransformerBlockSubmodules([spec] * num_layers, layer_norm=norm)
+
+
+def norm_class(kernels: Kernels, shape: ModelShape) -> type[torch.nn.Module]:
+    """What norms hidden states; Transformer Engine's reads from the config whether its weights are
+    zero-centered. Raises UserError where it is asked for and cannot be imported: GK525."""
+    if kernels is Kernels.TRANSFORMER_ENGINE:
+        if not HAVE_TE:
+            raise UserError(no_transformer_engine())
+        from megatron.core.extensions.transformer_engine import TENorm
+
+        return TENorm
+    return ZeroCenteredRMSNorm if shape.zero_centered_norms else RMSNorm
+
+
+def _head_norms(norm: type[torch.nn.Module], shape: ModelShape) -> tuple[Any, Any]:
+    """Of queries and of keys."""
+    if not shape.qk_norm_of_all_heads:
+        return norm, norm
+    heads = (shape.num_attention_heads, shape.num_kv_heads)
+    query, key = (ModuleSpec(AllHeadsNorm, params={"num_heads": number}) for number in heads)
+    return query, key
 
 
 def fuse_updates(adam: torch.optim.Optimizer) -> None:
@@ -107,15 +135,14 @@ def fuse_updates(adam: torch.optim.Optimizer) -> None:
             group |= {"fused": True, "foreach": False}
 
 
-def _with_norms_apart(spec: ModuleSpec) -> ModuleSpec:
-    """Transformer Engine's norm and linear layer in place of the layer that fuses both."""
-    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
+def _take_norms_apart(spec: ModuleSpec, norm: type[torch.nn.Module]) -> None:
+    """The norm and Transformer Engine's linear layer in place of the layer that fuses both."""
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear
 
     layer = spec.submodules
-    layer.input_layernorm = layer.pre_mlp_layernorm = TENorm
+    layer.input_layernorm = layer.pre_mlp_layernorm = norm
     layer.self_attention.submodules.linear_qkv = TEColumnParallelLinear
     layer.mlp.submodules.linear_fc1 = TEColumnParallelLinear
-    return spec
 
 
 def _on_cuda() -> bool:

@@ -8,10 +8,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.student_config import write_config
-from gkdplan.tensors import expected_tensors
 
 
 def write_student(

@@ -13,17 +13,6 @@ from gkdplan.runtime.megatron.causal_attention import causal_attention
 from gkdplan.runtime.megatron.context_attention import ContextAttention
 
 
-class RMSNorm(torch.nn.RMSNorm):
-    """RMSNorm whose weight tells Megatron that its gradient is partial under sequence parallelism.
-
-    Megatron's own fallback (megatron/core/transformer/torch_norm.py) refuses sequence parallelism.
-    """
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
-        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        self.weight.sequence_parallel = config.sequence_parallel
-
-
 class CoreAttention(torch.nn.Module):
     """Causal attention of training rows through torch's fused kernel, which repeats no kv head.
 

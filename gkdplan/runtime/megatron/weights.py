@@ -8,6 +8,7 @@ import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
@@ -17,7 +18,6 @@ from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.megatron.parameters import base_parameters, sharing_group, slices_of_ranks
 from gkdplan.runtime.megatron.student_files import write_student
-from gkdplan.tensors import expected_tensors
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def _fill(
     for name, parameter in base_parameters(chunks, plan, mesh):
         layout = slices_of_ranks(plan, mesh, name)[sharing_group(mesh, name).rank()]
         values = torch.cat([read(piece) for piece in layout], layout[0].dim)
-        if layout[0].tensor in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in ("embedding.word_embeddings.weight", "output_layer.weight"):
             _fill_rows(parameter, values)
         else:
             assert values.shape == parameter.shape, name

@@ -4,7 +4,6 @@ import json
 import math
 import random
 import zlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from gkdplan.families import FAMILIES
+from gkdplan.families.activations import ACTIVATIONS
+from gkdplan.families.experts import written_experts
+from gkdplan.families.rope import written_rope
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.shape import ModelShape
-from gkdplan.tensors import expected_tensors
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}>{% endif %}"
 )
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "qwen3_moe": "Qwen3MoeForCausalLM",
-    "qwen2_moe": "Qwen2MoeForCausalLM",
-    "mixtral": "MixtralForCausalLM",
-}
 
 
 def write_model(directory: Path, shape: ModelShape, seed: int) -> None:
@@ -67,11 +62,9 @@ def _drawn(name: str, size: tuple[int, ...], seed: int) -> Tensor:
 
 def _config(shape: ModelShape) -> dict[str, Any]:
     """The keys by which transformers, and this project's facts, know the shape again."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_theta}
-    if shape.rope_scaling is not None:
-        rope |= {"rope_type": "llama3", **asdict(shape.rope_scaling)}
+    family = FAMILIES[shape.family]
     return {
-        "architectures": [ARCHITECTURES[shape.family]],
+        "architectures": [family.architecture],
         "model_type": shape.family,
         "hidden_size": shape.hidden_size,
         "num_hidden_layers": shape.num_layers,
@@ -82,28 +75,11 @@ def _config(shape: ModelShape) -> dict[str, Any]:
         "vocab_size": shape.vocab_size,
         "max_position_embeddings": shape.max_position_embeddings,
         "rms_norm_eps": shape.norm_eps,
-        "rope_parameters": rope,
+        "rope_parameters": written_rope(shape),
         "tie_word_embeddings": shape.tied_embeddings,
-        "hidden_act": "silu",
-        **_experts(shape),
-    }
-
-
-def _experts(shape: ModelShape) -> dict[str, Any]:
-    moe = shape.moe
-    if moe is None:
-        return {}
-    counted = {"num_experts_per_tok": moe.num_experts_per_token}
-    if shape.family == "mixtral":
-        width = moe.expert_ffn_hidden_size
-        return {**counted, "num_local_experts": moe.num_experts, "intermediate_size": width}
-    shared = {"shared_expert_intermediate_size": moe.shared_ffn_hidden_size}
-    return {
-        **counted,
-        "num_experts": moe.num_experts,
-        "moe_intermediate_size": moe.expert_ffn_hidden_size,
-        "norm_topk_prob": moe.weights_sum_to_one,
-        **(shared if moe.shared_ffn_hidden_size else {}),
+        family.activation_keys[0]: ACTIVATIONS[shape.activation],
+        **written_experts(shape),
+        **family.write(shape),
     }
 
 

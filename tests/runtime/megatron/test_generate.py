@@ -21,7 +21,9 @@ from gkdplan.runtime.megatron.weights import load_weights
 from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.vocab import Engine
 
-FAMILIES = ["llama", "llama3-rope", "qwen2", "qwen3"]
+PEAKED = ("gemma2-plain",)
+"""With scaled embeddings that are its head too, a random model says one token again and again."""
+FAMILIES = ["llama", "llama3-rope", "qwen2", "qwen3", "olmo2", "gemma2-plain", "phi3"]
 VOCAB_SIZE = SIZES["vocab_size"]
 NUM_TOKENS = 14
 LENGTHS = [5, 40, 1, 17, 5, 9]
@@ -170,7 +172,7 @@ def test_a_completion_depends_on_its_prompt_and_seed(name: str, findings: dict[s
     assert len(set(map(tuple, of["random"]))) == len(PROMPTS)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in PEAKED])
 def test_a_completion_ends_with_its_first_stop_id(name: str, findings: dict[str, Any]) -> None:
     whole, stopped = findings[name]["random"], findings[name]["stopped"]
     ends = [next((i + 1 for i, t in enumerate(row) if t in STOP_IDS), NUM_TOKENS) for row in whole]

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from gkdplan.families.tensors import expected_tensors
 from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard
 from gkdplan.shape import ModelShape, MoeShape
-from gkdplan.tensors import expected_tensors
 
 SHAPE = ModelShape(
     family="qwen3",

@@ -15,7 +15,8 @@ from gkdplan.runtime.megatron.model import build_model
 from gkdplan.shape import PROJECTIONS
 from gkdplan.vocab import Dtype
 
-FAMILIES = ("llama", "llama-tied", "llama-one-kv-head", "qwen2", "qwen3")
+NORMED = ("olmo2", "gemma2-plain")
+FAMILIES = ("llama", "llama-tied", "llama-one-kv-head", "qwen2", "qwen3", *NORMED)
 BATCH = Batch(rows=3, tokens=64)
 ADAPTERS = {
     "all-linear": LoraPlan(4, 8.0, 0.0, PROJECTIONS, num_parameters=0),

@@ -1,5 +1,6 @@
 """Tiny Hugging Face models with random weights, and the plans that describe them."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,16 @@ from typing import Any
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -22,8 +29,8 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from gkdplan.facts.config import read_shape
 from gkdplan.planner.memory.activations import Batch
-from gkdplan.rope import Llama3Scaling
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron import mesh as mesh_module
@@ -31,7 +38,7 @@ from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.forward import response_hidden
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Kernels, Tier
 
 LLAMA3_ROPE = {
@@ -56,6 +63,14 @@ SIZES: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": None,
 }
+WITHOUT_HEAD_DIM = {k: v for k, v in SIZES.items() if k != "head_dim"} | {"hidden_size": 64}
+PLAIN_GEMMA = {
+    "query_pre_attn_scalar": 8,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "sliding_window": 64,
+    "layer_types": ["full_attention"] * 3,
+}
 DEEP = SIZES | {"num_hidden_layers": 4, "num_experts_per_tok": 2}
 
 
@@ -65,9 +80,6 @@ class Tiny:
 
     config: Any
     model: type[PreTrainedModel]
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    moe: MoeShape | None = None
 
 
 TINY: dict[str, Tiny] = {
@@ -81,12 +93,16 @@ TINY: dict[str, Tiny] = {
         LlamaConfig(**SIZES, tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE),
         LlamaForCausalLM,
     ),
-    "qwen2": Tiny(Qwen2Config(**SIZES, tie_word_embeddings=False), Qwen2ForCausalLM, qkv_bias=True),
-    "qwen3": Tiny(Qwen3Config(**SIZES, tie_word_embeddings=True), Qwen3ForCausalLM, qk_norm=True),
+    "qwen2": Tiny(Qwen2Config(**SIZES, tie_word_embeddings=False), Qwen2ForCausalLM),
+    "qwen3": Tiny(Qwen3Config(**SIZES, tie_word_embeddings=True), Qwen3ForCausalLM),
+    "olmo2": Tiny(Olmo2Config(**SIZES, tie_word_embeddings=False), Olmo2ForCausalLM),
+    "gemma2-plain": Tiny(
+        Gemma2Config(**SIZES, **PLAIN_GEMMA, tie_word_embeddings=True), Gemma2ForCausalLM
+    ),
+    "phi3": Tiny(Phi3Config(**WITHOUT_HEAD_DIM), Phi3ForCausalLM),
     "mixtral": Tiny(
         MixtralConfig(**DEEP, num_local_experts=4, tie_word_embeddings=False),
         MixtralForCausalLM,
-        moe=MoeShape(num_experts=4, num_experts_per_token=2, expert_ffn_hidden_size=80),
     ),
     "qwen2-moe": Tiny(
         Qwen2MoeConfig(
@@ -98,8 +114,6 @@ TINY: dict[str, Tiny] = {
             tie_word_embeddings=False,
         ),
         Qwen2MoeForCausalLM,
-        qkv_bias=True,
-        moe=MoeShape(4, 2, 16, 24, shared_expert_gate=True, weights_sum_to_one=False),
     ),
     "qwen3-moe-tied": Tiny(
         Qwen3MoeConfig(
@@ -110,21 +124,20 @@ TINY: dict[str, Tiny] = {
             tie_word_embeddings=True,
         ),
         Qwen3MoeForCausalLM,
-        qk_norm=True,
-        moe=MoeShape(num_experts=4, num_experts_per_token=2, expert_ffn_hidden_size=16),
     ),
 }
-WITH_EXPERTS = tuple(name for name, tiny in TINY.items() if tiny.moe is not None)
+WITH_EXPERTS = ("mixtral", "qwen2-moe", "qwen3-moe-tied")
 
 
 def save_tiny(name: str, directory: Path) -> Path:
     """Write a random model of the family, norms and biases too, and a stand-in for a tokenizer."""
     torch.manual_seed(sum(map(ord, name)))
-    model = TINY[name].model(TINY[name].config).float()
+    model, shape = TINY[name].model(TINY[name].config).float(), shape_of(name)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter.dim() == 1:
-                centre = 1.0 if "norm" in parameter_name else 0.0
+                is_one = "norm" in parameter_name and not shape.zero_centered_norms
+                centre = 1.0 if is_one else 0.0
                 parameter.copy_(centre + 0.3 * torch.randn_like(parameter))
             else:
                 parameter.copy_(0.15 * torch.randn_like(parameter))
@@ -143,33 +156,16 @@ def load_hf(name: str, directory: Path, dtype: torch.dtype = torch.float64) -> P
     )
 
 
+def shape_of(name: str) -> ModelShape:
+    """As facts read it from the family's config."""
+    shape, findings = read_shape(json.loads(TINY[name].config.to_json_string()), name)
+    assert shape is not None, findings
+    return shape
+
+
 def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
     """A ModelPlan for the family, its vocabulary padded for `tensor` ranks."""
-    tiny, config = TINY[name], TINY[name].config
-    rope = config.rope_parameters
-    scaling = (
-        Llama3Scaling(*(LLAMA3_ROPE[key] for key in list(LLAMA3_ROPE)[2:]))
-        if rope["rope_type"] == "llama3"
-        else None
-    )
-    shape = ModelShape(
-        family=config.model_type,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        ffn_hidden_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
-        norm_eps=config.rms_norm_eps,
-        rope_theta=rope["rope_theta"],
-        tied_embeddings=config.tie_word_embeddings,
-        qkv_bias=tiny.qkv_bias,
-        qk_norm=tiny.qk_norm,
-        rope_scaling=scaling,
-        moe=tiny.moe,
-    )
+    config, shape = TINY[name].config, shape_of(name)
     multiple = 128 * tensor
     plan = ModelPlan(
         model=name,

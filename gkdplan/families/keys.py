@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.facts.text import shown
+from gkdplan.text import shown
 
 
 class Keys:
@@ -48,6 +48,23 @@ class Keys:
         self._wrong(key, f"a number from {at_least:g} to {at_most:g}")
         return 1.0
 
+    def optional_number(self, key: str, at_least: float, at_most: float) -> float | None:
+        """A number within the bounds, or None where there is none."""
+        return self.number(key, at_least, at_most) if self.has(key) else None
+
+    def numbers(self, key: str, at_least: float, at_most: float, length: int) -> tuple[float, ...]:
+        """A list of `length` numbers within the bounds; required."""
+        if not self.has(key):
+            self._absent(key)
+            return ()
+        values = self.values[key]
+        if not isinstance(values, list) or len(values) != length:
+            self._wrong(key, f"a list of {length} numbers")
+            return ()
+        items = Keys({str(i): value for i, value in enumerate(values)}, self.origin, f"{key}.")
+        items.findings = self.findings
+        return tuple(items.number(str(i), at_least, at_most) for i in range(length))
+
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
         value = self.values[key] if self.has(key) else default
@@ -55,6 +72,12 @@ class Keys:
             return value
         self._wrong(key, "true or false")
         return default
+
+    def inner(self, key: str) -> "Keys":
+        """The keys of a nested object, whose findings are among this one's."""
+        nested = Keys(self.table(key), self.origin, f"{self.prefix}{key}.")
+        nested.findings = self.findings
+        return nested
 
     def table(self, key: str) -> Mapping[str, object]:
         """A nested object; where there is none, an empty one."""

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from gkdplan.facts.keys import Keys
-from gkdplan.shape import MoeShape
+from gkdplan.families.keys import Keys
+from gkdplan.shape import ModelShape, MoeShape
 
 MAX_EXPERTS = 2**14
 MAX_FFN = 2**22
@@ -54,6 +54,25 @@ def read_experts(keys: Keys, family: ExpertKeys) -> MoeShape:
             f"`num_experts_per_tok` = {moe.num_experts_per_token} exceeds the {num_experts} experts"
         )
     return moe
+
+
+def written_experts(shape: ModelShape) -> dict[str, object]:
+    """The same keys, of a shape; none of a dense one."""
+    moe = shape.moe
+    if moe is None:
+        return {}
+    counted = {"num_experts_per_tok": moe.num_experts_per_token}
+    if shape.family == "mixtral":
+        width = moe.expert_ffn_hidden_size
+        return {**counted, "num_local_experts": moe.num_experts, "intermediate_size": width}
+    shared = {"shared_expert_intermediate_size": moe.shared_ffn_hidden_size}
+    return {
+        **counted,
+        "num_experts": moe.num_experts,
+        "moe_intermediate_size": moe.expert_ffn_hidden_size,
+        "norm_topk_prob": moe.weights_sum_to_one,
+        **(shared if moe.shared_ffn_hidden_size else {}),
+    }
 
 
 def _read_count(keys: Keys) -> int:

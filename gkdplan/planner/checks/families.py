@@ -1,0 +1,62 @@
+"""What this version cannot do yet with the models of some families."""
+
+from collections.abc import Iterator
+from types import NoneType
+
+from gkdplan import __version__
+from gkdplan.facts.model import Facts
+from gkdplan.families import FAMILIES
+from gkdplan.planner.checks.laid_out import each_model, laid_out
+from gkdplan.planner.checks.rule import Finding, one_of, rule
+from gkdplan.rope import Llama3Scaling
+from gkdplan.shape import PLAIN_ATTENTION
+from gkdplan.spec.plan import Plan
+
+
+@rule("GK590")
+def attention_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Families whose attention the runtime cannot compute yet."""
+    for model in each_model(plan, facts):
+        shape, (role,) = model.shape, model.roles
+        is_plain = (shape.attention, shape.logit_softcap) == (PLAIN_ATTENTION, None)
+        if not is_plain or type(shape.rope_scaling) not in (NoneType, Llama3Scaling):
+            yield Finding(
+                f"the attention of {shape.family} is not yet available in gkdplan {__version__}",
+                f"{role}.model",
+                label="not yet available",
+            )
+
+
+@rule("GK590")
+def projections_with_adapters_are_apart(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """PEFT adapts a fused projection with one A, and Megatron's layers have one for each part."""
+    shape = facts.student.shape
+    names = FAMILIES[shape.family].names
+    fused = [name for name in (names.fused_qkv, names.fused_gate_up) if name is not None]
+    if plan.student.tuning == "lora" and fused:
+        yield Finding(
+            f"adapters beside the fused projections of {shape.family} ({', '.join(fused)}) are not "
+            f"yet available in gkdplan {__version__}",
+            "student.tuning",
+            label="not yet available",
+            help=('set `student.tuning` to "full"',),
+        )
+
+
+@rule("GK590")
+def normed_heads_are_not_shared(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A norm over all kv heads needs each of them on one rank of the tensor axis."""
+    for model in laid_out(plan, facts, lambda shape: (shape.family, shape.num_kv_heads)):
+        heads, degree = model.shape.num_kv_heads, model.parallel.tensor
+        if model.shape.qk_norm_of_all_heads and heads % degree:
+            divisors = [other for other in range(1, degree) if heads % other == 0]
+            yield Finding(
+                f"a norm over all {heads} kv heads of {model.shape.family}, which {degree} ranks "
+                f"would share, is not yet available in gkdplan {__version__}",
+                model.path("tensor"),
+                label="not yet available",
+                help=(f"set `{model.path('tensor')}` to {one_of(divisors)}",),
+            )
+
+
+RULES = (attention_is_available, projections_with_adapters_are_apart, normed_heads_are_not_shared)

@@ -122,11 +122,12 @@ def _compile(plan: Plan) -> tuple[Facts | None, RunPlan | None, tuple[Diagnostic
     from gkdplan.facts.model import ModelRef
     from gkdplan.planner.checks.declaration import check_plan_alone
     from gkdplan.planner.compiler import compile_plan
+    from gkdplan.planner.models import named_teacher
     from gkdplan.vocab import Role
 
     facts, seen = look_up(
         student=ModelRef(Role.STUDENT, plan.student.model, plan.student.revision),
-        teacher=ModelRef(Role.TEACHER, plan.teacher.model, plan.teacher.revision),
+        teacher=ModelRef(Role.TEACHER, *named_teacher(plan)),
         device=plan.cluster.device,
         train=plan.data.train,
         eval=plan.data.eval,

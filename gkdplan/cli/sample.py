@@ -12,7 +12,7 @@ from gkdplan.cli.findings import show_findings
 from gkdplan.cli.models import with_models_at_hand
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json
-from gkdplan.diagnostics import UserError
+from gkdplan.diagnostics import UserError, error
 from gkdplan.facts.weights import fingerprint
 from gkdplan.planner.samples import (
     engine_of_samples,
@@ -71,6 +71,15 @@ def decide(path: str | None, source: Role) -> Decided:
     """Raises UserError with what stands in the way, at its place in the plan."""
     compiled = _compile(path, source)
     with compiled.placing():
+        if source is Role.TEACHER and compiled.plan is not None and compiled.plan.teacher.self_:
+            raise UserError(
+                error(
+                    "GK006",
+                    "samples of the teacher are asked for, and the teacher is the student itself",
+                    "teacher.self",
+                    help=("sample with `--source student`",),
+                )
+            )
         compiled = with_models_at_hand(compiled, lambda: _compile(path, source))
         run_plan, drawn_as = _drawing(compiled, source)
         manifest = _manifest(compiled, source, engine_of_samples(run_plan, drawn_as))

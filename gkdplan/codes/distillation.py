@@ -120,6 +120,11 @@ CODES: dict[str, Code] = {
         "Each server has its own line of weights and its share of the prompts.",
         "Name each server of `generation.server_url` once.",
     ),
+    "GK428": Code(
+        "a teacher that agrees with its student",
+        "It begins with the student's weights: the divergence and its gradient are zero there.",
+        "Let something else move the student: `distill.sft_alpha` on the dataset's responses.",
+    ),
     "GK430": Code(
         "a key without effect",
         "Something was asked for that nothing in this plan reads.",

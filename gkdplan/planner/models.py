@@ -25,12 +25,17 @@ from gkdplan.vocab import Dtype, Tier
 
 VOCAB_DIVISOR = 128
 """Megatron's make_vocab_size_divisible_by: the padded vocabulary is a multiple of it per rank."""
+DECAY = 0.999
+"""The plan's default: an average over some thousand updates."""
 
 
 def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
     """Both models, padded to one vocabulary size, and the ids that the loss is taken over."""
     padded = padded_vocab_size(facts, lcm(layout.student.tensor, layout.teacher.tensor))
     keep = plan.student.keep if plan.student.init == "layers" else None
+    keep_layers = None if keep is None else keep.layers
+    is_self = plan.teacher.self_ is not None
+    name, revision = named_teacher(plan)
     models = Models(
         student=_model(
             plan.student.model,
@@ -39,22 +44,25 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             plan.student.dtype,
             padded,
             init=plan.student.init,
-            keep_layers=None if keep is None else keep.layers,
+            keep_layers=keep_layers,
             stage_layers=stage_layers(student_shape(plan, facts).num_layers, plan.student.parallel),
             recompute=_recompute(plan.student.recompute),
             lora=decide_lora(plan.student, student_shape(plan, facts)),
         ),
         teacher=_model(
-            plan.teacher.model,
-            plan.teacher.revision,
-            facts.teacher.shape,
+            name,
+            revision,
+            teacher_shape(plan, facts),
             plan.teacher.dtype or plan.student.dtype,
             padded,
+            init=plan.student.init if is_self else "pretrained",
+            keep_layers=keep_layers if is_self else None,
             offload=Tier.HOST if plan.teacher.offload == "cpu" else Tier.DEVICE,
             stage_layers=_stages_of_teacher(plan, facts),
             prefetch=plan.teacher.prefetch,
             stream=plan.teacher.stream,
             server=None if plan.teacher.server is None else _server(plan.teacher.server),
+            ema_decay=ema_decay(plan),
         ),
         vocab_size=true_vocab_size(facts),
     )
@@ -67,11 +75,12 @@ def _is_students_base(plan: Plan, models: Models, layout: Layout) -> bool:
     """Whether adapters alone make the student another model than the teacher, on the same ranks."""
     student, teacher = models.student, models.teacher
     is_same = (student.model, student.revision) == (teacher.model, teacher.revision)
+    starts_alike = (student.init, student.keep_layers) == (teacher.init, teacher.keep_layers)
     is_laid_out_alike = layout.student == layout.teacher
     return (
         student.lora is not None
-        and student.init == "pretrained"
         and is_same
+        and starts_alike
         and student.dtype is teacher.dtype
         and is_laid_out_alike
         and student.stage_layers == teacher.stage_layers
@@ -90,6 +99,27 @@ def student_shape(plan: Plan, facts: Facts) -> ModelShape:
     if plan.student.init == "layers" and plan.student.keep is not None:
         return facts.student.shape.keeping(plan.student.keep.layers)
     return facts.student.shape
+
+
+def teacher_shape(plan: Plan, facts: Facts) -> ModelShape:
+    """The teacher's: the student's as it is trained where the student is its own teacher."""
+    return facts.teacher.shape if plan.teacher.self_ is None else student_shape(plan, facts)
+
+
+def named_teacher(plan: Plan) -> tuple[str, str | None]:
+    """Directory or hub id, and revision, of the model that the teacher's weights are read from."""
+    teacher, student = plan.teacher, plan.student
+    if teacher.self_ is not None:
+        return student.model, student.revision
+    assert teacher.model is not None, "a plan names its teacher: spec/contradictions.py"
+    return teacher.model, teacher.revision
+
+
+def ema_decay(plan: Plan) -> float | None:
+    """Of a teacher that is the average of its student's weights; None of any other."""
+    if plan.teacher.self_ != "ema":
+        return None
+    return DECAY if plan.teacher.decay is None else plan.teacher.decay
 
 
 def true_vocab_size(facts: Facts) -> int:
@@ -125,7 +155,7 @@ def _stages_of_teacher(plan: Plan, facts: Facts) -> tuple[tuple[int, ...], ...]:
     parallel = teacher_parallel(plan)
     if plan.teacher.server is not None:
         return ((0,),) * parallel.pipeline
-    return stage_layers(facts.teacher.shape.num_layers, parallel)
+    return stage_layers(teacher_shape(plan, facts).num_layers, parallel)
 
 
 def _model(
@@ -144,6 +174,7 @@ def _model(
     prefetch: bool | None = None,
     stream: bool = False,
     server: TeacherServer | None = None,
+    ema_decay: float | None = None,
 ) -> ModelPlan:
     return ModelPlan(
         model=model,
@@ -162,6 +193,7 @@ def _model(
         prefetch=prefetch,
         stream=stream,
         server=server,
+        ema_decay=ema_decay,
     )
 
 

@@ -14,7 +14,7 @@ from gkdplan.planner.memory.buffer import (
     Buffer,
 )
 from gkdplan.planner.memory.rank import rank_of_class
-from gkdplan.planner.memory.teacher import body_bytes
+from gkdplan.planner.memory.teacher import average_bytes, body_bytes
 from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.steps import Move
 from gkdplan.vocab import Phase, Role, Tier
@@ -102,6 +102,8 @@ def host_bytes_per_node(draft: Draft, buffers: Sequence[Sequence[Buffer]]) -> in
         num_bytes = sum(bytes_of(name, of_class) for name in objects)
         if draft.models.teacher.stream:
             num_bytes += body_bytes(rank_of_class(draft, rank_class))
+        if draft.models.teacher.offload is Tier.HOST:
+            num_bytes += average_bytes(rank_of_class(draft, rank_class))
         for run in rank_class.ranks:
             for node, num_ranks in _ranks_of_nodes(run, draft.layout):
                 of_nodes[node] += num_ranks * num_bytes

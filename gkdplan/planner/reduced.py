@@ -11,7 +11,7 @@ from math import lcm
 from gkdplan.facts.model import Facts
 from gkdplan.planner.layout import teacher_parallel
 from gkdplan.planner.lora import lora_of
-from gkdplan.planner.models import student_shape
+from gkdplan.planner.models import student_shape, teacher_shape
 from gkdplan.planner.reduced_shape import LARGEST_DEGREE, reduced_axes, reduced_shape
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
@@ -49,7 +49,7 @@ class Reduced:
 def reduce_plan(plan: Plan, facts: Facts, run_plan: RunPlan) -> Reduced:
     """The small plan of one that compiles to `run_plan`."""
     num_ranks, largest = _world(run_plan)
-    shapes = student_shape(plan, facts), facts.teacher.shape
+    shapes = student_shape(plan, facts), teacher_shape(plan, facts)
     planned = plan.student.parallel, teacher_parallel(plan)
     axes = [
         reduced_axes(parallel, shape.num_layers, largest)
@@ -127,6 +127,8 @@ def _plan(
             "recompute": recompute,
         },
         teacher={
+            "self_": None,
+            "decay": None,
             "revision": None,
             "dtype": None,
             "offload": "cpu" if waits_on_host else "none",

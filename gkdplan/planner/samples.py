@@ -2,6 +2,7 @@
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.layout import teacher_parallel
+from gkdplan.planner.models import named_teacher
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Generate
 from gkdplan.samples import SAMPLES_VERSION, Manifest, SampledFile, text_fingerprint
@@ -44,14 +45,14 @@ def takes_vllm_on_the_ranks(plan: Plan) -> bool:
 def with_the_teacher_as_student(plan: Plan) -> Plan:
     """A plan of the teacher's samples for vllm, which holds a student's weights: the teacher is in
     both places, in its own layout."""
-    teacher = plan.teacher
+    name, revision = named_teacher(plan)
     drawing = Student(
-        model=teacher.model,
-        revision=teacher.revision,
-        dtype=teacher.dtype or plan.student.dtype,
+        model=name,
+        revision=revision,
+        dtype=plan.teacher.dtype or plan.student.dtype,
         parallel=teacher_parallel(plan),
     )
-    same = Teacher(model=teacher.model, revision=teacher.revision)
+    same = Teacher(model=name, revision=revision)
     distill = plan.distill.model_copy(update={"lmbda": 1.0, "seq_kd": False})
     return plan.model_copy(update={"student": drawing, "teacher": same, "distill": distill})
 

@@ -69,6 +69,7 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
         name=draft.optimizer.name,
         schedule=draft.optimizer.schedule,
         clip_grad=draft.optimizer.clip_grad,
+        ema_decay=draft.models.teacher.ema_decay,
     )
     yield from _moves_of(moves, Phase.CHECKPOINT)
     if draft.data.eval:

@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from gkdplan.report.objective import SOURCE_NAMES
-from gkdplan.report.words import plural
+from gkdplan.report.words import average, plural
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import (
     AskTeacher,
@@ -119,7 +119,9 @@ def sentence(step: Step) -> str:
             return f"{step.num_micro_batches} x forward, loss, backward"
         case OptimizerStep():
             clip = f"gradients clipped at {step.clip_grad:g}" if step.clip_grad else "no clipping"
-            return f"{step.name}, lr {step.schedule}, {clip}"
+            decay = step.ema_decay
+            averaged = f"; then the teacher becomes {average(decay)}" if decay is not None else ""
+            return f"{step.name}, lr {step.schedule}, {clip}{averaged}"
         case Evaluate():
             each = f", {_each(step.interval)}" if step.interval else ""
             rows = plural(step.num_rows, "held-out row")

@@ -115,7 +115,17 @@ def origin_of_student(student: ModelPlan) -> str:
     return {"pretrained": "pretrained", "random": "random weights"}[student.init]
 
 
+def average(decay: float) -> str:
+    """What an exponential moving average becomes in an update."""
+    return f"{decay:g} of itself and {1 - decay:g} of the student"
+
+
 def residence_of_teacher(teacher: ModelPlan) -> str:
+    averaged = "the student's average, " if teacher.ema_decay is not None else ""
+    return f"{averaged}{_residence(teacher)}"
+
+
+def _residence(teacher: ModelPlan) -> str:
     if teacher.server is not None:
         return f"behind {addresses(teacher.server)}"
     if teacher.is_students_base:

@@ -103,7 +103,8 @@ class ModelPlan:
     asks of the weights' way to the device; the schedule says what became of it. With `stream` they
     come layer by layer, in every forward anew. A teacher that `is_students_base` has no weights of
     its own: it is the student without its adapters. A teacher with a
-    `server` is asked there: no rank has a layer of it.
+    `server` is asked there: no rank has a layer of it. One with an `ema_decay` d becomes, in every
+    update, d of itself and 1 - d of the student.
     """
 
     model: str
@@ -123,6 +124,7 @@ class ModelPlan:
     stream: bool = False
     is_students_base: bool = False
     server: TeacherServer | None = None
+    ema_decay: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,11 +148,13 @@ class StudentStep:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerStep:
-    """One update of the student, its rate by `schedule`; a `clip_grad` of 0 clips nothing."""
+    """One update of the student, its rate by `schedule`; a `clip_grad` of 0 clips nothing. With an
+    `ema_decay` d the teacher then becomes d of itself and 1 - d of the student."""
 
     name: str
     schedule: str
     clip_grad: float
+    ema_decay: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.average import StudentAverage
 from gkdplan.runtime.megatron.adapter_files import save_adapters
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.random_states import (
@@ -34,6 +35,7 @@ def save(
     step: int,
     plan: RunPlan,
     trainer: Trainer,
+    average: StudentAverage | None,
     mesh: Mesh,
     *,
     source: Path,
@@ -56,6 +58,8 @@ def save(
         save_adapters(trainer.chunks, plan.models.student, mesh, partial / "adapter")
     save_student(trainer.chunks, plan.models.student, mesh, source, partial / "student")
     tensors = {name: t.cpu() for name, t in trainer.state_tensors().items()}
+    if average is not None:
+        tensors |= {name: t.cpu() for name, t in average.state_tensors().items()}
     save_file(tensors | random_state_tensors(), state / f"rank_{mesh.rank}.safetensors")
     dist.barrier()
     if mesh.rank == 0:
@@ -71,9 +75,11 @@ def save(
     dist.barrier()
 
 
-def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
-    """Put this rank's training state back as `save` found it, with the student's parameters and the
-    random states.
+def restore(
+    path: Path, plan: RunPlan, trainer: Trainer, average: StudentAverage | None, mesh: Mesh
+) -> None:
+    """Put this rank's training state back as `save` found it, with the student's parameters, those
+    of a teacher that is their `average`, and the random states.
 
     Raises UserError where the checkpoint is of another plan or its state is not whole.
     """
@@ -93,6 +99,8 @@ def restore(path: Path, plan: RunPlan, trainer: Trainer, mesh: Mesh) -> None:
         )
     tensors = _read(path / "state" / f"rank_{mesh.rank}.safetensors", load_file)
     trainer.load_state_tensors(tensors)
+    if average is not None:
+        average.load_state_tensors(tensors)
     load_random_state_tensors(tensors)
 
 

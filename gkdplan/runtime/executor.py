@@ -163,6 +163,8 @@ class Executor:
                     ),
                 )
             )
+        if self.session.average is not None:
+            self.session.average.update()
 
     def _log(self, state: StepState) -> None:
         phases = self.session.phases
@@ -189,6 +191,7 @@ class Executor:
             step,
             self.plan,
             self.session.trainer,
+            self.session.average,
             self.session.mesh,
             source=self.session.student_source,
             keep=action.keep,

@@ -54,7 +54,8 @@ def _sampled_by_megatron(session: Session, role: Role, step: int) -> dict[int, C
     """By row, those of this rank's rows at least."""
     examples = examples_of_rank(session, step, role)
     responses = sample_responses(session, role, examples, session.plan.sampling, step)
-    version = step - 1 if role is Role.STUDENT else 0
+    follows = role is Role.STUDENT or session.average is not None
+    version = step - 1 if follows else 0
     sampled = {
         example.row: Completion(response, version)
         for example, response in zip(examples, responses, strict=True)

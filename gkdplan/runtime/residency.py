@@ -67,6 +67,11 @@ class Residency:
         """Let `mover` carry out the moves of object `name`."""
         self._movers[name] = mover
 
+    def home_of(self, parameter: Parameter) -> Tensor:
+        """Where its values are kept: its host copy, if it has one that does not change."""
+        homes = (home for homes in self._frozen.values() for home in homes)
+        return next((host for visitor, host in homes if visitor is parameter), parameter.data)
+
     def apply(self, move: Move) -> None:
         """Do one move of the plan; of one that is due later only begin its copy."""
         if move.object in self._movers:

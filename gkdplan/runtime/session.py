@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Draw
+from gkdplan.runtime.average import StudentAverage, open_average
 from gkdplan.runtime.checkpoint import restore
 from gkdplan.runtime.data.batch import MicroBatch, Row, micro_batches, row_share
 from gkdplan.runtime.data.chat import Chat, load_chat
@@ -23,7 +24,12 @@ from gkdplan.runtime.megatron.adapters import draw_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh, init_teacher_mesh
 from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
-from gkdplan.runtime.megatron.weights import draw_weights, load_output_head, load_weights
+from gkdplan.runtime.megatron.weights import (
+    draw_output_head,
+    draw_weights,
+    load_output_head,
+    load_weights,
+)
 from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Phases, Position
@@ -43,7 +49,8 @@ from gkdplan.vocab import Role, Source, Tier
 class Session:
     """A rank's open run. A model is its chunks on this rank, in the order of its layers: Megatron's
     GPTModels, without any wrapper. `mesh` is the student's. `engine` samples the student's
-    responses, None where its own modules do."""
+    responses, None where its own modules do; `average` is the teacher's weights where they are the
+    student's average."""
 
     plan: RunPlan
     directory: RunDirectory
@@ -60,6 +67,7 @@ class Session:
     trainer: Trainer
     engine: RolloutEngine | None
     residency: Residency
+    average: StudentAverage | None
     phases: Phases
     metrics: MetricsLog
     progress: Progress
@@ -154,10 +162,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     require_global_batch(len(train.examples), plan.batch.global_rows)
 
     student = build_chunks(plan.models.student, plan.layout.student, mesh, trainable=True)
-    if plan.models.student.init == "random":
-        draw_weights(student, plan.models.student, mesh, plan.training.seed)
-    else:
-        load_weights(student, student_source, plan.models.student, mesh)
+    _set_weights(student, plan.models.student, student_source, mesh, plan.training.seed)
     if plan.models.student.lora is not None:
         draw_adapters(student, plan.models.student, mesh, plan.training.seed)
     teacher, head = ([], None) if server else _open_teacher(plan, mesh, teacher_mesh, student)
@@ -165,8 +170,9 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     if plan.models.teacher.offload is Tier.HOST:
         keep_teacher_on_host(residency, plan.models.teacher, teacher, meter)
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
+    average = open_average(plan.models.teacher, student, teacher, trainer, residency, meter)
     if start_step:
-        restore(directory.checkpoint(start_step), plan, trainer, mesh)
+        restore(directory.checkpoint(start_step), plan, trainer, average, mesh)
     if plan.optimizer.offload is Tier.HOST:
         residency.send_to_host(STUDENT_STATE, trainer.state_apart)
     meter.adopt(_resident_tensors([*student, *teacher], trainer))
@@ -190,6 +196,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         trainer=trainer,
         engine=engine,
         residency=residency,
+        average=average,
         phases=phases,
         metrics=MetricsLog(
             directory.path, plan.training.loggers, start_step, enabled=mesh.rank == 0
@@ -207,11 +214,24 @@ def _open_teacher(
         return student, head_of_loss(plan, mesh, student)
     teacher = build_chunks(model, plan.layout.teacher, teacher_mesh, trainable=False)
     source = _directory_of(Role.TEACHER, model)
-    load_weights(teacher, source, model, teacher_mesh)
+    seed = plan.training.seed
+    _set_weights(teacher, model, source, teacher_mesh, seed)
     head = head_of_loss(plan, mesh, teacher)
     if head is not None and not isinstance(head, Parameter):
-        load_output_head(head, source, model, mesh)
+        if model.init == "random":
+            draw_output_head(head, model, mesh, seed)
+        else:
+            load_output_head(head, source, model, mesh)
     return teacher, head
+
+
+def _set_weights(
+    chunks: Sequence[Any], model: ModelPlan, source: Path, mesh: Mesh, seed: int
+) -> None:
+    if model.init == "random":
+        draw_weights(chunks, model, mesh, seed)
+    else:
+        load_weights(chunks, source, model, mesh)
 
 
 def _directory_of(role: Role, model: ModelPlan) -> Path:

@@ -33,6 +33,7 @@ from gkdplan.runplan.steps import (
     TakeSamples,
     TeacherForward,
 )
+from gkdplan.runtime.average import StudentAverage, open_average
 from gkdplan.runtime.data.batch import MicroBatch, Row, row_share
 from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.distillation import Distillation
@@ -148,7 +149,8 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     if head is not None:
         meter.adopt([head])
     distillation = Distillation(teacher, plan.objective, vocab_size, mesh.tensor_group, head)
-    return TracedStep(plan, distillation, residency, trainer, meter, mesh)
+    average = open_average(plan.models.teacher, student, teacher, trainer, residency, meter)
+    return TracedStep(plan, distillation, residency, trainer, average, meter, mesh)
 
 
 @dataclass(slots=True)
@@ -159,6 +161,7 @@ class TracedStep:
     distillation: Distillation
     residency: Residency
     trainer: Trainer
+    average: StudentAverage | None
     meter: LiveBytes
     mesh: Mesh
     peak_bytes: dict[Phase, int] = field(default_factory=dict)
@@ -202,6 +205,8 @@ class TracedStep:
                 case OptimizerStep():
                     with self._phase(Phase.OPTIMIZER):
                         self.trainer.step()
+                        if self.average is not None:
+                            self.average.update()
                 case Draw() | Refit() | Generate() | GenerateAhead() | TakeSamples():
                     continue
                 case Evaluate() | Checkpoint():

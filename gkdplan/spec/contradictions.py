@@ -1,4 +1,5 @@
-"""GK006: keys that ask for different things, found in the text's values.
+"""GK006: keys that ask for different things, and GK004 where one of two is missing, found in the
+text's values.
 
 These checks read the raw values, so that a plan with another fault still shows them. Each is a
 generator of findings, named as its rule; what has the wrong type is left to the schema.
@@ -121,6 +122,55 @@ def recompute_keys_need_their_granularity(source: Source) -> Iterator[Diagnostic
                 f'`{path}` is read only with `granularity = "{reader}"`',
                 f'set `student.recompute.granularity = "{reader}"`, or remove `{key}`',
                 f"the granularity is {granularity}",
+            )
+
+
+def a_teacher_is_one_model(source: Source) -> Iterator[Diagnostic]:
+    if source.has("teacher") and not source.has("teacher.self"):
+        if not source.has("teacher.model"):
+            yield error(
+                "GK004",
+                "`teacher.model` is missing",
+                "teacher.model",
+                label="no `model` in this table",
+                help=("add `model = ...` to `[teacher]`, or `self = ...` for the student itself",),
+            )
+        if source.has("teacher.decay"):
+            yield _contradiction(
+                "teacher.decay",
+                '`teacher.decay` is read only with `teacher.self = "ema"`',
+                'write `self = "ema"` in place of `teacher.model`, or remove `decay`',
+            )
+        return
+    for key in ("model", "revision", "dtype", "server", "samples"):
+        if source.has(f"teacher.{key}"):
+            yield _contradiction(
+                f"teacher.{key}",
+                f"`teacher.{key}` is of another model than the student, which `teacher.self` takes",
+                f"remove `teacher.{key}` or `teacher.self`",
+                f"`self` is written on line {source.locate('teacher.self').line}",
+            )
+
+
+def an_average_follows_the_student(source: Source) -> Iterator[Diagnostic]:
+    if source.value("teacher.self") == "initial" and source.has("teacher.decay"):
+        yield _contradiction(
+            "teacher.decay",
+            "`teacher.decay` changes a teacher that stays what it is",
+            'set `teacher.self = "ema"`, or remove `decay`',
+        )
+    if source.value("teacher.self") != "ema":
+        return
+    reasons = {"parallel": "moves weights away from the student's, whose average they are"}
+    if source.value("teacher.stream") is True:
+        reasons["stream"] = "is of models larger than the device, which holds the student anyway"
+    for key, reason in reasons.items():
+        if source.has(f"teacher.{key}"):
+            yield _contradiction(
+                f"teacher.{key}",
+                f"`teacher.{key}` {reason}",
+                f"remove `teacher.{key}`",
+                'the teacher is the student\'s average: `self = "ema"`',
             )
 
 
@@ -302,6 +352,8 @@ CHECKS: tuple[Callable[[Source], Iterator[Diagnostic]], ...] = (
     lora_needs_its_tuning,
     stages_are_given_one_way,
     recompute_keys_need_their_granularity,
+    a_teacher_is_one_model,
+    an_average_follows_the_student,
     a_server_teacher_holds_no_weights_here,
     a_server_teacher_has_an_address,
     several_teachers_need_a_column,

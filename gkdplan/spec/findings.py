@@ -161,7 +161,8 @@ def _missing(path: Path, source: Source) -> Diagnostic:
 
 def _addition(table: Path, key: str, node: Node, source: Source) -> str:
     if "properties" in node:
-        keys = [f"`{required} = ...`" for required in node["required"]]
+        needed = node.get("required", list(node["properties"])[:1])
+        keys = [f"`{required} = ...`" for required in needed]
         return f"add a table `[{format_path((*table, key))}]` with {_listed(keys, quote='')}"
     if table:
         return f"add `{key} = ...` to `[{format_path(table)}]`"

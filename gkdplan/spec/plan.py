@@ -156,8 +156,12 @@ class Server(Section):
 class Teacher(Section):
     """The model that is learnt from."""
 
-    model: Text
-    """A directory in Hugging Face's format, or a hub id."""
+    model: Text | None = None
+    """A directory in Hugging Face's format, or a hub id; only with `self` it is left out."""
+    self_: Literal["initial", "ema"] | None = Field(default=None, alias="self")
+    """The student in place of another model: as it starts, or the moving average of its weights."""
+    decay: Decay | None = None
+    """For self = "ema", the share of the average that stays in an update; left out, 0.999."""
     revision: Text | None = None
     """A hub revision."""
     dtype: Annotated[Dtype, Field(strict=False)] | None = None

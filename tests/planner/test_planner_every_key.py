@@ -34,6 +34,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     },
     "teacher.parallel": {"cluster": {"devices_per_node": 2}, "teacher": {"parallel": {}}},
     "student.parallel": {"cluster": {"devices_per_node": 2}},
+    "teacher.decay": {"teacher": {"model": None, "self": "ema"}},
     "teacher.server.urls": {"teacher": {"server": {"column": "domain"}}},
     "teacher.server.column": {"teacher": {"server": {"urls": {"maths": "http://host"}}}},
     "teacher.server": {"teacher": {"server": {"url": "http://host"}}},

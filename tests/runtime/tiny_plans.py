@@ -7,6 +7,7 @@ import tiny
 from gkdplan.facts.lookup import look_up
 from gkdplan.facts.model import ModelRef
 from gkdplan.planner.compiler import compile_plan
+from gkdplan.planner.models import named_teacher
 from gkdplan.runplan.model import RunPlan
 from gkdplan.spec.load import load_plan
 from gkdplan.vocab import Role
@@ -26,7 +27,7 @@ tensor = {tensor}
 [student.recompute]
 {recompute}
 [teacher]
-model = "{home}/teacher"
+{teacher_model}
 offload = "{offload}"
 {teacher}
 {prefetch}
@@ -100,7 +101,11 @@ def make_home(home: Path) -> Path:
 
 def plan_text(home: Path, output: Path | str, **changes: object) -> str:
     """PLAN with `changes` to its defaults."""
-    defaults = {**DEFAULTS, "held_out": f'["{home}/rows.jsonl"]'}
+    defaults = {
+        **DEFAULTS,
+        "held_out": f'["{home}/rows.jsonl"]',
+        "teacher_model": f'model = "{home}/teacher"',
+    }
     return PLAN.format(home=home, output=output, **{**defaults, **changes})
 
 
@@ -116,7 +121,7 @@ def compile_plan_text(text: str) -> RunPlan:
     plan = loaded.plan
     facts, found = look_up(
         ModelRef(Role.STUDENT, plan.student.model, None),
-        ModelRef(Role.TEACHER, plan.teacher.model, None),
+        ModelRef(Role.TEACHER, *named_teacher(plan)),
         plan.cluster.device,
         plan.data.train,
         plan.data.eval,

@@ -1,6 +1,7 @@
 """What the vocabulary can say and this version cannot do yet: named, never ignored."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from gkdplan import __version__
 from gkdplan.diagnostics import Severity
@@ -31,6 +32,15 @@ def feature_is_available(plan: Plan) -> Iterator[Finding]:
         value = value_of(plan)
         if value not in available:
             yield _not_yet(path, value)
+    if plan.teacher.self_ == "ema" and plan.student.tuning == "lora":
+        yield replace(
+            _not_yet("teacher.self", "ema"),
+            notes=("the average would be of adapters, beside the base that they share",),
+            help=(
+                'set `teacher.self` to "initial", which is the frozen base, or `student.tuning` to '
+                '"full"',
+            ),
+        )
     for index, logger in enumerate(plan.run.loggers):
         if logger != "tensorboard":
             yield _not_yet(f"run.loggers[{index}]", logger)

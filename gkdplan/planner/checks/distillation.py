@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import DataFile, Facts
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import dataset_share, effective_mix
+from gkdplan.planner.draft import dataset_share, effective_mix, effective_sft_alpha
+from gkdplan.planner.lora import lora_of
 from gkdplan.planner.models import true_vocab_size
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Role
@@ -131,7 +132,31 @@ def top_k_is_within_the_vocabulary(plan: Plan, facts: Facts) -> Iterator[Finding
         )
 
 
+@rule("GK428", Severity.WARNING)
+def a_teacher_differs_from_its_student(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Where both are one distribution the divergence and its gradient are zero; the cross-entropy
+    of the dataset's responses, or dropped inputs of adapters, take the student away from there."""
+    is_dropped = plan.student.tuning == "lora" and lora_of(plan.student).dropout > 0
+    if plan.teacher.self_ is None or effective_sft_alpha(plan) > 0 or is_dropped:
+        return
+    share = dataset_share(plan)
+    dataset = "" if share > 0 else ", and `distill.lmbda` and `distill.seq_kd` below 1"
+    yield Finding(
+        f'`teacher.self = "{plan.teacher.self_}"` gives a teacher that agrees with its student '
+        "from the first step on",
+        "teacher.self",
+        label="nothing takes the student away from it",
+        notes=(
+            "the divergence of two equal distributions is zero, and so is its gradient",
+            f"{share:.0%} of the steps learn from the dataset, `distill.sft_alpha` = "
+            f"{plan.distill.sft_alpha:g}",
+        ),
+        help=(f"set `distill.sft_alpha` above 0{dataset}",),
+    )
+
+
 RULES = (
+    a_teacher_differs_from_its_student,
     beta_is_not_near_an_end,
     samples_have_an_engine,
     dataset_steps_have_responses,

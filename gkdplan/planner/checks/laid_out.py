@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.layout import teacher_parallel, world_size_of
-from gkdplan.planner.models import student_shape
+from gkdplan.planner.models import student_shape, teacher_shape
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Parallel, Plan
 from gkdplan.vocab import Role
@@ -53,7 +53,7 @@ def each_model(plan: Plan, facts: Facts) -> tuple[LaidOut, ...]:
     owner = Role.STUDENT if plan.teacher.parallel is None else Role.TEACHER
     teacher = LaidOut(
         (Role.TEACHER,),
-        facts.teacher.shape,
+        teacher_shape(plan, facts),
         teacher_parallel(plan),
         world_size_of(plan.cluster),
         f"{owner}.parallel",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from gkdplan.facts.model import DataFile, Facts, SamplesFile
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.draft import sampling_temperature, takes_samples
+from gkdplan.planner.models import named_teacher
 from gkdplan.samples import SampledFile, text_fingerprint
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Role
@@ -19,7 +20,7 @@ def samples_are_the_teachers(plan: Plan, facts: Facts) -> Iterator[Finding]:
     samples = _samples(plan, facts)
     if samples is None:
         return
-    theirs, teacher = samples.manifest, plan.teacher
+    theirs = samples.manifest
     if theirs.role is not Role.TEACHER:
         yield Finding(
             f"{samples.path} holds the student's samples, and steps learn from the teacher's",
@@ -29,7 +30,7 @@ def samples_are_the_teachers(plan: Plan, facts: Facts) -> Iterator[Finding]:
         )
         return
     weights = theirs.weights, samples.teacher_weights
-    names = _named(theirs.model, theirs.revision), _named(teacher.model, teacher.revision)
+    names = _named(theirs.model, theirs.revision), _named(*named_teacher(plan))
     are_known, is_named = None not in weights, names[0] == names[1]
     if weights[0] == weights[1] if are_known else is_named:
         return

@@ -9,6 +9,7 @@ STUDENT_GRADS = "student grads"
 STUDENT_STATE = "student main + Adam"
 TEACHER_BODY = "teacher body"
 TEACHER_HEAD = "teacher head"
+TEACHER_AVERAGE = "teacher average"
 ENGINE_WEIGHTS = "vllm weights"
 KV_CACHE = "kv cache"
 REFIT_BUFFER = "refit buffer"
@@ -27,6 +28,7 @@ REPORT_ORDER = (
     STUDENT_STATE,
     TEACHER_BODY,
     TEACHER_HEAD,
+    TEACHER_AVERAGE,
     ENGINE_WEIGHTS,
     KV_CACHE,
     REFIT_BUFFER,

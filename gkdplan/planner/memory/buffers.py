@@ -17,13 +17,17 @@ from gkdplan.planner.memory.buffer import (
     TEMPORARIES,
     Buffer,
 )
-from gkdplan.planner.memory.checkpoint import state_file_bytes, student_files_bytes
+from gkdplan.planner.memory.checkpoint import (
+    average_file_bytes,
+    state_file_bytes,
+    student_files_bytes,
+)
 from gkdplan.planner.memory.evaluation import evaluation_buffers
 from gkdplan.planner.memory.held_graphs import held_bytes
 from gkdplan.planner.memory.overhead import overhead_buffers
 from gkdplan.planner.memory.rank import Rank, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
-from gkdplan.planner.memory.teacher import weight_buffers
+from gkdplan.planner.memory.teacher import published_bytes, weight_buffers
 from gkdplan.planner.memory.teacher_forward import forward_buffers
 from gkdplan.planner.memory.vllm import vllm_buffers
 from gkdplan.runplan.layout import RankClass
@@ -72,7 +76,8 @@ def _resident(rank: Rank) -> Iterator[Buffer]:
     held = held_bytes(rank.student.model, rank.student.batch)
     yield Buffer(TEMPORARIES, held, FIRST, Phase.TEACHER)
     yield Buffer(TEMPORARIES, held, Phase.OPTIMIZER, LAST)
-    yield Buffer(TEMPORARIES, _update_bytes(rank), Phase.OPTIMIZER, Phase.OPTIMIZER)
+    updating = max(_update_bytes(rank), published_bytes(rank))
+    yield Buffer(TEMPORARIES, updating, Phase.OPTIMIZER, Phase.OPTIMIZER)
 
 
 def _update_bytes(rank: Rank) -> int:
@@ -125,5 +130,6 @@ def _saving(rank: Rank) -> Iterator[Buffer]:
         writes=student.stage.is_first,
     )
     copies = state_file_bytes(student, rank.state, distributed=draft.optimizer.distributed)
+    copies += average_file_bytes(draft, rank.state)
     yield Buffer(TEMPORARIES, files, phase, phase, "student's files")
     yield Buffer(TEMPORARIES, copies, phase, phase, "state")

@@ -1,5 +1,6 @@
 """Bytes that saving needs on the device, which on a CPU is where the files' tensors wait too."""
 
+from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.model import RankModel, chunks_of_stage
 from gkdplan.planner.memory.optimizer import TrainingState
@@ -7,7 +8,7 @@ from gkdplan.planner.memory.parameters import largest_elements, num_elements
 from gkdplan.planner.memory.stage import whole_model
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import ModelPlan
-from gkdplan.vocab import Dtype
+from gkdplan.vocab import Dtype, Tier
 
 FILE_BYTES = 5 * 10**9
 """Of one safetensors file at most: as in runtime/megatron/weights.py."""
@@ -42,3 +43,13 @@ def state_file_bytes(student: RankModel, state: TrainingState, *, distributed: b
     and main weights that are copies already, are written from where they are."""
     are_views = student.dtype is Dtype.FP32 and distributed
     return state.owned_elements * Dtype.FP32.num_bytes if are_views else 0
+
+
+def average_file_bytes(draft: Draft, state: TrainingState) -> int:
+    """Of a teacher that is the student's average: where its own float32 weights are the average,
+    the pieces that the rank updates are copied, as a file needs its own."""
+    teacher = draft.models.teacher
+    is_there = teacher.offload is Tier.DEVICE or draft.layout.backend == "gloo"
+    if teacher.ema_decay is None or teacher.dtype is not Dtype.FP32 or not is_there:
+        return 0
+    return state.owned_elements * Dtype.FP32.num_bytes

@@ -35,6 +35,10 @@ ORIGINS = {
         "the teacher's output head, which the loss needs",
         "megatron/core/models/gpt/gpt_model.py",
     ),
+    buffer.TEACHER_AVERAGE: (
+        "the float32 average of the student's main weights, where the teacher's are narrower",
+        "gkdplan/runtime/average.py",
+    ),
     buffer.KV_CACHE: (
         "keys and values: Megatron's of every row at full length, vllm's what its share leaves",
         "docs/sampling.md",

@@ -2,11 +2,23 @@
 
 from collections.abc import Iterator
 
-from gkdplan.planner.memory.buffer import FIRST, LAST, TEACHER_BODY, TEACHER_HEAD, Buffer
-from gkdplan.planner.memory.parameters import EMBEDDING, OUTPUT_LAYER, num_elements
+from gkdplan.planner.memory.buffer import (
+    FIRST,
+    LAST,
+    TEACHER_AVERAGE,
+    TEACHER_BODY,
+    TEACHER_HEAD,
+    Buffer,
+)
+from gkdplan.planner.memory.parameters import (
+    EMBEDDING,
+    OUTPUT_LAYER,
+    largest_elements,
+    num_elements,
+)
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.runplan.model import is_head_needed
-from gkdplan.vocab import Phase
+from gkdplan.vocab import Dtype, Phase, Tier
 
 MOMENTS_OF_LAYERS = ("layers", "earlier chunk")
 """Those of the teacher's phase in which a layer runs: planner/memory/teacher_forward.py."""
@@ -28,6 +40,8 @@ def weight_buffers(rank: Rank) -> Iterator[Buffer]:
     else:
         yield Buffer(TEACHER_BODY, body_bytes(rank), FIRST, LAST)
     yield Buffer(TEACHER_HEAD, head_bytes(rank), FIRST, LAST)
+    if rank.draft.models.teacher.offload is Tier.DEVICE:
+        yield Buffer(TEACHER_AVERAGE, average_bytes(rank), FIRST, LAST)
 
 
 def body_bytes(rank: Rank) -> int:
@@ -35,6 +49,28 @@ def body_bytes(rank: Rank) -> int:
     own_head = teacher.head_elements if teacher.stage.is_last else 0
     elements = sum(map(num_elements, teacher.chunks)) - own_head
     return elements * teacher.dtype.num_bytes
+
+
+def average_bytes(rank: Rank) -> int:
+    """Of a teacher that is the student's average, in float32: of the main weights that this rank
+    updates, beside narrower weights of the teacher; float32 ones are the average themselves."""
+    teacher = rank.draft.models.teacher
+    if teacher.ema_decay is None or teacher.dtype is Dtype.FP32:
+        return 0
+    return rank.state.owned_elements * Dtype.FP32.num_bytes
+
+
+def published_bytes(rank: Rank) -> int:
+    """The parameter of an average on the host that is on the device at one time, where nccl gathers
+    its pieces from the ranks that update them."""
+    draft, degrees = rank.draft, rank.draft.layout.student
+    teacher = draft.models.teacher
+    is_divided = draft.optimizer.distributed and degrees.data * degrees.context > 1
+    is_brought = teacher.offload is Tier.HOST and draft.layout.backend == "nccl"
+    if teacher.ema_decay is None or not (is_divided and is_brought):
+        return 0
+    largest = max(map(largest_elements, rank.student.model.trained_chunks))
+    return largest * teacher.dtype.num_bytes
 
 
 def visiting_bytes(rank: Rank) -> int:

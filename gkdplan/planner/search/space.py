@@ -8,7 +8,7 @@ from itertools import chain, islice
 from gkdplan.facts.model import Facts
 from gkdplan.planner.auto_offload import OFFLOADABLE, offloaded_to
 from gkdplan.planner.layout import world_size_of
-from gkdplan.planner.models import student_shape
+from gkdplan.planner.models import student_shape, teacher_shape
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Parallel, Plan, Recompute
 
@@ -107,13 +107,14 @@ def _with_mesh(plan: Plan, student: Parallel, teacher: Parallel | None) -> Plan:
 
 def _teachers(plan: Plan, facts: Facts, student: Parallel) -> Iterator[Parallel | None]:
     """The student's mesh, also with stages of its own depth, the plan's, and tensor and context
-    axes alone, within a node or with the student's context degree."""
+    axes alone, within a node or with the student's context degree. The student's average lies where
+    the student does."""
     yield None
-    if plan.teacher.server is not None:
+    if plan.teacher.server is not None or plan.teacher.self_ == "ema":
         return
     if student.pipeline > 1:
         no_stages = {"virtual_pipeline": 1, "first_stage_layers": None, "last_stage_layers": None}
-        for stages in islice(_stages(facts.teacher.shape.num_layers, student.pipeline), 1):
+        for stages in islice(_stages(teacher_shape(plan, facts).num_layers, student.pipeline), 1):
             yield student.model_copy(update={**no_stages, "stage_layers": None, **stages})
     if plan.teacher.parallel is not None:
         yield plan.teacher.parallel

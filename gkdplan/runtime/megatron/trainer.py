@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gkdplan.runplan.model import OptimizerPlan
 from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.main_pieces import MainPiece, main_pieces
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.schedule import run_schedule
 
@@ -179,6 +180,10 @@ class Trainer:
             if isinstance(value, Tensor) and value.dim() > 0
         ]
         return mains + moments
+
+    def main_pieces(self) -> list[MainPiece]:
+        """What this rank updates of each parameter that is trained."""
+        return list(main_pieces(self._links, self._buffers, self._is_distributed))
 
     def owned_pieces(self) -> list[list[int]]:
         """For each place on the data axis, the elements of each piece of a parameter it updates.

@@ -45,6 +45,12 @@ def load_output_head(head: Tensor, directory: Path, plan: ModelPlan, mesh: Mesh)
         _fill_rows(head, checkpoint.read(piece))
 
 
+def draw_output_head(head: Tensor, plan: ModelPlan, mesh: Mesh, seed: int) -> None:
+    """The same rows of the weights that `draw_weights` draws."""
+    (piece,) = slices_of_ranks(plan, mesh, "output_layer.weight")[mesh.tensor_rank]
+    _fill_rows(head, drawn_weights(model_shape(plan), seed)(piece))
+
+
 @torch.no_grad()
 def draw_weights(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, seed: int) -> None:
     """Fill every parameter but adapters' at random, as `drawn_weights` says: the model's weights

@@ -76,8 +76,13 @@ def with_models(plan: Plan, *, student: str, teacher: str, rows: str, output: st
 
 
 def taught_by_itself(plan: Plan) -> Plan:
-    """A reduced plan whose teacher is its student, on the student's layout."""
-    return _with(plan, teacher={"model": plan.student.model, "parallel": None})
+    """A reduced plan whose teacher is its student, on the student's layout, and that learns from
+    nothing else."""
+    return _with(
+        plan,
+        teacher={"model": plan.student.model, "parallel": None},
+        distill={"sft_alpha": 0.0},
+    )
 
 
 def on_one_rank(plan: Plan) -> Plan:

@@ -100,6 +100,23 @@ def test_every_axis_of_a_large_plan_is_in_its_small_one(name: str, tmp_path: Pat
         assert all(getattr(shape, part) == getattr(whole, part) for part in parts)
 
 
+def test_of_a_teacher_that_is_the_student_nothing_else_is_learnt(tmp_path: Path) -> None:
+    labels = "[distill]\nsft_alpha = 0.5\nlmbda = 0.0"
+    large = compiled(tmp_path, student_parallel="", teacher_parallel=labels)
+    small = small_plans(large, tmp_path)
+    assert [small[c].objective.sft_alpha for c in (Claim.ITSELF, Claim.LAYOUT)] == [0.0, 0.5]
+
+
+def test_a_large_plan_of_an_average_has_a_teacher_of_its_own_when_small(tmp_path: Path) -> None:
+    compiled(tmp_path, student_parallel="")
+    plan = tmp_path / "plan.toml"
+    itself = plan.read_text().replace(f'[teacher]\nmodel = "{QWEN}"', '[teacher]\nself = "ema"')
+    plan.write_text(itself)
+    small = small_plans(compile_file(str(plan)), tmp_path)[Claim.LAYOUT]
+    assert small.models.teacher.ema_decay is None
+    assert small.models.teacher.model != small.models.student.model
+
+
 def _nothing() -> None:
     pass
 

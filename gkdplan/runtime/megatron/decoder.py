@@ -1,6 +1,7 @@
 """A model's layers with an attention of one's own, one forward at a time through all stages.
 
-Legend: T tokens of all rows, B rows, H hidden size, V ids of the padded vocabulary, D head size.
+Legend: T tokens of all rows, B rows, H hidden size, V ids of the padded vocabulary, D head size, R
+rotated coordinates of a head.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.runtime.megatron.products import multiply
+from gkdplan.runtime.megatron.rotary import Rotation
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """From a layer's place among this rank's, and query, key and value, to the attention's output."""
+Turn = tuple[Tensor, Tensor]
+"""Cosines and sines."""
 
 
 class Decoder:
@@ -31,7 +35,7 @@ class Decoder:
         self.groups = chunks[0].pg_collection
         self.device = next(chunks[0].parameters()).device
         self._chunks = chunks
-        self._rotary = _rotary_tables(chunks[0], num_positions)
+        self._rotary = _rotary_tables(chunks, num_positions)
 
     @property
     def is_last_stage(self) -> bool:
@@ -45,7 +49,10 @@ class Decoder:
         Megatron's modules see one sequence of T positions, [T, 1, H]: all but attention treat
         positions alike, so that it may hold several rows.
         """
-        cos, sin = (table[positions_T][:, None, None] for table in self._rotary)
+        turns = {
+            rotation: (cos[positions_T][:, None, None], sin[positions_T][:, None, None])
+            for rotation, (cos, sin) in self._rotary.items()
+        }
         place = 0
         for chunk in self._chunks:
             if chunk.pre_process:
@@ -53,7 +60,8 @@ class Decoder:
             else:
                 hidden = self._receive(len(tokens_T))
             for layer in chunk.decoder.layers:
-                hidden = _run_layer(layer, place, hidden, cos, sin, attend)
+                turn = turns.get(layer.self_attention.rotation)
+                hidden = _run_layer(layer, place, hidden, turn, attend)
                 place += 1
             if not chunk.post_process:
                 self._send(hidden)
@@ -98,23 +106,42 @@ class Decoder:
 
 
 def _run_layer(
-    layer: TransformerLayer, place: int, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend
+    layer: TransformerLayer, place: int, hidden: Tensor, turn: Turn | None, attend: Attend
 ) -> Tensor:
-    attention = layer.self_attention
+    attention, is_in_pairs = layer.self_attention, layer.config.rotary_interleaved
     query, key, value = attention.get_query_key_value_tensors(layer.input_layernorm(hidden))
-    context = attend(place, _rotate(query, cos, sin), _rotate(key, cos, sin), value)
+    if turn is not None:
+        query, key = (_rotate(x, turn, is_in_pairs=is_in_pairs) for x in (query, key))
+    context = attend(place, query, key, value)
     hidden = hidden + attention.linear_proj(context)[0]
     return hidden + layer.mlp(layer.pre_mlp_layernorm(hidden))[0]
 
 
-def _rotary_tables(model: GPTModel, num_positions: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of each position's angles, [num_positions, D] in the model's dtype."""
-    angles = model.rotary_pos_emb.get_emb(num_positions)[:, 0, 0]
-    dtype = model.config.params_dtype
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+def _rotary_tables(chunks: Sequence[GPTModel], num_positions: int) -> dict[Rotation, Turn]:
+    """Of every way in which a layer turns the cosines and sines of each position's angles,
+    [num_positions, R] in the model's dtype."""
+    angles = chunks[0].rotary_pos_emb.get_emb(num_positions)
+    dtype = chunks[0].config.params_dtype
+    rotations = {layer.self_attention.rotation for c in chunks for layer in c.decoder.layers}
+    tables = {}
+    for rotation in rotations:
+        own = rotation.angles(angles)
+        if own is not None:
+            own = own[:, 0, 0]
+            cos, sin = (trigonometric * rotation.factor for trigonometric in (own.cos(), own.sin()))
+            tables[rotation] = cos.to(dtype), sin.to(dtype)
+    return tables
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of [T, 1, heads, D]: coordinate i of D/2 turns with coordinate i + D/2."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+def _rotate(x: Tensor, turn: Turn, *, is_in_pairs: bool) -> Tensor:
+    """Rotary embedding of [T, 1, heads, D], of whose D coordinates the first R turn: i with
+    i + R/2, or in pairs 2i with 2i + 1."""
+    cos, sin = turn
+    rotated, rest = x[..., : cos.size(-1)], x[..., cos.size(-1) :]
+    if is_in_pairs:
+        turned = torch.stack((-rotated[..., 1::2], rotated[..., ::2]), dim=-1).flatten(-2)
+    else:
+        first, second = rotated.chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+    rotated = rotated * cos + turned * sin
+    return rotated if rest.size(-1) == 0 else torch.cat((rotated, rest), dim=-1)

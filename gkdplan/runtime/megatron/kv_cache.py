@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from gkdplan.runtime.megatron.causal_attention import causal_attention
+from gkdplan.runtime.megatron.attend import attend
 from gkdplan.runtime.megatron.decoder import Decoder
+from gkdplan.runtime.megatron.scores import Scores
 
 
 class KeyValueCache:
@@ -24,7 +25,8 @@ class KeyValueCache:
     2 * layers * B * G * K * D elements.
 
     K is the longest prompt plus `max_new_tokens`. Prompts end in the same column, so that all rows
-    grow together; the columns before a shorter prompt stay zero and hidden.
+    grow together; the columns before a shorter prompt stay zero and hidden. Layers with a window
+    have as many columns as others, of which their tokens read the last.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class KeyValueCache:
     ) -> None:
         attention, device = decoder.layers[0].self_attention, decoder.device
         self.prompt_lengths = tuple(prompt_lengths)
+        self._scores = [layer.self_attention.scores for layer in decoder.layers]
         self.num_columns = max(prompt_lengths)
         self.starts_B = self.num_columns - torch.tensor(prompt_lengths, device=device)
         capacity = self.num_columns + max_new_tokens
@@ -62,7 +65,7 @@ class KeyValueCache:
             columns = slice(self.num_columns - length, self.num_columns)
             self.keys[layer][row, :, columns] = k_S1GD[:, 0].transpose(0, 1)
             self.values[layer][row, :, columns] = v_S1GD[:, 0].transpose(0, 1)
-            contexts.append(causal_attention(q_S1ND, k_S1GD, v_S1GD))
+            contexts.append(attend(q_S1ND, k_S1GD, v_S1GD, self._scores[layer]))
         return torch.cat(contexts)
 
     def attend_tokens(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -75,12 +78,14 @@ class KeyValueCache:
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, self.num_columns - 1] = key[:, 0]
         values[:, :, self.num_columns - 1] = value[:, 0]
-        visible = self.visible_B11K
-        context_BGRD = scaled_dot_product_attention(
+        scores, visible = self._scores[layer], self.visible_B11K
+        seen = slice(scores.first_key(self.num_columns - 1), self.num_columns)
+        context_BGRD = _attend_cached(
             query.view(num_rows, num_kv_heads, -1, head_dim),
-            keys[:, :, : self.num_columns],
-            values[:, :, : self.num_columns],
-            attn_mask=None if visible is None else visible[..., : self.num_columns],
+            keys[:, :, seen],
+            values[:, :, seen],
+            None if visible is None else visible[..., seen],
+            scores,
         )
         return context_BGRD.reshape(num_rows, 1, -1)
 
@@ -97,3 +102,23 @@ class KeyValueCache:
         self.starts_B = self.starts_B[rows]
         if self.visible_B11K is not None:
             self.visible_B11K = self.visible_B11K[rows]
+
+
+def _attend_cached(
+    query_BGRD: Tensor,
+    keys_BGKD: Tensor,
+    values_BGKD: Tensor,
+    visible_B11K: Tensor | None,
+    scores: Scores,
+) -> Tensor:
+    """[B, G, R, D]; bounded scores of one token a row are few, and computed in float32."""
+    if scores.softcap is None:
+        return scaled_dot_product_attention(
+            query_BGRD, keys_BGKD, values_BGKD, attn_mask=visible_B11K, scale=scores.scale
+        )
+    products = torch.matmul(query_BGRD, keys_BGKD.transpose(-1, -2)).float()
+    logits = products.mul_(scores.scale_of(query_BGRD.size(-1)) / scores.softcap).tanh_()
+    logits.mul_(scores.softcap)
+    if visible_B11K is not None:
+        logits.masked_fill_(~visible_B11K, -torch.inf)
+    return torch.matmul(logits.softmax(dim=-1).to(values_BGKD.dtype), values_BGKD)

@@ -1,7 +1,6 @@
 """A ModelPlan as a Megatron GPTModel: every field of the shape has one place in the config."""
 
 from bisect import bisect_right
-from dataclasses import astuple
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -26,7 +25,8 @@ from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.lora import add_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
 from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
-from gkdplan.shape import ModelShape
+from gkdplan.runtime.megatron.rotary import RotaryAngles
+from gkdplan.shape import AttentionShape, ModelShape
 from gkdplan.vocab import Dtype, Tier
 
 ACTIVATIONS = {"silu": silu, "gelu_tanh": partial(gelu, approximate="tanh")}
@@ -57,6 +57,7 @@ def build_chunks(
     is_first = mesh.pipeline_rank == 0
     is_last = mesh.pipeline_rank == mesh.pipeline_size - 1
     last_chunk = degrees.virtual_pipeline - 1
+    shape = model_shape(plan)
     chunks = []
     for index, num_layers in enumerate(plan.stage_layers[mesh.pipeline_rank]):
         with platform.megatron_calls(), pipeline_of(mesh, degrees):
@@ -64,7 +65,7 @@ def build_chunks(
                 config,
                 platform.layer_spec(
                     mesh.kernels,
-                    plan.shape,
+                    shape,
                     config,
                     num_layers,
                     norms_apart=plan.lora is not None,
@@ -75,7 +76,6 @@ def build_chunks(
                 post_process=is_last and index == last_chunk,
                 share_embeddings_and_output_weights=plan.shape.tied_embeddings,
                 position_embedding_type="rope",
-                rotary_base=plan.shape.rope_theta,
                 vp_stage=index if last_chunk else None,
                 pg_collection=mesh.groups,
             )
@@ -85,12 +85,10 @@ def build_chunks(
 
 
 def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> GPTModel:
-    """What Megatron's constructor leaves open: rotary scaling, norms of outputs, the embedding's
+    """What Megatron's constructor leaves open: rotary angles, norms of outputs, the embedding's
     scale, marks of shards, mode and place."""
     shape = plan.shape
-    if shape.rope_scaling is not None:
-        rotary = model.rotary_pos_emb
-        rotary.inv_freq = rotary._apply_scaling(rotary.inv_freq, *astuple(shape.rope_scaling))
+    model.rotary_pos_emb = RotaryAngles(shape, mesh.groups.cp)
     if shape.norms != "pre":
         add_output_norms(model, platform.norm_class(mesh.kernels, shape))
     if shape.qk_norm_of_all_heads:
@@ -130,9 +128,9 @@ def stage_of_layer(plan: ModelPlan, layer: int) -> int:
 
 def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConfig:
     """Megatron's config for the plan: losses are sums, so `calculate_per_token_loss` is on."""
-    shape, dtype = plan.shape, TORCH_DTYPES[plan.dtype]
+    shape, dtype = model_shape(plan), TORCH_DTYPES[plan.dtype]
     return TransformerConfig(
-        num_layers=num_model_layers(plan),
+        num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
         ffn_hidden_size=shape.ffn_hidden_size,
         num_attention_heads=shape.num_attention_heads,
@@ -149,6 +147,7 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         hidden_dropout=0.0,
         attention_dropout=0.0,
         attention_softmax_in_fp32=True,
+        **_attention(shape.attention, shape.num_layers),
         tensor_model_parallel_size=degrees.tensor,
         sequence_parallel=degrees.sequence and degrees.tensor > 1,
         context_parallel_size=degrees.context,
@@ -167,6 +166,23 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         **expert_fields(shape, degrees),
         **platform.config_overrides(torch.distributed.get_backend(), plan.offload),
     )
+
+
+def _attention(attention: AttentionShape, num_layers: int) -> dict[str, Any]:
+    """Megatron's fields; its windows count the positions before one's own. `RotaryAngles` and
+    `LayerAttention` know the rest."""
+    fields = {
+        "softmax_scale": attention.scale,
+        "rotary_interleaved": attention.rotary_in_pairs,
+    }
+    if attention.window is None:
+        return fields
+    is_sliding = [int(layer in attention.sliding_layers) for layer in range(num_layers)]
+    return {
+        **fields,
+        "window_size": (attention.window - 1, 0),
+        "window_attn_skip_freq": is_sliding,
+    }
 
 
 def _pipeline_layout(plan: ModelPlan) -> list[list[str]] | None:

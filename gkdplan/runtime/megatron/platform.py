@@ -8,6 +8,7 @@ CUDA habits are shimmed.
 
 import contextlib
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from gkdplan.diagnostics import UserError
 from gkdplan.runtime.kernels import no_transformer_engine
 from gkdplan.runtime.megatron import cpu_shims, without_transformer_engine
+from gkdplan.runtime.megatron.layer_attention import LayerAttention
 from gkdplan.runtime.megatron.norms import AllHeadsNorm, RMSNorm, ZeroCenteredRMSNorm
 from gkdplan.runtime.megatron.torch_modules import CoreAttention
 from gkdplan.shape import ModelShape
@@ -95,7 +97,10 @@ def layer_spec(
             num_experts=config.num_moe_experts, normalization="RMSNorm", qk_layernorm=shape.qk_norm
         )
         spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = norm
-        spec.submodules.self_attention.submodules.core_attention = CoreAttention
+        spec.submodules.self_attention.submodules.core_attention = partial(
+            CoreAttention, attention=shape.attention
+        )
+    _attend_by_layer(spec, shape)
     layer, attention = spec.submodules, spec.submodules.self_attention.submodules
     if shape.norms == "post":
         layer.input_layernorm = layer.pre_mlp_layernorm = IdentityOp
@@ -125,6 +130,12 @@ def _head_norms(norm: type[torch.nn.Module], shape: ModelShape) -> tuple[Any, An
     heads = (shape.num_attention_heads, shape.num_kv_heads)
     query, key = (ModuleSpec(AllHeadsNorm, params={"num_heads": number}) for number in heads)
     return query, key
+
+
+def _attend_by_layer(spec: ModuleSpec, shape: ModelShape) -> None:
+    """Let each layer's attention know what its number means in the family."""
+    attention = spec.submodules.self_attention
+    attention.module, attention.params = LayerAttention, {**attention.params, "shape": shape}
 
 
 def fuse_updates(adam: torch.optim.Optimizer) -> None:

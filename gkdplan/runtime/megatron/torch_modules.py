@@ -9,23 +9,33 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from gkdplan.runtime.megatron.causal_attention import causal_attention
-from gkdplan.runtime.megatron.context_attention import ContextAttention
+from gkdplan.runtime.megatron.attend import attend
+from gkdplan.runtime.megatron.scores import scores_of
+from gkdplan.shape import PLAIN_ATTENTION, AttentionShape
 
 
 class CoreAttention(torch.nn.Module):
-    """Causal attention of training rows through torch's fused kernel, which repeats no kv head.
+    """Causal attention of training rows, as the family's layer of this number attends.
 
     Takes and returns Megatron's layout: query [S, B, N, D], key and value [S, B, G, D] to
     [S, B, N * D], of this rank's share of the positions under context parallelism. Rows are padded
     on the right, so that causality is all the mask there is.
     """
 
-    def __init__(self, config: TransformerConfig, pg_collection: Any = None, **_: object) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        pg_collection: Any = None,
+        *,
+        attention: AttentionShape = PLAIN_ATTENTION,
+        **_: object,
+    ) -> None:
         super().__init__()
         self._context_group = None if pg_collection is None else pg_collection.cp
+        self._scores = scores_of(attention, layer_number - 1)
         assert config.attention_dropout == 0.0
-        assert config.softmax_scale is None
+        assert config.softmax_scale == attention.scale
 
     def forward(
         self,
@@ -38,6 +48,4 @@ class CoreAttention(torch.nn.Module):
         packed_seq_params: None = None,
     ) -> Tensor:
         assert attention_mask is attention_bias is packed_seq_params is None
-        if self._context_group is not None and self._context_group.size() > 1:
-            return ContextAttention.apply(query, key, value, self._context_group).flatten(2)
-        return causal_attention(query, key, value)
+        return attend(query, key, value, self._scores, self._context_group)

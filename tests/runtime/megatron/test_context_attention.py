@@ -35,7 +35,7 @@ def _attends_as_one() -> None:
 
     mine = [x[here].float().requires_grad_() for x in whole]
     group = torch.distributed.group.WORLD
-    share = ContextAttention.apply(*mine, group)
+    share = ContextAttention.apply(*mine, None, group)
     (share * weights[here].float()).sum().backward()
     torch.testing.assert_close(share.double(), result[here], rtol=1e-5, atol=1e-5)
     for ours, reference in zip(mine, expected, strict=True):

@@ -1,4 +1,4 @@
-"""Attention of bounded, scaled and windowed scores against softmax attention written out in float64.
+"""Attention of bounded, scaled and windowed scores against softmax attention in float64.
 
 Legend: S positions, T of all ranks, B rows, N query heads, G kv heads, D head size.
 """

@@ -15,8 +15,9 @@ class Distillation:
     """The teacher and the objective, over the ranks of the student's tensor group.
 
     `teacher` is this rank's chunks of it, Megatron GPTModels; `teacher_head` [V/t, H] its output
-    head with the ids of the student's, None where the loss does not multiply by it. `vocab_size` is
-    the true vocabulary that the loss normalises over.
+    head with the ids of the student's, None where the loss does not multiply by it, and
+    `teacher_softcap` what bounds its logits. `vocab_size` is the true vocabulary that the loss
+    normalises over.
     """
 
     teacher: Sequence[Any]
@@ -24,3 +25,4 @@ class Distillation:
     vocab_size: int
     tensor_group: ProcessGroup
     teacher_head: Tensor | None
+    teacher_softcap: float | None

@@ -80,6 +80,8 @@ def _sums(session: Session, of_all: Sequence[Sequence[Example]]) -> Tensor:
             chunk_tokens=objective.chunk_tokens,
             backend=objective.loss_backend,
             vocab_size=session.plan.models.vocab_size,
+            student_softcap=session.plan.models.student.shape.logit_softcap,
+            teacher_softcap=session.plan.models.teacher.shape.logit_softcap,
         )
         counts = divergence.new_tensor(float(batch.num_response_tokens))
         sums += torch.stack([divergence, cross_entropy, counts])

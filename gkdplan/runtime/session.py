@@ -100,6 +100,7 @@ class Session:
             plan.models.vocab_size,
             self.mesh.tensor_group,
             self.teacher_head,
+            plan.models.teacher.shape.logit_softcap,
         )
 
     def micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:

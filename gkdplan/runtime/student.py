@@ -7,8 +7,13 @@ from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.distillation import Distillation
-from gkdplan.runtime.loss import TopK, jsd_linear, jsd_logits, top_k_linear
-from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
+from gkdplan.runtime.loss import TopK, bounded, jsd_linear, jsd_logits, top_k_linear
+from gkdplan.runtime.megatron.forward import (
+    logit_softcap,
+    output_head,
+    response_hidden,
+    stage_output,
+)
 from gkdplan.runtime.teacher.payload import TeacherPayload
 from gkdplan.vocab import Payload
 
@@ -57,13 +62,21 @@ def student_loss(
         "vocab_size": distillation.vocab_size,
         "backend": objective.loss_backend,
     }
+    softcap = logit_softcap(model)
     states, chunk_tokens = payload.states, objective.chunk_tokens
     if isinstance(states, TopK):
         return top_k_linear(
-            hidden_NH, head_VH, states, weights_N, chunk_tokens=chunk_tokens, **options
+            hidden_NH,
+            head_VH,
+            states,
+            weights_N,
+            chunk_tokens=chunk_tokens,
+            student_softcap=softcap,
+            **options,
         )
     if objective.payload is Payload.LOGITS:
-        return jsd_logits(hidden_NH @ head_VH.t(), states, weights_N, inplace=True, **options)
+        logits_NV = bounded(hidden_NH @ head_VH.t(), softcap)
+        return jsd_logits(logits_NV, states, weights_N, inplace=True, **options)
     return jsd_linear(
         hidden_NH,
         head_VH,
@@ -71,5 +84,7 @@ def student_loss(
         distillation.teacher_head,
         weights_N,
         chunk_tokens=chunk_tokens,
+        student_softcap=softcap,
+        teacher_softcap=distillation.teacher_softcap,
         **options,
     )

@@ -148,7 +148,10 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     head = head_of_loss(plan, mesh, teacher)
     if head is not None:
         meter.adopt([head])
-    distillation = Distillation(teacher, plan.objective, vocab_size, mesh.tensor_group, head)
+    softcap = plan.models.teacher.shape.logit_softcap
+    distillation = Distillation(
+        teacher, plan.objective, vocab_size, mesh.tensor_group, head, softcap
+    )
     average = open_average(plan.models.teacher, student, teacher, trainer, residency, meter)
     return TracedStep(plan, distillation, residency, trainer, average, meter, mesh)
 

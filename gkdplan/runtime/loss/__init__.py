@@ -4,10 +4,13 @@ from gkdplan.runtime.loss.evaluation import divergence_and_cross_entropy
 from gkdplan.runtime.loss.likeliest import likeliest
 from gkdplan.runtime.loss.linear import jsd_linear, top_k_linear
 from gkdplan.runtime.loss.logits import jsd_logits
+from gkdplan.runtime.loss.softcap import bound_, bounded
 from gkdplan.runtime.loss.top_k import TopK, with_tail
 
 __all__ = [
     "TopK",
+    "bound_",
+    "bounded",
     "divergence_and_cross_entropy",
     "jsd_linear",
     "jsd_logits",

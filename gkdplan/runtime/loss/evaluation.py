@@ -25,6 +25,8 @@ def divergence_and_cross_entropy(
     group: dist.ProcessGroup | None = None,
     vocab_size: int | None = None,
     backend: str | None = None,
+    student_softcap: float | None = None,
+    teacher_softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sums over tokens of the generalized JSD and of the student's cross-entropy, float64 scalars.
 
@@ -37,8 +39,12 @@ def divergence_and_cross_entropy(
     """
     check_objective(beta, temperature)
     by = backend_for(backend, student_hidden.device)
-    known = teacher if isinstance(teacher, TopK) else _states(teacher, teacher_head)
-    heads, shard = cut_heads(student_hidden, student_head, known, chunk_tokens, vocab_size, group)
+    known = teacher
+    if not isinstance(known, TopK):
+        known = _states(known, teacher_head, teacher_softcap)
+    heads, shard = cut_heads(
+        student_hidden, student_head, known, chunk_tokens, vocab_size, group, student_softcap
+    )
     if labels.shape != student_hidden.shape[:1]:
         raise ValueError(f"{len(student_hidden)} tokens, but labels {tuple(labels.shape)}")
     check_labels(labels, shard.vocab_size)
@@ -64,7 +70,7 @@ def divergence_and_cross_entropy(
     return totals[0], totals[1]
 
 
-def _states(hidden: Tensor, head: Tensor | None) -> TeacherStates:
+def _states(hidden: Tensor, head: Tensor | None, softcap: float | None) -> TeacherStates:
     if head is None:
         raise ValueError("hidden states of the teacher are nothing without its head")
-    return TeacherStates(hidden, head)
+    return TeacherStates(hidden, head, softcap)

@@ -12,16 +12,19 @@ from torch import Tensor
 
 from gkdplan.runtime.loss.distribution import working_dtype
 from gkdplan.runtime.loss.products import logits_
+from gkdplan.runtime.loss.softcap import bound_
 from gkdplan.runtime.loss.top_k import TopK
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherStates:
-    """The teacher's final hidden states [N, G] and this rank's rows of its head [V, G]."""
+    """The teacher's final hidden states [N, G] and this rank's rows of its head [V, G], whose
+    products are bounded by `softcap`."""
 
     hidden_NG: Tensor
     head_VG: Tensor
+    softcap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Heads:
     student_head_VH: Tensor
     teacher: TeacherStates | TopK
     chunk_tokens: int
+    student_softcap: float | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,14 +55,17 @@ class Heads:
         student_CV, *others = self.student_hidden_NH.new_empty(size, dtype=self.dtype)
         for start in range(0, len(tokens), self.chunk_tokens):
             chunk = tokens[start : start + self.chunk_tokens]
-            logits_(student_CV[: len(chunk)], self.student_hidden_NH[chunk], self.student_head_VH)
-            yield chunk, student_CV[: len(chunk)], self._teacher_of(chunk, *others)
+            part_CV = student_CV[: len(chunk)]
+            logits_(part_CV, self.student_hidden_NH[chunk], self.student_head_VH)
+            bound_(part_CV, self.student_softcap)
+            yield chunk, part_CV, self._teacher_of(chunk, *others)
 
     def _teacher_of(self, chunk: Tensor, *buffers: Tensor) -> Tensor | TopK:
         if isinstance(self.teacher, TopK):
             return self.teacher.of(chunk)
         buffer_CV = buffers[0][: len(chunk)]
-        return logits_(buffer_CV, self.teacher.hidden_NG[chunk], self.teacher.head_VG)
+        logits_(buffer_CV, self.teacher.hidden_NG[chunk], self.teacher.head_VG)
+        return bound_(buffer_CV, self.teacher.softcap)
 
 
 def cut_heads(
@@ -68,6 +75,7 @@ def cut_heads(
     chunk_tokens: int,
     vocab_size: int | None,
     group: dist.ProcessGroup | None,
+    student_softcap: float | None = None,
 ) -> tuple[Heads, VocabularyShard]:
     """Both heads cut to the true vocabulary, and which part of it this rank holds.
 
@@ -88,6 +96,7 @@ def cut_heads(
         student_head.detach()[: shard.num_entries],
         teacher,
         chunk_tokens,
+        student_softcap,
     )
     return heads, shard
 
@@ -105,4 +114,4 @@ def _cut(
         tensors = (student_hidden, student_head, hidden, head)
         shapes = [tuple(t.shape) for t in tensors]
         raise ValueError(f"hidden [N, H], head [V, H] of student and teacher wanted, not {shapes}")
-    return TeacherStates(hidden.detach(), head.detach()[:num_entries])
+    return TeacherStates(hidden.detach(), head.detach()[:num_entries], teacher.softcap)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gkdplan.runtime.loss.distribution import working_dtype
 from gkdplan.runtime.loss.products import logits_
+from gkdplan.runtime.loss.softcap import bound_
 from gkdplan.runtime.loss.top_k import Buckets, TopK
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
@@ -26,8 +27,10 @@ def likeliest(
     chunk_tokens: int,
     group: dist.ProcessGroup | None = None,
     vocab_size: int | None = None,
+    softcap: float | None = None,
 ) -> TopK:
-    """Of softmax(hidden [N, H] head^T / temperature) over the true vocabulary, without gradient.
+    """Of softmax(hidden [N, H] head^T / temperature) over the true vocabulary, without gradient;
+    products are bounded by a `softcap` before.
 
     `head` [V/t, H] is this rank's share as in `jsd_linear`; every rank gets the same: ids int32,
     log-probabilities and tail float32. Only `chunk_tokens` tokens have logits at one time, float32.
@@ -50,7 +53,7 @@ def likeliest(
         tokens = slice(start, min(start + chunk_tokens, len(hidden)))
         part_CH = hidden.detach()[tokens]
         logits_CV = logits_(buffer_CV[: len(part_CH)], part_CH, head_VH)
-        _write(found, tokens, logits_CV, temperature, shard)
+        _write(found, tokens, bound_(logits_CV, softcap), temperature, shard)
     return found
 
 

@@ -16,6 +16,7 @@ from gkdplan.runtime.loss.gradient import hand_over
 from gkdplan.runtime.loss.heads import Heads, TeacherStates, cut_heads
 from gkdplan.runtime.loss.logits import check_objective
 from gkdplan.runtime.loss.products import add_head_gradient_, hidden_gradient
+from gkdplan.runtime.loss.softcap import slope_
 from gkdplan.runtime.loss.top_k import TopK
 from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
@@ -37,8 +38,12 @@ def jsd_linear(
     chunk_tokens: int | None = None,
     vocab_size: int | None = None,
     backend: str | None = None,
+    student_softcap: float | None = None,
+    teacher_softcap: float | None = None,
 ) -> Tensor:
     """`jsd_logits` of hidden states [N, H] times heads [V/t, H]; the teacher has its own H.
+
+    A softcap c bounds the products of its side to c tanh(product / c).
 
     Tokens of weight 0 are left out before the products, so that their rows may hold anything.
     `weights` must be equal on all ranks of the tensor group: they decide which tokens are sent.
@@ -56,7 +61,7 @@ def jsd_linear(
     return _loss(
         student_hidden,
         student_head,
-        TeacherStates(teacher_hidden, teacher_head),
+        TeacherStates(teacher_hidden, teacher_head, teacher_softcap),
         weights,
         beta=beta,
         temperature=temperature,
@@ -66,6 +71,7 @@ def jsd_linear(
         chunk_tokens=chunk_tokens,
         vocab_size=vocab_size,
         backend=backend,
+        student_softcap=student_softcap,
     )
 
 
@@ -83,6 +89,7 @@ def top_k_linear(
     chunk_tokens: int | None = None,
     vocab_size: int | None = None,
     backend: str | None = None,
+    student_softcap: float | None = None,
 ) -> Tensor:
     """`jsd_linear` of a teacher of which only the likeliest ids are known: as `jsd_logits` of it.
 
@@ -101,6 +108,7 @@ def top_k_linear(
         chunk_tokens=chunk_tokens,
         vocab_size=vocab_size,
         backend=backend,
+        student_softcap=student_softcap,
     )
 
 
@@ -118,13 +126,16 @@ def _loss(
     chunk_tokens: int | None,
     vocab_size: int | None,
     backend: str | None,
+    student_softcap: float | None,
 ) -> Tensor:
     check_objective(beta, temperature)
     if weights.shape != student_hidden.shape[:1]:
         raise ValueError(f"{len(student_hidden)} tokens, but weights {tuple(weights.shape)}")
     if chunk_tokens is None:
         chunk_tokens = CHUNK_TOKENS[student_hidden.device.type]
-    heads, shard = cut_heads(student_hidden, student_head, teacher, chunk_tokens, vocab_size, group)
+    heads, shard = cut_heads(
+        student_hidden, student_head, teacher, chunk_tokens, vocab_size, group, student_softcap
+    )
     loss: Tensor = _JsdLinear.apply(
         student_hidden,
         student_head,
@@ -194,30 +205,35 @@ def _loss_and_gradients(
 ) -> Tensor:
     """The loss; the gradients that are wanted, zeros before, are written.
 
-    `weighted_divergence` turns a chunk's logits into their gradient, which both products then use.
+    `weighted_divergence` turns a chunk's logits into their gradient, which both products then use;
+    bounded ones are kept for their slope, and the gradient has a buffer of its own.
     """
     with_gradient = hidden_gradient_NH is not None or head_gradient_VH is not None
+    softcap = heads.student_softcap
     loss = weights_N.new_zeros((), dtype=torch.float64)
     for tokens, student_CV, teacher in heads.chunks(weights_N.nonzero()[:, 0]):
+        gradient_CV = student_CV if softcap is None else torch.empty_like(student_CV)
         loss += weighted_divergence(
             student_CV,
             teacher,
             weights_N[tokens],
-            student_CV if with_gradient else None,
+            gradient_CV if with_gradient else None,
             beta=beta,
             temperature=temperature,
             shard=shard,
             backend=backend,
             sft=None if sft is None else sft.of(tokens),
         )
+        if softcap is not None:
+            gradient_CV.mul_(slope_(student_CV, softcap))
         if hidden_gradient_NH is not None:
             hidden_gradient_NH.index_copy_(
                 0,
                 tokens,
-                hidden_gradient(student_CV, heads.student_head_VH).to(hidden_gradient_NH.dtype),
+                hidden_gradient(gradient_CV, heads.student_head_VH).to(hidden_gradient_NH.dtype),
             )
         if head_gradient_VH is not None:
             add_head_gradient_(
-                head_gradient_VH[: shard.num_entries], student_CV, heads.student_hidden_NH[tokens]
+                head_gradient_VH[: shard.num_entries], gradient_CV, heads.student_hidden_NH[tokens]
             )
     return loss

@@ -13,7 +13,8 @@ from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_para
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
-from gkdplan.runtime.megatron.forward import output_head
+from gkdplan.runtime.loss import bound_
+from gkdplan.runtime.megatron.forward import logit_softcap, output_head
 from gkdplan.runtime.megatron.products import multiply
 from gkdplan.runtime.megatron.rotary import Rotation
 
@@ -68,10 +69,11 @@ class Decoder:
         return hidden[:, 0]
 
     def logits(self, hidden_BH: Tensor) -> Tensor:
-        """Final norm and output head, gathered over the tensor axis: [B, V]; on the last stage."""
+        """Final norm and output head, gathered over the tensor axis: [B, V], bounded where the
+        family does so; on the last stage."""
         model = self._chunks[-1]
         normed_BH = model.decoder.final_layernorm(hidden_BH[:, None])[:, 0]
-        share_BV = multiply(normed_BH, output_head(model))
+        share_BV = bound_(multiply(normed_BH, output_head(model)), logit_softcap(model))
         return gather_from_tensor_model_parallel_region(share_BV, group=self.groups.tp)
 
     def agree(self, tokens_B: Tensor) -> Tensor:

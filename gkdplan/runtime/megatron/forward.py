@@ -48,6 +48,12 @@ def output_head(model: GPTModel) -> Tensor:
     return model.output_layer.weight
 
 
+def logit_softcap(model: GPTModel) -> float | None:
+    """c, where the model bounds its logits to c tanh(logit / c); `model.build_chunks` sets it."""
+    softcap: float | None = model.logit_softcap
+    return softcap
+
+
 def _sequence_first(model: GPTModel, tokens_BS: Tensor) -> Tensor:
     """The hidden states as Megatron lays them out, [S, B, H]."""
     share_SBH = _decode(model, _padded(model, tokens_BS))

@@ -85,10 +85,11 @@ def build_chunks(
 
 
 def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> GPTModel:
-    """What Megatron's constructor leaves open: rotary angles, norms of outputs, the embedding's
-    scale, marks of shards, mode and place."""
+    """What Megatron's constructor leaves open: rotary angles, the bound of the logits, norms of
+    outputs, the embedding's scale, marks of shards, mode and place."""
     shape = plan.shape
     model.rotary_pos_emb = RotaryAngles(shape, mesh.groups.cp)
+    model.logit_softcap = shape.logit_softcap
     if shape.norms != "pre":
         add_output_norms(model, platform.norm_class(mesh.kernels, shape))
     if shape.qk_norm_of_all_heads:

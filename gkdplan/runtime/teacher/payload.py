@@ -9,8 +9,13 @@ from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch
 from gkdplan.runtime.distillation import Distillation
-from gkdplan.runtime.loss import TopK, likeliest
-from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
+from gkdplan.runtime.loss import TopK, bound_, likeliest
+from gkdplan.runtime.megatron.forward import (
+    logit_softcap,
+    output_head,
+    response_hidden,
+    stage_output,
+)
 from gkdplan.runtime.megatron.lora import adapters_off
 from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.vocab import Payload
@@ -57,7 +62,9 @@ def _forward(payload: Payload, chunk: Any, batch: MicroBatch) -> Tensor:
     if not chunk.post_process:
         return stage_output(chunk, batch.tokens_BS)
     hidden_NH = response_hidden(chunk, batch.tokens_BS, batch.predict_N)
-    return hidden_NH @ output_head(chunk).t() if payload is Payload.LOGITS else hidden_NH
+    if payload is not Payload.LOGITS:
+        return hidden_NH
+    return bound_(hidden_NH @ output_head(chunk).t(), logit_softcap(chunk))
 
 
 def _keep(distillation: Distillation, chunk: Any, states: Tensor) -> TeacherPayload:
@@ -74,5 +81,6 @@ def _keep(distillation: Distillation, chunk: Any, states: Tensor) -> TeacherPayl
         chunk_tokens=objective.chunk_tokens,
         group=chunk.pg_collection.tp,
         vocab_size=distillation.vocab_size,
+        softcap=logit_softcap(chunk),
     )
     return TeacherPayload(known)

@@ -1,4 +1,4 @@
-"""The decoder that tests write out, against models of transformers that have one of its features."""
+"""The decoder that tests write out, against models of transformers with one of its features."""
 
 from dataclasses import replace
 from typing import Any

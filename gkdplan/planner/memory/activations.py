@@ -217,7 +217,8 @@ def _scale_bytes(model: RankModel, num_features: int) -> int:
 
 def _attention_bytes(model: RankModel, batch: Batch) -> int:
     """Fused projection (the values stay part of it), rotated queries and keys, context, and the
-    attention kernel's float32 log-sum-exp a head."""
+    attention kernel's float32 log-sum-exp a head. A layer that is not rotated keeps less, by its
+    keys and its angles, and is priced as the others are."""
     elements = model.qkv_size + 2 * model.query_size + model.kv_size
     per_token = model.dtype.num_bytes * elements
     if model.shape.qk_norm_of_all_heads:
@@ -226,7 +227,7 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
         per_token += _head_norm_bytes(model)
     if _is_context_copied(model):
         per_token += model.dtype.num_bytes * model.query_size
-    angles = 0 if model.fused.rope else 4 * batch.tokens * model.shape.head_dim
+    angles = 0 if model.fused.rope else 4 * batch.tokens * model.rotated_size
     return (
         batch.num_tokens * per_token
         + log_sum_exp_bytes(model, batch)
@@ -281,5 +282,7 @@ def _head_scale_bytes(model: RankModel) -> int:
 
 def angle_bytes(model: RankModel, batch: Batch) -> int:
     """Megatron's cache of float32 rotary angles for this sequence length, made once
-    (megatron/core/models/common/embeddings/rotary_pos_embedding.py)."""
-    return batch.tokens * model.shape.head_dim * FP32_BYTES
+    (megatron/core/models/common/embeddings/rotary_pos_embedding.py); two of them where sliding
+    layers turn by a base of their own."""
+    num_tables = 1 if model.shape.attention.sliding_rope_theta is None else 2
+    return num_tables * batch.tokens * model.rotated_size * FP32_BYTES

@@ -23,6 +23,8 @@ class Fused:
     dropout: bool = False
     norm_in_projection: bool = False
     """Whether a norm is part of the projection after it, so that Megatron cannot make it again."""
+    windows: bool = False
+    """Whether attention cuts its scores by a window in one kernel."""
     fp32_context: bool = True
     """Whether attention of float32 gives the context of shared kv heads as the projection after it
     takes it, and not kv head by kv head, which is copied."""
@@ -34,7 +36,9 @@ class Fused:
 
 TORCH_ON_CPU = Fused(norm=False, rope=False, swiglu=False)
 TORCH_ON_CUDA = Fused(norm=True, rope=False, swiglu=False, dropout=True, fp32_context=False)
-TRANSFORMER_ENGINE = replace(TORCH_ON_CUDA, norm_in_projection=True, fp32_context=True)
+TRANSFORMER_ENGINE = replace(
+    TORCH_ON_CUDA, norm_in_projection=True, fp32_context=True, windows=True
+)
 """Rotary embedding and gated MLP are Megatron's own everywhere, and not fused. On CUDA torch's
 RMSNorm and dropout are single kernels too (aten/src/ATen/native/layer_norm.cpp, Dropout.cpp); what
 attention keeps there is in runtime/megatron/causal_attention.py."""
@@ -132,6 +136,11 @@ class RankModel:
         (megatron/core/transformer/attention.py gathers it)."""
         whole = self.shape.query_size + 2 * self.shape.kv_size
         return whole if self.shape.num_kv_heads < self.tensor else whole // self.tensor
+
+    @property
+    def rotated_size(self) -> int:
+        """Coordinates of a head that turn with their position."""
+        return int(self.shape.head_dim * self.shape.attention.rotary_fraction)
 
     @property
     def ffn_size(self) -> int:

@@ -43,13 +43,9 @@ class BlockedAttention(torch.autograd.Function):
         output = query.new_empty(query.shape)
         log_sums = query.new_empty(query.shape[:3], dtype=_working_dtype(query))
         for queries, keys, hidden_QK in _blocks(query, len(keys_T), scores, group):
-            logits = _scores(query[queries], keys_T[keys], scores, hidden_QK)
-            top = logits.amax(dim=-1, keepdim=True)
-            weights = logits.sub_(top).exp_()
-            sums = weights.sum(dim=-1, keepdim=True)
-            context = torch.matmul(weights, _by_kv_head(values_T[keys])).div_(sums)
-            output[queries] = _by_position(context, hidden_QK)
-            log_sums[queries] = _by_position(sums.log_().add_(top), hidden_QK)[..., 0]
+            output[queries], log_sums[queries] = _context(
+                query[queries], keys_T[keys], values_T[keys], scores, hidden_QK
+            )
         ctx.scores, ctx.group = scores, group
         ctx.save_for_backward(query, key, value, output, log_sums)
         return output
@@ -58,26 +54,21 @@ class BlockedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, log_sums = ctx.saved_tensors
         keys_T, values_T = (gather_in_order(x, ctx.group) for x in (key, value))
-        dtype, num_kv_heads, softcap = _working_dtype(query), key.size(2), ctx.scores.softcap
         grad_query = torch.empty_like(query)
-        grad_keys_T, grad_values_T = (torch.zeros_like(x, dtype=dtype) for x in (keys_T, values_T))
+        grad_keys_T, grad_values_T = (
+            torch.zeros_like(x, dtype=_working_dtype(x)) for x in (keys_T, values_T)
+        )
         for queries, keys, hidden_QK in _blocks(query, len(keys_T), ctx.scores, ctx.group):
-            query_BGPD, context_BGPD, grad_BGPD, log_sums_BGP1 = (
-                _by_group(x[queries], num_kv_heads)
+            of_queries = (
+                _by_group(x[queries], key.size(2))
                 for x in (query, output, grad_output, log_sums[..., None])
             )
-            logits = _scores(query[queries], keys_T[keys], ctx.scores, hidden_QK)
-            weights = torch.sub(logits, log_sums_BGP1).exp_()
-            _add_by_key(grad_values_T[keys], weights, grad_BGPD)
-            mean_BGP1 = context_BGPD.mul_(grad_BGPD).sum(dim=-1, keepdim=True)
-            of_weights = torch.matmul(grad_BGPD, _by_kv_head(values_T[keys]).transpose(-1, -2))
-            of_logits = of_weights.sub_(mean_BGP1).mul_(weights)
-            if softcap is not None:
-                of_logits.mul_(_slope_(logits, softcap, hidden_QK))
-            of_logits.mul_(ctx.scores.scale_of(query.size(-1)))
-            of_query = torch.matmul(of_logits, _by_kv_head(keys_T[keys]))
-            grad_query[queries] = _by_position(of_query, hidden_QK)
-            _add_by_key(grad_keys_T[keys], of_logits, query_BGPD)
+            grad_query[queries] = _add_gradients(
+                *of_queries,
+                *(x[keys] for x in (keys_T, values_T, grad_keys_T, grad_values_T)),
+                ctx.scores,
+                hidden_QK,
+            )
         grad_key, grad_value = (
             scatter_sum(grad.to(query.dtype), ctx.group) for grad in (grad_keys_T, grad_values_T)
         )
@@ -107,11 +98,50 @@ def _hidden(queries: range, keys: slice, scores: Scores, device: torch.device) -
     return hidden_QK
 
 
-def _scores(query: Tensor, keys: Tensor, scores: Scores, hidden_QK: Tensor) -> Tensor:
-    """[B, G, R Q, K], -inf where hidden."""
-    query_BGPD = _by_group(query, keys.size(2))
+def _context(
+    query: Tensor, keys: Tensor, values: Tensor, scores: Scores, hidden_QK: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of a block the context [Q, B, N, D] and the logarithms of its sums [Q, B, N]."""
+    logits = _scores(_by_group(query, keys.size(2)), keys, scores, hidden_QK)
+    top = logits.amax(dim=-1, keepdim=True)
+    weights = logits.sub_(top).exp_()
+    sums = weights.sum(dim=-1, keepdim=True)
+    context = torch.matmul(weights, _by_kv_head(values)).div_(sums)
+    log_sums = _by_position(sums.log_().add_(top), hidden_QK)[..., 0]
+    return _by_position(context, hidden_QK), log_sums
+
+
+def _add_gradients(
+    query_BGPD: Tensor,
+    context_BGPD: Tensor,
+    grad_BGPD: Tensor,
+    log_sums_BGP1: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    grad_keys: Tensor,
+    grad_values: Tensor,
+    scores: Scores,
+    hidden_QK: Tensor,
+) -> Tensor:
+    """Of a block: the gradients of its keys and values are added to theirs, that of its queries
+    [Q, B, N, D] is returned."""
+    logits = _scores(query_BGPD, keys, scores, hidden_QK)
+    weights = torch.sub(logits, log_sums_BGP1).exp_()
+    _add_by_key(grad_values, weights, grad_BGPD)
+    mean_BGP1 = (context_BGPD * grad_BGPD).sum(dim=-1, keepdim=True)
+    of_logits = torch.matmul(grad_BGPD, _by_kv_head(values).transpose(-1, -2))
+    of_logits.sub_(mean_BGP1).mul_(weights)
+    if scores.softcap is not None:
+        of_logits.mul_(_slope_(logits, scores.softcap, hidden_QK))
+    of_logits.mul_(scores.scale_of(keys.size(-1)))
+    _add_by_key(grad_keys, of_logits, query_BGPD)
+    return _by_position(torch.matmul(of_logits, _by_kv_head(keys)), hidden_QK)
+
+
+def _scores(query_BGPD: Tensor, keys: Tensor, scores: Scores, hidden_QK: Tensor) -> Tensor:
+    """[B, G, P, K], -inf where hidden."""
     logits = torch.matmul(query_BGPD, _by_kv_head(keys).transpose(-1, -2))
-    logits.mul_(scores.scale_of(query.size(-1)))
+    logits.mul_(scores.scale_of(keys.size(-1)))
     if scores.softcap is not None:
         logits.div_(scores.softcap).tanh_().mul_(scores.softcap)
     return _fill_(logits, hidden_QK, -torch.inf)

@@ -52,7 +52,8 @@ class AttentionShape:
             tuple(new for new, old in enumerate(layers) if old in special)
             for special in (self.sliding_layers, self.unrotated_layers)
         )
-        return replace(self, sliding_layers=sliding, unrotated_layers=unrotated)
+        window = self.window if sliding else None
+        return replace(self, window=window, sliding_layers=sliding, unrotated_layers=unrotated)
 
 
 PLAIN_ATTENTION = AttentionShape()

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gkdplan.families import FAMILIES
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.vocab import Dtype
 
@@ -19,6 +21,13 @@ COPIED_FILES = (
     "chat_template.json",
     "vocab.json",
     "merges.txt",
+)
+LAYER_KEYS = (
+    "layer_types",
+    "max_window_layers",
+    "no_rope_layers",
+    "sliding_window",
+    "use_sliding_window",
 )
 DTYPE_NAMES = {Dtype.FP32: "float32", Dtype.BF16: "bfloat16"}
 
@@ -41,6 +50,19 @@ def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:
     student = {key: value for key, value in config.items() if key != "torch_dtype"}
     student["num_hidden_layers"] = plan.shape.num_layers if kept is None else len(kept)
     student["dtype"] = DTYPE_NAMES[plan.dtype]
-    if kept is not None and isinstance(config.get("layer_types"), list):
-        student["layer_types"] = [config["layer_types"][index] for index in kept]
+    if kept is not None:
+        student |= _of_layers(plan, kept, config)
     return student
+
+
+def _of_layers(plan: ModelPlan, kept: Sequence[int], config: dict[str, Any]) -> dict[str, Any]:
+    """The keys that say what single layers do: the source may leave a pattern to transformers that
+    is another one of some of its layers."""
+    shape = plan.shape.keeping(kept)
+    attention = plan.shape.attention
+    if attention.sliding_layers or attention.unrotated_layers:
+        written = FAMILIES[plan.family].write(shape)
+        return {key: value for key, value in written.items() if key in LAYER_KEYS}
+    if not isinstance(config.get("layer_types"), list):
+        return {}
+    return {"layer_types": [config["layer_types"][index] for index in kept]}

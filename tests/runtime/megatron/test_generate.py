@@ -21,9 +21,22 @@ from gkdplan.runtime.megatron.weights import load_weights
 from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.vocab import Engine
 
-PEAKED = ("gemma2-plain",)
+PEAKED = ("gemma2-plain", "gemma2", "gemma3")
 """With scaled embeddings that are its head too, a random model says one token again and again."""
-FAMILIES = ["llama", "llama3-rope", "qwen2", "qwen3", "olmo2", "gemma2-plain", "phi3"]
+FAMILIES = [
+    "llama",
+    "llama3-rope",
+    "qwen2",
+    "qwen3",
+    "olmo2",
+    "gemma2-plain",
+    "phi3",
+    "mistral",
+    "smollm3",
+    "glm4",
+    "gemma2",
+    "gemma3",
+]
 VOCAB_SIZE = SIZES["vocab_size"]
 NUM_TOKENS = 14
 LENGTHS = [5, 40, 1, 17, 5, 9]

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runtime.megatron.forward import output_head, stage_output
+from gkdplan.runtime.loss import bound_
+from gkdplan.runtime.megatron.forward import logit_softcap, output_head, stage_output
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_chunks, build_model
@@ -123,7 +124,7 @@ def _equal_transformers(checkpoints: Path, names: tuple[str, ...], layouts: Layo
             load_weights(chunks, checkpoints / name, plan, mesh)
             _assert_same_weights(dict(full_tensors(chunks, plan, mesh)), checkpoints / name)
             for logits in _gathered_logits(chunks, mesh, [tokens_BS, tokens_BS]):
-                _assert_close(logits, references[name])
+                _assert_close(logits, references[name], name)
 
 
 def _assert_same_weights(tensors: dict[str, Tensor], directory: Path) -> None:
@@ -191,7 +192,7 @@ def _save_students(checkpoints: Path, directory: Path) -> None:
             if dtype is Dtype.FP32:
                 tokens_BS = _tokens(batch=2, length=40)
                 (logits,) = _gathered_logits([model], mesh, [tokens_BS])
-                _assert_close(logits, student(tokens_BS).logits)
+                _assert_close(logits, student(tokens_BS).logits, name)
 
 
 def _assert_is_the_kept_part(student, source, plan) -> None:
@@ -224,6 +225,7 @@ def _forward_step(batches: Iterator[Tensor], chunk: GPTModel) -> tuple[Tensor, A
     if not chunk.post_process:
         return stage_output(chunk, tokens_BS), None
     logits = hidden_states(chunk, tokens_BS) @ output_head(chunk).t()
+    bound_(logits, logit_softcap(chunk))
     return logits, lambda shard, non_loss_data: shard
 
 
@@ -235,6 +237,6 @@ def _joined(shard: Tensor, mesh: Mesh) -> Tensor:
     return logits[..., :101]
 
 
-def _assert_close(logits: Tensor, reference: Tensor) -> None:
+def _assert_close(logits: Tensor, reference: Tensor, name: str) -> None:
     error = (logits.double() - reference.detach().double()).abs().max()
-    assert error < 1e-5 * reference.abs().max(), float(error)
+    assert error < 1e-5 * reference.abs().max(), f"{name}: {float(error)}"

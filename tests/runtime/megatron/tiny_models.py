@@ -10,8 +10,14 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Glm4Config,
+    Glm4ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     Olmo2Config,
@@ -27,6 +33,8 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from gkdplan.facts.config import read_shape
@@ -71,6 +79,24 @@ PLAIN_GEMMA = {
     "sliding_window": 64,
     "layer_types": ["full_attention"] * 3,
 }
+LOCAL = {"rope_type": "default", "rope_theta": 100.0}
+LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 8.0}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0, 1.5],
+    "long_factor": [2.0, 8.0],
+    "original_max_position_embeddings": 16,
+    "partial_rotary_factor": 0.5,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "beta_fast": 4.0,
+    "attention_factor": 1.3,
+    "original_max_position_embeddings": 32,
+}
 DEEP = SIZES | {"num_hidden_layers": 4, "num_experts_per_tok": 2}
 
 
@@ -100,6 +126,46 @@ TINY: dict[str, Tiny] = {
         Gemma2Config(**SIZES, **PLAIN_GEMMA, tie_word_embeddings=True), Gemma2ForCausalLM
     ),
     "phi3": Tiny(Phi3Config(**WITHOUT_HEAD_DIM), Phi3ForCausalLM),
+    "phi3-long": Tiny(
+        Phi3Config(
+            **WITHOUT_HEAD_DIM,
+            rope_parameters=LONG,
+            original_max_position_embeddings=16,
+            sliding_window=9,
+        ),
+        Phi3ForCausalLM,
+    ),
+    "mistral": Tiny(
+        MistralConfig(**SIZES, sliding_window=7, tie_word_embeddings=False), MistralForCausalLM
+    ),
+    "qwen2-yarn": Tiny(Qwen2Config(**SIZES, rope_parameters=YARN), Qwen2ForCausalLM),
+    "smollm3": Tiny(
+        SmolLM3Config(**SIZES, no_rope_layers=[1, 1, 0], tie_word_embeddings=True),
+        SmolLM3ForCausalLM,
+    ),
+    "glm4": Tiny(Glm4Config(**SIZES, attention_bias=True), Glm4ForCausalLM),
+    "gemma2": Tiny(
+        Gemma2Config(
+            **SIZES,
+            query_pre_attn_scalar=16,
+            attn_logit_softcapping=2.0,
+            final_logit_softcapping=3.0,
+            sliding_window=7,
+            tie_word_embeddings=True,
+        ),
+        Gemma2ForCausalLM,
+    ),
+    "gemma3": Tiny(
+        Gemma3TextConfig(
+            **SIZES,
+            query_pre_attn_scalar=16,
+            sliding_window=7,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters={"sliding_attention": LOCAL, "full_attention": LINEAR},
+            tie_word_embeddings=True,
+        ),
+        Gemma3ForCausalLM,
+    ),
     "mixtral": Tiny(
         MixtralConfig(**DEEP, num_local_experts=4, tie_word_embeddings=False),
         MixtralForCausalLM,

@@ -167,6 +167,18 @@ _EXPERTS_AND_TOKENS = {
         "each tensor rank sends them other tokens: the copies would drift apart, unnoticed.",
         "Cut the experts over the tensor ranks too, or spread them over an expert axis.",
     ),
+    "GK227": Code(
+        "a load balancing loss of a student without experts",
+        "It is a loss over the choice of a router; in a dense model it would be ignored.",
+        "Remove `router_aux_loss_coef`.",
+    ),
+    "GK228": Code(
+        "a load balancing loss under block recompute",
+        "megatron-core 0.16.1 hands the places of padding only to the layers that it makes again; "
+        "the others would balance a load that padding is part of.",
+        'Use the method "uniform", or no load balancing loss.',
+        f"{_MEGATRON}, megatron/core/transformer/transformer_block.py",
+    ),
 }
 
 _RECOMPUTE = {

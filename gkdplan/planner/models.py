@@ -10,6 +10,7 @@ from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.model import (
     NO_RECOMPUTE,
     Inputs,
+    LoadBalance,
     LoraPlan,
     ModelInput,
     ModelPlan,
@@ -48,6 +49,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             stage_layers=stage_layers(student_shape(plan, facts).num_layers, plan.student.parallel),
             recompute=_recompute(plan.student.recompute),
             lora=decide_lora(plan.student, student_shape(plan, facts)),
+            load_balance=_load_balance(plan),
         ),
         teacher=_model(
             name,
@@ -171,6 +173,7 @@ def _model(
     stage_layers: tuple[tuple[int, ...], ...],
     recompute: Recompute = NO_RECOMPUTE,
     lora: LoraPlan | None = None,
+    load_balance: LoadBalance | None = None,
     prefetch: bool | None = None,
     stream: bool = False,
     server: TeacherServer | None = None,
@@ -190,11 +193,19 @@ def _model(
         stage_layers=stage_layers,
         recompute=recompute,
         lora=lora,
+        load_balance=load_balance,
         prefetch=prefetch,
         stream=stream,
         server=server,
         ema_decay=ema_decay,
     )
+
+
+def _load_balance(plan: Plan) -> LoadBalance | None:
+    coefficient = plan.student.router_aux_loss_coef
+    if coefficient == 0:
+        return None
+    return LoadBalance(coefficient, max(1, plan.batch.global_ // plan.batch.micro))
 
 
 def _recompute(recompute: spec.Recompute) -> Recompute:

@@ -1,7 +1,8 @@
 """A plan at a size that any machine runs: the same axes, over small models with the same parts.
 
 What changes no gradient is left out: sampling, where the optimizer's state waits, and a teacher's
-server, in whose place a small teacher gives its likeliest ids.
+server, in whose place a small teacher gives its likeliest ids. So is the loss that balances the
+load of experts: it is one of micro-batches, which another layout or split makes of other rows.
 """
 
 from collections.abc import Mapping
@@ -128,6 +129,7 @@ def _plan(
             "init": "pretrained",
             "keep": None,
             "lora": _without_dropout(plan.student),
+            "router_aux_loss_coef": 0.0,
             "parallel": student,
             "recompute": recompute,
         },

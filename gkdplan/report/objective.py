@@ -33,6 +33,7 @@ def card_rows(run_plan: RunPlan) -> list[tuple[str, str]]:
     return [
         ("loss", loss_formula(objective)),
         *_sft(objective),
+        *_load_balance(run_plan),
         ("beta", meaning_of_beta(objective.beta)),
         ("elsewhere", _elsewhere(objective)),
         ("vocabulary", vocabulary(run_plan)),
@@ -67,6 +68,15 @@ def _sft(objective: Objective) -> list[tuple[str, str]]:
         return []
     added = f"{objective.sft_alpha:g} x the label's -log s, s at temperature 1"
     return [("sft", f"{added}, is added in steps on dataset responses")]
+
+
+def _load_balance(run_plan: RunPlan) -> list[tuple[str, str]]:
+    """The loss of the student's routers, where there is one."""
+    balance = run_plan.models.student.load_balance
+    if balance is None:
+        return []
+    loss = "E sum f P over its experts, 1 where their load is equal"
+    return [("load", f"{balance.coefficient:g} x each layer's {loss}, is added")]
 
 
 def meaning_of_beta(beta: float) -> str:

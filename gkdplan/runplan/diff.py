@@ -64,6 +64,7 @@ _RULES = (
     _Rule("models.teacher.server.addresses*.url", _SAFE),
     _Rule("models.teacher.server.patience_s", _SAFE),
     _Rule("models.teacher.*", _RESTART, objective=True),
+    _Rule("models.student.load_balance*", _RESTART, objective=True),
     _Rule("models.student.*", _RESTART),
     _Rule("layout.classes", _SAFE),
     _Rule("layout.kernels", _RESTART),

@@ -66,6 +66,16 @@ class LoraPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadBalance:
+    """A loss that is least where every expert of a layer gets an equal share of the tokens (Fedus
+    et al., arXiv 2101.03961, equations 4 to 6). `coefficient` times it is added to the objective:
+    summed over layers, the mean over the `num_micro_batches` of the global batch."""
+
+    coefficient: float
+    num_micro_batches: int
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherAddress:
     """Where the teacher of the rows is that have `value` in their column; None stands for all."""
 
@@ -120,6 +130,7 @@ class ModelPlan:
     stage_layers: tuple[tuple[int, ...], ...]
     recompute: Recompute = NO_RECOMPUTE
     lora: LoraPlan | None = None
+    load_balance: LoadBalance | None = None
     prefetch: bool | None = None
     stream: bool = False
     is_students_base: bool = False

@@ -30,6 +30,7 @@ from gkdplan.runtime.ahead import Ahead
 from gkdplan.runtime.evaluation import evaluate
 from gkdplan.runtime.generating import generate, refit
 from gkdplan.runtime.growth import growth
+from gkdplan.runtime.megatron.load_balance import take_mean_loss
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_examples import examples_of_rank
 from gkdplan.runtime.step_state import StepState
@@ -143,6 +144,9 @@ class Executor:
         )
         dist.all_reduce(loss, group=self.session.mesh.data_group)
         state.loss = float(loss)
+        balance = self.plan.models.student.load_balance
+        if balance is not None:
+            state.load_balance = take_mean_loss(self.session.trainer.chunks, balance)
         state.payloads.clear()
 
     def _optimizer_step(self, state: StepState) -> None:
@@ -175,6 +179,7 @@ class Executor:
             loss=state.loss,
             lr=state.lr,
             grad_norm=state.grad_norm,
+            load_balance=state.load_balance,
             source=state.source,
             num_tokens=state.num_tokens,
             completion_tokens_mean=state.num_tokens / self.plan.batch.global_rows,

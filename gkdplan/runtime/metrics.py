@@ -46,8 +46,11 @@ class MetricsLog:
         time_s: Mapping[Phase, float],
         peak_bytes: Mapping[Phase, int],
         planned_peak_bytes: Mapping[Phase, int],
+        load_balance: float | None = None,
     ) -> None:
-        """One training step; `loss` is the mean over its `num_tokens` response tokens."""
+        """One training step; `loss` is the mean over its `num_tokens` response tokens. A
+        `load_balance` is 1 where every expert of a layer has an equal share of the tokens."""
+        balance = {} if load_balance is None else {"load_balance": load_balance}
         _write(
             self._metrics,
             {
@@ -55,6 +58,7 @@ class MetricsLog:
                 "loss": loss,
                 "lr": lr,
                 "grad_norm": grad_norm,
+                **balance,
                 "source": source,
                 "num_tokens": num_tokens,
                 "completion_tokens_mean": completion_tokens_mean,
@@ -63,7 +67,7 @@ class MetricsLog:
                 "planned_peak_bytes": dict(planned_peak_bytes),
             },
         )
-        self._plot(step, "train", {"loss": loss, "lr": lr, "grad_norm": grad_norm})
+        self._plot(step, "train", {"loss": loss, "lr": lr, "grad_norm": grad_norm, **balance})
         self._plot(step, "train/loss_from", {source: loss})
         self._plot(step, "train", {"completion_tokens_mean": completion_tokens_mean})
         self._plot(step, "time_s", time_s)

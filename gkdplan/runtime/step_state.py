@@ -24,3 +24,4 @@ class StepState:
     loss: float = 0.0
     lr: float = 0.0
     grad_norm: float = 0.0
+    load_balance: float | None = None

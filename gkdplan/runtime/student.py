@@ -28,7 +28,7 @@ def student_forward(
 ) -> Tensor:
     """`student_loss` of the student's last chunk; of another one what it hands to the next."""
     if not chunk.post_process:
-        return stage_output(chunk, batch.tokens_BS)
+        return stage_output(chunk, batch.tokens_BS, padding_of(chunk, batch))
     assert payload is not None
     return student_loss(distillation, chunk, batch, payload, num_tokens, sft_alpha)
 
@@ -48,7 +48,8 @@ def student_loss(
     that parts are summed over micro-batches and data ranks and never averaged again.
     """
     objective = distillation.objective
-    hidden_NH = response_hidden(model, batch.tokens_BS, batch.predict_N)
+    padding_BS = padding_of(model, batch)
+    hidden_NH = response_hidden(model, batch.tokens_BS, batch.predict_N, padding_BS)
     weights_N = torch.full(
         (len(batch.predict_N),), 1.0 / max(1, num_tokens), device=hidden_NH.device
     )
@@ -88,3 +89,8 @@ def student_loss(
         teacher_softcap=distillation.teacher_softcap,
         **options,
     )
+
+
+def padding_of(chunk: Any, batch: MicroBatch) -> Tensor | None:
+    """Where there is padding, for routers that balance the load of tokens; others need not know."""
+    return batch.padding if chunk.config.moe_aux_loss_coeff else None

@@ -132,6 +132,8 @@ class Student(Section):
     """Every parameter, or adapters only."""
     init: Literal["pretrained", "random", "layers"] = "pretrained"
     """Where the weights start: the model's, random ones, or some of the model's layers."""
+    router_aux_loss_coef: NonNegative = 0.0
+    """Weight of a loss that keeps the load of a layer's experts equal; 0 adds none."""
     keep: Keep | None = None
     lora: Lora | None = None
     parallel: Parallel = Field(default_factory=Parallel)

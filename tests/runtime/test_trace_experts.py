@@ -26,6 +26,7 @@ from gkdplan.vocab import Phase
 
 QWEN_1_5, MIXTRAL = "Qwen/Qwen1.5-MoE-A2.7B", "mistralai/Mixtral-8x7B-v0.1"
 TINY, BF16 = ("tiny moe", "tiny moe"), {"dtype": "bf16"}
+BALANCED = {"tuning": "router_aux_loss_coef = 0.01"}
 DIVIDED = {
     "one process, fp32": {},
     "expert 4": {**BF16, "data": 4, "parallel": "expert = 4"},
@@ -60,7 +61,7 @@ def _named(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
     return list(model.named_parameters())
 
 
-@pytest.mark.parametrize("tuned", [{}, ADAPTED], ids=["full", "lora"])
+@pytest.mark.parametrize("tuned", [{}, ADAPTED, BALANCED], ids=["full", "lora", "balanced"])
 @pytest.mark.parametrize("layout", DIVIDED)
 @pytest.mark.parametrize("model", [QWEN_1_5, MIXTRAL])
 def test_a_layer_of_experts_keeps_exactly_what_the_ledger_says(model, layout, tuned, home):
@@ -84,7 +85,8 @@ def _bytes_after_forward(run_plan: RunPlan) -> int:
             meter.exclude(parameter)
         with meter, platform.megatron_calls():
             places = torch.arange(128).unsqueeze(0)
-            output = model(torch.zeros_like(places), places, None)
+            padding = places > 100 if student.load_balance else None
+            output = model(torch.zeros_like(places), places, None, padding_mask=padding)
             num_bytes = meter.current_bytes
         del output
     return num_bytes
@@ -98,6 +100,7 @@ STEPS = {
     | {"recompute": BLOCK.format(1)},
     "expert 2, experts and norms made again": {"data": 2, "parallel": "expert = 2"}
     | {"recompute": SELECTIVE.format('"moe", "layernorm"')},
+    "expert 2, load balanced, bf16": {**BF16, "data": 2, "parallel": "expert = 2", **BALANCED},
     "pipeline 2, adapters on attention": {"pipeline": 2, "num_micro_batches": 3}
     | {"tuning": LORA.format('targets = ["q_proj", "o_proj"]')},
 }

@@ -99,12 +99,43 @@ def experts_on_one_rank_are_cut_by_tensor(plan: Plan, facts: Facts) -> Iterator[
             )
 
 
+@rule("GK227")
+def load_balance_needs_experts(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A loss over a router's choice needs a router."""
+    if plan.student.router_aux_loss_coef > 0 and facts.student.shape.moe is None:
+        yield Finding(
+            "`student` has no experts whose load a loss could balance",
+            "student.router_aux_loss_coef",
+            label="no router chooses between experts",
+            help=("remove `student.router_aux_loss_coef`",),
+        )
+
+
+@rule("GK228")
+def load_balance_needs_every_layers_padding(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """With "block" Megatron tells only the layers that it makes again where padding is
+    (megatron/core/transformer/transformer_block.py, _checkpointed_forward)."""
+    is_block = plan.student.recompute.method == "block"
+    if is_block and plan.student.router_aux_loss_coef > 0 and facts.student.shape.moe is not None:
+        yield Finding(
+            'the load of experts cannot be balanced under recompute of method "block"',
+            "student.recompute.method",
+            label="padding would be counted as tokens in the layers that are kept",
+            help=(
+                'set `student.recompute.method` to "uniform"',
+                "remove `student.router_aux_loss_coef`",
+            ),
+        )
+
+
 RULES = (
     experts_divide_by_expert,
     expert_ffn_divides_by_expert_tensor,
     expert_axis_needs_experts,
     expert_tensor_axis_needs_experts,
     experts_on_one_rank_are_cut_by_tensor,
+    load_balance_needs_experts,
+    load_balance_needs_every_layers_padding,
 )
 
 

@@ -2,7 +2,8 @@
 
 n tokens of a rank (divided over the tensor axis under sequence parallelism), k experts a token of E
 in all, w bytes of an element, h hidden. A rank's experts work on r = n k x rows, x their tensor
-degree: their ranks exchange rows, and gather those of their tensor axis. Source:
+degree: their ranks exchange rows, and gather those of their tensor axis. The router and the
+probability that comes with each row are float32. Source:
 megatron/core/transformer/moe/{router,token_dispatcher,moe_utils,experts,shared_experts}.py, the
 all-to-all dispatcher without fused permutation.
 """
@@ -24,14 +25,15 @@ def saved_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     moe, width, hidden = share.moe, model.dtype.num_bytes, model.shape.hidden_size
     tokens = num_tokens // model.sequence_shards
     softmax = moe.num_experts_per_token if moe.weights_sum_to_one else moe.num_experts
-    router = FP32_BYTES * softmax + (width + 1) * moe.num_experts
+    router = FP32_BYTES * softmax + (FP32_BYTES + 1) * moe.num_experts
     router += INT64_BYTES * moe.num_experts_per_token
     taken = hidden if model.trains_base else 0
-    row = width * (taken + 1 + num_widths_kept(model) * share.ffn_size)
+    row = width * (taken + num_widths_kept(model) * share.ffn_size) + FP32_BYTES
     return (
         tokens * router
         + num_rows(model, share, num_tokens) * row
         + shared_bytes(model, share, num_tokens)
+        + _balance_bytes(model, share, tokens)
     )
 
 
@@ -43,7 +45,7 @@ def forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     sorted by expert. Beside them either the last expert's MLP runs, or the outputs of all are
     joined, sorted back and sent; before them runs the shared expert, whose output waits.
     """
-    width, row = model.dtype.num_bytes, model.dtype.num_bytes * (model.shape.hidden_size + 1)
+    width, row = model.dtype.num_bytes, row_bytes(model)
     rows = num_rows(model, share, num_tokens)
     num_widths = 3 if model.fused.swiglu else 5
     last = rows // share.num_experts
@@ -57,14 +59,16 @@ def training_forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int
     """What passes in the forward of a layer's experts beside what they keep, of which are the rows
     as trained experts take them: those before, and the outputs of all, joined, or where experts are
     frozen the last expert's product, scaled by the probability."""
-    row = model.dtype.num_bytes * (model.shape.hidden_size + 1)
+    row = row_bytes(model)
     rows = num_rows(model, share, num_tokens)
     waiting = _waiting_output(model, share, num_tokens) + _waiting_rows(share, rows) * row
     joined = _joined_rows(share, rows) * row
+    last = rows // share.num_experts
+    of_product = last * share.ffn_size * model.dtype.num_bytes
+    scaled = num_widths_of_scaling(model) * of_product
     if model.trains_base:
-        return waiting - rows * row + joined
-    scaled = model.dtype.num_bytes * rows // share.num_experts * share.ffn_size
-    return waiting + max(joined, rows * row + scaled)
+        return waiting - rows * row + max(joined, (rows - last) * row + scaled)
+    return waiting + max(joined, rows * row + of_product + scaled)
 
 
 def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
@@ -83,6 +87,7 @@ def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int
     of_weight = width * hidden * share.ffn_size if model.trains_base else 0
     down_projection = of_product + of_weight
     gated_unit = (2 if model.trains_base else 3) * of_product
+    gated_unit += num_widths_of_scaling(model) * of_product
     num_released = num_widths_kept(model) - 2
     up_projection = width * last * hidden + 2 * of_weight - num_released * of_product
     received = width * hidden * rows
@@ -94,8 +99,13 @@ def routing_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """What a layer's dispatcher holds of its latest forward until the next one: probabilities, map
     and the order of rows."""
     moe = share.moe
-    token = (model.dtype.num_bytes + 1) * moe.num_experts + INT64_BYTES * moe.num_experts_per_token
+    token = (FP32_BYTES + 1) * moe.num_experts + INT64_BYTES * moe.num_experts_per_token
     return num_tokens // model.sequence_shards * token
+
+
+def row_bytes(model: RankModel) -> int:
+    """A row as it travels: its hidden state and its probability."""
+    return model.dtype.num_bytes * model.shape.hidden_size + FP32_BYTES
 
 
 def num_rows(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
@@ -132,6 +142,23 @@ def num_widths_kept(model: RankModel) -> int:
     """Tensors of an expert's width that it keeps of each row: the last, scaled by the probability,
     for the gradient of the down projection's weight."""
     return (3 if model.fused.swiglu else 5) + model.trains_base
+
+
+def _balance_bytes(model: RankModel, share: ExpertShare, tokens: int) -> int:
+    """Kept for a loss that balances the load: the softmax over all experts, which tokens are
+    padding, how many every expert has, and the loss, its factor and its sum over micro-batches."""
+    if not model.balances_load:
+        return 0
+    num_experts = share.moe.num_experts
+    of_tokens = tokens * (FP32_BYTES * num_experts + 1)
+    return of_tokens + INT64_BYTES * num_experts + 3 * FP32_BYTES
+
+
+def num_widths_of_scaling(model: RankModel) -> int:
+    """Of an expert's width, beside what bf16 alone would take, where its product is scaled in
+    float32 and cast back, forward; backward its gradient is cast too."""
+    is_cast = model.dtype.num_bytes < FP32_BYTES and not model.fused.swiglu
+    return FP32_BYTES // model.dtype.num_bytes if is_cast else 0
 
 
 def shared_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:

@@ -65,6 +65,7 @@ class RankModel:
     lora: LoraPlan | None = None
     recompute: Recompute = NO_RECOMPUTE
     experts: ExpertShare | None = None
+    balances_load: bool = False
 
     @property
     def chunks(self) -> tuple[tuple[Parameter, ...], ...]:
@@ -189,4 +190,5 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, fused: Fused, stage: int)
         lora=model.lora,
         recompute=model.recompute,
         experts=expert_share(model.shape, degrees),
+        balances_load=model.load_balance is not None,
     )

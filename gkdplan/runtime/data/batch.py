@@ -1,7 +1,7 @@
 """A micro-batch as tensors. Legend: B rows, S padded length, N response tokens of all rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm
 
 import torch
@@ -19,11 +19,19 @@ class MicroBatch:
 
     `tokens_BS` int64. `predict_N` int64: the flattened positions b * S + s whose next token is a
     response token, row after row, rising. `labels_N` int64: that next token. N may be 0.
+    `lengths` are the tokens of each row that are here; padding follows them.
     """
 
     tokens_BS: Tensor
     predict_N: Tensor
     labels_N: Tensor
+    lengths: tuple[int, ...]
+
+    @property
+    def padding(self) -> Tensor:
+        """bool [B, S]: where a row has no token."""
+        places = torch.arange(self.tokens_BS.size(1), device=self.tokens_BS.device)
+        return places >= torch.tensor(self.lengths, device=places.device)[:, None]
 
     @property
     def num_response_tokens(self) -> int:
@@ -31,8 +39,11 @@ class MicroBatch:
 
     def to(self, device: torch.device | str) -> "MicroBatch":
         """The same micro-batch on `device`."""
-        return MicroBatch(
-            self.tokens_BS.to(device), self.predict_N.to(device), self.labels_N.to(device)
+        return replace(
+            self,
+            tokens_BS=self.tokens_BS.to(device),
+            predict_N=self.predict_N.to(device),
+            labels_N=self.labels_N.to(device),
         )
 
 
@@ -97,12 +108,16 @@ def collate(
     width = width_of(rows) if width is None else width
     assert all(prompt for prompt, _ in rows), "a first response token needs a predecessor"
     here = {place: index for index, place in enumerate(share.places(width))}
-    tokens, predict, labels = [], [], []
+    tokens, predict, labels, lengths = [], [], [], []
     for b, (prompt, response) in enumerate(rows):
         row = [*prompt, *response]
         tokens.append([row[place] if place < len(row) else pad_id for place in here])
+        lengths.append(sum(place < len(row) for place in here))
         for place, label in enumerate(response, start=len(prompt) - 1):
             if place in here:
                 predict.append(b * len(here) + here[place])
                 labels.append(label)
-    return MicroBatch(*(torch.tensor(x, dtype=torch.int64) for x in (tokens, predict, labels)))
+    tokens_BS, predict_N, labels_N = (
+        torch.tensor(x, dtype=torch.int64) for x in (tokens, predict, labels)
+    )
+    return MicroBatch(tokens_BS, predict_N, labels_N, tuple(lengths))

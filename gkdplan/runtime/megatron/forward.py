@@ -14,21 +14,25 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def response_hidden(model: GPTModel, tokens_BS: Tensor, predict_N: Tensor) -> Tensor:
+def response_hidden(
+    model: GPTModel, tokens_BS: Tensor, predict_N: Tensor, padding_BS: Tensor | None = None
+) -> Tensor:
     """The final hidden states [N, H] after the last norm, in the model's dtype.
 
     They stand at the places `predict_N` of the flattened [B * S] tokens and are whole on every
     tensor rank, which may multiply them with its own vocabulary shard: the gradients that come back
     are partial and are summed over the tensor axis. Attention is causal without a mask, so rows are
-    padded on the right, to a `padded_length`, and cut again. `model` is the last chunk.
+    padded on the right, to a `padded_length`, and cut again. `padding_BS`, bool, says to routers
+    that balance their load where. `model` is the last chunk.
     """
     num_tokens = tokens_BS.size(1)
-    return _sequence_first(model, tokens_BS)[predict_N % num_tokens, predict_N // num_tokens]
+    hidden_SBH = _sequence_first(model, tokens_BS, padding_BS)
+    return hidden_SBH[predict_N % num_tokens, predict_N // num_tokens]
 
 
-def stage_output(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+def stage_output(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None = None) -> Tensor:
     """What a chunk that is not the last hands to the next, [S, B, H], or its S / t tokens."""
-    return _decode(model, _padded(model, tokens_BS))
+    return _decode(model, tokens_BS, padding_BS)
 
 
 def padded_length(config: TransformerConfig, num_tokens: int) -> int:
@@ -54,9 +58,9 @@ def logit_softcap(model: GPTModel) -> float | None:
     return softcap
 
 
-def _sequence_first(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+def _sequence_first(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None) -> Tensor:
     """The hidden states as Megatron lays them out, [S, B, H]."""
-    share_SBH = _decode(model, _padded(model, tokens_BS))
+    share_SBH = _decode(model, tokens_BS, padding_BS)
     if not model.config.sequence_parallel:
         return copy_to_tensor_model_parallel_region(share_SBH, group=model.pg_collection.tp)
     return gather_from_sequence_parallel_region(
@@ -64,16 +68,28 @@ def _sequence_first(model: GPTModel, tokens_BS: Tensor) -> Tensor:
     )[: tokens_BS.size(1)]
 
 
-def _padded(model: GPTModel, tokens_BS: Tensor) -> Tensor:
-    num_tokens = tokens_BS.size(1)
+def _padded(model: GPTModel, values_BS: Tensor, *, value: int) -> Tensor:
+    num_tokens = values_BS.size(1)
     padding = padded_length(model.config, num_tokens) - num_tokens
-    return pad(tokens_BS, (0, padding)) if padding else tokens_BS
+    return pad(values_BS, (0, padding), value=value) if padding else values_BS
 
 
-def _decode(model: GPTModel, tokens_BS: Tensor) -> Tensor:
+def _decode(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None) -> Tensor:
     """The model's forward without the head; this rank's S / t tokens under sequence parallelism."""
+    tokens_BS = _padded(model, tokens_BS, value=0)
+    if padding_BS is not None:
+        padding_BS = _padding_share(model, _padded(model, padding_BS, value=1))
     is_last, model.post_process = model.post_process, False
     try:
-        return model(tokens_BS, None, None)
+        return model(tokens_BS, None, None, padding_mask=padding_BS)
     finally:
         model.post_process = is_last
+
+
+def _padding_share(model: GPTModel, padding_BS: Tensor) -> Tensor:
+    """As a chunk's layers take it: of this rank's tokens, which Megatron cuts out on the first
+    stage alone (megatron/core/models/gpt/gpt_model.py, _preprocess)."""
+    if model.pre_process or not model.config.sequence_parallel:
+        return padding_BS
+    group = model.pg_collection.tp
+    return padding_BS.chunk(group.size(), dim=1)[group.rank()]

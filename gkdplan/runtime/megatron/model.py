@@ -164,7 +164,7 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         bf16=dtype is torch.bfloat16,
         perform_initialization=False,
         calculate_per_token_loss=True,
-        **expert_fields(shape, degrees),
+        **expert_fields(plan, degrees),
         **platform.config_overrides(torch.distributed.get_backend(), plan.offload),
     )
 

@@ -26,6 +26,7 @@ from gkdplan.diagnostics import UserError
 from gkdplan.runtime.kernels import no_transformer_engine
 from gkdplan.runtime.megatron import cpu_shims, without_transformer_engine
 from gkdplan.runtime.megatron.layer_attention import LayerAttention
+from gkdplan.runtime.megatron.load_balance import Router
 from gkdplan.runtime.megatron.norms import AllHeadsNorm, RMSNorm, ZeroCenteredRMSNorm
 from gkdplan.runtime.megatron.torch_modules import CoreAttention
 from gkdplan.shape import ModelShape
@@ -106,6 +107,8 @@ def layer_spec(
         layer.input_layernorm = layer.pre_mlp_layernorm = IdentityOp
     if shape.qk_norm:
         attention.q_layernorm, attention.k_layernorm = _head_norms(norm, shape)
+    if shape.moe is not None:
+        layer.mlp.submodules.router = Router
     if kernels is Kernels.TRANSFORMER_ENGINE:
         return spec
     return TransformerBlockSubmodules([spec] * num_layers, layer_norm=norm)

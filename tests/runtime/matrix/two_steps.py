@@ -50,15 +50,15 @@ def textbook(plan: RunPlan) -> TwoSteps:
         )
         found.losses.append(float(loss))
         if not found.gradients:
-            found.gradients = _as_saved((n, p.grad.clone()) for n, p in student.named_parameters())
+            found.gradients = as_saved((n, p.grad.clone()) for n, p in student.named_parameters())
         norm = torch.nn.utils.clip_grad_norm_(student.parameters(), plan.optimizer.clip_grad)
         found.norms.append(float(norm))
         optimizer.step()
-    found.moved = _as_saved((n, p.detach() - starts[n]) for n, p in student.named_parameters())
+    found.moved = as_saved((n, p.detach() - starts[n]) for n, p in student.named_parameters())
     return found
 
 
-def _as_saved(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+def as_saved(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Named as in a checkpoint, where each expert has matrices of its own."""
     saved = {}
     for name, value in parameters:

@@ -163,6 +163,11 @@ CODES: dict[str, Code] = {
         "Someone pressed Ctrl-C, or a scheduler wanted the machine back.",
         "Run the same command again: `--resume auto` goes on from the last checkpoint.",
     ),
+    "GK535": Code(
+        "a checkpoint that is not whole",
+        "A file of it is missing or has other bytes than those that were saved.",
+        "Nothing: the run goes on from the newest one that is whole, and repeats the steps since.",
+    ),
     "GK540": Code(
         "a server that does not answer",
         "The student's samples are drawn there; a run would stop at its first step.",

@@ -1,8 +1,8 @@
 """Checkpoints: the student as Hugging Face safetensors, its adapters as PEFT has them, and the
 exact training state of each rank.
 
-A checkpoint is written under a hidden name and renamed when it is whole, so that a directory
-named step_N always holds all of step N.
+A checkpoint is written under a hidden name, with a manifest of all its files, and renamed when all
+of it is on the disk, so that a directory named step_N always holds all of step N.
 """
 
 import json
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.average import StudentAverage
+from gkdplan.runtime.manifest import Entry, entry_of, sync_directory, write_manifest
 from gkdplan.runtime.megatron.adapter_files import save_adapters
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.random_states import (
@@ -60,8 +61,9 @@ def save(
     tensors = {name: t.cpu() for name, t in trainer.state_tensors().items()}
     if average is not None:
         tensors |= {name: t.cpu() for name, t in average.state_tensors().items()}
-    save_file(tensors | random_state_tensors(), state / f"rank_{mesh.rank}.safetensors")
-    dist.barrier()
+    own = state / f"rank_{mesh.rank}.safetensors"
+    save_file(tensors | random_state_tensors(), own)
+    entries = _of_all_ranks({str(own.relative_to(partial)): entry_of(own)})
     if mesh.rank == 0:
         _write_json(
             state / "state.json",
@@ -69,10 +71,19 @@ def save(
         )
         if responses is not None:
             _write_json(state / RESPONSES, responses)
+        write_manifest(partial, entries)
         partial.rename(final)
+        sync_directory(final.parent)
         for old in directory.saved_steps()[:-keep]:
             shutil.rmtree(directory.checkpoint(old))
     dist.barrier()
+
+
+def _of_all_ranks(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Each rank has read its own file, all at one time."""
+    found: list[dict[str, Entry]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, entries)
+    return {name: entry for of_rank in found for name, entry in of_rank.items()}
 
 
 def restore(

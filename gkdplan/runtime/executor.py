@@ -34,6 +34,7 @@ from gkdplan.runtime.megatron.load_balance import take_mean_loss
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_examples import examples_of_rank
 from gkdplan.runtime.step_state import StepState
+from gkdplan.runtime.stopping import StopRequest
 from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.summary import summarise
 from gkdplan.runtime.teacher.resharding import reshard
@@ -49,19 +50,32 @@ class Executor:
         self.plan = session.plan
         self.ahead = Ahead(session)
 
-    def run(self, start_step: int) -> dict[str, Any]:
-        """Run the steps after `start_step` to the end and return the summary of the run."""
+    def run(self, start_step: int, stop: StopRequest | None = None) -> dict[str, Any]:
+        """Run the steps after `start_step` to the end and return the summary of the run; where the
+        run is asked to stop, up to that step, which is saved, without a summary."""
         if start_step == 0:
             self._evaluate_before_training()
         elif self.plan.sampling.staleness:
             self.ahead.restore(self.session.directory.checkpoint(start_step))
         for step in range(start_step + 1, self.plan.training.num_steps + 1):
             self._run_step(step)
+            is_last = step == self.plan.training.num_steps
+            if stop and not is_last and stop.is_seen_by_a_rank(self.session.mesh.device):
+                return self._save_and_end(step)
         self.session.metrics.close()
         summary = summarise(self.session)
         if self.session.engine is not None:
             self.session.engine.close()
         return summary
+
+    def _save_and_end(self, step: int) -> dict[str, Any]:
+        for action in self.plan.steps:
+            if isinstance(action, Checkpoint) and not self._is_due(action.interval, step):
+                self._save(action, step)
+        self.session.metrics.close()
+        if self.session.engine is not None:
+            self.session.engine.close()
+        return {}
 
     def learn(self, step: int) -> StepState:
         """The step up to its update: gradients are left where the update would find them."""

@@ -20,7 +20,7 @@ from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import worker
-from gkdplan.runtime.interrupts import SIGNALS_OF_TORCH, Interrupted, own_signal_handlers
+from gkdplan.runtime.interrupts import Interrupted, own_signal_handlers, signals_of_torch
 from gkdplan.runtime.kernels import (
     has_transformer_engine,
     no_cpp_compiler,
@@ -30,6 +30,7 @@ from gkdplan.runtime.loss.compiled import has_cpp_compiler
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.rollout.servers import not_ready
 from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
+from gkdplan.runtime.stopping import StopRequest
 from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.runtime.vllm_package import has_vllm, no_vllm
 from gkdplan.vocab import Kernels, LossBackend, Role
@@ -44,32 +45,39 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
 
     Raises UserError before any process starts where the plan cannot run here: the run directory
     belongs to another run or is in use, the plan has what is not yet run, or the device is not
-    there. A signal stops the ranks and leaves the last checkpoint to go on from.
+    there. A scheduler's signal lets the ranks finish their step and save; Ctrl-C stops them and
+    leaves the last checkpoint to go on from.
     """
     check_machine(run_plan)
     check_servers(run_plan)
     check_samplers(run_plan)
     with (
-        open_run_directory(run_plan, resume) as (directory, start_step),
+        open_run_directory(run_plan, resume) as (directory, start_step, skipped),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
     ):
+        stop = StopRequest(Path(scratch) / "stop")
         try:
-            results = _launch(run_plan, start_step, Path(scratch))
+            results = _launch(run_plan, start_step, Path(scratch), stop)
         except ChildFailedError as failure:
-            return _stopped(directory, failure, Path(scratch))
+            return _stopped(directory, failure, Path(scratch), skipped)
         except Interrupted:
-            return _stopped_by(directory, signal.SIGINT)
-        except SignalException as stop:
-            return _stopped_by(directory, stop.sigval)
+            return _stopped_by(directory, signal.SIGINT.name, INTERRUPTED, skipped)
+        except SignalException as signalled:
+            return _stopped_by(directory, signalled.sigval.name, STOPPED_RESUMABLE, skipped)
+        if stop.is_made and directory.saved_steps()[-1] < run_plan.training.num_steps:
+            return _stopped_by(directory, stop.signal_name, STOPPED_RESUMABLE, skipped)
     return RunResult(
         exit_code=FINISHED,
         run_dir=directory.path,
         student_dir=directory.checkpoint(run_plan.training.num_steps) / "student",
         summary=results[0],
+        diagnostics=skipped,
     )
 
 
-def _launch(run_plan: RunPlan, start_step: int, failures: Path) -> dict[int, Any]:
+def _launch(
+    run_plan: RunPlan, start_step: int, failures: Path, stop: StopRequest
+) -> dict[int, Any]:
     return start_ranks(
         worker.main,
         run_plan.layout.devices_per_node,
@@ -78,14 +86,21 @@ def _launch(run_plan: RunPlan, start_step: int, failures: Path) -> dict[int, Any
         start_step,
         str(failures),
         sys.stderr.isatty(),
+        str(stop.path),
+        stop=stop,
     )
 
 
 def start_ranks(
-    main: Callable[..., Any], num_ranks: int, run_id: str, *arguments: object
+    main: Callable[..., Any],
+    num_ranks: int,
+    run_id: str,
+    *arguments: object,
+    stop: StopRequest | None = None,
 ) -> dict[int, Any]:
     """Run `main(*arguments)` on each rank of this node; what the ranks return, by rank.
 
+    Where `main` heeds a `stop`, a scheduler's signal makes that request and ends nothing.
     Raises torch's ChildFailedError where a rank failed, and Interrupted or SignalException where
     this process was told to stop; no process is left behind.
     """
@@ -100,9 +115,9 @@ def start_ranks(
         local_addr="127.0.0.1",
         max_restarts=0,
         start_method="spawn",
-        signals_to_handle=SIGNALS_OF_TORCH,
+        signals_to_handle=signals_of_torch(stop),
     )
-    with own_signal_handlers():
+    with own_signal_handlers(stop):
         results: dict[int, Any] = elastic_launch(config, main)(*arguments)
     return results
 
@@ -182,10 +197,15 @@ def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
         yield no_transformer_engine()
 
 
-def _stopped(directory: RunDirectory, failure: ChildFailedError, failures: Path) -> RunResult:
+def _stopped(
+    directory: RunDirectory,
+    failure: ChildFailedError,
+    failures: Path,
+    skipped: tuple[Diagnostic, ...],
+) -> RunResult:
     found = what_failed(failure, failures, _how_to_go_on(directory))
     exit_code = STOPPED_RESUMABLE if found[0].code in RESUMABLE else 1
-    return RunResult(exit_code, directory.path, None, {}, found)
+    return RunResult(exit_code, directory.path, None, {}, (*skipped, *found))
 
 
 def what_failed(
@@ -221,11 +241,12 @@ def _killed(rank: int, exit_code: int, help: tuple[str, ...]) -> Diagnostic:
     )
 
 
-def _stopped_by(directory: RunDirectory, number: signal.Signals) -> RunResult:
+def _stopped_by(
+    directory: RunDirectory, name: str, exit_code: int, skipped: tuple[Diagnostic, ...]
+) -> RunResult:
     """Ctrl-C has the exit code that shells give it; a scheduler's signal may be resumed."""
-    found = error("GK533", f"the run was stopped by {number.name}", help=_how_to_go_on(directory))
-    exit_code = INTERRUPTED if number is signal.SIGINT else STOPPED_RESUMABLE
-    return RunResult(exit_code, directory.path, None, {}, (found,))
+    found = error("GK533", f"the run was stopped by {name}", help=_how_to_go_on(directory))
+    return RunResult(exit_code, directory.path, None, {}, (*skipped, found))
 
 
 def _how_to_go_on(directory: RunDirectory) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from gkdplan.diagnostics import UserError, error
+from gkdplan.diagnostics import Diagnostic, UserError, error, warning
 from gkdplan.runplan.codec import decode, encode
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.manifest import flaw
 
 LOCK_NAME = "plan.lock.json"
 
@@ -43,9 +44,8 @@ class RunDirectory:
         return self.checkpoints / f"step_{step}"
 
     def saved_steps(self) -> list[int]:
-        """The steps of the whole checkpoints, rising; one that was being written does not count."""
-        states = self.checkpoints.glob("step_*/state/state.json")
-        steps = (state.parent.parent.name.removeprefix("step_") for state in states)
+        """The steps of the checkpoints, rising; one that was being written does not count."""
+        steps = (path.name.removeprefix("step_") for path in self.checkpoints.glob("step_*"))
         return sorted(int(step) for step in steps if step.isdecimal())
 
     def has_begun(self) -> bool:
@@ -55,16 +55,20 @@ class RunDirectory:
 
 
 @contextmanager
-def open_run_directory(run_plan: RunPlan, resume: str) -> Iterator[tuple[RunDirectory, int]]:
-    """Hold the plan's run directory as its only run, and say after which step the run goes on.
+def open_run_directory(
+    run_plan: RunPlan, resume: str
+) -> Iterator[tuple[RunDirectory, int, tuple[Diagnostic, ...]]]:
+    """Hold the plan's run directory as its only run, and say after which step the run goes on, and
+    which newer checkpoints are not whole (GK535): these are renamed.
 
-    `resume` is "auto" (from the newest checkpoint, if any), "never" (only into an empty
+    `resume` is "auto" (from the newest whole checkpoint, if any), "never" (only into an empty
     directory), or the path of one of the run's checkpoints: later ones are then renamed. The
     directory's lock is also its file lock, which the operating system takes back when this process
     ends, however it ends.
 
     Raises UserError where the directory holds anything else than a run of this very plan, where
-    that run is going on already (GK518), and where it cannot be written (GK505).
+    that run is going on already (GK518), where it cannot be written (GK505), and where the
+    checkpoint to go on from is not whole (GK517), or with "auto" none is.
     """
     directory = RunDirectory(Path(run_plan.training.output))
     try:
@@ -73,10 +77,10 @@ def open_run_directory(run_plan: RunPlan, resume: str) -> Iterator[tuple[RunDire
         raise _unusable(directory, failure) from failure
     with file:
         try:
-            start_step = _claim(directory, file, run_plan, resume)
+            start_step, skipped = _claim(directory, file, run_plan, resume)
         except (OSError, ValueError) as failure:
             raise _unusable(directory, failure) from failure
-        yield directory, start_step
+        yield directory, start_step, skipped
 
 
 def _open_lock(directory: RunDirectory, resume: str) -> TextIO:
@@ -90,9 +94,11 @@ def _open_lock(directory: RunDirectory, resume: str) -> TextIO:
     return directory.lock.open("a+", encoding="utf-8")
 
 
-def _claim(directory: RunDirectory, file: TextIO, run_plan: RunPlan, resume: str) -> int:
-    """Lock the run and return the step after which it goes on; its directory gets the plan, whose
-    prices may be newer than the run."""
+def _claim(
+    directory: RunDirectory, file: TextIO, run_plan: RunPlan, resume: str
+) -> tuple[int, tuple[Diagnostic, ...]]:
+    """Lock the run and return the step after which it goes on, with the checkpoints that were
+    skipped; its directory gets the plan, whose prices may be newer than the run."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,16 +117,20 @@ def _claim(directory: RunDirectory, file: TextIO, run_plan: RunPlan, resume: str
     return _resume_step(directory, run_plan, resume)
 
 
-def _resume_step(directory: RunDirectory, run_plan: RunPlan, resume: str) -> int:
+def _resume_step(
+    directory: RunDirectory, run_plan: RunPlan, resume: str
+) -> tuple[int, tuple[Diagnostic, ...]]:
     steps = directory.saved_steps()
     if resume not in ("auto", "never"):
         paths = {os.path.realpath(directory.checkpoint(step)): step for step in steps}
         asked = paths.get(os.path.realpath(resume))
         if asked is None:
             raise _not_a_checkpoint(directory, resume)
-        _set_aside(directory, [step for step in steps if step > asked])
-        return asked
-    newest = steps[-1] if steps else 0
+        if reason := flaw(directory.checkpoint(asked)):
+            raise UserError(_broken(directory, asked, reason))
+        _set_aside(directory, [step for step in steps if step > asked], "superseded")
+        return asked, ()
+    newest, broken = _newest_whole(directory, steps)
     if newest >= run_plan.training.num_steps:
         raise UserError(
             error(
@@ -131,13 +141,28 @@ def _resume_step(directory: RunDirectory, run_plan: RunPlan, resume: str) -> int
                 help=("set `run.output` to another directory to run the plan again",),
             )
         )
-    return newest
+    _set_aside(directory, list(broken), "broken")
+    return newest, tuple(_skipped(directory, step, broken[step], newest) for step in broken)
 
 
-def _set_aside(directory: RunDirectory, steps: list[int]) -> None:
+def _newest_whole(directory: RunDirectory, steps: list[int]) -> tuple[int, dict[int, str]]:
+    """The step of the newest checkpoint that is whole, 0 where there is none, and what is wrong
+    with the newer ones."""
+    broken: dict[int, str] = {}
+    for step in reversed(steps):
+        reason = flaw(directory.checkpoint(step))
+        if reason is None:
+            return step, broken
+        broken[step] = reason
+    if broken:
+        raise UserError(*(_broken(directory, step, reason) for step, reason in broken.items()))
+    return 0, broken
+
+
+def _set_aside(directory: RunDirectory, steps: list[int], why: str) -> None:
     """Rename checkpoints that the run will reach again, so that the newest is always its own."""
     for step in steps:
-        old = directory.checkpoint(step).with_name(f"step_{step}.superseded")
+        old = directory.checkpoint(step).with_name(f"step_{step}.{why}")
         shutil.rmtree(old, ignore_errors=True)
         directory.checkpoint(step).rename(old)
 
@@ -174,6 +199,28 @@ def _foreign(directory: RunDirectory) -> UserError:
             label=f"it has no {LOCK_NAME}" if is_directory else "a run needs a directory",
             help=("set `run.output` to a directory that does not exist yet",),
         )
+    )
+
+
+def _broken(directory: RunDirectory, step: int, reason: str) -> Diagnostic:
+    return error(
+        "GK517",
+        f"the checkpoint `{directory.checkpoint(step)}` is not whole: {reason}",
+        "run.output",
+        help=(
+            "resume from an older checkpoint: `--resume` takes its directory",
+            "or set `run.output` to another directory to begin anew",
+        ),
+    )
+
+
+def _skipped(directory: RunDirectory, step: int, reason: str, start_step: int) -> Diagnostic:
+    path = directory.checkpoint(step)
+    return warning(
+        "GK535",
+        f"the checkpoint `{path}` is not whole: {reason}",
+        "run.output",
+        notes=(f"the run went on after step {start_step}; this one is now {path.name}.broken",),
     )
 
 

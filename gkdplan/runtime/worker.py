@@ -18,6 +18,7 @@ from gkdplan.runplan.codec import decode
 from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
+from gkdplan.runtime.stopping import StopRequest, take_signals_of_a_rank
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 LAST_WORDS_S = 1.0
@@ -25,14 +26,19 @@ LAST_WORDS_S = 1.0
 raise only because it is gone."""
 
 
-def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str, Any]:
-    """Run the plan in `lock` from the step after `start_step`; rank 0's summary is the result.
+def main(
+    lock: str, start_step: int, failures: str, terminal: bool, stop_file: str
+) -> dict[str, Any]:
+    """Run the plan in `lock` from the step after `start_step`, or up to the step in which
+    `stop_file` asks it to stop; rank 0's summary is the result.
 
     A failure is written to `failures`/rank_R.json before it ends the process, so that the
     launcher can name the rank, the phase and the reason. Megatron is imported here, in the rank,
     so that the launcher does not wait for it.
     """
     end_with_the_launcher()
+    stop = StopRequest(Path(stop_file))
+    take_signals_of_a_rank(stop)
     from gkdplan.runtime.executor import Executor
     from gkdplan.runtime.megatron import platform
     from gkdplan.runtime.session import open_session
@@ -44,7 +50,7 @@ def main(lock: str, start_step: int, failures: str, terminal: bool) -> dict[str,
         dist.init_process_group(run_plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
         with Progress(run_plan, start_step, shown=rank == 0, terminal=terminal) as progress:
             session = open_session(run_plan, start_step, position, progress)
-            summary = Executor(session).run(start_step)
+            summary = Executor(session).run(start_step, stop)
         dist.destroy_process_group()
         return summary
 

@@ -19,7 +19,7 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 
-NUM_STEPS = 24
+NUM_STEPS = 40
 LAYOUTS = {"parallel": "pipeline = 2", "teacher": "[teacher.parallel]\ntensor = 2"}
 SOURCES = {"lmbda": 0.2, "seq_kd": 0.2}
 CHANGES = LAYOUTS | SOURCES | {"steps": NUM_STEPS, "save_interval": 3, "held_out": "[]"}
@@ -94,7 +94,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def story(place) -> dict[str, Ending]:
-    """One run of a student in stages and a teacher over tensor ranks, stopped in four ways, a
+    """One run of a student in stages and a teacher over tensor ranks, stopped in six ways, a
     second one while it starts, and the attempt that finishes it."""
     home = make_home(place / "home")
     (place / "plan.toml").write_text(plan_text(home, "run", devices=2, **CHANGES))
@@ -113,10 +113,18 @@ def story(place) -> dict[str, Ending]:
 
 STOPS = {
     "SIGTERM": lambda attempt: attempt.process.terminate(),
+    "SIGUSR1 to all": lambda attempt: os.killpg(attempt.process.pid, signal.SIGUSR1),
+    "SIGTERM twice": lambda attempt: _terminate_twice(attempt),
     "Ctrl-C": lambda attempt: os.killpg(attempt.process.pid, signal.SIGINT),
     "killed rank": lambda attempt: os.kill(attempt.ranks()[1], signal.SIGKILL),
     "killed launcher": lambda attempt: attempt.process.kill(),
 }
+
+
+def _terminate_twice(attempt: Attempt) -> None:
+    attempt.process.terminate()
+    time.sleep(0.01)
+    attempt.process.terminate()
 
 
 def test_a_second_process_is_refused(story):
@@ -128,8 +136,15 @@ def test_a_schedulers_signal_stops_all_and_says_where_it_goes_on(story):
     ending = story["SIGTERM"]
     assert ending.exit_code == 4
     assert "error[GK533]: the run was stopped by SIGTERM" in ending.err
-    goes_on = f"it goes on after step {story['Ctrl-C'].first_step}"
+    goes_on = f"it goes on after step {story['SIGUSR1 to all'].first_step}"
     assert goes_on in " ".join(ending.err.split())
+    assert "Traceback" not in ending.err
+
+
+def test_a_signal_to_every_process_saves_once(story):
+    ending = story["SIGUSR1 to all"]
+    assert ending.exit_code == 4
+    assert "error[GK533]: the run was stopped by SIGUSR1" in ending.err
     assert "Traceback" not in ending.err
 
 

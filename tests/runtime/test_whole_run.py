@@ -147,7 +147,7 @@ def test_what_the_user_can_mend_comes_back_from_the_ranks_once(home, tmp_path):
 
 def test_a_rank_that_raises_is_named_with_its_phase_and_traceback(home, tmp_path):
     plan = compile_tiny(home, tmp_path / "run", **LAYOUTS["tensor"])
-    with open_run_directory(plan, "auto") as (directory, _):
+    with open_run_directory(plan, "auto") as (directory, *_):
         directory.metrics.mkdir()
     result = run(plan)
     (found,) = result.diagnostics

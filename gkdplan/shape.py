@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gkdplan.rope import RopeScaling
+from gkdplan.vision import VisionShape
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a dense layer, by the names that Hugging Face gives them."""
@@ -74,6 +75,7 @@ class ModelShape:
     `norms` says where a layer has them: "pre" before attention and MLP, "post" after each, before
     the residual sum, "sandwich" in both places. `zero_centered_norms` multiply by 1 + weight.
     `qk_norm` normalises each head of queries and keys, or with `qk_norm_of_all_heads` all at once.
+    With `vision` the decoder sees images: their features stand in its sequence as tokens do.
     """
 
     family: str
@@ -99,6 +101,7 @@ class ModelShape:
     qk_norm_of_all_heads: bool = False
     scaled_embeddings: bool = False
     logit_softcap: float | None = None
+    vision: VisionShape | None = None
 
     @property
     def query_size(self) -> int:
@@ -142,10 +145,12 @@ class ModelShape:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the checkpoint; a tied head counts once."""
+        """Parameters of the checkpoint, vision included; a tied head counts once."""
         matrices = 1 if self.tied_embeddings else 2
         embeddings = matrices * self.vocab_size * self.hidden_size
-        return embeddings + self.num_layers * self.num_parameters_per_layer + self.hidden_size
+        layers = self.num_layers * self.num_parameters_per_layer
+        vision = 0 if self.vision is None else self.vision.num_parameters
+        return embeddings + layers + self.hidden_size + vision
 
     def projection_size(self, name: str) -> tuple[int, int]:
         """(out, in) features of one of PROJECTIONS."""

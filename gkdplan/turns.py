@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from gkdplan.pictures import PictureError, contents_of, text_of
+
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 OF_TOOLS = ("tool_calls", "tool_call_id", "function_call")
 """Keys of a turn that calls a tool, or answers for one."""
@@ -24,7 +26,7 @@ def fault_of(row: Mapping[str, object]) -> str | None:
         fault = _fault_of_turn(turn)
         if fault is not None:
             return f"{fault} (turn {number})"
-    return _fault_of_order([turn["role"] for turn in turns])
+    return _fault_of_order([turn["role"] for turn in turns]) or _fault_of_contents(row)
 
 
 def is_text(value: object) -> bool:
@@ -40,8 +42,21 @@ def _fault_of_turn(turn: object) -> str | None:
         return f"has a turn with `{used}`, and tools are not supported"
     if turn.get("role") in ("tool", "function"):
         return f"has a turn of the role `{turn['role']}`, and tools are not supported"
-    if not all(is_text(turn.get(key)) for key in ("role", "content")):
+    has_parts = isinstance(turn.get("content"), list)
+    if not is_text(turn.get("role")) or not (has_parts or is_text(turn.get("content"))):
         return "has a turn without `role` and `content` of text"
+    return None
+
+
+def _fault_of_contents(row: Mapping[str, object]) -> str | None:
+    """Of turns in parts, and of the pictures that they show."""
+    try:
+        contents = contents_of(row)
+    except PictureError as failure:
+        return str(failure)
+    for number, parts in enumerate(contents, start=1):
+        if not is_text(text_of(parts)):
+            return f"has a turn without `role` and `content` of text (turn {number})"
     return None
 
 

@@ -50,6 +50,14 @@ def write_bad_data(data: Path) -> None:
         '{"instruction": "say four", "output": "4"}',
     ]
     (data / "faulty.jsonl").write_text("\n".join(rows) + "\n")
+    for name, images in (("seeing", ["data/dot.png"]), ("unseen", ["data/gone.png"])):
+        turns = [
+            {"role": "user", "content": "<image>what is it?"},
+            {"role": "assistant", "content": "a dot"},
+        ]
+        row = json.dumps({"messages": turns, "images": images})
+        (data / f"{name}.jsonl").write_text(f"{row}\n" * 16)
+    (data / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (data / "empty.jsonl").write_text("\n\n")
     domains = ["maths", "code, and more", "biology", None]
     named = [{"prompt": "a", "completion": "b", "domain": domain} for domain in domains]

@@ -43,6 +43,21 @@ CONFIG = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
 }
+SEEING_CONFIG = {
+    "architectures": ["LlavaForConditionalGeneration"],
+    "model_type": "llava",
+    "text_config": CONFIG,
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 7,
+    },
+    "image_token_index": 91,
+}
 MOE_CONFIG = CONFIG | {
     "architectures": ["Qwen3MoeForCausalLM"],
     "model_type": "qwen3_moe",
@@ -64,6 +79,10 @@ def build_world(root: Path) -> Path:
     _write_model(root / "models" / "tiny", TOKENS)
     _write_model(root / "models" / "tiny_moe", TOKENS, MOE_CONFIG)
     _write_model(root / "models" / "foreign", TOKENS[::-1])
+    _write_model(root / "models" / "seeing", [*TOKENS, "<image>"], SEEING_CONFIG)
+    vision = SEEING_CONFIG["vision_config"] | {"patch_size": 14}
+    coarse = SEEING_CONFIG | {"vision_config": vision}
+    _write_model(root / "models" / "coarse", [*TOKENS, "<image>"], coarse)
     _write_byte_level(root / "models" / "byte_level")
     truncated = _write_model(root / "models" / "truncated", TOKENS) / "model.safetensors"
     truncated.write_bytes(truncated.read_bytes()[:4096])
@@ -109,6 +128,7 @@ def _write_model(directory: Path, tokens: list[str], config: Mapping[str, object
 
     from gkdplan.facts.config import read_shape
     from gkdplan.families.tensors import expected_tensors
+    from gkdplan.vision import name_on_disk
 
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config))
@@ -123,7 +143,10 @@ def _write_model(directory: Path, tokens: list[str], config: Mapping[str, object
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     shape, _ = read_shape(config, "config.json")
     assert shape is not None
-    tensors = {name: np.zeros(size, np.float32) for name, size in expected_tensors(shape).items()}
+    tensors = {
+        name_on_disk(shape.vision, name): np.zeros(size, np.float32)
+        for name, size in expected_tensors(shape).items()
+    }
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 

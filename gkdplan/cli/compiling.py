@@ -122,6 +122,7 @@ def _compile(plan: Plan) -> tuple[Facts | None, RunPlan | None, tuple[Diagnostic
     from gkdplan.facts.model import ModelRef
     from gkdplan.planner.checks.declaration import check_plan_alone
     from gkdplan.planner.compiler import compile_plan
+    from gkdplan.planner.draft import picture_limits
     from gkdplan.planner.models import named_teacher
     from gkdplan.vocab import Role
 
@@ -133,6 +134,7 @@ def _compile(plan: Plan) -> tuple[Facts | None, RunPlan | None, tuple[Diagnostic
         eval=plan.data.eval,
         samples=plan.teacher.samples,
         column=_teacher_column(plan),
+        limits=picture_limits(plan),
     )
     if facts is None:
         return None, None, seen + check_plan_alone(plan)

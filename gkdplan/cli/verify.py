@@ -36,6 +36,8 @@ def verify(
     """Hold a plan's step, at reduced size, against one process."""
     compiled = compile_file(path)
     run_plan = _decided(compiled)
+    if run_plan.models.student.shape.vision is not None:
+        raise UserError(_not_verified())
     if not json:
         show_findings(compiled.diagnostics, sys.stderr)
     with blamed(run_plan), compiled.placing():
@@ -104,6 +106,15 @@ def _traceable(run_plan: RunPlan) -> RunPlan:
     if run_plan.optimizer.offload is Tier.HOST:
         raise UserError(_not_traced("optimizer.offload", "cpu"))
     return run_plan
+
+
+def _not_verified() -> Diagnostic:
+    return error(
+        "GK591",
+        f"`gkdplan verify` does not yet verify models that see images in gkdplan {__version__}",
+        "student.model",
+        label="it sees images",
+    )
 
 
 def _not_traced(path: str, value: str) -> Diagnostic:

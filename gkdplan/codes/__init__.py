@@ -9,6 +9,7 @@ from gkdplan.codes import (
     running,
     samples,
     teacher_server,
+    vision,
 )
 from gkdplan.codes.code import Code
 
@@ -21,6 +22,7 @@ CODES: dict[str, Code] = {
     **running.CODES,
     **samples.CODES,
     **teacher_server.CODES,
+    **vision.CODES,
 }
 
 __all__ = ["CODES", "Code"]

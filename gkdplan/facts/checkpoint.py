@@ -11,6 +11,7 @@ from gkdplan.facts.tensors import compare_tensors
 from gkdplan.families.tensors import expected_tensors
 from gkdplan.shape import ModelShape
 from gkdplan.text import listed, printable, shown
+from gkdplan.vision import canonical_name
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -42,7 +43,8 @@ def read_weights(
     findings = findings or compare_tensors(tensors, shape, name)
     if findings:
         return None, tuple(findings)
-    own = [tensors[tensor] for tensor in expected_tensors(shape)]
+    of_model = {canonical_name(shape.vision, tensor): row for tensor, row in tensors.items()}
+    own = [of_model[tensor] for tensor in expected_tensors(shape)]
     weights = WeightFacts(
         num_files=len(headers),
         num_parameters=sum(tensor.num_elements for tensor in own),

@@ -8,6 +8,7 @@ from gkdplan.families import FAMILIES, Family
 from gkdplan.families.activations import ACTIVATIONS
 from gkdplan.families.experts import read_experts
 from gkdplan.families.keys import Keys
+from gkdplan.families.llava import ARCHITECTURES, read_vision, text_config
 from gkdplan.families.rope import MAX_POSITIONS, read_rope
 from gkdplan.shape import PLAIN_ATTENTION, ModelShape
 from gkdplan.text import shown
@@ -33,8 +34,35 @@ def read_shape(
 
     `origin` names the file in messages. GK102: another architecture; GK104: a key is missing, of
     another type or out of range; GK105: a feature that ModelShape cannot hold. Defaults are those
-    of the family's config class in transformers.
+    of the family's config class in transformers. A model that sees images is a decoder of one of
+    the families, with its vision.
     """
+    model_type = config.get("model_type")
+    if isinstance(model_type, str) and model_type in ARCHITECTURES:
+        return _read_seeing(config, ARCHITECTURES[model_type], origin)
+    return _read_decoder(config, origin)
+
+
+def _read_seeing(
+    config: Mapping[str, object], architecture: str, origin: str
+) -> tuple[ModelShape | None, tuple[Diagnostic, ...]]:
+    """A decoder under `text_config`, and the vision before it."""
+    if config.get("architectures") not in (None, [architecture]):
+        return None, (_unsupported(config, origin),)
+    keys = Keys(config, origin)
+    for key, why in _ABSENT.items():
+        if keys.values.get(key):
+            keys.refuse(key, why)
+    shape, found = _read_decoder(text_config(keys), f"`text_config` of {origin}")
+    if shape is None or keys.findings:
+        return None, (*keys.findings, *found)
+    vision = read_vision(keys, shape)
+    return (None if keys.findings else replace(shape, vision=vision)), tuple(keys.findings)
+
+
+def _read_decoder(
+    config: Mapping[str, object], origin: str
+) -> tuple[ModelShape | None, tuple[Diagnostic, ...]]:
     family_name = config.get("model_type")
     family = FAMILIES.get(family_name) if isinstance(family_name, str) else None
     architectures = config.get("architectures")

@@ -24,6 +24,7 @@ from gkdplan.facts.samples import read_samples_file
 from gkdplan.facts.token_map import TokenMap
 from gkdplan.facts.tokenizer import read_tokenizer
 from gkdplan.facts.weights import fingerprint
+from gkdplan.pictures import USUAL_LIMITS, PictureLimits
 from gkdplan.shape import ModelShape
 from gkdplan.text import printable, shown
 
@@ -40,6 +41,7 @@ def look_up(
     eval: tuple[str, ...],
     samples: str | None = None,
     column: TeacherColumn | None = None,
+    limits: PictureLimits = USUAL_LIMITS,
 ) -> tuple[Facts | None, Findings]:
     """Facts of the two models, the device, the data files and the file of the teacher's samples;
     None where there is an error.
@@ -47,9 +49,9 @@ def look_up(
     A model is a directory (relative to the working directory), else a hub id in Hugging Face's
     local cache, else a hub id with bundled facts. Nothing is downloaded; of tensors no more is read
     than `weights.fingerprint` does, where there are samples. Where there are several teachers,
-    every row names its own in `column`. Every finding is returned at once, at "student.model",
-    "teacher.revision", "cluster.device", "data.train[0]", "teacher.samples"; a model that both
-    roles name is read once, and only its errors are repeated.
+    every row names its own in `column`. What a row shows is within `limits`. Every finding is
+    returned at once, at "student.model", "teacher.revision", "cluster.device", "data.train[0]",
+    "teacher.samples"; a model that both roles name is read once, and only its errors are repeated.
     """
     token_maps: dict[str, TokenMap] = {}
     student_facts, found = _read_model(student, token_maps)
@@ -62,9 +64,9 @@ def look_up(
     findings += _placed(found, teacher.role)
     device_facts, found = find_device(device)
     findings += found
-    train_files, found = _read_data(train, "data.train", column)
+    train_files, found = _read_data(train, "data.train", column, limits)
     findings += found
-    eval_files, found = _read_data(eval, "data.eval", column)
+    eval_files, found = _read_data(eval, "data.eval", column, limits)
     findings += found
     samples_file, found = _read_samples(samples, teacher)
     findings += found
@@ -85,12 +87,12 @@ def _placed(findings: Findings, table: str) -> list[Diagnostic]:
 
 
 def _read_data(
-    entries: tuple[str, ...], key: str, column: TeacherColumn | None
+    entries: tuple[str, ...], key: str, column: TeacherColumn | None, limits: PictureLimits
 ) -> tuple[tuple[DataFile, ...], Findings]:
     files: list[DataFile] = []
     findings: list[Diagnostic] = []
     for index, entry in enumerate(entries):
-        file, found = read_data_file(entry, column)
+        file, found = read_data_file(entry, column, limits)
         files += [file] if file else []
         findings += [replace(finding, path=f"{key}[{index}]") for finding in found]
     return tuple(files), tuple(findings)

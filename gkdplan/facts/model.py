@@ -98,7 +98,8 @@ class DataFile:
     """One entry of data.train or data.eval; the counts are taken after the `#N` limit.
 
     Rows without a response are prompts: steps that learn from the dataset cannot use them. Rows
-    with `messages` need a chat template. `longest_prompts` are the longest few of checked rows.
+    with `messages` need a chat template. `longest_prompts` are the longest few of checked rows. Of
+    checked rows `num_rows_with_images` show images; no row shows more than `most_images`.
     """
 
     entry: str
@@ -109,6 +110,8 @@ class DataFile:
     num_rows_with_messages: int
     fingerprint: str
     longest_prompts: tuple[Prompt, ...] = ()
+    num_rows_with_images: int = 0
+    most_images: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappushpop
 
+from gkdplan.pictures import contents_of, text_of
 from gkdplan.turns import ASSISTANT
 
 NUM_KEPT = 3
@@ -54,6 +55,6 @@ def _texts(row: Mapping[str, object]) -> Iterator[str]:
     if not isinstance(turns, list):
         yield str(row["prompt"])
         return
-    for turn in turns:
+    for turn, parts in zip(turns, contents_of(row), strict=True):
         if turn["role"] != ASSISTANT:
-            yield turn["content"].strip()
+            yield text_of(parts).strip()

@@ -8,6 +8,7 @@ from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.json_file import UnreadableError
 from gkdplan.facts.model import DataFile, TeacherColumn
 from gkdplan.facts.survey import Survey, survey_lines, survey_list
+from gkdplan.pictures import USUAL_LIMITS, PictureLimits
 from gkdplan.text import printable
 
 MAX_LIMIT_DIGITS = 15
@@ -18,7 +19,7 @@ Findings = tuple[Diagnostic, ...]
 
 
 def read_data_file(
-    entry: str, column: TeacherColumn | None = None
+    entry: str, column: TeacherColumn | None = None, limits: PictureLimits = USUAL_LIMITS
 ) -> tuple[DataFile | None, Findings]:
     """One entry's file; None where there is an error. The findings have no path yet. Where there
     are several teachers, the `column` of a row names its own.
@@ -26,8 +27,9 @@ def read_data_file(
     .jsonl holds one row a line (blank lines do not count), .json one list. The fingerprint is the
     sha256 of the whole file. GK460: the file cannot be read; GK461: a bad `#N`; GK462: no rows;
     GK463: a row cannot be used; GK464: another format; GK465, a warning: fewer rows than `#N`;
-    GK466, a note: only the first rows were checked; GK468: a row without a teacher; GK590: a format
-    of a later version.
+    GK466, a note: only the first rows were checked; GK467: a row shows an image that cannot be
+    used; GK468: a row without a teacher; GK590: a format of a later version. Of an image no more
+    is read than its beginning.
     """
     path, suffix = _split(entry)
     limit = _limit(suffix)
@@ -37,20 +39,24 @@ def read_data_file(
     if extension not in (".jsonl", ".json"):
         return None, (_other_format(path, extension),)
     try:
-        survey = (survey_lines if extension == ".jsonl" else survey_list)(path, limit, column)
+        survey = (survey_lines if extension == ".jsonl" else survey_list)(
+            path, limit, column, limits
+        )
     except UnreadableError as failure:
         return None, (_unreadable(path, failure),)
     if survey.faults:
         return None, (_unusable_rows(survey),)
     if survey.strays:
         return None, (_rows_without_teacher(survey),)
+    if survey.blind_spots:
+        return None, (_unusable_images(survey),)
     if survey.num_rows == 0:
         return None, (error("GK462", f"`{printable(path)}` holds no rows"),)
-    return _conclude(survey, entry, path, limit)
+    return _conclude(survey, entry, path, limit, limits)
 
 
 def _conclude(
-    survey: Survey, entry: str, path: str, limit: int | None
+    survey: Survey, entry: str, path: str, limit: int | None, limits: PictureLimits
 ) -> tuple[DataFile, Findings]:
     """What all checked rows have, the unchecked ones are taken to have too."""
     num_taken = min(limit or survey.num_rows, survey.num_rows)
@@ -73,6 +79,8 @@ def _conclude(
         num_rows_with_messages=of_all(survey.num_conversations),
         fingerprint=survey.fingerprint,
         longest_prompts=survey.longest.found(),
+        num_rows_with_images=survey.num_seeing,
+        most_images=limits.number if num_unchecked else survey.most_images,
     )
     return file, tuple(findings)
 
@@ -152,6 +160,16 @@ def _unusable_rows(survey: Survey) -> Diagnostic:
     count = f"{len(survey.faults):,} of {survey.num_checked:,} checked rows cannot be used"
     first = printable(survey.faults[0], MAX_MESSAGE_LENGTH)
     return error("GK463", first, notes=(count,), help=(FORMS,))
+
+
+def _unusable_images(survey: Survey) -> Diagnostic:
+    count = f"{len(survey.blind_spots):,} of {survey.num_checked:,} checked rows show such images"
+    return error(
+        "GK467",
+        printable(survey.blind_spots[0], MAX_MESSAGE_LENGTH),
+        notes=(count, "paths start at the working directory"),
+        help=("give the row images that are there, or leave it out",),
+    )
 
 
 def _rows_without_teacher(survey: Survey) -> Diagnostic:

@@ -15,6 +15,7 @@ from itertools import islice
 from gkdplan.facts.json_file import UnreadableError, opened, parse, read_bytes
 from gkdplan.facts.model import TeacherColumn
 from gkdplan.facts.prompts import LongestPrompts
+from gkdplan.pictures import USUAL_LIMITS, PictureError, PictureLimits, contents_of, pictures_of
 from gkdplan.text import shown
 from gkdplan.turns import ASSISTANT, fault_of, is_text
 
@@ -30,7 +31,8 @@ class Survey:
     """`num_rows` of the whole file, its sha256, and what its checked rows are.
 
     A fault is a sentence that starts with the row's place; so is a stray, a row whose `column`
-    names no teacher.
+    names no teacher, and a blind spot, a row with an image that cannot be shown. `num_seeing` rows
+    show images, none more than `most_images`.
     """
 
     fingerprint: str = ""
@@ -41,7 +43,11 @@ class Survey:
     longest: LongestPrompts = field(default_factory=LongestPrompts)
     faults: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
+    blind_spots: list[str] = field(default_factory=list)
+    num_seeing: int = 0
+    most_images: int = 0
     column: TeacherColumn | None = None
+    limits: PictureLimits = USUAL_LIMITS
 
     def check(self, place: str, row: object) -> None:
         """Count a row as one with a response, a prompt, or one that cannot be used."""
@@ -55,6 +61,7 @@ class Survey:
         self.num_conversations += "messages" in row
         self.longest.see(place.rstrip(","), row)
         self._find_teacher(place, row)
+        self._look_at_pictures(place, row)
 
     def check_line(self, path: str, number: int, line: bytes) -> None:
         """The same for the row on one line of a file."""
@@ -65,6 +72,22 @@ class Survey:
             self.faults.append(f"{path}:{number} {failure}")
         else:
             self.check(f"{path}:{number}", row)
+
+    def _look_at_pictures(self, place: str, row: dict[str, object]) -> None:
+        if "messages" not in row:
+            return
+        pictures = pictures_of(contents_of(row))
+        self.num_seeing += bool(pictures)
+        self.most_images = max(self.most_images, len(pictures))
+        try:
+            if len(pictures) > self.limits.number:
+                raise PictureError(
+                    f"shows {len(pictures)} images, and `data.max_images` is {self.limits.number}"
+                )
+            for picture in pictures:
+                picture.check(self.limits)
+        except PictureError as failure:
+            self.blind_spots.append(f"{place} holds a row that {failure}")
 
     def _find_teacher(self, place: str, row: object) -> None:
         if self.column is None:
@@ -78,12 +101,17 @@ class Survey:
             )
 
 
-def survey_lines(path: str, limit: int | None, column: TeacherColumn | None = None) -> Survey:
+def survey_lines(
+    path: str,
+    limit: int | None,
+    column: TeacherColumn | None = None,
+    limits: PictureLimits = USUAL_LIMITS,
+) -> Survey:
     """A .jsonl file: one row a line, blank lines do not count; rows past `limit` are not checked.
 
     Raises UnreadableError.
     """
-    survey, digest = Survey(column=column), sha256()
+    survey, digest = Survey(column=column, limits=limits), sha256()
     with opened(path) as file:
         is_small = os.fstat(file.fileno()).st_size <= FULL_CHECK_BYTES
         num_to_check = min(limit or sys.maxsize, sys.maxsize if is_small else NUM_CHECKED_ROWS)
@@ -100,13 +128,18 @@ def survey_lines(path: str, limit: int | None, column: TeacherColumn | None = No
     return survey
 
 
-def survey_list(path: str, limit: int | None, column: TeacherColumn | None = None) -> Survey:
+def survey_list(
+    path: str,
+    limit: int | None,
+    column: TeacherColumn | None = None,
+    limits: PictureLimits = USUAL_LIMITS,
+) -> Survey:
     """A .json file: one list of rows. Raises UnreadableError."""
     text = read_bytes(path, MAX_LIST_BYTES)
     rows = parse(text)
     if not isinstance(rows, list):
         raise UnreadableError("does not hold one list of rows")
-    survey = Survey(fingerprint=sha256(text).hexdigest(), num_rows=len(rows), column=column)
+    survey = Survey(sha256(text).hexdigest(), len(rows), column=column, limits=limits)
     for number, row in enumerate(islice(rows, limit), start=1):
         survey.check(f"{path}, row {number},", row)
     return survey
@@ -122,6 +155,8 @@ def _has_response(row: object) -> bool:
             raise UnreadableError(fault)
         is_answered: bool = row["messages"][-1]["role"] == ASSISTANT
         return is_answered
+    if row.get("images"):
+        raise UnreadableError("has `images`, which only rows of `messages` can show")
     if not is_text(row.get("prompt")):
         raise UnreadableError("has neither `messages` nor a `prompt` of text")
     completion = row.get("completion")

@@ -7,6 +7,7 @@ from gkdplan.facts.safetensors import Tensor
 from gkdplan.families.tensors import expected_tensors
 from gkdplan.shape import ModelShape
 from gkdplan.text import listed
+from gkdplan.vision import canonical_name
 
 WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16")
 
@@ -18,6 +19,7 @@ def compare_tensors(
 
     A second copy of a tied head and rotary frequencies, which the config determines, may be there.
     """
+    tensors = {canonical_name(shape.vision, name): row for name, row in tensors.items()}
     expected = expected_tensors(shape)
     missing = [tensor for tensor in expected if tensor not in tensors]
     other_shape = [

@@ -29,7 +29,7 @@ def expected_tensors(shape: ModelShape) -> Sizes:
     tensors[f"{names.final_norm}.weight"] = (hidden,)
     if not shape.tied_embeddings:
         tensors[f"{names.head}.weight"] = (shape.vocab_size, hidden)
-    return tensors
+    return tensors if shape.vision is None else tensors | shape.vision.tensors()
 
 
 def _norms(names: Names, hidden: int) -> Sizes:

@@ -1,9 +1,10 @@
 """What plan and facts decide before memory is priced: the nouns of a run plan but its ledger."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from gkdplan.facts.model import DataFile, Device, Facts
+from gkdplan.pictures import USUAL_LIMITS, PictureLimits
 from gkdplan.planner.engine import decide_vllm, refit_bucket_bytes
 from gkdplan.planner.layout import assign_ranks, token_multiple
 from gkdplan.planner.models import decide_inputs, decide_models, round_up
@@ -25,6 +26,7 @@ from gkdplan.runplan.model import (
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
 from gkdplan.spec.plan import Plan
+from gkdplan.units import parse_bytes
 from gkdplan.vocab import Engine, LossBackend, Payload, Role, Source, Tier
 
 CHUNK_TOKENS = {"gloo": 256, "nccl": 1024}
@@ -256,6 +258,24 @@ def _data(plan: Plan, facts: Facts) -> DataPlan:
         truncation=data.truncation,
         shuffle=data.shuffle,
         samples=_samples(facts) if takes_samples(plan) else None,
+        pictures=None if facts.student.shape.vision is None else _pictures(plan, facts),
+    )
+
+
+def _pictures(plan: Plan, facts: Facts) -> PictureLimits:
+    """No more of them than the rows show."""
+    number = max(file.most_images for file in (*facts.train, *facts.eval))
+    return replace(picture_limits(plan), number=number)
+
+
+def picture_limits(plan: Plan) -> PictureLimits:
+    """Of what a row may show."""
+    data, usual = plan.data, USUAL_LIMITS
+    size = data.max_image_bytes
+    return PictureLimits(
+        data.max_images or usual.number,
+        usual.num_bytes if size is None else parse_bytes(size),
+        data.max_image_pixels or usual.num_pixels,
     )
 
 

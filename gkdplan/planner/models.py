@@ -9,6 +9,7 @@ from gkdplan.planner.lora import decide_lora
 from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.model import (
     NO_RECOMPUTE,
+    Freeze,
     Inputs,
     LoadBalance,
     LoraPlan,
@@ -50,6 +51,7 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             recompute=_recompute(plan.student.recompute),
             lora=decide_lora(plan.student, student_shape(plan, facts)),
             load_balance=_load_balance(plan),
+            freeze=_freeze(plan.student, facts.student.shape),
         ),
         teacher=_model(
             name,
@@ -174,6 +176,7 @@ def _model(
     recompute: Recompute = NO_RECOMPUTE,
     lora: LoraPlan | None = None,
     load_balance: LoadBalance | None = None,
+    freeze: Freeze | None = None,
     prefetch: bool | None = None,
     stream: bool = False,
     server: TeacherServer | None = None,
@@ -194,6 +197,7 @@ def _model(
         recompute=recompute,
         lora=lora,
         load_balance=load_balance,
+        freeze=freeze,
         prefetch=prefetch,
         stream=stream,
         server=server,
@@ -206,6 +210,15 @@ def _load_balance(plan: Plan) -> LoadBalance | None:
     if coefficient == 0:
         return None
     return LoadBalance(coefficient, max(1, plan.batch.global_ // plan.batch.micro))
+
+
+def _freeze(student: spec.Student, shape: ModelShape) -> Freeze | None:
+    """Of a model that sees; tower and projector learn only where the plan says so."""
+    if shape.vision is None:
+        return None
+    return Freeze(
+        vision=student.freeze_vision is not False, projector=student.freeze_projector is not False
+    )
 
 
 def _recompute(recompute: spec.Recompute) -> Recompute:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gkdplan.pictures import PictureLimits
 from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.sampling import Sampling
@@ -76,6 +77,14 @@ class LoadBalance:
 
 
 @dataclass(frozen=True, slots=True)
+class Freeze:
+    """What stays as it is of a vision-language model that learns."""
+
+    vision: bool
+    projector: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherAddress:
     """Where the teacher of the rows is that have `value` in their column; None stands for all."""
 
@@ -114,7 +123,7 @@ class ModelPlan:
     come layer by layer, in every forward anew. A teacher that `is_students_base` has no weights of
     its own: it is the student without its adapters. A teacher with a
     `server` is asked there: no rank has a layer of it. One with an `ema_decay` d becomes, in every
-    update, d of itself and 1 - d of the student.
+    update, d of itself and 1 - d of the student. `freeze` is of a student that sees images.
     """
 
     model: str
@@ -131,6 +140,7 @@ class ModelPlan:
     recompute: Recompute = NO_RECOMPUTE
     lora: LoraPlan | None = None
     load_balance: LoadBalance | None = None
+    freeze: Freeze | None = None
     prefetch: bool | None = None
     stream: bool = False
     is_students_base: bool = False
@@ -187,6 +197,7 @@ class DataPlan:
     truncation: str
     shuffle: bool
     samples: DataSource | None = None
+    pictures: PictureLimits | None = None
 
 
 def is_head_needed(objective: Objective, data: DataPlan) -> bool:

@@ -62,7 +62,7 @@ def _sums(session: Session, of_all: Sequence[Sequence[Example]]) -> Tensor:
     Those of this rank's share of the rows, on the last stage; zeros on the others.
     """
     objective = session.plan.objective
-    rows: list[list[Row]] = [[(e.prompt, e.response or ()) for e in batch] for batch in of_all]
+    rows = [[Row(e.prompt, e.response or (), e.shown) for e in batch] for batch in of_all]
     batches = session.deal(Role.STUDENT, rows)
     payloads = _payloads(session, of_all, rows)
     sums = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
@@ -115,8 +115,8 @@ def _hidden(session: Session, batches: Sequence[MicroBatch]) -> list[Tensor]:
     ) -> tuple[Tensor, Callable[..., Tensor]]:
         batch = next(remaining)
         if not chunk.post_process:
-            return stage_output(chunk, batch.tokens_BS), _keep
-        return response_hidden(chunk, batch.tokens_BS, batch.predict_N), _keep
+            return stage_output(chunk, batch.tokens_BS, pixels=batch.pixels), _keep
+        return response_hidden(chunk, batch.tokens_BS, batch.predict_N, pixels=batch.pixels), _keep
 
     shape = tuple(batches[0].tokens_BS.shape)
     return run_schedule(session.student, batches, forward_step, shape=shape, forward_only=True)

@@ -42,6 +42,7 @@ from gkdplan.runtime.samples.taken import Samples, take_samples
 from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.server import ServedTeacher
 from gkdplan.runtime.teacher.server_samples import ServedSampler
+from gkdplan.runtime.vision.images import Eyes, load_eyes, require_alike
 from gkdplan.vocab import Role, Source, Tier
 
 
@@ -113,6 +114,7 @@ class Session:
             self.plan.batch.micro_rows,
             self.chat.pad_id,
             row_share(self.plan.layout.student, self.mesh.context_rank),
+            self.eyes_of(Role.STUDENT),
             one_width=self.mesh.pipeline_size > 1,
         )
         return [batch.to(self.mesh.device) for batch in batches]
@@ -121,8 +123,14 @@ class Session:
         """This rank's share of the micro-batches of all ranks, for one of the models, on its
         device."""
         degrees = getattr(self.plan.layout, role)
-        dealt = Deal(degrees, batches).micro_batches(self.mesh.rank, self.chat.pad_id)
+        deal = Deal(degrees, batches)
+        dealt = deal.micro_batches(self.mesh.rank, self.chat.pad_id, self.eyes_of(role))
         return [batch.to(self.mesh.device) for batch in dealt]
+
+    def eyes_of(self, role: Role) -> Eyes | None:
+        """Those of a model whose first stage, with the tower, is on this rank."""
+        mesh = self.mesh if role is Role.STUDENT else self.teacher_mesh
+        return self.chat.eyes if mesh.pipeline_rank == 0 else None
 
     def model(self, role: Role) -> Sequence[Any]:
         return self.student if role is Role.STUDENT else self.teacher
@@ -138,7 +146,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     teacher_mesh = init_teacher_mesh(plan.layout, mesh)
     directory = RunDirectory(Path(plan.training.output))
     student_source = _directory_of(Role.STUDENT, plan.models.student)
-    chat = load_chat(student_source)
+    chat = load_chat(student_source, _open_eyes(plan, student_source))
     meter = LiveBytes(mesh.device)
     limit = plan.ledger.limit_bytes
     if limit is not None:
@@ -233,6 +241,22 @@ def _set_weights(
         draw_weights(chunks, model, mesh, seed)
     else:
         load_weights(chunks, source, model, mesh)
+
+
+def _open_eyes(plan: RunPlan, student_source: Path) -> Eyes | None:
+    """The student's, through which both models see. Raises UserError (GK131) where the teacher's
+    would see something else."""
+    student, teacher = plan.models.student, plan.models.teacher
+    if student.shape.vision is None:
+        return None
+    assert plan.data.pictures is not None
+    assert teacher.shape.vision is not None
+    eyes = load_eyes(student_source, student.shape.vision, plan.data.pictures)
+    source = _directory_of(Role.TEACHER, teacher)
+    if source != student_source:
+        of_teacher = load_eyes(source, teacher.shape.vision, plan.data.pictures)
+        require_alike(eyes, of_teacher)
+    return eyes
 
 
 def _directory_of(role: Role, model: ModelPlan) -> Path:

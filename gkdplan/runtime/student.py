@@ -28,7 +28,7 @@ def student_forward(
 ) -> Tensor:
     """`student_loss` of the student's last chunk; of another one what it hands to the next."""
     if not chunk.post_process:
-        return stage_output(chunk, batch.tokens_BS, padding_of(chunk, batch))
+        return stage_output(chunk, batch.tokens_BS, padding_of(chunk, batch), pixels=batch.pixels)
     assert payload is not None
     return student_loss(distillation, chunk, batch, payload, num_tokens, sft_alpha)
 
@@ -49,7 +49,9 @@ def student_loss(
     """
     objective = distillation.objective
     padding_BS = padding_of(model, batch)
-    hidden_NH = response_hidden(model, batch.tokens_BS, batch.predict_N, padding_BS)
+    hidden_NH = response_hidden(
+        model, batch.tokens_BS, batch.predict_N, padding_BS, pixels=batch.pixels
+    )
     weights_N = torch.full(
         (len(batch.predict_N),), 1.0 / max(1, num_tokens), device=hidden_NH.device
     )

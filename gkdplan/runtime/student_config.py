@@ -21,6 +21,8 @@ COPIED_FILES = (
     "chat_template.json",
     "vocab.json",
     "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 LAYER_KEYS = (
     "layer_types",
@@ -46,13 +48,22 @@ def write_config(plan: ModelPlan, source_dir: Path, directory: Path) -> None:
 def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:
     """That of the source, with the student's depth, its layers' types and its dtype."""
     config = json.loads((source_dir / "config.json").read_text(encoding="utf-8"))
+    student = _without_dtype(config)
+    decoder = student
+    if plan.shape.vision is not None:
+        decoder = student["text_config"] = _without_dtype(student.get("text_config", {}))
+        student["vision_config"] = _without_dtype(student["vision_config"])
     kept = plan.keep_layers
-    student = {key: value for key, value in config.items() if key != "torch_dtype"}
-    student["num_hidden_layers"] = plan.shape.num_layers if kept is None else len(kept)
+    decoder["num_hidden_layers"] = plan.shape.num_layers if kept is None else len(kept)
     student["dtype"] = DTYPE_NAMES[plan.dtype]
     if kept is not None:
-        student |= _of_layers(plan, kept, config)
+        decoder |= _of_layers(plan, kept, decoder)
     return student
+
+
+def _without_dtype(config: dict[str, Any]) -> dict[str, Any]:
+    """That of the parts of a model that sees images follows from the whole's."""
+    return {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
 
 
 def _of_layers(plan: ModelPlan, kept: Sequence[int], config: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def count_tokens(session: Session, micro_batches: list[MicroBatch]) -> int:
 
 def _rows(state: StepState) -> list[Row]:
     pairs = zip(state.examples, state.responses, strict=True)
-    return [(example.prompt, response) for example, response in pairs]
+    return [Row(example.prompt, response, example.shown) for example, response in pairs]
 
 
 def _batches_of_all_ranks(session: Session, state: StepState) -> list[list[Row]]:
@@ -56,5 +56,5 @@ def _batches_of_all_ranks(session: Session, state: StepState) -> list[list[Row]]
     mine = zip(state.examples, state.responses, strict=True)
     responses = of_all_ranks({example.row: response for example, response in mine})
     examples, size = examples_of_step(session, state.step), session.plan.batch.micro_rows
-    rows: list[Row] = [(example.prompt, responses[example.row]) for example in examples]
+    rows = [Row(e.prompt, responses[e.row], e.shown) for e in examples]
     return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -226,7 +226,7 @@ class TracedStep:
     def _batches(self, num_micro_batches: int, response_tokens: int) -> list[list[Row]]:
         """Rows as long as the plan allows, `response_tokens` of each to be learnt."""
         longest = self.plan.data.max_length + self.plan.sampling.max_completion_length
-        row = ([0] * (longest - response_tokens), [0] * response_tokens)
+        row = Row([0] * (longest - response_tokens), [0] * response_tokens)
         return [[row] * self.plan.batch.micro_rows] * num_micro_batches
 
     def _deal(self, degrees: AxisDegrees, batches: list[list[Row]]) -> list[MicroBatch]:

@@ -136,6 +136,12 @@ class Student(Section):
     """Weight of a loss that keeps the load of a layer's experts equal; 0 adds none."""
     keep: Keep | None = None
     lora: Lora | None = None
+    freeze_vision: bool | None = None
+    """Of a model that sees images: whether its tower stays as it is; left out, it does."""
+    freeze_projector: bool | None = None
+    """Whether what joins tower and decoder stays as it is; left out, it does."""
+    freeze_language: bool | None = None
+    """Whether the decoder stays as it is; left out, it learns."""
     parallel: Parallel = Field(default_factory=Parallel)
     recompute: Recompute = Field(default_factory=Recompute)
 
@@ -249,6 +255,12 @@ class Data(Section):
     """Tokens of the prompt; a dataset's response is cut at generation.max_completion_length."""
     truncation: Literal["delete", "left", "right", "error"] = "delete"
     """What happens to a row whose prompt is longer."""
+    max_images: Count | None = None
+    """Images that a row may show, to models that see; left out, 8."""
+    max_image_bytes: Size | None = None
+    """Of an image's file; left out, 20 MiB."""
+    max_image_pixels: Count | None = None
+    """Of an image, width times height; left out, 50 million."""
     shuffle: bool = True
     """A new order of the rows in each epoch."""
 

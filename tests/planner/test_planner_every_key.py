@@ -55,6 +55,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
 VALUES: dict[str, Any] = {
     "name": "other",
     "cluster.memory_limit": "3 GiB",
+    "data.max_image_bytes": "3 MiB",
     "batch.micro": 4,
     "student.parallel.sequence": False,
     "student.keep.layers": (0, 1),

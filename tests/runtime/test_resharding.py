@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gkdplan.runplan.layout import AxisDegrees, Place
+from gkdplan.runtime.data.batch import Row
 from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.teacher.resharding import Piece, Resharding
 from gkdplan.vocab import Payload
@@ -25,11 +26,11 @@ LAYOUTS = st.sampled_from(
 )
 
 
-def batches_of(seed: int) -> list[list[tuple[list[int], list[int]]]]:
+def batches_of(seed: int) -> list[list[Row]]:
     """Two rows of any length in each micro-batch; every token of its own number."""
     draw = random.Random(seed)
     lengths = [(draw.randint(1, 9), draw.randint(0, 9)) for _ in range(2 * NUM_MICRO_BATCHES)]
-    rows = [([0] * prompt, [0] * response) for prompt, response in lengths]
+    rows = [Row([0] * prompt, [0] * response) for prompt, response in lengths]
     return [rows[i : i + 2] for i in range(0, len(rows), 2)]
 
 

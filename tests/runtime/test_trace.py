@@ -15,6 +15,7 @@ from gkdplan.planner.draft import draft_of
 from gkdplan.planner.memory.rank import rank_of_class
 from gkdplan.report.trace import compare
 from gkdplan.runplan.codec import decode, encode
+from gkdplan.runtime.data.batch import Row
 from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron import platform
@@ -60,7 +61,7 @@ def test_tokens_are_priced_as_the_fullest_rank_holds_them(role, tmp_path):
     name = "tiny dense of tensor 2 context 2 to bf16 pipeline 2 data 2"
     run_plan = compile_configuration(tmp_path, **GRID[name])
     degrees = getattr(run_plan.layout, role)
-    batches = [[([0] * 96, [0] * 32)]] * run_plan.batch.global_rows
+    batches = [[Row([0] * 96, [0] * 32)]] * run_plan.batch.global_rows
     for rank_class in run_plan.layout.classes:
         held = [
             sum(

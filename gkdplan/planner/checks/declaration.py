@@ -15,6 +15,7 @@ from gkdplan.planner.checks import (
     schedule,
     server,
     tokens,
+    vision,
     vllm,
 )
 from gkdplan.spec.plan import Plan
@@ -24,6 +25,7 @@ RULES = (
     *vllm.RULES,
     *fit.RULES,
     *tokens.RULES,
+    *vision.RULES,
     *distillation.RULES,
     *samples.RULES,
     *server.RULES,

@@ -15,7 +15,10 @@ def evaluation_buffers(rank: Rank) -> Iterator[Buffer]:
     fetched for it where it is offloaded. A server gives its likeliest ids, as for training."""
     phase, moment = Phase.CHECKPOINT, "evaluation"
     student = rank.student
-    passing = max(activations.forward_bytes(share.model, share.batch) for share in rank.shares)
+    passing = max(
+        max(activations.forward_bytes(share.model, share.batch), share.looking_bytes)
+        for share in rank.shares
+    )
     if rank.draft.models.teacher.offload is Tier.HOST:
         is_streamed = rank.draft.models.teacher.stream
         num_bytes = visiting_bytes(rank) if is_streamed else body_bytes(rank)

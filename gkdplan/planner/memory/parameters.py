@@ -1,6 +1,7 @@
 """The parameter tensors of one rank, in the order in which megatron-core registers them."""
 
 from dataclasses import dataclass
+from math import prod
 
 from gkdplan.planner.memory.experts import ExpertShare, routed_sizes, shared_sizes
 from gkdplan.shape import ModelShape
@@ -38,7 +39,8 @@ def parameters_of_chunk(
     is_last: bool = True,
 ) -> tuple[Parameter, ...]:
     """Every parameter of a chunk of layers on one tensor rank, true shapes under tensor
-    parallelism; the first chunk of a model begins with the embedding, the last ends with the head.
+    parallelism; the first chunk of a model begins with the embedding, the last ends with the head,
+    and a tower comes after all of the first chunk.
 
     Projections and embeddings are divided over the tensor axis, norms are replicated. A tied head
     is the embedding itself where one chunk has both, else a copy of it. Order and names as
@@ -53,12 +55,23 @@ def parameters_of_chunk(
         for index in range(num_layers)
         for parameter in _layer(shape, tensor, experts, f"decoder.layers.{index}")
     )
+    vision = _of_vision(shape) if is_first else ()
     if not is_last:
-        return (*embedding, *layers)
+        return (*embedding, *layers, *vision)
     final_norm = Parameter("decoder.final_layernorm.weight", shape.hidden_size, is_vector=True)
     has_own_head = is_copied or not shape.tied_embeddings
     head = (Parameter(OUTPUT_LAYER, matrix, is_copied),) if has_own_head else ()
-    return (*embedding, *layers, final_norm, *head)
+    return (*embedding, *layers, final_norm, *head, *vision)
+
+
+def _of_vision(shape: ModelShape) -> tuple[Parameter, ...]:
+    """Tower and projector, whole on every rank of the first stage, and frozen."""
+    if shape.vision is None:
+        return ()
+    return tuple(
+        Parameter(f"vision.{name}", prod(size), is_vector=len(size) == 1, is_trained=False)
+        for name, size in shape.vision.tensors().items()
+    )
 
 
 def num_elements(parameters: tuple[Parameter, ...]) -> int:

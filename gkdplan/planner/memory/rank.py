@@ -7,6 +7,7 @@ from gkdplan.planner.memory.activations import Batch
 from gkdplan.planner.memory.loss import INT64_BYTES, Loss
 from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
+from gkdplan.planner.memory.vision import looking_bytes, pixel_bytes
 from gkdplan.runplan.layout import AxisDegrees, RankClass
 from gkdplan.vocab import Role
 
@@ -15,13 +16,15 @@ from gkdplan.vocab import Role
 class Share:
     """A model's share and its micro-batch, in which `num_response_tokens` are learnt.
 
-    `rows` are those of the global batch that the rank works on, all micro-batches together.
+    `rows` are those of the global batch that the rank works on, all micro-batches together. A row
+    shows at most `images_of_row` to a tower on the rank.
     """
 
     model: RankModel
     batch: Batch
     rows: int
     num_response_tokens: int
+    images_of_row: int = 0
 
     @property
     def response_tokens_of_all_rows(self) -> int:
@@ -30,9 +33,15 @@ class Share:
     @property
     def token_bytes(self) -> int:
         """Ids of all rows, and the places and labels of their response tokens, which wait for
-        their turn together (runtime/data/batch.py, MicroBatch)."""
+        their turn together, with what a tower looks at (runtime/data/batch.py, MicroBatch)."""
         num_ids = self.rows * self.batch.tokens
-        return INT64_BYTES * (num_ids + 2 * self.response_tokens_of_all_rows)
+        of_text = INT64_BYTES * (num_ids + 2 * self.response_tokens_of_all_rows)
+        return of_text + pixel_bytes(self.model.shape, self.rows * self.images_of_row)
+
+    @property
+    def looking_bytes(self) -> int:
+        """What passes when a micro-batch's images are looked at, before the first layer."""
+        return looking_bytes(self.model, self.batch, self.batch.rows * self.images_of_row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +123,13 @@ def _share(draft: Draft, model: RankModel, degrees: AxisDegrees, ranks: RankClas
         Batch(micro_rows, draft.sequence_tokens(degrees) // degrees.context),
         micro_rows * draft.num_micro_batches(degrees),
         micro_rows * num_response_tokens,
+        _images_of_row(draft, model),
     )
+
+
+def _images_of_row(draft: Draft, model: RankModel) -> int:
+    """As many as rows show, and as a prompt has room for; none where there is no tower."""
+    vision, pictures = model.shape.vision, draft.data.pictures
+    if vision is None or pictures is None or not model.stage.is_first:
+        return 0
+    return min(pictures.number, draft.data.max_length // vision.tokens_per_image)

@@ -54,6 +54,8 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
     passing = between + activations.forward_bytes(model, batch)
     made_once = made // num_micro_batches
     moments = {"layers": (passing, made - made_once)}
+    if rank.teacher.images_of_row:
+        moments["images"] = between + rank.teacher.looking_bytes, made - made_once
     if stage.is_last:
         moments["payload"] = between + _last_bytes(rank), made
         if stage.is_interleaved and num_micro_batches > stage.num_stages:

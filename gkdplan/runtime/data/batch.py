@@ -1,16 +1,24 @@
 """A micro-batch as tensors. Legend: B rows, S padded length, N response tokens of all rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import lcm
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gkdplan.runplan.layout import AxisDegrees
+from gkdplan.runtime.vision.images import Eyes, Shown
+from gkdplan.runtime.vision.pixels import Pixels
 
-Row = tuple[Sequence[int], Sequence[int]]
-"""A prompt and its response, as tokens."""
+
+class Row(NamedTuple):
+    """A prompt and its response, as tokens, and the pictures of the prompt."""
+
+    prompt: Sequence[int]
+    response: Sequence[int]
+    shown: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +27,15 @@ class MicroBatch:
 
     `tokens_BS` int64. `predict_N` int64: the flattened positions b * S + s whose next token is a
     response token, row after row, rising. `labels_N` int64: that next token. N may be 0.
-    `lengths` are the tokens of each row that are here; padding follows them.
+    `lengths` are the tokens of each row that are here; padding follows them. `pixels` are of all
+    rows' pictures, where there are such and a tower looks at them.
     """
 
     tokens_BS: Tensor
     predict_N: Tensor
     labels_N: Tensor
     lengths: tuple[int, ...]
+    pixels: Pixels | None = None
 
     @property
     def padding(self) -> Tensor:
@@ -44,6 +54,7 @@ class MicroBatch:
             tokens_BS=self.tokens_BS.to(device),
             predict_N=self.predict_N.to(device),
             labels_N=self.labels_N.to(device),
+            pixels=None if self.pixels is None else self.pixels.to(device),
         )
 
 
@@ -82,7 +93,13 @@ def row_share(degrees: AxisDegrees, context_rank: int) -> RowShare:
 
 
 def micro_batches(
-    rows: Sequence[Row], size: int, pad_id: int, share: RowShare, *, one_width: bool
+    rows: Sequence[Row],
+    size: int,
+    pad_id: int,
+    share: RowShare,
+    eyes: Eyes | None = None,
+    *,
+    one_width: bool,
 ) -> list[MicroBatch]:
     """Consecutive micro-batches of `size` rows, each as wide as its longest row.
 
@@ -92,32 +109,59 @@ def micro_batches(
     """
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     widest = width_of(rows) if one_width and rows else None
-    return [collate(batch, pad_id, share, widest) for batch in batches]
+    return [collate(batch, pad_id, share, widest, eyes) for batch in batches]
 
 
 def width_of(rows: Sequence[Row]) -> int:
     """Tokens of the longest."""
-    return max(len(prompt) + len(response) for prompt, response in rows)
+    return max(len(row.prompt) + len(row.response) for row in rows)
 
 
 def collate(
-    rows: Sequence[Row], pad_id: int, share: RowShare = WHOLE_ROWS, width: int | None = None
+    rows: Sequence[Row],
+    pad_id: int,
+    share: RowShare = WHOLE_ROWS,
+    width: int | None = None,
+    eyes: Eyes | None = None,
 ) -> MicroBatch:
     """One micro-batch of rows, padded to `width` tokens, or to the longest; prompts hold at least
-    one token."""
+    one token. `eyes` are of a tower on this rank."""
     width = width_of(rows) if width is None else width
-    assert all(prompt for prompt, _ in rows), "a first response token needs a predecessor"
+    assert all(row.prompt for row in rows), "a first response token needs a predecessor"
     here = {place: index for index, place in enumerate(share.places(width))}
-    tokens, predict, labels, lengths = [], [], [], []
-    for b, (prompt, response) in enumerate(rows):
-        row = [*prompt, *response]
-        tokens.append([row[place] if place < len(row) else pad_id for place in here])
-        lengths.append(sum(place < len(row) for place in here))
-        for place, label in enumerate(response, start=len(prompt) - 1):
+    tokens: list[list[int]] = []
+    predict: list[int] = []
+    labels: list[int] = []
+    lengths: list[int] = []
+    for b, row in enumerate(rows):
+        ids = [*row.prompt, *row.response]
+        tokens.append([ids[place] if place < len(ids) else pad_id for place in here])
+        lengths.append(sum(place < len(ids) for place in here))
+        for place, label in enumerate(row.response, start=len(row.prompt) - 1):
             if place in here:
                 predict.append(b * len(here) + here[place])
                 labels.append(label)
-    tokens_BS, predict_N, labels_N = (
-        torch.tensor(x, dtype=torch.int64) for x in (tokens, predict, labels)
-    )
-    return MicroBatch(tokens_BS, predict_N, labels_N, tuple(lengths))
+    pixels = None if eyes is None else _pixels(rows, here, eyes)
+    return MicroBatch(_ids(tokens), _ids(predict), _ids(labels), tuple(lengths), pixels)
+
+
+def _pixels(rows: Sequence[Row], here: Mapping[int, int], eyes: Eyes) -> Pixels | None:
+    """Of the rows' pictures, whose features stand where the image token does; `here` are the places
+    of a row that the rank has."""
+    shown = [one for row in rows for one in row.shown]
+    if not shown:
+        return None
+    places, features, number = [], [], 0
+    for b, row in enumerate(rows):
+        for place, token in enumerate(row.prompt):
+            if token != eyes.shape.image_token_id:
+                continue
+            if place in here:
+                places.append(b * len(here) + here[place])
+                features.append(number)
+            number += 1
+    return Pixels(eyes.pixels(shown), _ids(places), _ids(features))
+
+
+def _ids(numbers: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64)

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runtime.data.rows import Turn
 from gkdplan.runtime.data.time_limit import TimeIsUpError, time_limit
+from gkdplan.runtime.vision.images import Eyes
 
 PROBE = "answer"
 RENDERING_LIMIT_S = 10.0
@@ -24,13 +25,15 @@ class Chat:
     `eos_id` is the tokenizer's own end of text; `end_of_turn_id` is the token with which the chat
     template closes an assistant turn (None without a template, or where it closes with plain
     text). `pad_id` is the tokenizer's pad token, else its EOS, else 0: padding stands to the right
-    of causal attention, or is masked in sampling, so its id reaches no loss.
+    of causal attention, or is masked in sampling, so its id reaches no loss. The template of a
+    model with `eyes` takes every content in parts.
     """
 
     tokenizer: Any
     eos_id: int | None
     end_of_turn_id: int | None
     pad_id: int
+    eyes: Eyes | None = None
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -47,7 +50,9 @@ class Chat:
             with time_limit(RENDERING_LIMIT_S):
                 return str(
                     self.tokenizer.apply_chat_template(
-                        list(turns), tokenize=False, add_generation_prompt=generation_prompt
+                        self._as_taken(turns),
+                        tokenize=False,
+                        add_generation_prompt=generation_prompt,
                     )
                 )
         except TemplateError:
@@ -56,6 +61,16 @@ class Chat:
             raise UserError(_endless(self.tokenizer.name_or_path)) from None
         except Exception as failure:
             raise TemplateError(f"{type(failure).__name__}: {failure}") from failure
+
+    def _as_taken(self, turns: Sequence[Turn]) -> list[Turn]:
+        if self.eyes is None:
+            return list(turns)
+        return [
+            {**turn, "content": [{"type": "text", "text": turn["content"]}]}
+            if isinstance(turn["content"], str)
+            else turn
+            for turn in turns
+        ]
 
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
         """Token ids; `special` adds what the tokenizer puts around a text, such as BOS."""
@@ -70,11 +85,12 @@ class Chat:
         )
 
 
-def load_chat(directory: Path) -> Chat:
-    """The chat of the model in `directory`: no network, no code of the model's.
+def load_chat(directory: Path, eyes: Eyes | None = None) -> Chat:
+    """The chat of the model in `directory`, which sees with `eyes`: no network, no code of the
+    model's.
 
-    Raises UserError where no tokenizer can be loaded (GK480), and where its chat template does not
-    end (GK483).
+    Raises UserError where no tokenizer can be loaded (GK480), where its chat template does not
+    end (GK483), and where it does not show the images of a model that sees (GK487).
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -92,8 +108,30 @@ def load_chat(directory: Path) -> Chat:
         ) from failure
     eos_id = tokenizer.eos_token_id
     pad_id = next(i for i in (tokenizer.pad_token_id, eos_id, 0) if i is not None)
-    chat = Chat(tokenizer, eos_id, None, pad_id)
-    return Chat(tokenizer, eos_id, _end_of_turn_id(chat), pad_id)
+    chat = Chat(tokenizer, eos_id, None, pad_id, eyes)
+    if eyes is not None and tokenizer.chat_template:
+        _require_images(chat, eyes, directory)
+    return Chat(tokenizer, eos_id, _end_of_turn_id(chat), pad_id, eyes)
+
+
+def _require_images(chat: Chat, eyes: Eyes, directory: Path) -> None:
+    """A template that takes no parts would drop words or images without a word."""
+    content = [{"type": "text", "text": PROBE}, {"type": "image"}]
+    try:
+        text = chat.render([{"role": "user", "content": content}], generation_prompt=True)
+    except TemplateError as failure:
+        text = str(failure)
+    shows_all = chat.encode(text).count(eyes.shape.image_token_id) == 1 and PROBE in text
+    if not shows_all or "'type'" in text:
+        raise UserError(
+            error(
+                "GK487",
+                f"the chat template in `{directory}` does not write the parts of a turn",
+                "student.model",
+                label="of a turn of a text and an image it makes no text with one image token",
+                help=("put the chat_template.jinja of the model into the directory",),
+            )
+        )
 
 
 def _endless(directory: str) -> Diagnostic:

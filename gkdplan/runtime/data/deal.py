@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runtime.data.batch import MicroBatch, Row, collate, row_share, width_of
+from gkdplan.runtime.vision.images import Eyes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +20,20 @@ class Deal:
     degrees: AxisDegrees
     batches: Sequence[Sequence[Row]]
 
-    def micro_batches(self, rank: int, pad_id: int) -> list[MicroBatch]:
-        """The rank's share, in order."""
+    def micro_batches(self, rank: int, pad_id: int, eyes: Eyes | None = None) -> list[MicroBatch]:
+        """The rank's share, in order; `eyes` are of a tower on the rank."""
         place = self.degrees.place_of(rank)
         share = row_share(self.degrees, place.context)
         mine = range(place.data, len(self.batches), self.degrees.data)
-        return [collate(self.batches[k], pad_id, share, self._width(k)) for k in mine]
+        return [collate(self.batches[k], pad_id, share, self._width(k), eyes) for k in mine]
 
     def response_tokens(self, k: int) -> list[list[int]]:
         """For each rank of the context axis the response tokens of micro-batch k in its share, by
         their numbers, counted row after row: the N of its `MicroBatch`."""
         places = [
             place
-            for prompt, response in self.batches[k]
-            for place in range(len(prompt) - 1, len(prompt) - 1 + len(response))
+            for row in self.batches[k]
+            for place in range(len(row.prompt) - 1, len(row.prompt) - 1 + len(row.response))
         ]
         shares = [row_share(self.degrees, rank) for rank in range(self.degrees.context)]
         all_here = [{*share.places(self._width(k))} for share in shares]

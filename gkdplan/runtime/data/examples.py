@@ -7,7 +7,8 @@ from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.model import DataPlan, DataSource, TeacherServer
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.rows import Row, read_rows
-from gkdplan.runtime.data.tokenise import Tokens, tokenise
+from gkdplan.runtime.data.tokenise import TokenisedRow, Tokens, tokenise
+from gkdplan.runtime.vision.images import Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,8 @@ class Example:
     `row` counts the rows of all files of the split from 0, those that are left out included.
     `location` is where the row stands. `response` is the dataset's, None where the row gives none.
     `prompt_text` is the prompt as the model sees it, `question` what the user said last. `teacher`
-    is the value that names the row's teacher, None where there is one for all rows.
+    is the value that names the row's teacher, None where there is one for all rows. `shown` are the
+    pictures whose tokens the prompt holds, in order.
     """
 
     row: int
@@ -27,6 +29,7 @@ class Example:
     prompt_text: str
     question: str
     teacher: str | None = None
+    shown: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,9 @@ def load_examples(
     response longer than `max_completion_length` tokens loses its end, the end of turn included.
     Where `server` has several teachers, each row names its own.
 
-    Raises UserError: GK470 to GK484 as `read_rows` and `tokenise` say, GK476 for a prompt that is
-    too long or where all are left out, GK478 for a row without a response where `needs_responses`.
+    Raises UserError: GK470 to GK487 as `read_rows` and `tokenise` say, GK476 for a prompt that is
+    too long or where all are left out, GK478 for a row without a response where `needs_responses`,
+    GK489 for a prompt with images that would be cut.
     """
     located = [
         (row, f"{key}[{i}]")
@@ -95,7 +99,7 @@ def load_examples(
         whole = tokenise(row, chat, row_key)
         if needs_responses and whole.response is None:
             raise _no_response(row, row_key)
-        prompt = _fit_prompt(whole.prompt, row, data)
+        prompt = _fit_prompt(whole, row, data)
         if prompt != whole.prompt:
             too_long.append((len(whole.prompt), row.location))
         if prompt is None:
@@ -106,7 +110,16 @@ def load_examples(
         num_cut += response != whole.response
         prompt_text = chat.decode(prompt, special=True)
         examples.append(
-            Example(index, row.location, prompt, response, prompt_text, whole.question, row.teacher)
+            Example(
+                index,
+                row.location,
+                prompt,
+                response,
+                prompt_text,
+                whole.question,
+                row.teacher,
+                whole.shown,
+            )
         )
     if deleted_lengths and not examples:
         raise _all_too_long(deleted_lengths, key, data)
@@ -126,10 +139,13 @@ def _read(source: DataSource, key: str, server: TeacherServer | None) -> list[Ro
     return read_rows(source, key, server.column, server.values)
 
 
-def _fit_prompt(prompt: Tokens, row: Row, data: DataPlan) -> Tokens | None:
+def _fit_prompt(whole: TokenisedRow, row: Row, data: DataPlan) -> Tokens | None:
     """The prompt within `data.max_length`, or None where its row is left out."""
+    prompt = whole.prompt
     if len(prompt) <= data.max_length:
         return prompt
+    if whole.shown and data.truncation in ("left", "right"):
+        raise _cut_images(prompt, row, data)
     match data.truncation:
         case "left":
             return prompt[-data.max_length :]
@@ -141,6 +157,21 @@ def _fit_prompt(prompt: Tokens, row: Row, data: DataPlan) -> Tokens | None:
             raise _too_long(prompt, row, data)
         case _:
             raise AssertionError(f"unknown truncation {data.truncation}")
+
+
+def _cut_images(prompt: Tokens, row: Row, data: DataPlan) -> UserError:
+    return UserError(
+        error(
+            "GK489",
+            f"the row at `{row.location}` shows images in a prompt of {len(prompt):,} tokens, "
+            f"longer than `data.max_length` = {data.max_length:,}",
+            "data.max_length",
+            label=f'`data.truncation = "{data.truncation}"` would cut through an image',
+            help=(
+                f'raise `data.max_length` to {len(prompt)}, or set `data.truncation` to "delete"',
+            ),
+        )
+    )
 
 
 def _too_long(prompt: Tokens, row: Row, data: DataPlan) -> UserError:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gkdplan.diagnostics import UserError, error
+from gkdplan.pictures import Part, Picture, contents_of, pictures_of, text_of
 from gkdplan.runplan.model import DataSource
 from gkdplan.turns import ASSISTANT, fault_of, is_text
 
-Turn = dict[str, str]
+Turn = dict[str, Any]
+"""Its `role`, and its `content`: text, or where it shows images, parts as chat templates take
+them."""
 FORMS = 'a row is {"messages": [...]}, {"prompt", "completion"} or {"prompt"}'
 
 
@@ -20,13 +23,23 @@ FORMS = 'a row is {"messages": [...]}, {"prompt", "completion"} or {"prompt"}'
 class TurnsRow:
     """A conversation: the turns before the answer, and the answer (None where none is given).
 
-    `teacher` is the value that names the row's teacher, None where there is one for all rows.
+    `pictures` are what the turns show, in order. `teacher` is the value that names the row's
+    teacher, None where there is one for all rows.
     """
 
     location: str
     turns: tuple[Turn, ...]
     answer: Turn | None
+    pictures: tuple[Picture, ...] = ()
     teacher: str | None = None
+
+    @property
+    def question(self) -> str:
+        """The words of the turn before the answer."""
+        content = self.turns[-1]["content"]
+        if isinstance(content, str):
+            return content
+        return "".join(part.get("text", "") for part in content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +138,11 @@ def _parse(text: bytes, location: str, key: str) -> Any:
 
 def _row(item: Any, location: str, key: str) -> Row:
     match item:
-        case {"messages": turns}:
+        case {"messages": _}:
             fault = fault_of(item)
             if fault is not None:
                 raise _malformed(location, key, f"it {fault}")
-            *before, last = ({"role": t["role"], "content": t["content"]} for t in turns)
-            if last["role"] == ASSISTANT:
-                return TurnsRow(location, tuple(before), last)
-            return TurnsRow(location, (*before, last), None)
+            return _conversation(item, location)
         case {"prompt": prompt} if is_text(prompt):
             completion = item.get("completion")
             if completion is None or is_text(completion):
@@ -140,6 +150,26 @@ def _row(item: Any, location: str, key: str) -> Row:
             raise _malformed(location, key, "its `completion` is not text")
         case _:
             raise _malformed(location, key, "it has neither `messages` nor a `prompt` of text")
+
+
+def _conversation(item: dict[str, Any], location: str) -> TurnsRow:
+    contents = contents_of(item)
+    turns = [
+        {"role": turn["role"], "content": _content(parts)}
+        for turn, parts in zip(item["messages"], contents, strict=True)
+    ]
+    answer = turns.pop() if turns[-1]["role"] == ASSISTANT else None
+    return TurnsRow(location, tuple(turns), answer, pictures_of(contents))
+
+
+def _content(parts: tuple[Part, ...]) -> str | list[dict[str, str]]:
+    if not pictures_of([parts]):
+        return text_of(parts)
+    return [
+        {"type": "image"} if isinstance(part, Picture) else {"type": "text", "text": part}
+        for part in parts
+        if part
+    ]
 
 
 def _no_teacher(

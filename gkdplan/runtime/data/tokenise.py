@@ -1,6 +1,6 @@
 """A row as tokens: the prompt, and the response that the loss is taken on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from jinja2 import TemplateError
@@ -8,17 +8,20 @@ from jinja2 import TemplateError
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.rows import Row, TextRow, TurnsRow
+from gkdplan.runtime.vision.images import Eyes, Shown
 
 Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenisedRow:
-    """`response` is None where the row gives none; `question` is what the user said last."""
+    """`response` is None where the row gives none; `question` is what the user said last; `shown`
+    are the pictures whose tokens the prompt holds, in order."""
 
     prompt: Tokens
     response: Tokens | None
     question: str
+    shown: tuple[Shown, ...] = ()
 
 
 def tokenise(row: Row, chat: Chat, key: str) -> TokenisedRow:
@@ -27,9 +30,11 @@ def tokenise(row: Row, chat: Chat, key: str) -> TokenisedRow:
     A conversation: the prompt is the rendering of all turns before the last assistant turn with
     the template's generation prompt; the response is what the template puts after it, up to and
     with the end of turn. A text: the prompt with the special tokens that the tokenizer adds to it
-    (BOS or none), then the completion, tokenised on its own, and one EOS.
+    (BOS or none), then the completion, tokenised on its own, and one EOS. The image token of each
+    picture stands in the prompt as often as the picture has features.
 
-    Raises UserError naming the row's file and line (GK473 to GK475, GK477, GK481, GK482).
+    Raises UserError naming the row's file and line (GK473 to GK475, GK477, GK481, GK482, GK485 to
+    GK487).
     """
     match row:
         case TurnsRow():
@@ -38,6 +43,16 @@ def tokenise(row: Row, chat: Chat, key: str) -> TokenisedRow:
             tokenised = _tokenise_text(row, chat, key)
         case _:
             assert_never(row)
+    if chat.eyes is not None:
+        tokenised = _with_images(tokenised, row, chat.eyes, key)
+    elif isinstance(row, TurnsRow) and row.pictures:
+        raise _fault(
+            "GK486",
+            row,
+            key,
+            "shows images, and the student sees none",
+            help="leave the row out, or take models that see images",
+        )
     if not tokenised.prompt:
         raise _fault(
             "GK477",
@@ -47,6 +62,38 @@ def tokenise(row: Row, chat: Chat, key: str) -> TokenisedRow:
             help="give the row a prompt, or leave it out",
         )
     return tokenised
+
+
+def _with_images(tokenised: TokenisedRow, row: Row, eyes: Eyes, key: str) -> TokenisedRow:
+    """With as many image tokens as features; elsewhere the token may not stand."""
+    image_token = eyes.shape.image_token_id
+    pictures = row.pictures if isinstance(row, TurnsRow) else ()
+    num_tokens = tokenised.prompt.count(image_token)
+    if num_tokens != len(pictures) or image_token in (tokenised.response or ()):
+        raise _fault(
+            "GK487",
+            row,
+            key,
+            f"holds the image token in its texts: {num_tokens} in its prompt, which shows "
+            f"{len(pictures)} images",
+            help="take the image token out of the texts",
+        )
+    if num_tokens > eyes.limits.number:
+        raise _fault(
+            "GK485",
+            row,
+            key,
+            f"shows {num_tokens} images, and at most {eyes.limits.number} are planned for",
+            help="raise `data.max_images`, or leave the row out",
+        )
+    shown = tuple(Shown(picture, row.location, key) for picture in pictures)
+    numbers = iter([eyes.num_tokens(one) for one in shown])
+    prompt = tuple(
+        token
+        for one in tokenised.prompt
+        for token in ((one,) * next(numbers) if one == image_token else (one,))
+    )
+    return replace(tokenised, prompt=prompt, shown=shown)
 
 
 def _tokenise_turns(row: TurnsRow, chat: Chat, key: str) -> TokenisedRow:
@@ -73,7 +120,7 @@ def _tokenise_turns(row: TurnsRow, chat: Chat, key: str) -> TokenisedRow:
         ) from failure
     prompt = chat.encode(prompt_text)
     response = None if full_text is None else _response(row, chat, key, prompt_text, full_text)
-    return TokenisedRow(prompt, response, row.turns[-1]["content"])
+    return TokenisedRow(prompt, response, row.question)
 
 
 def _response(row: TurnsRow, chat: Chat, key: str, prompt_text: str, full_text: str) -> Tokens:

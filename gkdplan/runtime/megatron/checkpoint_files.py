@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runtime.megatron.hf_layout import Slice
+from gkdplan.vision import VisionShape, canonical_name
 
 _LAYER_TENSOR = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _DERIVED = ("rotary_emb.inv_freq",)
@@ -20,13 +22,16 @@ _DERIVED = ("rotary_emb.inv_freq",)
 class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
     """A directory with model.safetensors, or with several files and an index; open while entered.
 
+    Of a model with `vision` tensors go by the names of `vision.canonical_name`.
+
     Raises UserError GK521 when there is no such file or one of them cannot be read.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, vision: VisionShape | None = None) -> None:
         self._directory = directory
+        self._vision = vision
         self._sources: tuple[int, ...] = ()
-        self._files: dict[str, safe_open] = {}
+        self._files: dict[str, tuple[safe_open, str]] = {}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Checkpoint":
@@ -44,7 +49,8 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
                         help=("fetch the file again: it may be incomplete",),
                     )
                 ) from reason
-            self._files |= dict.fromkeys(file.keys(), file)
+            names = file.keys()
+            self._files |= {canonical_name(self._vision, name): (file, name) for name in names}
         return self
 
     def __exit__(
@@ -82,7 +88,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
     def read(self, piece: Slice) -> Tensor:
         """A slice of a tensor, by the model's layer numbers, cut where the tensor ends."""
         name = self._source_name(piece.tensor)
-        tensor = self._files[name].get_slice(name)
+        tensor = self._slice(name)
         stop = min(piece.stop, tensor.get_shape()[piece.dim])
         start = min(piece.start, stop)
         return tensor[start:stop] if piece.dim == 0 else tensor[:, start:stop]
@@ -92,6 +98,10 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
         if not index.exists():
             return ["model.safetensors"]
         return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+
+    def _slice(self, name: str) -> Any:
+        file, name_in_file = self._files[name]
+        return file.get_slice(name_in_file)
 
     def _source_name(self, name: str) -> str:
         layer = _LAYER_TENSOR.fullmatch(name)
@@ -105,7 +115,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
                 notes=(f"looked for in {self._directory}",),
                 help=("fetch the missing files again, or name a complete checkpoint",),
             )
-        held = tuple(self._files[name].get_slice(name).get_shape())
+        held = tuple(self._slice(name).get_shape())
         if held == size:
             return None
         return error(

@@ -8,14 +8,22 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
+    scatter_to_sequence_parallel_region,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gkdplan.runtime.vision.pixels import Pixels
+
 
 def response_hidden(
-    model: GPTModel, tokens_BS: Tensor, predict_N: Tensor, padding_BS: Tensor | None = None
+    model: GPTModel,
+    tokens_BS: Tensor,
+    predict_N: Tensor,
+    padding_BS: Tensor | None = None,
+    *,
+    pixels: Pixels | None = None,
 ) -> Tensor:
     """The final hidden states [N, H] after the last norm, in the model's dtype.
 
@@ -23,16 +31,23 @@ def response_hidden(
     tensor rank, which may multiply them with its own vocabulary shard: the gradients that come back
     are partial and are summed over the tensor axis. Attention is causal without a mask, so rows are
     padded on the right, to a `padded_length`, and cut again. `padding_BS`, bool, says to routers
-    that balance their load where. `model` is the last chunk.
+    that balance their load where. `model` is the last chunk; `pixels` are those of the rows'
+    images, which only the chunk with the embedding looks at.
     """
     num_tokens = tokens_BS.size(1)
-    hidden_SBH = _sequence_first(model, tokens_BS, padding_BS)
+    hidden_SBH = _sequence_first(model, tokens_BS, padding_BS, pixels)
     return hidden_SBH[predict_N % num_tokens, predict_N // num_tokens]
 
 
-def stage_output(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None = None) -> Tensor:
+def stage_output(
+    model: GPTModel,
+    tokens_BS: Tensor,
+    padding_BS: Tensor | None = None,
+    *,
+    pixels: Pixels | None = None,
+) -> Tensor:
     """What a chunk that is not the last hands to the next, [S, B, H], or its S / t tokens."""
-    return _decode(model, tokens_BS, padding_BS)
+    return _decode(model, tokens_BS, padding_BS, pixels)
 
 
 def padded_length(config: TransformerConfig, num_tokens: int) -> int:
@@ -58,9 +73,11 @@ def logit_softcap(model: GPTModel) -> float | None:
     return softcap
 
 
-def _sequence_first(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None) -> Tensor:
+def _sequence_first(
+    model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, pixels: Pixels | None
+) -> Tensor:
     """The hidden states as Megatron lays them out, [S, B, H]."""
-    share_SBH = _decode(model, tokens_BS, padding_BS)
+    share_SBH = _decode(model, tokens_BS, padding_BS, pixels)
     if not model.config.sequence_parallel:
         return copy_to_tensor_model_parallel_region(share_SBH, group=model.pg_collection.tp)
     return gather_from_sequence_parallel_region(
@@ -74,14 +91,19 @@ def _padded(model: GPTModel, values_BS: Tensor, *, value: int) -> Tensor:
     return pad(values_BS, (0, padding), value=value) if padding else values_BS
 
 
-def _decode(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None) -> Tensor:
+def _decode(
+    model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, pixels: Pixels | None
+) -> Tensor:
     """The model's forward without the head; this rank's S / t tokens under sequence parallelism."""
+    num_tokens = tokens_BS.size(1)
     tokens_BS = _padded(model, tokens_BS, value=0)
     if padding_BS is not None:
         padding_BS = _padding_share(model, _padded(model, padding_BS, value=1))
+    sees = model.pre_process and hasattr(model, "vision")
+    embedded = _with_images(model, tokens_BS, num_tokens, pixels) if sees else None
     is_last, model.post_process = model.post_process, False
     try:
-        return model(tokens_BS, None, None, padding_mask=padding_BS)
+        return model(tokens_BS, None, None, embedded, padding_mask=padding_BS)
     finally:
         model.post_process = is_last
 
@@ -93,3 +115,19 @@ def _padding_share(model: GPTModel, padding_BS: Tensor) -> Tensor:
         return padding_BS
     group = model.pg_collection.tp
     return padding_BS.chunk(group.size(), dim=1)[group.rank()]
+
+
+def _with_images(
+    model: GPTModel, tokens_BS: Tensor, num_tokens: int, pixels: Pixels | None
+) -> Tensor:
+    """The embedding [S, B, H] with the features of images in their places, which count rows of
+    `num_tokens`; under sequence parallelism this rank's S / t tokens of it."""
+    features_FH = None if pixels is None else model.vision(pixels.values)[pixels.features_F]
+    embedded_SBH = model.embedding(tokens_BS, position_ids=None)
+    if pixels is not None:
+        places_F = pixels.places_F % num_tokens * len(tokens_BS) + pixels.places_F // num_tokens
+        whole_TH = embedded_SBH.flatten(0, 1).index_copy(0, places_F, features_FH)
+        embedded_SBH = whole_TH.view_as(embedded_SBH)
+    if not model.config.sequence_parallel:
+        return embedded_SBH
+    return scatter_to_sequence_parallel_region(embedded_SBH, group=model.pg_collection.tp)

@@ -15,6 +15,8 @@ from gkdplan.families.tensors import names_of
 from gkdplan.shape import ModelShape
 
 _LAYER_PARAMETER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+VISION = "vision."
+"""What begins the names of the parameters of a model's tower and projector, whole on every rank."""
 _EXPERT_PARAMETER = re.compile(r"mlp\.experts\.(\d+)\.(linear_fc\d)\.weight")
 DENSE_NAMES = ExpertNames()
 """A dense MLP's projections are called as most families' experts are."""
@@ -47,6 +49,8 @@ class TensorShard:
         checkpoint's last row: the rows beyond it are padding.
         """
         shape, names = self.shape, names_of(self.shape)
+        if parameter.startswith(VISION):
+            return (self._of_vision(parameter.removeprefix(VISION)),)
         match parameter:
             case "embedding.word_embeddings.weight":
                 return (self._share(f"{names.embedding}.weight", 0, self.padded_vocab_size),)
@@ -93,6 +97,10 @@ class TensorShard:
             gate = self._share(f"{prefix}{names.fused_gate_up}.weight", 0, width)
             return gate, replace(gate, start=width + gate.start, stop=width + gate.stop)
         return self._mlp_share(f"{prefix}mlp.", DENSE_NAMES, layer, width)
+
+    def _of_vision(self, tensor: str) -> Slice:
+        assert self.shape.vision is not None, f"no place in the checkpoint for {tensor}"
+        return Slice(tensor, 0, 0, self.shape.vision.tensors()[tensor][0])
 
     def _share_of_experts(self, prefix: str, part: str) -> tuple[Slice, ...]:
         moe, names = self.shape.moe, names_of(self.shape).experts

@@ -19,13 +19,14 @@ from torch.nn import Module
 from torch.nn.functional import gelu, silu
 
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import ModelPlan, Recompute
+from gkdplan.runplan.model import Freeze, ModelPlan, Recompute
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.lora import add_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
 from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
 from gkdplan.runtime.megatron.rotary import RotaryAngles
+from gkdplan.runtime.vision.tower import build_tower
 from gkdplan.shape import AttentionShape, ModelShape
 from gkdplan.vocab import Dtype, Tier
 
@@ -76,6 +77,7 @@ def build_chunks(
                 post_process=is_last and index == last_chunk,
                 share_embeddings_and_output_weights=plan.shape.tied_embeddings,
                 position_embedding_type="rope",
+                scatter_embedding_sequence_parallel=plan.shape.vision is None,
                 vp_stage=index if last_chunk else None,
                 pg_collection=mesh.groups,
             )
@@ -97,11 +99,23 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
     if shape.scaled_embeddings and model.pre_process:
         model.embedding.register_forward_hook(_scale_embedding)
     _mark_shards(model)
+    if shape.vision is not None and model.pre_process:
+        model.vision = build_tower(shape.vision, TORCH_DTYPES[plan.dtype])
     model.requires_grad_(trainable).train(trainable)
     if plan.lora is not None:
         add_adapters(model, plan.lora, shape)
+    if plan.freeze is not None and model.pre_process:
+        _freeze(model, plan.freeze)
     is_there = plan.offload is Tier.HOST or mesh.device.type == "cpu"
     return model if is_there else model.to(mesh.device)
+
+
+def _freeze(model: GPTModel, freeze: Freeze) -> None:
+    """What the plan keeps as it is."""
+    if freeze.vision:
+        model.vision.vision_tower.requires_grad_(False)
+    if freeze.projector:
+        model.vision.multi_modal_projector.requires_grad_(False)
 
 
 def num_model_layers(plan: ModelPlan) -> int:

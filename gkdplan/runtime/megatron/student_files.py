@@ -12,6 +12,7 @@ from gkdplan.families.tensors import expected_tensors
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.student_config import write_config
+from gkdplan.vision import name_on_disk
 
 
 def write_student(
@@ -44,13 +45,16 @@ def _write_shards(
     weight_map: dict[str, str] = {}
     total_bytes = 0
     shards = list[Path]()
-    for shard in _shards(tensors, shard_bytes):
+    vision = plan.shape.vision
+    named = ((name_on_disk(vision, name), tensor) for name, tensor in tensors)
+    for shard in _shards(named, shard_bytes):
         path = directory / f"shard_{len(shards)}"
         save_file(shard, path, metadata={"format": "pt"})
         shards.append(path)
         weight_map |= dict.fromkeys(shard, path.name)
         total_bytes += sum(tensor.nbytes for tensor in shard.values())
-    assert weight_map.keys() == expected_tensors(model_shape(plan)).keys()
+    expected = expected_tensors(model_shape(plan))
+    assert weight_map.keys() == {name_on_disk(vision, name) for name in expected}
     if len(shards) == 1:
         shards[0].rename(directory / "model.safetensors")
         return

@@ -30,7 +30,7 @@ def load_weights(chunks: Sequence[GPTModel], directory: Path, plan: ModelPlan, m
     touched, when a tensor is missing, unexpected, of another shape, or a file is unreadable.
     """
     shape = model_shape(plan)
-    with Checkpoint(directory) as checkpoint:
+    with Checkpoint(directory, plan.shape.vision) as checkpoint:
         checkpoint.expect(
             expected_tensors(shape), plan.keep_layers or tuple(range(shape.num_layers))
         )
@@ -41,7 +41,7 @@ def load_output_head(head: Tensor, directory: Path, plan: ModelPlan, mesh: Mesh)
     """Fill `head` [V/t, H] with the rows of this tensor rank of `mesh`, from the safetensors of
     `directory`, which `load_weights` has found good. Rows past the checkpoint's are zero."""
     (piece,) = slices_of_ranks(plan, mesh, "output_layer.weight")[mesh.tensor_rank]
-    with Checkpoint(directory) as checkpoint:
+    with Checkpoint(directory, plan.shape.vision) as checkpoint:
         _fill_rows(head, checkpoint.read(piece))
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.model import RunPlan, TeacherServer
+from gkdplan.runtime.data.batch import Row
 from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.loss import TopK, with_tail
@@ -48,11 +49,13 @@ class ServedTeacher:
 
     def _tokens_here(self, batches: Sequence[Sequence[Question]]) -> Iterator[torch.Tensor | slice]:
         """Of each micro-batch the places in [T, K] of the tokens in this rank's share."""
-        rows = [[(question.prompt, question.response) for question in batch] for batch in batches]
+        rows = [
+            [Row(question.prompt, question.response) for question in batch] for batch in batches
+        ]
         deal = Deal(replace(self.plan.layout.student, data=1), rows)
         start = 0
         for k, batch in enumerate(rows):
-            end = start + sum(len(response) for _, response in batch)
+            end = start + sum(len(row.response) for row in batch)
             if self.mesh.context_size == 1:
                 yield slice(start, end)
             else:

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from gkdplan.planner.layout import token_multiple
 from gkdplan.planner.zigzag import most_response_tokens
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runtime.data.batch import RowShare, collate, micro_batches, row_share
+from gkdplan.runtime.data.batch import Row, RowShare, collate, micro_batches, row_share
 
 PAD = 0
 tokens = st.integers(1, 99)
 rows = st.lists(
-    st.tuples(st.lists(tokens, min_size=1, max_size=6), st.lists(tokens, max_size=6)),
+    st.builds(
+        Row, st.lists(tokens, min_size=1, max_size=6), st.lists(tokens, max_size=6), st.just(())
+    ),
     min_size=1,
     max_size=5,
 )
@@ -22,11 +24,11 @@ def uncollate(batch, prompt_lengths):
     """The rows back from the tensors, with no help of `predict_N`."""
     for row, length in zip(batch.tokens_BS.tolist(), prompt_lengths, strict=True):
         unpadded = [token for token in row if token != PAD]
-        yield unpadded[:length], unpadded[length:]
+        yield Row(unpadded[:length], unpadded[length:])
 
 
 def test_two_rows_by_hand():
-    batch = collate([((5, 6, 7), (8,)), ((9,), (1, 2))], pad_id=PAD)
+    batch = collate([Row((5, 6, 7), (8,)), Row((9,), (1, 2))], pad_id=PAD)
     assert batch.tokens_BS.tolist() == [[5, 6, 7, 8], [9, 1, 2, 0]]
     # row 0 has width 4: token 8 at position 3 is predicted at 2; row 1 starts at 4
     assert batch.predict_N.tolist() == [2, 4, 5]
@@ -37,7 +39,7 @@ def test_two_rows_by_hand():
 @given(rows)
 def test_the_rows_come_back_out_of_the_tensors(rows):
     batch = collate(rows, pad_id=PAD)
-    assert list(uncollate(batch, [len(prompt) for prompt, _ in rows])) == rows
+    assert list(uncollate(batch, [len(row.prompt) for row in rows])) == rows
     assert batch.tokens_BS.dtype == batch.predict_N.dtype == batch.labels_N.dtype == torch.int64
 
 
@@ -46,23 +48,26 @@ def test_each_label_is_the_token_after_the_position_that_predicts_it(rows):
     batch = collate(rows, pad_id=PAD)
     following = torch.roll(batch.tokens_BS, -1, dims=1).flatten()
     assert torch.equal(following[batch.predict_N], batch.labels_N)
-    assert batch.num_response_tokens == sum(len(response) for _, response in rows)
+    assert batch.num_response_tokens == sum(len(row.response) for row in rows)
 
 
 def test_responses_that_are_all_empty_leave_nothing_to_predict():
-    batch = collate([((5, 6), ()), ((7,), ())], pad_id=PAD)
+    batch = collate([Row((5, 6), ()), Row((7,), ())], pad_id=PAD)
     assert batch.tokens_BS.tolist() == [[5, 6], [7, 0]]
     assert batch.num_response_tokens == 0
     assert batch.tokens_BS.flatten()[batch.predict_N].shape == (0,)
 
 
 def test_a_batch_moves_whole():
-    moved = collate([((5,), (6,))], pad_id=PAD).to("meta")
+    moved = collate([Row((5,), (6,))], pad_id=PAD).to("meta")
     assert {t.device.type for t in (moved.tokens_BS, moved.predict_N, moved.labels_N)} == {"meta"}
 
 
 def test_two_context_ranks_take_every_place_and_every_learnt_token_once():
-    rows = [(range(100, 109), range(200, 206)), (range(300, 304), range(400, 403))]
+    rows = [
+        Row(range(100, 109), range(200, 206)),
+        Row(range(300, 304), range(400, 403)),
+    ]
     shares = [RowShare(rank, 2, 8) for rank in (0, 1)]
     assert [share.places(15) for share in shares] == [
         [0, 1, 2, 3, 12, 13, 14, 15],
@@ -87,10 +92,10 @@ def test_micro_batches_of_one_width_hold_the_same_rows(rows, size):
         for one_width in (False, True)
     )
     assert len({batch.tokens_BS.size(1) for batch in even}) == 1
-    lengths = [len(prompt) for prompt, _ in rows]
+    lengths = [len(row.prompt) for row in rows]
     for start, batch, other in zip(range(0, len(rows), size), ragged, even, strict=True):
         mine = rows[start : start + size]
-        assert batch.tokens_BS.size(1) == max(len(p) + len(r) for p, r in mine)
+        assert batch.tokens_BS.size(1) == max(len(r.prompt) + len(r.response) for r in mine)
         assert list(uncollate(other, lengths[start : start + size])) == mine
         assert other.labels_N.tolist() == batch.labels_N.tolist()
 
@@ -100,7 +105,7 @@ def test_the_planner_counts_the_response_tokens_of_the_fullest_context_rank(
     prompt, response, context, tensor, sequence
 ):
     degrees = AxisDegrees(tensor, sequence, data=1, context=context)
-    row = [1] * prompt, [2] * response
+    row = Row([1] * prompt, [2] * response)
     counts = [
         collate([row], PAD, row_share(degrees, rank)).num_response_tokens for rank in range(context)
     ]

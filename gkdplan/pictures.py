@@ -1,0 +1,217 @@
+"""The pictures of a row of `messages`: where they stand in its turns, and where they lie."""
+
+import base64
+import binascii
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from gkdplan.units import format_bytes
+
+MARK = "<image>"
+"""What stands in a text for the next picture of the row's `images`."""
+_DATA_URL = "data:image/"
+_SOURCES = ("image", "path", "base64")
+_MAGIC = {
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "JPEG": b"\xff\xd8\xff",
+    "GIF": b"GIF8",
+    "BMP": b"BM",
+    "WEBP": b"RIFF",
+}
+FORMATS = tuple(_MAGIC)
+
+
+class PictureError(Exception):
+    """Why a row's pictures cannot be used: the text completes a sentence that begins with the
+    row."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLimits:
+    """What a row may show: pictures, bytes of a picture's file, and pixels of a picture."""
+
+    number: int = 8
+    num_bytes: int = 20 * 2**20
+    num_pixels: int = 50_000_000
+
+
+USUAL_LIMITS = PictureLimits()
+"""Those of a plan that sets none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file, by its path from the working directory, or base64 text of one."""
+
+    path: str | None = None
+    base64: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"the image `{self.path}`" if self.path is not None else "an image in base64"
+
+    def read(self, limits: PictureLimits) -> bytes:
+        """The bytes of the file. Raises PictureError where it is none, or exceeds the limits."""
+        content = self._decoded(limits) if self.path is None else self._read(self.path, limits)
+        if not content.startswith(tuple(_MAGIC.values())):
+            raise PictureError(f"has {self.name}, which is none of {', '.join(FORMATS)}")
+        return content
+
+    def check(self, limits: PictureLimits) -> None:
+        """As `read`, of a file no more than its beginning."""
+        if self.path is None:
+            self.read(limits)
+            return
+        self._check_size(self.path, limits)
+        try:
+            with open(self.path, "rb") as file:
+                beginning = file.read(16)
+        except OSError as failure:
+            raise self._unreadable(failure) from failure
+        if not beginning.startswith(tuple(_MAGIC.values())):
+            raise PictureError(f"has {self.name}, which is none of {', '.join(FORMATS)}")
+
+    def _read(self, path: str, limits: PictureLimits) -> bytes:
+        self._check_size(path, limits)
+        try:
+            with open(path, "rb") as file:
+                return file.read(limits.num_bytes)
+        except OSError as failure:
+            raise self._unreadable(failure) from failure
+
+    def _check_size(self, path: str, limits: PictureLimits) -> None:
+        if "://" in path:
+            raise PictureError(f"has {self.name}, and nothing is fetched from an address")
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError) as failure:
+            raise self._unreadable(failure) from failure
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError(f"has {self.name}, which is no file")
+        self._fit(status.st_size, limits)
+
+    def _decoded(self, limits: PictureLimits) -> bytes:
+        assert self.base64 is not None
+        self._fit(len(self.base64) * 3 // 4, limits)
+        try:
+            return base64.b64decode(self.base64, validate=True)
+        except (binascii.Error, ValueError) as failure:
+            raise PictureError(f"has {self.name} that is no base64") from failure
+
+    def _fit(self, num_bytes: int, limits: PictureLimits) -> None:
+        if num_bytes > limits.num_bytes:
+            raise PictureError(
+                f"has {self.name} of {format_bytes(num_bytes)}, and `data.max_image_bytes` is "
+                f"{format_bytes(limits.num_bytes)}"
+            )
+
+    def _unreadable(self, failure: Exception) -> PictureError:
+        reason = getattr(failure, "strerror", None) or type(failure).__name__
+        return PictureError(f"has {self.name}, which cannot be read: {reason.lower()}")
+
+
+Part = str | Picture
+"""Of a turn: text, or a picture."""
+
+
+@dataclass(slots=True)
+class _Column:
+    """The pictures of a row's `images` that no turn has shown yet."""
+
+    left: list[Picture]
+    num_pictures: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_pictures = len(self.left)
+
+    def next(self) -> Picture:
+        if not self.left:
+            raise PictureError(f"shows more images than the {self.num_pictures} of its `images`")
+        return self.left.pop(0)
+
+
+def contents_of(row: Mapping[str, object]) -> list[tuple[Part, ...]]:
+    """What each turn of the row's `messages` is made of, in order.
+
+    A content is text, or a list of {"type": "text", "text"} and {"type": "image", "image"}: a path,
+    or a data URL; "path" and "base64" may stand for "image". An image without any of them, and in
+    rows with `images` each `<image>` in a text of user or system, is the next of `images`.
+
+    Raises PictureError where a content is neither, or `images` are not as many as the turns show.
+    """
+    named = row.get("images")
+    column = None if named is None else _Column([*_listed(named)])
+    turns = row["messages"]
+    assert isinstance(turns, list)
+    contents = [tuple(_parts(turn, column)) for turn in turns]
+    if column is not None and column.left:
+        num_shown = column.num_pictures - len(column.left)
+        raise PictureError(
+            f"has {column.num_pictures} `images`, and its turns show {num_shown} of them"
+        )
+    return contents
+
+
+def pictures_of(contents: list[tuple[Part, ...]]) -> tuple[Picture, ...]:
+    """In the order in which the turns show them."""
+    return tuple(part for parts in contents for part in parts if isinstance(part, Picture))
+
+
+def text_of(parts: tuple[Part, ...]) -> str:
+    """The words alone."""
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _listed(images: object) -> Iterator[Picture]:
+    if not isinstance(images, list):
+        raise PictureError("has no list as its `images`")
+    for image in images:
+        yield _picture(image if isinstance(image, dict) else {"image": image})
+
+
+def _parts(turn: Mapping[str, object], column: _Column | None) -> Iterator[Part]:
+    content, is_answer = turn["content"], turn["role"] == "assistant"
+    for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+        match part:
+            case {"type": "text", "text": str(text)} if column is not None and not is_answer:
+                yield from _with_marks(text, column)
+            case {"type": "text", "text": str(text)}:
+                yield text
+            case {"type": "image"} if is_answer:
+                raise PictureError("has an image in a turn of the assistant, which only writes")
+            case {"type": "image"} if column is not None and not any(k in part for k in _SOURCES):
+                yield column.next()
+            case {"type": "image"}:
+                yield _picture(part)
+            case _:
+                raise PictureError(
+                    'has a content that is neither text nor a list of {"type": "text", "text"} and '
+                    '{"type": "image", "image"}'
+                )
+
+
+def _with_marks(text: str, column: _Column) -> Iterator[Part]:
+    first, *others = text.split(MARK)
+    yield first
+    for other in others:
+        yield column.next()
+        yield other
+
+
+def _picture(image: Mapping[str, object]) -> Picture:
+    """Raises PictureError where it names none, or a thing that is not text."""
+    source = next((key for key in _SOURCES if isinstance(image.get(key), str)), None)
+    if source is None:
+        raise PictureError("has an image that names neither a path nor a data URL")
+    value = str(image[source])
+    if source == "base64":
+        return Picture(base64=value)
+    if value.startswith(_DATA_URL):
+        header, comma, content = value.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise PictureError("has a data URL that is not base64")
+        return Picture(base64=content)
+    return Picture(path=value)

@@ -1,0 +1,125 @@
+"""Rules of models that see images, and of rows that show some."""
+
+from collections.abc import Iterator
+
+from gkdplan import __version__
+from gkdplan.facts.model import DataFile, Facts
+from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Engine
+
+KEYS = {
+    "student": ("freeze_vision", "freeze_projector", "freeze_language"),
+    "data": ("max_images", "max_image_bytes", "max_image_pixels"),
+}
+"""Of models that see, by table."""
+
+
+@rule("GK130")
+def only_models_that_see_have_keys_of_sight(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A text model has no tower to freeze, and no row shows it an image."""
+    if facts.student.shape.vision is not None:
+        return
+    given = [
+        f"{table}.{key}"
+        for table, keys in KEYS.items()
+        for key in keys
+        if getattr(getattr(plan, table), key) is not None
+    ]
+    for path in given:
+        yield Finding(
+            f"`{path}` is of models that see images, and the student sees none",
+            path,
+            label="a text model has nothing of it",
+            notes=(f"no vision in {facts.student.origin}",),
+            help=("remove it",),
+        )
+
+
+@rule("GK131")
+def both_models_see_alike(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Both read one sequence, in which an image takes as many tokens for either."""
+    student, teacher = facts.student.shape.vision, facts.teacher.shape.vision
+    if student is None and teacher is None:
+        return
+    if student is None or teacher is None:
+        seeing, other = ("student", "teacher") if student else ("teacher", "student")
+        yield Finding(
+            f"the {seeing} sees images and the {other} sees none",
+            "teacher.model",
+            label="image tokens would mean nothing to one of them",
+            help=("take two models that see, or two that do not",),
+        )
+        return
+    for name, of_student, of_teacher in (
+        ("tokens an image", student.tokens_per_image, teacher.tokens_per_image),
+        ("pixels a side of an image", student.image_size, teacher.image_size),
+        ("as the id of the image token", student.image_token_id, teacher.image_token_id),
+    ):
+        if of_student != of_teacher:
+            yield Finding(
+                f"the student has {of_student:,} {name}, the teacher {of_teacher:,}",
+                "teacher.model",
+                label="one sequence cannot hold both",
+                help=("take a teacher with the student's image processor and tower",),
+            )
+
+
+@rule("GK486")
+def rows_with_images_have_a_model_that_sees(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A text model would answer without the image."""
+    if facts.student.shape.vision is not None:
+        return
+    for split, files in (("train", facts.train), ("eval", facts.eval)):
+        for index, file in enumerate(files):
+            if file.num_rows_with_images:
+                yield Finding(
+                    f"{_num_rows(file)} of {file.path} show images, and the student sees none",
+                    f"data.{split}[{index}]",
+                    label="it would answer without them",
+                    help=("leave the rows out, or take models that see images",),
+                )
+
+
+@rule("GK590")
+def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """What a plan of models that see would ask of this version in vain."""
+    if facts.student.shape.vision is None or facts.teacher.shape.vision is None:
+        return
+    student, teacher = plan.student, plan.teacher
+    refused = {
+        "generation.engine": (
+            plan.generation.engine is not Engine.NONE,
+            'set it to "none": every step learns from the dataset',
+        ),
+        "teacher.server": (teacher.server is not None, "remove it"),
+        "teacher.samples": (teacher.samples is not None, "remove it"),
+        "teacher.stream": (teacher.stream, "remove it"),
+        "teacher.self": (teacher.self_ is not None, "name a model as `teacher.model`"),
+        "student.tuning": (student.tuning == "lora", 'set it to "full"'),
+        "student.init": (student.init == "random", 'set it to "pretrained"'),
+        "student.freeze_vision": (student.freeze_vision is False, "remove it"),
+        "student.freeze_projector": (student.freeze_projector is False, "remove it"),
+        "student.freeze_language": (student.freeze_language is True, "remove it"),
+    }
+    for path, (is_asked, help) in refused.items():
+        if is_asked:
+            yield Finding(
+                f"`{path}` as it is in this plan is not yet available for models that see images "
+                f"in gkdplan {__version__}",
+                path,
+                label="not yet available",
+                help=(help,),
+            )
+
+
+RULES = (
+    only_models_that_see_have_keys_of_sight,
+    both_models_see_alike,
+    rows_with_images_have_a_model_that_sees,
+    what_sight_goes_with_is_available,
+)
+
+
+def _num_rows(file: DataFile) -> str:
+    return f"{file.num_rows_with_images:,} checked rows"

@@ -1,0 +1,245 @@
+"""A model that sees is in Megatron what it is in transformers, whatever its layout.
+
+Legend: B rows, S tokens, V the padded vocabulary.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gloo_ranks import run_on_ranks
+from megatron.core.models.gpt.gpt_model import GPTModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_vision import NUM_PIXELS, TOKENS_PER_IMAGE, save_image, save_llava
+from transformers import LlavaForConditionalGeneration, Qwen2Config
+
+from gkdplan.facts.config import read_shape
+from gkdplan.pictures import Picture, PictureLimits
+from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
+from gkdplan.runplan.model import ModelPlan
+from gkdplan.runtime.data.batch import MicroBatch, Row, collate, row_share
+from gkdplan.runtime.megatron import mesh as mesh_module
+from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
+from gkdplan.runtime.megatron.full_tensors import full_tensors
+from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.model import build_chunks
+from gkdplan.runtime.megatron.schedule import run_schedule
+from gkdplan.runtime.megatron.weights import load_weights, save_student
+from gkdplan.runtime.vision.images import Shown, load_eyes
+from gkdplan.vision import name_on_disk
+from gkdplan.vocab import Dtype, Kernels, Tier
+
+ONE = AxisDegrees(tensor=1, sequence=False, data=1)
+TENSOR_2 = replace(ONE, tensor=2)
+LAYOUTS = (
+    (TENSOR_2, ((2,),)),
+    (replace(TENSOR_2, sequence=True), ((2,),)),
+    (replace(ONE, pipeline=2), ((1,), (1,))),
+    (replace(ONE, context=2), ((2,),)),
+)
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "full": {"strategy": "full", "feature_layer": -1, "bias": False},
+    "qwen2-tied": {"decoder": Qwen2Config, "tied": True},
+}
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("seeing")
+    for name, changes in KINDS.items():
+        save_llava(home / name, seed=5, **changes)
+    for seed in range(3):
+        save_image(home / f"{seed}.png", seed)
+    return home
+
+
+def test_one_process_equals_transformers(seeing: Path) -> None:
+    run_on_ranks(_equal_transformers, 1, seeing, tuple(KINDS), ((ONE, ((2,),)),))
+
+
+def test_two_processes_equal_transformers(seeing: Path) -> None:
+    run_on_ranks(_equal_transformers, 2, seeing, ("default",), LAYOUTS)
+
+
+def test_a_saved_student_is_the_same_bytes_and_loads_in_transformers(
+    seeing: Path, tmp_path: Path
+) -> None:
+    run_on_ranks(_save, 1, seeing, tmp_path, ((ONE, ((2,),)),))
+    run_on_ranks(_save, 2, seeing, tmp_path, LAYOUTS)
+
+
+def test_names_of_earlier_checkpoints_are_the_same_weights(seeing: Path, tmp_path: Path) -> None:
+    """Those of the hub wrap CLIP's tensors once more."""
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+        (earlier / name).write_bytes((seeing / "default" / name).read_bytes())
+    tensors = load_file(seeing / "default" / "model.safetensors")
+    renamed = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): tensor
+        for name, tensor in tensors.items()
+    }
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, earlier / "model.safetensors", metadata={"format": "pt"})
+    run_on_ranks(_hold_the_weights_of, 1, earlier, seeing / "default")
+
+
+def _hold_the_weights_of(directory: Path, other: Path) -> None:
+    mesh, plan = _start(ONE), _plan(directory, ONE, ((2,),))
+    chunks = build_chunks(plan, ONE, mesh, trainable=False)
+    load_weights(chunks, directory, plan, mesh)
+    _assert_same_weights(chunks, plan, mesh, other)
+
+
+def _equal_transformers(home: Path, names: tuple[str, ...], layouts: Any) -> None:
+    for name in names:
+        rows = _rows(home, _plan(home / name, ONE, ((2,),)))
+        reference = LlavaForConditionalGeneration.from_pretrained(
+            home / name, dtype=torch.float64, attn_implementation="eager"
+        )
+        expected = [_reference_logits(reference, home / name, row) for row in rows]
+        for degrees, stage_layers in layouts:
+            mesh, plan = _start(degrees), _plan(home / name, degrees, stage_layers)
+            chunks = build_chunks(plan, degrees, mesh, trainable=False)
+            load_weights(chunks, home / name, plan, mesh)
+            _assert_same_weights(chunks, plan, mesh, home / name)
+            for found, logits in zip(
+                _logits(chunks, rows, home / name, mesh, degrees), expected, strict=False
+            ):
+                error = (found.double() - logits).abs().max()
+                assert error < 1e-5 * logits.abs().max(), (name, degrees, float(error))
+
+
+def _rows(home: Path, plan: ModelPlan) -> list[Row]:
+    """Two images, none, one; every token but the first of a row is a response, or the prompt's."""
+    vision = plan.shape.vision
+    image = [vision.image_token_id] * vision.tokens_per_image
+    shown = [Shown(Picture(str(home / f"{seed}.png")), "rows.jsonl:1", "") for seed in range(3)]
+    return [
+        Row([5, *image, 7, *image], [9, 8, 7, 6], tuple(shown[:2])),
+        Row([5, 6, 7], [9, 8, 7, 6, 11, 12]),
+        Row([17, *image, 4, 3], [2, 9], tuple(shown[2:])),
+    ]
+
+
+def _reference_logits(model: Any, directory: Path, row: Row) -> torch.Tensor:
+    """Of the tokens that predict the response, by transformers alone."""
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
+    pictures = [Image.open(shown.picture.path) for shown in row.shown]
+    pixels = processor(images=pictures, return_tensors="pt") if pictures else {}
+    tokens = torch.tensor([[*row.prompt, *row.response]])
+    with torch.no_grad():
+        logits = model(tokens, **{k: v.double() for k, v in pixels.items()}).logits[0]
+    return logits[len(row.prompt) - 1 : -1]
+
+
+@torch.no_grad()
+def _logits(
+    chunks: list[GPTModel], rows: list[Row], directory: Path, mesh: Mesh, degrees: AxisDegrees
+) -> list[torch.Tensor]:
+    """Of each row's predicting tokens, on the last stage, joined over the tensor axis and, where
+    rows are shared, over the context axis: text-only rows are among the others in one batch."""
+    shape = _plan(directory, degrees, ()).shape
+    eyes = load_eyes(directory, shape.vision, PictureLimits()) if mesh.pipeline_rank == 0 else None
+    share = row_share(degrees, mesh.context_rank)
+    batch = collate(rows, 0, share, eyes=eyes)
+    size = tuple(batch.tokens_BS.shape)
+    found = run_schedule(chunks, [batch, batch], _forward_step, shape=size, forward_only=True)
+    if not found:
+        return []
+    shares = [torch.empty_like(found[0]) for _ in range(mesh.tensor_size)]
+    torch.distributed.all_gather(shares, found[0].contiguous(), group=mesh.tensor_group)
+    logits_NV = torch.cat(shares, -1)[:, : shape.vocab_size]
+    if degrees.context > 1:
+        logits_NV = _joined_over_context(logits_NV, rows, degrees, mesh)
+    return [*logits_NV.split([len(row.response) for row in rows])]
+
+
+def _joined_over_context(
+    mine_NV: torch.Tensor, rows: list[Row], degrees: AxisDegrees, mesh: Mesh
+) -> torch.Tensor:
+    from gkdplan.runtime.data.deal import Deal
+
+    numbers = Deal(degrees, [rows]).response_tokens(0)
+    whole = mine_NV.new_zeros(sum(len(row.response) for row in rows), mine_NV.size(1))
+    whole[numbers[mesh.context_rank]] = mine_NV
+    torch.distributed.all_reduce(whole, group=mesh.groups.cp)
+    return whole
+
+
+def _forward_step(batches: Iterator[MicroBatch], chunk: GPTModel) -> tuple[torch.Tensor, Any]:
+    batch = next(batches)
+    if not chunk.post_process:
+        return stage_output(chunk, batch.tokens_BS, pixels=batch.pixels), None
+    hidden = response_hidden(chunk, batch.tokens_BS, batch.predict_N, pixels=batch.pixels)
+    return hidden @ output_head(chunk).t(), lambda logits, non_loss_data: logits
+
+
+def _save(home: Path, out: Path, layouts: Any) -> None:
+    source = home / "default"
+    for number, (degrees, stage_layers) in enumerate(layouts):
+        mesh, plan = _start(degrees), _plan(source, degrees, stage_layers)
+        chunks = build_chunks(plan, degrees, mesh, trainable=True)
+        load_weights(chunks, source, plan, mesh)
+        saved = out / f"{torch.distributed.get_world_size()}-{number}"
+        save_student(chunks, plan, mesh, source, saved)
+        original = load_file(source / "model.safetensors")
+        written = load_file(saved / "model.safetensors")
+        assert original.keys() == written.keys()
+        assert all(torch.equal(original[name], written[name]) for name in original)
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            saved, output_loading_info=True
+        )
+        assert not any(report.values()), report
+        assert model.config.text_config.num_hidden_layers == 2
+        load_eyes(saved, plan.shape.vision, PictureLimits())
+
+
+def _assert_same_weights(chunks: Any, plan: ModelPlan, mesh: Mesh, directory: Path) -> None:
+    expected = load_file(directory / "model.safetensors")
+    found = {
+        name_on_disk(plan.shape.vision, name): tensor
+        for name, tensor in full_tensors(chunks, plan, mesh)
+    }
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def _plan(directory: Path, degrees: AxisDegrees, stage_layers: Any) -> ModelPlan:
+    shape, findings = read_shape(json.loads((directory / "config.json").read_text()), "config")
+    assert shape is not None, findings
+    assert shape.vision is not None
+    assert shape.vision.tokens_per_image - TOKENS_PER_IMAGE == shape.vision.with_class_token
+    assert shape.vision.image_size == NUM_PIXELS
+    return ModelPlan(
+        model=str(directory),
+        revision=None,
+        family=shape.family,
+        num_parameters=shape.num_parameters,
+        shape=shape,
+        dtype=Dtype.FP32,
+        padded_vocab_size=384 if degrees.tensor == 1 else 512,
+        init="pretrained",
+        keep_layers=None,
+        offload=Tier.DEVICE,
+        stage_layers=stage_layers,
+    )
+
+
+def _start(degrees: AxisDegrees) -> Mesh:
+    backend = torch.distributed.get_backend()
+    platform.prepare(backend)
+    mesh_module.close_mesh()
+    size = torch.distributed.get_world_size()
+    everyone = RankClass(ranks=((0, size),), stage=0)
+    layout = Layout("cpu", backend, Kernels.TORCH, 1, size, size, degrees, degrees, (everyone,))
+    return mesh_module.init_mesh(layout, 7)

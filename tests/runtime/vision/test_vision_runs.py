@@ -1,0 +1,191 @@
+"""A student that sees learns from a teacher that sees: against the textbook, and in whole runs."""
+
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import hf_reference
+import pytest
+import torch
+from gloo_ranks import launched_as_forks, run_on_ranks
+from one_step import learn_once
+from PIL import Image
+from safetensors.torch import load_file
+from silent_session import open_silently
+from tiny_plans import compile_tiny
+from tiny_vision import save_image, save_llava, save_seeing_rows
+from transformers import AutoImageProcessor, LlavaForConditionalGeneration
+
+from gkdplan.facts.config import read_shape
+from gkdplan.pictures import PictureLimits
+from gkdplan.runplan.codec import encode
+from gkdplan.runplan.model import DataPlan, DataSource, RunPlan
+from gkdplan.runtime.data.chat import load_chat
+from gkdplan.runtime.data.examples import load_examples
+from gkdplan.runtime.launch import run
+from gkdplan.runtime.megatron.gradients import full_gradients
+from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.session import Session
+from gkdplan.runtime.vision.images import load_eyes
+from gkdplan.vision import is_of_vision
+
+LAYOUTS = {
+    "one process": {},
+    "tensor 2 with sequence": {"devices": 2, "tensor": 2},
+    "pipeline 2": {"devices": 2, "parallel": "pipeline = 2"},
+    "data 2": {"devices": 2},
+    "context 2": {"devices": 2, "parallel": "context = 2"},
+    "a teacher of its own layout": {"devices": 2, "teacher": "[teacher.parallel]\ntensor = 2"},
+}
+PLAN = {"generation": 'engine = "none"', "distributed": "false", "offload": "none"}
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher with another tower and decoder, and rows with two images, one, and none."""
+    home = tmp_path_factory.mktemp("seeing")
+    save_llava(home / "teacher", num_layers=4, hidden=48, tower_hidden=24, seed=1)
+    save_llava(home / "student", num_layers=2, hidden=32, seed=2)
+    save_seeing_rows(home / "rows.jsonl")
+    return home
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_and_gradients_equal_float64_on_one_process(layout, home, tmp_path):
+    run_plan = compile_tiny(home, tmp_path / "run", **PLAN, **LAYOUTS[layout])
+    run_on_ranks(_check_step, run_plan.layout.world_size, encode(run_plan))
+
+
+def _check_step(lock: str) -> None:
+    session = open_silently(lock)
+    assert {len(e.shown) for e in session.train.examples} == {0, 1, 2}
+    state = learn_once(session, 0.5, 1.0)
+    loss, expected = _textbook(session)
+    assert abs(state.loss - loss) <= 1e-5 * loss
+    found = dict(full_gradients(session.trainer, session.plan.models.student, session.mesh))
+    learnt = {name: found[name] for name in found if not is_of_vision(name)}
+    assert learnt.keys() == expected.keys()
+    for name, gradient in learnt.items():
+        error = (gradient.double() - expected[name]).norm() / expected[name].norm()
+        assert error <= 1e-5, f"{name} is off by {error:.2e}"
+
+
+def _textbook(session: Session) -> tuple[float, dict[str, torch.Tensor]]:
+    """Each row by itself, with its own pictures, by transformers in float64."""
+    plan = session.plan
+    student, teacher = (
+        LlavaForConditionalGeneration.from_pretrained(
+            model.model, dtype=torch.float64, attn_implementation="eager"
+        )
+        for model in (plan.models.student, plan.models.teacher)
+    )
+    examples = session.train.examples
+    num_tokens = sum(len(example.response) for example in examples)
+    loss = torch.zeros((), dtype=torch.float64)
+    for example in examples:
+        inputs = _inputs(plan, example)
+        predicting = slice(len(example.prompt) - 1, -1)
+        q = student(**inputs).logits[0, predicting, : plan.models.vocab_size].softmax(-1)
+        with torch.no_grad():
+            p = teacher(**inputs).logits[0, predicting, : plan.models.vocab_size].softmax(-1)
+        loss = loss + hf_reference.generalized_jsd(p, q, 0.5).sum() / num_tokens
+    loss.backward()
+    grads = {
+        _canonical(name): parameter.grad
+        for name, parameter in student.named_parameters()
+        if "vision" not in name and "projector" not in name
+    }
+    return float(loss.detach()), grads
+
+
+def _canonical(name: str) -> str:
+    """As in this project, of a name within transformers' module."""
+    return name.replace("model.language_model.", "model.")
+
+
+def _inputs(plan: RunPlan, example) -> dict[str, torch.Tensor]:
+    processor = AutoImageProcessor.from_pretrained(plan.models.student.model, backend="pil")
+    tokens = torch.tensor([[*example.prompt, *example.response]])
+    if not example.shown:
+        return {"input_ids": tokens}
+    pictures = [Image.open(shown.picture.path) for shown in example.shown]
+    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+    return {"input_ids": tokens, "pixel_values": pixels.double()}
+
+
+@pytest.fixture
+def forks() -> Iterator[None]:
+    with launched_as_forks():
+        yield
+
+
+def test_a_run_teaches_and_saves_a_student_that_sees(home, tmp_path, forks):
+    """On two stages; the tower is as it was."""
+    run_plan = compile_tiny(
+        home, tmp_path / "run", **PLAN, devices=2, parallel="pipeline = 2", steps=4
+    )
+    result = run(run_plan)
+    assert result.exit_code == 0
+    before, after = (result.summary[f"held_out_{when}"] for when in ("before", "after"))
+    assert after["jsd"] < 0.95 * before["jsd"]
+    saved = load_file(result.student_dir / "model.safetensors")
+    source = load_file(home / "student" / "model.safetensors")
+    assert saved.keys() == source.keys()
+    for name in saved:
+        assert torch.equal(saved[name], source[name]) == is_of_vision(name), name
+    LlavaForConditionalGeneration.from_pretrained(result.student_dir)
+
+
+@pytest.mark.parametrize("layout", ["one process", "pipeline 2"])
+def test_a_run_of_rows_as_long_as_planned_needs_what_the_ledger_says(layout, home, tmp_path, forks):
+    rows = tmp_path / "home"
+    rows.mkdir()
+    for name in ("student", "teacher"):
+        (rows / name).symlink_to(home / name)
+    pictures = [str(save_image(rows / f"{seed}.png", seed)) for seed in range(2)]
+    content = [*({"type": "image", "image": p} for p in pictures), {"type": "text", "text": "say"}]
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "a blue sky"}]
+    (rows / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 8)
+    (example, *_) = _examples(rows, home / "student")
+    changes = {"prompt": len(example.prompt), "completion": len(example.response), "steps": 2}
+    run_plan = compile_tiny(rows, tmp_path / "run", **{**PLAN, **changes, **LAYOUTS[layout]})
+    result = run(run_plan)
+    assert result.exit_code == 0, result.diagnostics
+    steps = [line for line in read_metrics(result.run_dir / "metrics.jsonl") if "loss" in line]
+    assert len(steps) == 2
+    ratios = {
+        phase: measured / line["planned_peak_bytes"][phase]
+        for line in steps
+        for phase, measured in line["peak_bytes"].items()
+    }
+    assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
+
+
+def _examples(rows: Path, student: Path):
+    """As a run of the rows reads them."""
+    text = (rows / "rows.jsonl").read_bytes()
+    source = DataSource(str(rows / "rows.jsonl"), None, 8, sha256(text).hexdigest())
+    data = DataPlan((source,), (), 128, "error", False)
+    shape, _ = read_shape(json.loads((student / "config.json").read_text()), "config")
+    chat = load_chat(student, load_eyes(student, shape.vision, PictureLimits()))
+    return load_examples((source,), chat, data, 64).examples
+
+
+def test_a_corrupt_image_is_named_with_its_row(home, tmp_path, forks):
+    """Its header is good, and the data it promises are not there."""
+    rows = tmp_path / "home"
+    rows.mkdir()
+    for name in ("student", "teacher"):
+        (rows / name).symlink_to(home / name)
+    save_seeing_rows(rows / "rows.jsonl")
+    picture = rows / "rows-1-0.png"
+    picture.write_bytes(picture.read_bytes()[:200])
+    run_plan = compile_tiny(rows, tmp_path / "run", **PLAN)
+    result = run(run_plan)
+    assert result.exit_code == 1
+    (found,) = [d for d in result.diagnostics if d.code == "GK485"]
+    assert f"{rows}/rows.jsonl:2" in found.message
+    assert "rows-1-0.png" in found.message

@@ -8,7 +8,11 @@ from gkdplan.facts.known import find_known, known_ids
 # 151936*896 + 24*(2*896*896 + 2*896*128 + 896 + 2*128 + 3*896*4864 + 2*896) + 896 = 494032768.
 # Mixtral-8x7B has h 4096, 8 kv heads of 128, 8 experts of ffn 14336, 32 layers, untied, so
 # 2*32000*4096 + 32*(2*4096*4096 + 2*4096*1024 + 8*4096 + 8*3*4096*14336 + 2*4096) + 4096.
+# LLaVA-1.5-7B is Llama-2-7b with 64 more rows twice, 64*2*4096, a tower of CLIP-L/14 at 336 pixels,
+# 1024 + 588*1024 + 577*1024 + 24*(4*1024*1025 + 4096*1025 + 1024*4097 + 4*1024) + 4*1024, and the
+# projector, 1025*4096 + 4097*4096.
 PUBLISHED = {
+    "llava-hf/llava-1.5-7b-hf": 7_063_427_072,
     "mistralai/Mistral-7B-v0.1": 7_241_732_096,
     "mistralai/Mistral-7B-v0.3": 7_248_023_552,
     "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gkdplan.families import FAMILIES
+from gkdplan.families.llava import ARCHITECTURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def known_ids() -> tuple[str, ...]:
 
 
 def _tables() -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
-    for family in FAMILIES:
+    for family in (*FAMILIES, *ARCHITECTURES):
         path = os.path.join(os.path.dirname(__file__), f"{family}.json")
         with open(path, encoding="utf-8") as file:
             yield family, json.load(file)

@@ -101,6 +101,8 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
     _mark_shards(model)
     if shape.vision is not None and model.pre_process:
         model.vision = build_tower(shape.vision, TORCH_DTYPES[plan.dtype])
+        for buffer in model.vision.buffers():
+            buffer.data = buffer.data.to(mesh.device)
     model.requires_grad_(trainable).train(trainable)
     if plan.lora is not None:
         add_adapters(model, plan.lora, shape)

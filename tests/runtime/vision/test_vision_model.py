@@ -75,6 +75,10 @@ def test_a_saved_student_is_the_same_bytes_and_loads_in_transformers(
     run_on_ranks(_save, 2, seeing, tmp_path, LAYOUTS)
 
 
+def test_a_student_of_some_layers_keeps_its_eyes(seeing: Path, tmp_path: Path) -> None:
+    run_on_ranks(_save_last_layer, 1, seeing, tmp_path / "half")
+
+
 def test_names_of_earlier_checkpoints_are_the_same_weights(seeing: Path, tmp_path: Path) -> None:
     """Those of the hub wrap CLIP's tensors once more."""
     earlier = tmp_path / "earlier"
@@ -202,6 +206,22 @@ def _save(home: Path, out: Path, layouts: Any) -> None:
         assert not any(report.values()), report
         assert model.config.text_config.num_hidden_layers == 2
         load_eyes(saved, plan.shape.vision, PictureLimits())
+
+
+def _save_last_layer(home: Path, out: Path) -> None:
+    source = home / "default"
+    mesh, plan = _start(ONE), replace(_plan(source, ONE, ((1,),)), keep_layers=(1,))
+    chunks = build_chunks(plan, ONE, mesh, trainable=True)
+    load_weights(chunks, source, plan, mesh)
+    save_student(chunks, plan, mesh, source, out)
+    model, report = LlavaForConditionalGeneration.from_pretrained(out, output_loading_info=True)
+    assert not any(report.values()), report
+    assert model.config.text_config.num_hidden_layers == 1
+    whole = LlavaForConditionalGeneration.from_pretrained(source).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, whole[name.replace("layers.0.", "layers.1.")]) or (
+            "vision" in name and torch.equal(tensor, whole[name])
+        ), name
 
 
 def _assert_same_weights(chunks: Any, plan: ModelPlan, mesh: Mesh, directory: Path) -> None:

@@ -36,9 +36,13 @@ LAYOUTS = {
     "pipeline 2": {"devices": 2, "parallel": "pipeline = 2"},
     "data 2": {"devices": 2},
     "context 2": {"devices": 2, "parallel": "context = 2"},
-    "a teacher of its own layout": {"devices": 2, "teacher": "[teacher.parallel]\ntensor = 2"},
+    "a teacher of its own layout, on the host": {
+        "devices": 2,
+        "offload": "cpu",
+        "teacher": "[teacher.parallel]\ntensor = 2",
+    },
 }
-PLAN = {"generation": 'engine = "none"', "distributed": "false", "offload": "none"}
+PLAN = {"generation": 'engine = "none"', "distributed": "false"}
 
 pytestmark = pytest.mark.timeout(900)
 

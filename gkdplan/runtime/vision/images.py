@@ -1,6 +1,7 @@
 """Pictures as the numbers that a tower takes: opened within limits, prepared as the model asks."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,8 @@ class Eyes:
     def _open(self, shown: Shown) -> Image.Image:
         try:
             content = shown.picture.read(self.limits)
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                image = Image.open(io.BytesIO(content), formats=FORMATS)
         except PictureError as failure:
             raise UserError(_unusable(shown, str(failure))) from None
         except Exception as failure:  # a decoder of hostile bytes may raise anything

@@ -168,6 +168,11 @@ CODES: dict[str, Code] = {
         "A file of it is missing or has other bytes than those that were saved.",
         "Nothing: the run goes on from the newest one that is whole, and repeats the steps since.",
     ),
+    "GK536": Code(
+        "a disk that is full",
+        "A checkpoint or a line of the log could not be written; what was whole before still is.",
+        "Free space on the disk of `run.output`, or lower `run.keep`; the same command goes on.",
+    ),
     "GK540": Code(
         "a server that does not answer",
         "The student's samples are drawn there; a run would stop at its first step.",

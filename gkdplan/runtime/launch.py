@@ -19,7 +19,7 @@ from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime import worker
+from gkdplan.runtime import full_disk, worker
 from gkdplan.runtime.interrupts import Interrupted, own_signal_handlers, signals_of_torch
 from gkdplan.runtime.kernels import (
     has_transformer_engine,
@@ -36,7 +36,7 @@ from gkdplan.runtime.vllm_package import has_vllm, no_vllm
 from gkdplan.vocab import Kernels, LossBackend, Role
 
 RAISED, KILLED, NO_SERVER, NO_TEACHER = "GK530", "GK531", "GK546", "GK551"
-RESUMABLE = (RAISED, KILLED, NO_SERVER, NO_TEACHER)
+RESUMABLE = (RAISED, KILLED, NO_SERVER, NO_TEACHER, full_disk.CODE)
 """What ends a run that nothing has to be mended for in the plan."""
 
 

@@ -110,6 +110,8 @@ def _claim(
         _check_owner(directory, owner, run_plan)
         if resume == "never":
             raise _already_begun(directory)
+    for partial in directory.checkpoints.glob(".step_*.partial"):
+        shutil.rmtree(partial)
     if text != encode(run_plan):
         file.truncate(0)
         file.write(encode(run_plan))

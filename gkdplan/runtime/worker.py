@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode
+from gkdplan.runtime.full_disk import disk_errors
 from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
@@ -48,7 +49,10 @@ def main(
     with last_words(failures, position) as rank:
         platform.prepare(run_plan.layout.backend)
         dist.init_process_group(run_plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
-        with Progress(run_plan, start_step, shown=rank == 0, terminal=terminal) as progress:
+        with (
+            disk_errors(Path(run_plan.training.output)),
+            Progress(run_plan, start_step, shown=rank == 0, terminal=terminal) as progress,
+        ):
             session = open_session(run_plan, start_step, position, progress)
             summary = Executor(session).run(start_step, stop)
         dist.destroy_process_group()

@@ -37,6 +37,7 @@ def sample_responses(
             sampling,
             stop_ids=session.chat.stop_ids,
             vocab_size=session.plan.models.vocab_size,
+            look=lambda rows: session.look(role, [examples[row] for row in rows]),
         )
     return [tuple(response) for response in responses]
 

@@ -13,10 +13,10 @@ from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Draw
 from gkdplan.runtime.average import StudentAverage, open_average
 from gkdplan.runtime.checkpoint import restore
-from gkdplan.runtime.data.batch import MicroBatch, Row, micro_batches, row_share
+from gkdplan.runtime.data.batch import MicroBatch, Row, collate, micro_batches, row_share
 from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.deal import Deal
-from gkdplan.runtime.data.examples import Examples, load_examples
+from gkdplan.runtime.data.examples import Example, Examples, load_examples
 from gkdplan.runtime.data.order import require_global_batch
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
@@ -43,6 +43,7 @@ from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.server import ServedTeacher
 from gkdplan.runtime.teacher.server_samples import ServedSampler
 from gkdplan.runtime.vision.images import Eyes, load_eyes, require_alike
+from gkdplan.runtime.vision.pixels import Pixels
 from gkdplan.vocab import Role, Source, Tier
 
 
@@ -131,6 +132,17 @@ class Session:
         """Those of a model whose first stage, with the tower, is on this rank."""
         mesh = self.mesh if role is Role.STUDENT else self.teacher_mesh
         return self.chat.eyes if mesh.pipeline_rank == 0 else None
+
+    def look(self, role: Role, examples: Sequence[Example]) -> Pixels | None:
+        """What the tower of a model takes of the examples' images, which stand in their prompts as
+        if these were one sequence; None where there are no images, or no tower on this rank."""
+        eyes = self.eyes_of(role)
+        if eyes is None:
+            return None
+        tokens = [token for example in examples for token in example.prompt]
+        shown = tuple(one for example in examples for one in example.shown)
+        pixels = collate([Row(tokens, (), shown)], self.chat.pad_id, eyes=eyes).pixels
+        return None if pixels is None else pixels.to(self.mesh.device)
 
     def model(self, role: Role) -> Sequence[Any]:
         return self.student if role is Role.STUDENT else self.teacher

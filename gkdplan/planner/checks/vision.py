@@ -89,8 +89,8 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
     student, teacher = plan.student, plan.teacher
     refused = {
         "generation.engine": (
-            plan.generation.engine is not Engine.NONE,
-            'set it to "none": every step learns from the dataset',
+            plan.generation.engine is Engine.VLLM,
+            'set it to "megatron"',
         ),
         "teacher.server": (teacher.server is not None, "remove it"),
         "teacher.samples": (teacher.samples is not None, "remove it"),

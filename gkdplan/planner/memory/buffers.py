@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft, engine_of, sampling_roles
 from gkdplan.planner.memory import activations, generation
+from gkdplan.planner.memory.activations import Batch
 from gkdplan.planner.memory.buffer import (
     ACTIVATIONS,
     FIRST,
@@ -25,10 +26,11 @@ from gkdplan.planner.memory.checkpoint import (
 from gkdplan.planner.memory.evaluation import evaluation_buffers
 from gkdplan.planner.memory.held_graphs import held_bytes
 from gkdplan.planner.memory.overhead import overhead_buffers
-from gkdplan.planner.memory.rank import Rank, rank_of_class
+from gkdplan.planner.memory.rank import Rank, Share, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
 from gkdplan.planner.memory.teacher import published_bytes, weight_buffers
 from gkdplan.planner.memory.teacher_forward import forward_buffers
+from gkdplan.planner.memory.vision import looking_bytes, pixel_bytes
 from gkdplan.planner.memory.vllm import vllm_buffers
 from gkdplan.runplan.layout import RankClass
 from gkdplan.vocab import Engine, Kernels, Phase, Role
@@ -116,9 +118,19 @@ def _sampling(rank: Rank, role: Role) -> Iterator[Buffer]:
     tokens = prompt + rank.draft.sampling.max_completion_length
     cache = generation.cache_bytes(share.model, share.rows, tokens)
     passing = generation.sampling_bytes(share.model, share.rows, prompt)
+    if share.images_of_row:
+        passing = _seeing_bytes(share, prompt, passing)
     phase, moment = Phase.GENERATE, f"{role} samples"
     yield Buffer(KV_CACHE, cache, phase, phase, moment)
     yield Buffer(ACTIVATIONS, passing, phase, phase, moment)
+
+
+def _seeing_bytes(share: Share, prompt: int, passing: int) -> int:
+    """With the pixels of one prompts' forward, whose images are looked at first."""
+    rows = generation.prompts_at_once(share.rows, prompt)
+    num_images = rows * share.images_of_row
+    looking = looking_bytes(share.model, Batch(rows, prompt), num_images)
+    return pixel_bytes(share.model.shape, num_images) + max(passing, looking)
 
 
 def _saving(rank: Rank) -> Iterator[Buffer]:

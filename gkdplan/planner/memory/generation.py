@@ -16,12 +16,17 @@ def cache_bytes(model: RankModel, rows: int, tokens: int) -> int:
     return elements * model.dtype.num_bytes
 
 
+def prompts_at_once(rows: int, prompt_tokens: int) -> int:
+    """Of one forward, each as long as the plan allows."""
+    return min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
+
+
 def sampling_bytes(model: RankModel, rows: int, prompt_tokens: int) -> int:
     """The larger of the prompts' forward and, on the last stage, the drawing of one token a row.
 
     Neither uses sequence parallelism. Logits are gathered over the tensor axis.
     """
-    num_tokens = prompt_tokens * min(rows, max(1, PREFILL_TOKENS // prompt_tokens))
+    num_tokens = prompt_tokens * prompts_at_once(rows, prompt_tokens)
     if not model.stage.is_last:
         return _prefill_bytes(model, num_tokens)
     logits = rows * model.padded_vocab_size * model.dtype.num_bytes

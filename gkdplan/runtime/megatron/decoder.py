@@ -14,9 +14,10 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 from gkdplan.runtime.loss import bound_
-from gkdplan.runtime.megatron.forward import logit_softcap, output_head
+from gkdplan.runtime.megatron.forward import logit_softcap, output_head, with_images
 from gkdplan.runtime.megatron.products import multiply
 from gkdplan.runtime.megatron.rotary import Rotation
+from gkdplan.runtime.vision.pixels import Pixels
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """From a layer's place among this rank's, and query, key and value, to the attention's output."""
@@ -43,9 +44,11 @@ class Decoder:
         """Whether this rank has the output head."""
         return self._chunks[-1].post_process
 
-    def hidden(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
+    def hidden(
+        self, tokens_T: Tensor, positions_T: Tensor, attend: Attend, pixels: Pixels | None = None
+    ) -> Tensor:
         """What this rank's last chunk makes of the tokens, [T, H]: on the last stage the states
-        before the final norm.
+        before the final norm. `pixels` are of images whose features stand among the tokens.
 
         Megatron's modules see one sequence of T positions, [T, 1, H]: all but attention treat
         positions alike, so that it may hold several rows.
@@ -57,7 +60,7 @@ class Decoder:
         place = 0
         for chunk in self._chunks:
             if chunk.pre_process:
-                hidden = chunk.embedding(tokens_T[None], position_ids=None)
+                hidden = _embedded(chunk, tokens_T[None], pixels)
             else:
                 hidden = self._receive(len(tokens_T))
             for layer in chunk.decoder.layers:
@@ -105,6 +108,12 @@ class Decoder:
         hidden = torch.empty(size, dtype=config.params_dtype, device=self.device)
         dist.recv(hidden, group=group, group_src=(group.rank() - 1) % group.size())
         return hidden
+
+
+def _embedded(chunk: GPTModel, tokens_1T: Tensor, pixels: Pixels | None) -> Tensor:
+    if pixels is None:
+        return chunk.embedding(tokens_1T, position_ids=None)
+    return with_images(chunk, tokens_1T, tokens_1T.size(1), pixels)
 
 
 def _run_layer(

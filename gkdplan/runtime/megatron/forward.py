@@ -100,7 +100,7 @@ def _decode(
     if padding_BS is not None:
         padding_BS = _padding_share(model, _padded(model, padding_BS, value=1))
     sees = model.pre_process and hasattr(model, "vision")
-    embedded = _with_images(model, tokens_BS, num_tokens, pixels) if sees else None
+    embedded = with_images(model, tokens_BS, num_tokens, pixels) if sees else None
     is_last, model.post_process = model.post_process, False
     try:
         return model(tokens_BS, None, None, embedded, padding_mask=padding_BS)
@@ -117,7 +117,7 @@ def _padding_share(model: GPTModel, padding_BS: Tensor) -> Tensor:
     return padding_BS.chunk(group.size(), dim=1)[group.rank()]
 
 
-def _with_images(
+def with_images(
     model: GPTModel, tokens_BS: Tensor, num_tokens: int, pixels: Pixels | None
 ) -> Tensor:
     """The embedding [S, B, H] with the features of images in their places, which count rows of

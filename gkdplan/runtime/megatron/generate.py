@@ -3,7 +3,7 @@
 Legend: B rows, T tokens of all rows, V ids of the padded vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
 
@@ -17,9 +17,19 @@ from gkdplan.runtime.megatron.inference_state import inference_state
 from gkdplan.runtime.megatron.kv_cache import KeyValueCache
 from gkdplan.runtime.megatron.mesh import tensor_group_of
 from gkdplan.runtime.rollout.sampling import sample, uniforms
+from gkdplan.runtime.vision.pixels import Pixels
 
 PREFILL_TOKENS = 8192
 """Prompt tokens of one forward at most (one prompt at least): bounds its activations."""
+
+
+Look = Callable[[Sequence[int]], Pixels | None]
+"""From some of the prompts, by their numbers, to what the tower takes of their images, which stand
+in the prompts as if they were one sequence."""
+
+
+def blind(rows: Sequence[int]) -> None:
+    """Of prompts without images."""
 
 
 @torch.no_grad()
@@ -31,8 +41,10 @@ def generate(
     *,
     stop_ids: frozenset[int],
     vocab_size: int,
+    look: Look = blind,
 ) -> list[list[int]]:
-    """One completion a prompt, in order, its stop token included where one was drawn.
+    """One completion a prompt, in order, its stop token included where one was drawn. `look` gives
+    what the tower takes of prompts that show images.
 
     Token j of a completion is `sample`d from the logits after its prompt and j tokens with
     `uniforms([row_seed], j)`, over the first `vocab_size` ids. A completion ends with an id of
@@ -55,22 +67,23 @@ def generate(
         num_positions = max(map(len, prompts)) + sampling.max_completion_length
         decoder = Decoder(chunks, num_positions)
         cache = KeyValueCache(decoder, [len(p) for p in prompts], sampling.max_completion_length)
-        return _complete(decoder, cache, prompts, row_seeds, sampling, stop_ids, vocab_size)
+        hidden_BH = _prefill(decoder, prompts, cache, look)
+        return _complete(decoder, cache, hidden_BH, row_seeds, sampling, stop_ids, vocab_size)
 
 
 def _complete(
     decoder: Decoder,
     cache: KeyValueCache,
-    prompts: Sequence[Sequence[int]],
+    hidden_BH: Tensor,
     row_seeds: Sequence[int],
     sampling: Sampling,
     stop_ids: frozenset[int],
     vocab_size: int,
 ) -> list[list[int]]:
-    completions: list[list[int]] = [[] for _ in prompts]
-    in_progress = set(range(len(prompts)))
+    """`hidden_BH` are the states of each prompt's last token."""
+    completions: list[list[int]] = [[] for _ in row_seeds]
+    in_progress = set(range(len(row_seeds)))
     rows = list(in_progress)
-    hidden_BH = _prefill(decoder, prompts, cache)
     for position in range(sampling.max_completion_length):
         uniforms_B = uniforms([row_seeds[row] for row in rows], position)
         tokens_B = _pick(decoder, hidden_BH, uniforms_B, sampling, vocab_size)
@@ -106,7 +119,9 @@ def _pick(
     return decoder.agree(tokens_B)
 
 
-def _prefill(decoder: Decoder, prompts: Sequence[Sequence[int]], cache: KeyValueCache) -> Tensor:
+def _prefill(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], cache: KeyValueCache, look: Look
+) -> Tensor:
     """Run the prompts as one sequence without padding; the states of each one's last token, [B, H].
 
     Where other ranks' prompts make more batches, this one's are run again, for their experts.
@@ -119,7 +134,8 @@ def _prefill(decoder: Decoder, prompts: Sequence[Sequence[int]], cache: KeyValue
         positions_T = cache.starts_B.new_tensor(
             [i for row in rows for i in range(len(prompts[row]))]
         )
-        hidden_TH = decoder.hidden(tokens_T, positions_T, partial(cache.attend_prompts, rows))
+        attend = partial(cache.attend_prompts, rows)
+        hidden_TH = decoder.hidden(tokens_T, positions_T, attend, look(rows))
         last_BH.append(hidden_TH[ends_B - 1])
     return torch.cat(last_BH[: len(batches)])
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from gkdplan.runtime.data.chat import load_chat
 from gkdplan.runtime.data.examples import load_examples
 from gkdplan.runtime.launch import run
 from gkdplan.runtime.megatron.gradients import full_gradients
+from gkdplan.runtime.responses import sample_responses
 from gkdplan.runtime.run_directory import read_metrics
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.vision.images import load_eyes
 from gkdplan.vision import is_of_vision
+from gkdplan.vocab import Role
 
 LAYOUTS = {
     "one process": {},
@@ -42,6 +45,8 @@ LAYOUTS = {
         "teacher": "[teacher.parallel]\ntensor = 2",
     },
 }
+MIX = {"lmbda": 0.4, "seq_kd": 0.5, "distributed": "false"}
+"""All three sources are seen in the steps that a test runs."""
 PLAN = {"generation": 'engine = "none"', "distributed": "false"}
 
 pytestmark = pytest.mark.timeout(900)
@@ -120,6 +125,37 @@ def _inputs(plan: RunPlan, example) -> dict[str, torch.Tensor]:
     return {"input_ids": tokens, "pixel_values": pixels.double()}
 
 
+GREEDY = {"one process": {}, "tensor 2 with sequence": {}, "pipeline 2": {}}
+
+
+@pytest.mark.parametrize("layout", GREEDY)
+def test_greedy_samples_are_those_of_transformers(layout, home, tmp_path):
+    """Of rows with and without images, all in one forward of their prompts."""
+    run_plan = compile_tiny(home, tmp_path / "run", **MIX, **LAYOUTS[layout])
+    run_on_ranks(_check_greedy, run_plan.layout.world_size, encode(run_plan))
+
+
+def _check_greedy(lock: str) -> None:
+    session = open_silently(lock)
+    greedy = replace(session.plan.sampling, temperature=0.0)
+    examples = session.train.examples
+    for role in Role:
+        model = getattr(session.plan.models, role).model
+        reference = LlavaForConditionalGeneration.from_pretrained(model, dtype=torch.float64)
+        sampled = sample_responses(session, role, examples, greedy, step=1)
+        for example, tokens in zip(examples, sampled, strict=True):
+            inputs = _inputs(session.plan, example) | {"input_ids": torch.tensor([example.prompt])}
+            expected = reference.generate(
+                **inputs,
+                do_sample=False,
+                max_new_tokens=greedy.max_completion_length,
+                eos_token_id=[*session.chat.stop_ids],
+                pad_token_id=0,
+                suppress_tokens=[*range(session.plan.models.vocab_size, 304)],
+            )
+            assert list(tokens) == expected[0, len(example.prompt) :].tolist(), example.location
+
+
 @pytest.fixture
 def forks() -> Iterator[None]:
     with launched_as_forks():
@@ -127,12 +163,14 @@ def forks() -> Iterator[None]:
 
 
 def test_a_run_teaches_and_saves_a_student_that_sees(home, tmp_path, forks):
-    """On two stages; the tower is as it was."""
+    """On two stages, from the samples of both models and the dataset; the tower is as it was."""
     run_plan = compile_tiny(
-        home, tmp_path / "run", **PLAN, devices=2, parallel="pipeline = 2", steps=4
+        home, tmp_path / "run", **MIX, devices=2, parallel="pipeline = 2", steps=6
     )
     result = run(run_plan)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.diagnostics
+    steps = [line for line in read_metrics(result.run_dir / "metrics.jsonl") if "loss" in line]
+    assert {line["source"] for line in steps} == {"student", "teacher", "dataset"}
     before, after = (result.summary[f"held_out_{when}"] for when in ("before", "after"))
     assert after["jsd"] < 0.95 * before["jsd"]
     saved = load_file(result.student_dir / "model.safetensors")
@@ -145,6 +183,18 @@ def test_a_run_teaches_and_saves_a_student_that_sees(home, tmp_path, forks):
 
 @pytest.mark.parametrize("layout", ["one process", "pipeline 2"])
 def test_a_run_of_rows_as_long_as_planned_needs_what_the_ledger_says(layout, home, tmp_path, forks):
+    ratios = _measured(home, tmp_path, **PLAN, **LAYOUTS[layout])
+    assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
+
+
+def test_sampling_from_images_needs_what_the_ledger_says(home, tmp_path, forks):
+    ratios = _measured(home, tmp_path, lmbda=1.0)
+    assert ratios["generate"] == pytest.approx(1.0, rel=0.1)
+
+
+def _measured(home: Path, tmp_path: Path, **changes) -> dict[str, float]:
+    """Of each phase of a later step the measured peak over the planned one, where every prompt is
+    as long as planned and shows two images."""
     rows = tmp_path / "home"
     rows.mkdir()
     for name in ("student", "teacher"):
@@ -154,18 +204,12 @@ def test_a_run_of_rows_as_long_as_planned_needs_what_the_ledger_says(layout, hom
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "a blue sky"}]
     (rows / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 8)
     (example, *_) = _examples(rows, home / "student")
-    changes = {"prompt": len(example.prompt), "completion": len(example.response), "steps": 2}
-    run_plan = compile_tiny(rows, tmp_path / "run", **{**PLAN, **changes, **LAYOUTS[layout]})
-    result = run(run_plan)
+    lengths = {"prompt": len(example.prompt), "completion": len(example.response)}
+    result = run(compile_tiny(rows, tmp_path / "run", **lengths, **changes, steps=2))
     assert result.exit_code == 0, result.diagnostics
     steps = [line for line in read_metrics(result.run_dir / "metrics.jsonl") if "loss" in line]
-    assert len(steps) == 2
-    ratios = {
-        phase: measured / line["planned_peak_bytes"][phase]
-        for line in steps
-        for phase, measured in line["peak_bytes"].items()
-    }
-    assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
+    measured, planned = steps[-1]["peak_bytes"], steps[-1]["planned_peak_bytes"]
+    return {phase: measured[phase] / planned[phase] for phase in measured}
 
 
 def _examples(rows: Path, student: Path):

@@ -1,13 +1,17 @@
 """A model in small sizes that the axes of its layout divide, with every part of the large one."""
 
 from dataclasses import replace
+from itertools import islice
 from math import gcd, lcm
 
 from gkdplan.planner.layout import layers_of_stages
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.rope import LongRopeScaling, RopeScaling
+from gkdplan.shape import AttentionShape, ModelShape, MoeShape
 from gkdplan.spec.plan import Parallel
 
 HEAD_DIM, FFN, EXPERT_FFN = 8, 24, 16
+WINDOW = 6
+"""Positions; rows have up to 30."""
 VOCABULARY_ROWS = 264
 """Some more than a tokenizer of bytes has tokens."""
 LARGEST_DEGREE = 8
@@ -44,7 +48,8 @@ def reduced_shape(
         ffn_hidden_size=axes.tensor * FFN * scale,
         vocab_size=VOCABULARY_ROWS * scale,
         moe=None if shape.moe is None else _experts(shape.moe, axes),
-        attention=shape.attention.keeping(range(num_layers)),
+        attention=_attention(shape.attention.keeping(_kinds_of_layers(shape, num_layers))),
+        rope_scaling=_scaling(shape.rope_scaling, int(head_dim * shape.attention.rotary_fraction)),
     )
 
 
@@ -58,6 +63,31 @@ def _heads(shape: ModelShape, planned: int, tensor: int) -> tuple[int, int, int]
         num_kv_heads = tensor if tensor > 1 else min(2, shape.num_kv_heads)
     num_heads = lcm(tensor, num_kv_heads * group)
     return num_heads, num_kv_heads, lcm(HEAD_DIM, tensor // gcd(tensor, 2 * num_kv_heads))
+
+
+def _kinds_of_layers(shape: ModelShape, num_layers: int) -> list[int]:
+    """Layers of every kind that the shape has, in its order as far as there is room."""
+    attention = shape.attention
+    kinds = [
+        (layer in attention.sliding_layers, layer in attention.unrotated_layers)
+        for layer in range(shape.num_layers)
+    ]
+    firsts = sorted({kind: kinds.index(kind) for kind in kinds}.values())[:num_layers]
+    others = (layer for layer in range(shape.num_layers) if layer not in firsts)
+    return sorted([*firsts, *islice(others, num_layers - len(firsts))])
+
+
+def _attention(attention: AttentionShape) -> AttentionShape:
+    """With a window that short rows pass."""
+    return replace(attention, window=attention.window and min(attention.window, WINDOW))
+
+
+def _scaling(scaling: RopeScaling | None, num_rotated: int) -> RopeScaling | None:
+    """With as many factors as there are frequencies."""
+    if not isinstance(scaling, LongRopeScaling):
+        return scaling
+    short, long = (f[: num_rotated // 2] for f in (scaling.short_factors, scaling.long_factors))
+    return replace(scaling, short_factors=short, long_factors=long)
 
 
 def _experts(moe: MoeShape, axes: Parallel) -> MoeShape:

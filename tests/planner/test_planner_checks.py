@@ -10,6 +10,7 @@ from gkdplan.codes import CODES
 from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.planner.checks.declaration import RULES, check_declaration
 from gkdplan.planner.compiler import compile_plan
+from gkdplan.shape import AttentionShape
 
 
 def ranks(num_ranks: int, tensor: int, **parallel: object) -> dict[str, dict]:
@@ -243,6 +244,22 @@ def test_what_is_planned_but_not_run_compiles_with_a_warning(path, tables):
     assert found.severity is Severity.WARNING
     assert found.label == "planned, but not yet run"
     assert compilation.run_plan is not None
+
+
+def test_bounded_scores_need_the_kernels_of_torch():
+    bounded = replace(TINY, attention=AttentionShape(softcap=50.0))
+    models = facts(student=bounded, device="h100-80gb")
+    cluster = {"device": "h100-80gb"}
+    compilation = compile_plan(plan(cluster=cluster), models, "test")
+    (found,) = [finding for finding in compilation.diagnostics if finding.code == "GK590"]
+    assert found.path == "student.model"
+    assert found.help == ('set `cluster.kernels` to "torch"',)
+    for plain in (
+        (plan(cluster={**cluster, "kernels": "torch"}), models),
+        (plan(), facts(student=bounded)),
+        (plan(cluster=cluster), facts(device="h100-80gb")),
+    ):
+        assert "GK590" not in {f.code for f in compile_plan(*plain, "test").diagnostics}
 
 
 def test_every_rule_is_in_the_code_table():

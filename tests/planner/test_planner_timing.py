@@ -11,7 +11,12 @@ from gkdplan.facts.devices import DEVICES
 from gkdplan.planner.draft import Draft, draft
 from gkdplan.planner.pricing import price
 from gkdplan.planner.timing.assumptions import LIKELY, OUTLOOKS
-from gkdplan.planner.timing.flops import active_elements, head_flops, layer_flops
+from gkdplan.planner.timing.flops import (
+    active_elements,
+    attention_flops,
+    head_flops,
+    layer_flops,
+)
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.prediction import likely_step_s, predict
 from gkdplan.planner.timing.training import (
@@ -30,7 +35,7 @@ from gkdplan.planner.timing.training import (
 )
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import BatchPlan, Recompute
-from gkdplan.shape import MoeShape
+from gkdplan.shape import PLAIN_ATTENTION, AttentionShape, MoeShape
 from gkdplan.vocab import Dtype, Phase
 
 H100 = DEVICES["h100-80gb"]
@@ -80,6 +85,18 @@ def test_the_flops_of_one_device_are_two_for_each_parameter_and_token(shape):
     flops = layer_flops(shape, 256, 256)
     assert flops == pytest.approx(2 * 256 * matrices + scores, rel=1e-3)
     assert head_flops(shape, 3, shape.vocab_size) == 2 * 3 * shape.hidden_size * shape.vocab_size
+
+
+def test_a_window_costs_the_scores_that_it_leaves():
+    """10 positions see 10 x 10 / 2 = 50 together, of a window of 4 but 10 x (4 - 16 / 20) = 32: so
+    do two of the four layers."""
+    window = AttentionShape(window=4, sliding_layers=(0, 2))
+    shape = replace(SMOLLM2, num_layers=4, attention=window)
+    expected = 4 * shape.query_size * (32 + 50) / 2
+    assert attention_flops(shape, 10, 10) == pytest.approx(expected, rel=1e-12)
+    assert attention_flops(shape, 4, 4) == attention_flops(
+        replace(shape, attention=PLAIN_ATTENTION), 4, 4
+    )
 
 
 def test_a_token_meets_the_router_and_its_own_experts_only():

@@ -42,6 +42,7 @@ steps = 2
 """
 QWEN, LLAMA = "Qwen/Qwen2.5-3B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"
 SMOL, MOE = "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen3-30B-A3B"
+GEMMA = "google/gemma-3-1b-pt"
 UNIFORM = 'granularity = "full", method = "uniform", num_layers = 4'
 ONE_NODE = {"nodes": 1, "student": QWEN, "teacher": QWEN, "teacher_parallel": ""}
 PLANS = {
@@ -61,6 +62,8 @@ PLANS = {
     "experts of the teacher alone": {"student": "Qwen/Qwen3-0.6B", "teacher": MOE}
     | {"student_parallel": "parallel = { pipeline = 2 }"}
     | {"teacher_parallel": "parallel = { tensor = 2, expert = 8 }"},
+    "layers of two kinds": {"student": GEMMA, "teacher": GEMMA}
+    | {"student_parallel": "parallel = { pipeline = 2 }"},
     "llama's rotary rule, recompute": {"student": "meta-llama/Llama-3.2-1B-Instruct"}
     | {"teacher": LLAMA, "teacher_parallel": "parallel = { tensor = 4 }"}
     | {"student_parallel": f"recompute = {{ {UNIFORM} }}"},
@@ -98,6 +101,13 @@ def test_every_axis_of_a_large_plan_is_in_its_small_one(name: str, tmp_path: Pat
         assert shape.num_parameters < 2**22
         parts = ("family", "tied_embeddings", "qkv_bias", "qk_norm", "rope_scaling", "rope_theta")
         assert all(getattr(shape, part) == getattr(whole, part) for part in parts)
+        attention, of_whole = shape.attention, whole.attention
+        assert bool(attention.sliding_layers) is bool(of_whole.sliding_layers)
+        assert attention.sliding_rope_theta == of_whole.sliding_rope_theta
+        if of_whole.window is not None:
+            assert 0 < len(attention.sliding_layers) < shape.num_layers
+            assert attention.window is not None
+            assert attention.window < 10
 
 
 def test_of_a_teacher_that_is_the_student_nothing_else_is_learnt(tmp_path: Path) -> None:

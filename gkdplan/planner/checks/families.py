@@ -1,29 +1,32 @@
 """What this version cannot do yet with the models of some families."""
 
 from collections.abc import Iterator
-from types import NoneType
 
 from gkdplan import __version__
 from gkdplan.facts.model import Facts
 from gkdplan.families import FAMILIES
 from gkdplan.planner.checks.laid_out import each_model, laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, rule
-from gkdplan.rope import Llama3Scaling
-from gkdplan.shape import PLAIN_ATTENTION
+from gkdplan.planner.layout import kernels_of
 from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Kernels
 
 
 @rule("GK590")
-def attention_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Families whose attention the runtime cannot compute yet."""
+def bounded_scores_need_kernels_of_torch(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Megatron hands Transformer Engine no bound for the scores of attention
+    (megatron/core/extensions/transformer_engine.py, TEDotProductAttention)."""
+    if kernels_of(plan, facts.device) is not Kernels.TRANSFORMER_ENGINE:
+        return
     for model in each_model(plan, facts):
-        shape, (role,) = model.shape, model.roles
-        is_plain = (shape.attention, shape.logit_softcap) == (PLAIN_ATTENTION, None)
-        if not is_plain or type(shape.rope_scaling) not in (NoneType, Llama3Scaling):
+        softcap, (role,) = model.shape.attention.softcap, model.roles
+        if softcap is not None:
             yield Finding(
-                f"the attention of {shape.family} is not yet available in gkdplan {__version__}",
+                f"attention whose scores are bounded to {softcap:g}, as in {model.shape.family}, "
+                f"is not available with Transformer Engine in gkdplan {__version__}",
                 f"{role}.model",
-                label="not yet available",
+                label="not with Transformer Engine",
+                help=('set `cluster.kernels` to "torch"',),
             )
 
 
@@ -59,4 +62,8 @@ def normed_heads_are_not_shared(plan: Plan, facts: Facts) -> Iterator[Finding]:
             )
 
 
-RULES = (attention_is_available, projections_with_adapters_are_apart, normed_heads_are_not_shared)
+RULES = (
+    bounded_scores_need_kernels_of_torch,
+    projections_with_adapters_are_apart,
+    normed_heads_are_not_shared,
+)

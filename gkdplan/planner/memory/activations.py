@@ -6,7 +6,7 @@ a rank, t tensor degree, s = t under sequence parallelism, else 1.
 
 from dataclasses import dataclass
 
-from gkdplan.planner.memory import expert_activations, lora
+from gkdplan.planner.memory import blocked_attention, expert_activations, lora
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.vocab import Dtype
 
@@ -53,11 +53,27 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     """The largest sum of tensors alive at one time in a layer whose backward never comes.
 
     That is at the end of the gated MLP: the chunk's input, the layer's where it is another one, the
-    norm's input and output, and every intermediate of the MLP, or in the experts.
+    norm's input and output, and every intermediate of the MLP, or in the experts; or in attention
+    that goes block by block.
     """
     num_inputs = min(2, max(model.stage.chunk_layers))
-    between = (num_inputs + 2) * boundary_bytes(model, batch)
-    return between + passing_mlp_bytes(model, batch.num_tokens)
+    boundary = boundary_bytes(model, batch)
+    passing = (num_inputs + 2) * boundary + passing_mlp_bytes(model, batch.num_tokens)
+    scores = blocked_attention.forward_bytes(model, batch.rows, batch.tokens)
+    if scores == 0:
+        return passing
+    return max(passing, (num_inputs + 1) * boundary + _attention_bytes(model, batch) + scores)
+
+
+def attention_backward_bytes(model: RankModel, batch: Batch) -> int:
+    """What the backward of attention that goes block by block adds to what is kept in the chunk's
+    last layer, whose MLP is released: the gradients of its output and of its context."""
+    scores = blocked_attention.backward_bytes(model, batch.rows, batch.tokens)
+    if scores == 0:
+        return 0
+    context = batch.num_tokens * model.query_size * model.dtype.num_bytes
+    released = saved_mlp_bytes(model, batch) + mlp_norm_bytes(model, batch)
+    return scores + context + boundary_bytes(model, batch) - released
 
 
 def backward_bytes(model: RankModel, batch: Batch) -> int:
@@ -86,13 +102,15 @@ def embedding_bytes(model: RankModel, batch: Batch) -> int:
     output, of all tokens on every tensor rank, and that of the stage's output, held to the end.
 
     Tensor ranks have a copy of the second, as each clears the tokens of the other ranks
-    (megatron/core/tensor_parallel/layers.py, VocabParallelEmbedding).
+    (megatron/core/tensor_parallel/layers.py, VocabParallelEmbedding). Where the matrix is that of
+    the output head too, autograd then adds both gradients into a third.
     """
     matrix = model.head_elements * model.dtype.num_bytes
     num_copies = 1 if model.tensor == 1 else 2
     output = num_copies * batch.num_tokens * model.shape.hidden_size * model.dtype.num_bytes
     received = 0 if model.stage.is_last else boundary_bytes(model, batch)
-    return matrix + output + received
+    total = matrix if model.shape.tied_embeddings and model.stage.is_whole else 0
+    return matrix + max(output + received, total)
 
 
 def input_bytes(model: RankModel, batch: Batch) -> int:

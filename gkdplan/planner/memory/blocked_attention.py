@@ -8,7 +8,7 @@ rank, Q queries of a block, K keys that they see.
 from gkdplan.planner.memory.model import RankModel
 
 FP32_BYTES = 4
-BLOCK_SCORES = 2**22
+BLOCK_SCORES = 2**24
 """Scores of one block at most, of one query at least: as in the runtime."""
 
 
@@ -63,7 +63,7 @@ def _of_queries(model: RankModel, rows: int, tokens: int) -> int:
 
 
 def _queries(model: RankModel, rows: int, tokens: int) -> int:
-    return max(1, min(tokens, BLOCK_SCORES // (rows * _num_heads(model) * tokens)))
+    return max(1, min(int(tokens), BLOCK_SCORES // int(rows * _num_heads(model) * tokens)))
 
 
 def _num_heads(model: RankModel) -> int:

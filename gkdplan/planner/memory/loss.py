@@ -43,11 +43,13 @@ class Loss:
         bf16 head's gradient.
 
         From stored logits it is the block, or in the backward the gradient of the head, after that
-        of the hidden states.
+        of the hidden states. Bounded logits stay beside their gradient, or their slope does.
         """
         head = self._head_gradient_elements * self.student.dtype.num_bytes
         blocks = self._block_bytes(self._own_buffers(NUM_BLOCK_BUFFERS))
+        is_bounded = self.student.shape.logit_softcap is not None
         if self.payload is Payload.LOGITS:
+            blocks += is_bounded * self._stored_logits_bytes
             hidden = self.num_tokens * self.student.shape.hidden_size * self.student.dtype.num_bytes
             return max(blocks, hidden + head)
         passing = [self._states_bytes(self.student), self._product_bytes()]
@@ -57,7 +59,7 @@ class Loss:
         else:
             sides = 2
             passing += blocks, self._states_bytes(self.teacher)
-        logits = sides * self.chunk_tokens * self._ids * FP32_BYTES
+        logits = (sides + is_bounded) * self.chunk_tokens * self._ids * FP32_BYTES
         return max(logits + max(passing), head if _is_narrow(self.student) else 0)
 
     def token_bytes(self) -> int:
@@ -91,7 +93,7 @@ class Loss:
         up; from stored logits the gradient [N, V / t] only."""
         width = self.student.dtype.num_bytes
         if self.payload is Payload.LOGITS:
-            return self.num_tokens * self.student.vocab_rows * width
+            return self._stored_logits_bytes
         hidden = self.num_tokens * self.student.shape.hidden_size * width
         return hidden + self._head_gradient_elements * FP32_BYTES
 
@@ -123,6 +125,10 @@ class Loss:
     @property
     def _block_rows(self) -> int:
         return min(BLOCK_ROWS[self.backend], self.chunk_tokens)
+
+    @property
+    def _stored_logits_bytes(self) -> int:
+        return self.num_tokens * self.student.vocab_rows * self.student.dtype.num_bytes
 
     @property
     def _head_gradient_elements(self) -> int:

@@ -29,8 +29,9 @@ def student_buffers(rank: Rank) -> Iterator[Buffer]:
 
 
 def _moments(rank: Rank) -> dict[str, Moment]:
-    """The loss, where it is; forward and backward of the last layer of a chunk; and the backward of
-    the embedding, where it is. Other chunks wait for their backward."""
+    """The loss, where it is; forward and backward of the last layer of a chunk, and of its
+    attention where that goes block by block; and the backward of the embedding, where it is. Other
+    chunks wait for their backward."""
     model, batch, loss = rank.student.model, rank.student.batch, rank.loss
     num_micro_batches = rank.draft.batch.num_micro_batches
     held = held_in_training(model.stage, num_micro_batches, trains_base=model.trains_base)
@@ -40,7 +41,9 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     def saved(at: frozenset[Held]) -> int:
         return max(_held_bytes(model, batch, held) for held in at)
 
-    passing = recompute.repeated_bytes(model, batch) + activations.backward_bytes(model, batch)
+    repeated = recompute.repeated_bytes(model, batch)
+    passing = repeated + activations.backward_bytes(model, batch)
+    in_attention = activations.attention_backward_bytes(model, batch)
     moments = {
         "backward": (saved(held.backward) + norm + passing, kept),
         "forward": (saved(held.forward) + recompute.forward_bytes(model, batch), kept),
@@ -49,6 +52,8 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         before = (replace(at, num_chunks=max(0, at.num_chunks - 1)) for at in held.forward)
         waiting = max(_held_bytes(model, batch, at) for at in before)
         moments["images"] = waiting + rank.student.looking_bytes, kept
+    if in_attention:
+        moments["attention"] = saved(held.backward) + repeated + in_attention, kept
     if held.loss:
         hidden = activations.response_bytes(model, rank.student.num_response_tokens)
         tiles = loss.gradient_bytes() + loss.tile_bytes() + loss.token_bytes()

@@ -27,8 +27,16 @@ def layer_flops(shape: ModelShape, num_tokens: float, tokens_of_row: int) -> flo
 
 
 def attention_flops(shape: ModelShape, num_tokens: float, tokens_of_row: int) -> float:
-    """Scores and weighted values: 2 x 2 q s a token, halved by the causal mask."""
-    return num_tokens * 2 * shape.query_size * tokens_of_row
+    """Scores and weighted values: 2 x 2 q s a token, halved by the causal mask; of a layer in the
+    mean, where some see a window w of s: then 2 x 2 q (w - w^2 / 2 s)."""
+    attention = shape.attention
+    num_cut = len(attention.sliding_layers)
+    if attention.window is None or tokens_of_row <= attention.window:
+        return num_tokens * 2 * shape.query_size * tokens_of_row
+    in_window = attention.window * (2 - attention.window / tokens_of_row)
+    num_whole = shape.num_layers - num_cut
+    seen = (num_whole * tokens_of_row + num_cut * in_window) / shape.num_layers
+    return num_tokens * 2 * shape.query_size * seen
 
 
 def head_flops(shape: ModelShape, num_tokens: float, vocab_rows: int) -> float:

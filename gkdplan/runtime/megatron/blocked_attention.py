@@ -23,7 +23,7 @@ from gkdplan.runtime.megatron.context_attention import (
 )
 from gkdplan.runtime.megatron.scores import Scores
 
-BLOCK_SCORES = 2**22
+BLOCK_SCORES = 2**24
 """Scores of one block at most, of one query at least."""
 
 

@@ -3,6 +3,7 @@ together. The tests run a part of it, `benchmarks/ledger_errors.py` all of it.""
 
 from trace_grid import (
     adapters,
+    attention,
     context,
     dense,
     expert_layouts,
@@ -26,6 +27,7 @@ GRID = {
     **teachers.CONFIGURATIONS,
     **expert_layouts.CONFIGURATIONS,
     **top_k.CONFIGURATIONS,
+    **attention.CONFIGURATIONS,
 }
 """Name -> arguments of `compile_configuration`."""
 IN_EVERY_RUN = (
@@ -46,5 +48,7 @@ IN_EVERY_RUN = (
     "mixtral 8x7B pipeline 2 expert 4 block 1",
     "qwen3 30B-A3B tensor 2 expert 8 moe and layernorm",
     "smol fp32 top 64 with sft",
+    "gemma 2 2B fp32",
+    "gemma 3 1B fp32 pipeline 2",
 )
 """The rest of the grid runs with `pytest -m grid`."""

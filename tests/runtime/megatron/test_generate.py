@@ -14,6 +14,7 @@ from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.megatron import generate as generate_module
 from gkdplan.runtime.megatron.decoder import Decoder
 from gkdplan.runtime.megatron.generate import generate
+from gkdplan.runtime.megatron.inference_state import inference_state
 from gkdplan.runtime.megatron.kv_cache import KeyValueCache
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
@@ -52,6 +53,7 @@ def write_findings(directory: Path, tensor: int) -> None:
     mesh = start_mesh(AxisDegrees(tensor=tensor, sequence=True, data=1))
     findings = {name: completions_of(name, directory, mesh) for name in FAMILIES}
     findings |= state_around_generation(directory, mesh) | cache_bytes(directory, mesh)
+    findings["first logits"] = first_logits("gemma2", directory, mesh)
     rank = torch.distributed.get_rank()
     (directory / f"{tensor}-{rank}.json").write_text(json.dumps(findings))
 
@@ -71,6 +73,17 @@ def completions_of(name: str, directory: Path, mesh: Mesh) -> dict[str, list[lis
         patch.setattr(generate_module, "PREFILL_TOKENS", 8)
         completions["prefilled apart"] = complete(model, rows, RANDOM)
     return completions
+
+
+@torch.no_grad()
+def first_logits(name: str, directory: Path, mesh: Mesh) -> list[list[float]]:
+    """Of the first token of each completion."""
+    model = build_tiny(name, directory, mesh)
+    with inference_state([model]):
+        decoder = Decoder([model], max(LENGTHS) + NUM_TOKENS)
+        cache = KeyValueCache(decoder, LENGTHS, NUM_TOKENS)
+        hidden_BH = generate_module._prefill(decoder, PROMPTS, cache)
+        return decoder.logits(hidden_BH)[:, :VOCAB_SIZE].tolist()
 
 
 def state_around_generation(directory: Path, mesh: Mesh) -> dict[str, object]:
@@ -174,6 +187,16 @@ def test_greedy_tokens_equal_those_of_transformers(
             pad_token_id=0,
         )
         assert completion == reference[0, len(prompt) :].tolist()
+
+
+@torch.no_grad()
+def test_logits_that_are_drawn_from_are_bounded(directory: Path, findings: dict[str, Any]) -> None:
+    """As greedy tokens cannot tell: a bound keeps the order."""
+    model = load_hf("gemma2", directory)
+    expected = [model(torch.tensor([prompt])).logits[0, -1].tolist() for prompt in PROMPTS]
+    assert max(map(max, expected)) < 3.0
+    found = findings["first logits"]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

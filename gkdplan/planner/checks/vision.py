@@ -99,7 +99,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         "student.tuning": (student.tuning == "lora", 'set it to "full"'),
         "student.init": (student.init == "random", 'set it to "pretrained"'),
         "student.freeze_vision": (student.freeze_vision is False, "remove it"),
-        "student.freeze_projector": (student.freeze_projector is False, "remove it"),
         "student.freeze_language": (student.freeze_language is True, "remove it"),
     }
     for path, (is_asked, help) in refused.items():

@@ -10,6 +10,7 @@ from gkdplan.planner.memory.stage import Stage
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.model import NO_RECOMPUTE, LoraPlan, ModelPlan, Recompute
 from gkdplan.shape import ModelShape
+from gkdplan.vision import PROJECTOR
 from gkdplan.vocab import Dtype, Kernels
 
 
@@ -65,6 +66,7 @@ class RankModel:
     lora: LoraPlan | None = None
     recompute: Recompute = NO_RECOMPUTE
     experts: ExpertShare | None = None
+    trains_projector: bool = False
     balances_load: bool = False
 
     @property
@@ -73,6 +75,8 @@ class RankModel:
         base = chunks_of_stage(
             self.shape, self.padded_vocab_size, self.tensor, self.stage, self.experts
         )
+        if self.trains_projector:
+            base = tuple(tuple(map(_with_trained_projector, chunk)) for chunk in base)
         if self.lora is None:
             return base
         return tuple(with_adapters(chunk, self.shape, self.lora, self.tensor) for chunk in base)
@@ -153,6 +157,11 @@ class RankModel:
         return self.tensor if self.sequence else 1
 
 
+def _with_trained_projector(parameter: Parameter) -> Parameter:
+    is_of_projector = parameter.name.startswith(f"vision.{PROJECTOR}")
+    return replace(parameter, is_trained=True) if is_of_projector else parameter
+
+
 @lru_cache(maxsize=1024)
 def chunks_of_stage(
     shape: ModelShape,
@@ -190,5 +199,6 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, fused: Fused, stage: int)
         lora=model.lora,
         recompute=model.recompute,
         experts=expert_share(model.shape, degrees),
+        trains_projector=model.freeze is not None and not model.freeze.projector,
         balances_load=model.load_balance is not None,
     )

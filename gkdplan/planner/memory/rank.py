@@ -7,7 +7,7 @@ from gkdplan.planner.memory.activations import Batch
 from gkdplan.planner.memory.loss import INT64_BYTES, Loss
 from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
-from gkdplan.planner.memory.vision import looking_bytes, pixel_bytes
+from gkdplan.planner.memory.vision import kept_bytes, looking_bytes, pixel_bytes
 from gkdplan.runplan.layout import AxisDegrees, RankClass
 from gkdplan.vocab import Role
 
@@ -37,6 +37,11 @@ class Share:
         num_ids = self.rows * self.batch.tokens
         of_text = INT64_BYTES * (num_ids + 2 * self.response_tokens_of_all_rows)
         return of_text + pixel_bytes(self.model.shape, self.rows * self.images_of_row)
+
+    @property
+    def seen_bytes(self) -> int:
+        """What is kept of a micro-batch's images for the backward."""
+        return kept_bytes(self.model, self.batch.rows * self.images_of_row)
 
     @property
     def looking_bytes(self) -> int:

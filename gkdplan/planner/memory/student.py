@@ -37,9 +37,10 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     held = held_in_training(model.stage, num_micro_batches, trains_base=model.trains_base)
     norm = activations.final_norm_bytes(model, batch)
     kept = loss.kept_bytes() if rank.has_loss else 0
+    seen = rank.student.seen_bytes
 
     def saved(at: frozenset[Held]) -> int:
-        return max(_held_bytes(model, batch, held) for held in at)
+        return max(_held_bytes(model, batch, held) + held.num_chunks * seen for held in at)
 
     repeated = recompute.repeated_bytes(model, batch)
     passing = repeated + activations.backward_bytes(model, batch)

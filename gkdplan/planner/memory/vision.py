@@ -1,6 +1,6 @@
 """Bytes of images on a rank with a tower: what waits of them, and what passes as it looks at them.
 
-Nothing of a frozen tower and projector is kept for the backward.
+Nothing of a frozen tower is kept for the backward, nor of a frozen projector.
 """
 
 from gkdplan.planner.memory.activations import Batch
@@ -30,6 +30,17 @@ def looking_bytes(model: RankModel, batch: Batch, num_images: int) -> int:
     features = num_images * vision.tokens_per_image * vision.output_size
     passing = max(tower_elements(vision, num_images), features + joined)
     return passing * model.dtype.num_bytes
+
+
+def kept_bytes(model: RankModel, num_images: int) -> int:
+    """What a projector that learns keeps of a micro-batch for its backward: the tower's states, and
+    what goes into its activation and comes out of it."""
+    vision = model.shape.vision
+    if vision is None or not model.trains_projector:
+        return 0
+    states = vision.num_states * vision.hidden_size
+    activated = 2 * vision.tokens_per_image * vision.output_size
+    return num_images * (states + activated) * model.dtype.num_bytes
 
 
 def tower_elements(vision: ClipVision, num_images: int) -> int:

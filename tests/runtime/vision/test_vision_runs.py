@@ -30,8 +30,8 @@ from gkdplan.runtime.responses import sample_responses
 from gkdplan.runtime.run_directory import read_metrics
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.vision.images import load_eyes
-from gkdplan.vision import is_of_vision
-from gkdplan.vocab import Role
+from gkdplan.vision import PROJECTOR, is_of_vision
+from gkdplan.vocab import Phase, Role
 
 LAYOUTS = {
     "one process": {},
@@ -68,18 +68,47 @@ def test_loss_and_gradients_equal_float64_on_one_process(layout, home, tmp_path)
     run_on_ranks(_check_step, run_plan.layout.world_size, encode(run_plan))
 
 
+@pytest.mark.parametrize("layout", ["tensor 2 with sequence", "pipeline 2", "context 2"])
+def test_a_projector_that_learns_has_the_gradients_of_float64(layout, home, tmp_path):
+    run_plan = compile_tiny(
+        home, tmp_path / "run", **PLAN, **LAYOUTS[layout], student="freeze_projector = false"
+    )
+    run_on_ranks(_check_step, run_plan.layout.world_size, encode(run_plan))
+
+
 def _check_step(lock: str) -> None:
     session = open_silently(lock)
     assert {len(e.shown) for e in session.train.examples} == {0, 1, 2}
+    _check_resident(session)
     state = learn_once(session, 0.5, 1.0)
     loss, expected = _textbook(session)
+    freeze = session.plan.models.student.freeze
+    if freeze.projector:
+        expected = {name: value for name, value in expected.items() if PROJECTOR not in name}
     assert abs(state.loss - loss) <= 1e-5 * loss
     found = dict(full_gradients(session.trainer, session.plan.models.student, session.mesh))
-    learnt = {name: found[name] for name in found if not is_of_vision(name)}
+    learnt = {
+        name: found[name]
+        for name in found
+        if not is_of_vision(name) or (name.startswith(PROJECTOR) and not freeze.projector)
+    }
     assert learnt.keys() == expected.keys()
     for name, gradient in learnt.items():
         error = (gradient.double() - expected[name]).norm() / expected[name].norm()
         assert error <= 1e-5, f"{name} is off by {error:.2e}"
+
+
+def _check_resident(session: Session) -> None:
+    """Parameters and gradients weigh what the ledger says, to the byte."""
+    rank = session.mesh.rank
+    (mine,) = (
+        of_class.phases[Phase.STUDENT].rows
+        for of_class in session.plan.ledger.classes
+        if any(start <= rank < end for start, end in of_class.ranks)
+    )
+    parameters = [p for chunk in session.student for p in chunk.parameters()]
+    assert sum(p.nbytes for p in parameters) == mine["student params"]
+    assert sum(g.nbytes for g in session.trainer.gradients()) == mine["student grads"]
 
 
 def _textbook(session: Session) -> tuple[float, dict[str, torch.Tensor]]:
@@ -105,14 +134,15 @@ def _textbook(session: Session) -> tuple[float, dict[str, torch.Tensor]]:
     grads = {
         _canonical(name): parameter.grad
         for name, parameter in student.named_parameters()
-        if "vision" not in name and "projector" not in name
+        if "vision" not in name
     }
     return float(loss.detach()), grads
 
 
 def _canonical(name: str) -> str:
     """As in this project, of a name within transformers' module."""
-    return name.replace("model.language_model.", "model.")
+    name = name.replace("model.language_model.", "model.")
+    return name.replace(f"model.{PROJECTOR}", PROJECTOR)
 
 
 def _inputs(plan: RunPlan, example) -> dict[str, torch.Tensor]:
@@ -181,9 +211,14 @@ def test_a_run_teaches_and_saves_a_student_that_sees(home, tmp_path, forks):
     LlavaForConditionalGeneration.from_pretrained(result.student_dir)
 
 
-@pytest.mark.parametrize("layout", ["one process", "pipeline 2"])
-def test_a_run_of_rows_as_long_as_planned_needs_what_the_ledger_says(layout, home, tmp_path, forks):
-    ratios = _measured(home, tmp_path, **PLAN, **LAYOUTS[layout])
+@pytest.mark.parametrize(
+    ("layout", "student"),
+    [("one process", ""), ("pipeline 2", ""), ("pipeline 2", "freeze_projector = false")],
+)
+def test_a_run_of_rows_as_long_as_planned_needs_what_the_ledger_says(
+    layout, student, home, tmp_path, forks
+):
+    ratios = _measured(home, tmp_path, **PLAN, **LAYOUTS[layout], student=student)
     assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
 
 

@@ -14,12 +14,11 @@ from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.megatron import generate as generate_module
 from gkdplan.runtime.megatron.decoder import Decoder
 from gkdplan.runtime.megatron.generate import generate
-from gkdplan.runtime.megatron.inference_state import inference_state
 from gkdplan.runtime.megatron.kv_cache import KeyValueCache
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.weights import load_weights
-from gkdplan.runtime.rollout.sampling import row_seed
+from gkdplan.runtime.rollout.sampling import row_seed, sample
 from gkdplan.vocab import Engine
 
 PEAKED = ("gemma2-plain", "gemma2", "gemma3")
@@ -75,15 +74,18 @@ def completions_of(name: str, directory: Path, mesh: Mesh) -> dict[str, list[lis
     return completions
 
 
-@torch.no_grad()
 def first_logits(name: str, directory: Path, mesh: Mesh) -> list[list[float]]:
-    """Of the first token of each completion."""
-    model = build_tiny(name, directory, mesh)
-    with inference_state([model]):
-        decoder = Decoder([model], max(LENGTHS) + NUM_TOKENS)
-        cache = KeyValueCache(decoder, LENGTHS, NUM_TOKENS)
-        hidden_BH = generate_module._prefill(decoder, PROMPTS, cache)
-        return decoder.logits(hidden_BH)[:, :VOCAB_SIZE].tolist()
+    """From which the first token of each completion is drawn."""
+    model, drawn_from = build_tiny(name, directory, mesh), []
+
+    def seen(logits_BV: torch.Tensor, **options: Any) -> torch.Tensor:
+        drawn_from.append(logits_BV[:, :VOCAB_SIZE].tolist())
+        return sample(logits_BV, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate_module, "sample", seen)
+        complete(model, range(len(PROMPTS)), RANDOM)
+    return drawn_from[0]
 
 
 def state_around_generation(directory: Path, mesh: Mesh) -> dict[str, object]:

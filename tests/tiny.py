@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -124,6 +126,14 @@ def save_qwen3_moe(
         tie_word_embeddings=False,
     )
     return _save(directory, Qwen3MoeForCausalLM, config, seed)
+
+
+def save_olmoe(directory: Path, *, hidden: int = 32, ffn: int = 16, seed: int = 0) -> Path:
+    """A random OLMoE of 2 layers with 4 experts of width `ffn`, and an untied head."""
+    config = OlmoeConfig(
+        **_sizes(2, hidden, ffn), num_experts=4, num_experts_per_tok=2, tie_word_embeddings=False
+    )
+    return _save(directory, OlmoeForCausalLM, config, seed)
 
 
 def save_rows(path: Path, rows: list[tuple[str, str]] = ROWS) -> Path:

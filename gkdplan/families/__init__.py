@@ -10,6 +10,7 @@ from gkdplan.families.llama import LLAMA
 from gkdplan.families.mistral import MISTRAL
 from gkdplan.families.mixtral import MIXTRAL
 from gkdplan.families.olmo2 import OLMO2
+from gkdplan.families.olmoe import OLMOE
 from gkdplan.families.phi3 import PHI3
 from gkdplan.families.qwen import QWEN2_DENSE, QWEN2_MOE, QWEN3_DENSE, QWEN3_MOE
 from gkdplan.families.smollm3 import SMOLLM3
@@ -33,6 +34,7 @@ FAMILIES: dict[str, Family] = {
         MIXTRAL,
         QWEN2_MOE,
         QWEN3_MOE,
+        OLMOE,
     )
 }
 """By the `model_type` of a config.json."""

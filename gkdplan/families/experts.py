@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gkdplan.families.keys import Keys
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.shape import MoeShape
 
 MAX_EXPERTS = 2**14
 MAX_FFN = 2**22
@@ -13,18 +13,22 @@ MAX_FFN = 2**22
 class ExpertKeys:
     """How a family spells its experts.
 
-    transformers 5 writes the number of experts of every family under one key, so both spellings
-    are read. `shared_ffn` is the key of the shared expert's width where the family has one, which
-    then has a gate.
+    `number` is the key of how many there are; transformers 5 writes it for every family under one,
+    so both spellings are read. `shared_ffn` is the key of the shared expert's width where the
+    family has one, which then has a gate. Where `weights_sum_to_one` a token's do in every model of
+    the family.
     """
 
     ffn: str
     shared_ffn: str | None = None
+    weights_sum_to_one: bool = False
+    number: str = "num_experts"
 
 
 QWEN3 = ExpertKeys("moe_intermediate_size")
 QWEN2 = ExpertKeys("moe_intermediate_size", "shared_expert_intermediate_size")
-MIXTRAL = ExpertKeys("intermediate_size")
+MIXTRAL = ExpertKeys("intermediate_size", weights_sum_to_one=True, number="num_local_experts")
+OLMOE = ExpertKeys("intermediate_size")
 
 NUM_EXPERTS = ("num_experts", "num_local_experts")
 
@@ -44,7 +48,7 @@ def read_experts(keys: Keys, family: ExpertKeys) -> MoeShape:
             0 if family.shared_ffn is None else keys.count(family.shared_ffn, MAX_FFN)
         ),
         shared_expert_gate=family.shared_ffn is not None,
-        weights_sum_to_one=family is MIXTRAL or keys.flag("norm_topk_prob", False),
+        weights_sum_to_one=family.weights_sum_to_one or keys.flag("norm_topk_prob", False),
     )
     for key, only in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
         if keys.has(key) and keys.values[key] != only:
@@ -56,22 +60,15 @@ def read_experts(keys: Keys, family: ExpertKeys) -> MoeShape:
     return moe
 
 
-def written_experts(shape: ModelShape) -> dict[str, object]:
-    """The same keys, of a shape; none of a dense one."""
-    moe = shape.moe
-    if moe is None:
-        return {}
-    counted = {"num_experts_per_tok": moe.num_experts_per_token}
-    if shape.family == "mixtral":
-        width = moe.expert_ffn_hidden_size
-        return {**counted, "num_local_experts": moe.num_experts, "intermediate_size": width}
-    shared = {"shared_expert_intermediate_size": moe.shared_ffn_hidden_size}
+def written_experts(family: ExpertKeys, moe: MoeShape) -> dict[str, object]:
+    """The same keys, of a shape."""
+    shared = {} if family.shared_ffn is None else {family.shared_ffn: moe.shared_ffn_hidden_size}
     return {
-        **counted,
-        "num_experts": moe.num_experts,
-        "moe_intermediate_size": moe.expert_ffn_hidden_size,
+        family.number: moe.num_experts,
+        "num_experts_per_tok": moe.num_experts_per_token,
+        family.ffn: moe.expert_ffn_hidden_size,
         "norm_topk_prob": moe.weights_sum_to_one,
-        **(shared if moe.shared_ffn_hidden_size else {}),
+        **shared,
     }
 
 

@@ -63,6 +63,7 @@ PUBLISHED = {
     "Qwen/Qwen3-30B-A3B": 30_532_122_624,
     "Qwen/Qwen3-235B-A22B": 235_093_634_560,
     "Qwen/Qwen1.5-MoE-A2.7B": 14_315_784_192,
+    "allenai/OLMoE-1B-7B-0924": 6_919_161_856,
     "mistralai/Mixtral-8x7B-v0.1": 46_702_792_704,
     "mistralai/Mixtral-8x22B-v0.1": 140_620_634_112,
     "mistralai/Mixtral-8x22B-Instruct-v0.1": 140_630_071_296,

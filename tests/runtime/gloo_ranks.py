@@ -43,7 +43,7 @@ IMPORTED_ONCE = [
     "transformers.models.auto.modeling_auto",
     *(
         f"transformers.models.{family}.modeling_{family}"
-        for family in ("llama", "qwen2", "qwen3", "qwen3_moe", "qwen2_moe", "mixtral")
+        for family in ("llama", "qwen2", "qwen3", "qwen3_moe", "qwen2_moe", "mixtral", "olmoe")
     ),
 ]
 

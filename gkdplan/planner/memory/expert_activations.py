@@ -50,7 +50,7 @@ def forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     num_widths = 3 if model.fused.swiglu else 5
     last = rows // share.num_experts
     last_expert = (rows - last) * row + last * num_widths * share.ffn_size * width
-    waiting = _waiting_rows(share, rows) * row + max(last_expert, _joined_rows(share, rows) * row)
+    waiting = _waiting_rows(share, rows) * row + max(last_expert, _joined_bytes(model, share, rows))
     shared = shared_bytes(model, share, num_tokens)
     return max(shared, _waiting_output(model, share, num_tokens) + waiting)
 
@@ -62,7 +62,7 @@ def training_forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int
     row = row_bytes(model)
     rows = num_rows(model, share, num_tokens)
     waiting = _waiting_output(model, share, num_tokens) + _waiting_rows(share, rows) * row
-    joined = _joined_rows(share, rows) * row
+    joined = _joined_bytes(model, share, rows)
     last = rows // share.num_experts
     of_product = last * share.ffn_size * model.dtype.num_bytes
     scaled = num_widths_of_scaling(model) * of_product
@@ -78,7 +78,8 @@ def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int
     the rows' outputs is there twice, as received and as sorted by expert, or once beside what the
     expert makes: at its down projection gradients of input and weight; in its gated unit, where it
     stays for the other experts, two more of its width; at its up projection gradients of input,
-    gate and up, and weight, where all that the gated unit kept is released.
+    gate and up, and weight, where all that the gated unit kept is released. Before all that it is
+    cast, where outputs were for their sum.
     """
     width, hidden = model.dtype.num_bytes, model.shape.hidden_size
     rows = num_rows(model, share, num_tokens)
@@ -87,12 +88,16 @@ def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int
     of_weight = width * hidden * share.ffn_size if model.trains_base else 0
     down_projection = of_product + of_weight
     gated_unit = (2 if model.trains_base else 3) * of_product
-    gated_unit += num_widths_of_scaling(model) * of_product
+    gated_unit += 2 * num_widths_of_scaling(model) * of_product
     num_released = num_widths_kept(model) - 2
     up_projection = width * last * hidden + 2 * of_weight - num_released * of_product
     received = width * hidden * rows
+    cast = 0
+    if share.expert_tensor > 1 and _is_sum_cast(model):
+        cast = FP32_BYTES * hidden * rows + received
     rest = received if share.num_experts > 1 else 0
-    return max(received + max(received, down_projection), rest + max(gated_unit, up_projection))
+    at_projections = received + down_projection, rest + max(gated_unit, up_projection)
+    return max(2 * received, cast, *at_projections)
 
 
 def routing_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
@@ -122,12 +127,19 @@ def _waiting_rows(share: ExpertShare, rows: int) -> int:
     return sent + received + (rows if is_ordered else 0)
 
 
-def _joined_rows(share: ExpertShare, rows: int) -> int:
-    """Outputs of all experts: joined, sorted back, and what is left after the sum over the expert
-    tensor axis."""
-    sent = rows // share.expert_tensor
-    joined = 2 * rows if share.num_experts > 1 else rows
-    return joined + (sent if share.expert_tensor > 1 else 0)
+def _joined_bytes(model: RankModel, share: ExpertShare, rows: int) -> int:
+    """Outputs of all experts: joined, sorted back, and for the sum over the expert tensor axis,
+    which is in float32, a copy in it and what is left."""
+    joined = (2 * rows if share.num_experts > 1 else rows) * row_bytes(model)
+    if share.expert_tensor == 1:
+        return joined
+    num_summed = rows // share.expert_tensor + (rows if _is_sum_cast(model) else 0)
+    return joined + FP32_BYTES * num_summed * model.shape.hidden_size
+
+
+def _is_sum_cast(model: RankModel) -> bool:
+    """Whether outputs are cast for their sum over the expert tensor axis."""
+    return model.dtype.num_bytes < FP32_BYTES
 
 
 def _waiting_output(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
@@ -155,8 +167,9 @@ def _balance_bytes(model: RankModel, share: ExpertShare, tokens: int) -> int:
 
 
 def num_widths_of_scaling(model: RankModel) -> int:
-    """Of an expert's width, beside what bf16 alone would take, where its product is scaled in
-    float32 and cast back, forward; backward its gradient is cast too."""
+    """Of an expert's width in float32, counted in the model's dtype, where its product is scaled in
+    float32 and cast back: one forward. Backward three take the place of two of the model's dtype:
+    the gradient, and its products with the scale and with what was scaled."""
     is_cast = model.dtype.num_bytes < FP32_BYTES and not model.fused.swiglu
     return FP32_BYTES // model.dtype.num_bytes if is_cast else 0
 

@@ -63,6 +63,9 @@ def _drawn(name: str, size: tuple[int, ...], seed: int) -> Tensor:
 def _config(shape: ModelShape) -> dict[str, Any]:
     """The keys by which transformers, and this project's facts, know the shape again."""
     family = FAMILIES[shape.family]
+    experts = {}
+    if family.experts is not None and shape.moe is not None:
+        experts = written_experts(family.experts, shape.moe)
     return {
         "architectures": [family.architecture],
         "model_type": shape.family,
@@ -78,8 +81,8 @@ def _config(shape: ModelShape) -> dict[str, Any]:
         "rope_parameters": written_rope(shape),
         "tie_word_embeddings": shape.tied_embeddings,
         family.activation_keys[0]: ACTIVATIONS[shape.activation],
-        **written_experts(shape),
         **family.write(shape),
+        **experts,
     }
 
 

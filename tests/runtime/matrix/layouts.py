@@ -94,6 +94,8 @@ MATRIX = {
     "E2 C2": case("experts to experts", 2, "expert = 2", "context = 2"),
     "E2 D4": case("experts to experts", 4, "expert = 2", micro=1),
     "E2 from a dense teacher": case("dense to experts", 2, "expert = 2", teacher="tensor = 1"),
+    "E2 T2 of olmoe": case("olmoe to olmoe", 2, "expert = 2", tensor=2),
+    "P2 of olmoe": case("olmoe to olmoe", 2, "pipeline = 2"),
     "D2 from experts": case("experts to dense", 2, teacher="expert = 2"),
 }
 WITH_THE_GRID = {

@@ -31,12 +31,18 @@ def experts_to_dense(home: Path) -> None:
     tiny.save_qwen2(home / "student", num_layers=2, seed=10)
 
 
+def olmoe_to_olmoe(home: Path) -> None:
+    tiny.save_olmoe(home / "teacher", hidden=48, seed=11)
+    tiny.save_olmoe(home / "student", seed=12)
+
+
 PAIRS: dict[str, Callable[[Path], None]] = {
     "qwen3 to llama": qwen3_to_llama,
     "llama to tied qwen2": llama_to_tied_qwen2,
     "experts to experts": experts_to_experts,
     "dense to experts": dense_to_experts,
     "experts to dense": experts_to_dense,
+    "olmoe to olmoe": olmoe_to_olmoe,
 }
 
 

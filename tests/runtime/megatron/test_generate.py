@@ -29,6 +29,7 @@ FAMILIES = [
     "qwen2",
     "qwen3",
     "olmo2",
+    "olmoe",
     "gemma2-plain",
     "phi3",
     "mistral",

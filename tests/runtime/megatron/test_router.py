@@ -37,7 +37,7 @@ def _equal_routers(checkpoints: Path) -> None:
         model = _loaded(name, checkpoints)
         reference = load_hf(name, checkpoints, torch.bfloat16)
         gate = reference.model.layers[1].mlp.gate
-        inputs_NH = _inputs()
+        inputs_NH = _inputs(model.config.hidden_size)
         weights_NE, chosen_NE = model.decoder.layers[1].mlp.router(inputs_NH[:, None])
         rounded_NE = _scattered(*gate(inputs_NH))
         exact_NE = _scattered(*gate.double()(inputs_NH.double()))
@@ -53,7 +53,7 @@ def _equal_routers(checkpoints: Path) -> None:
 def _equal_errors(checkpoints: Path) -> None:
     for name in WITH_EXPERTS:
         model = _loaded(name, checkpoints)
-        inputs_NH = _inputs()
+        inputs_NH = _inputs(model.config.hidden_size)
         found, _ = model.decoder.layers[1].mlp(inputs_NH[:, None])
         block = load_hf(name, checkpoints, torch.bfloat16).model.layers[1].mlp
         rounded = block(inputs_NH[None])
@@ -65,9 +65,9 @@ def _equal_errors(checkpoints: Path) -> None:
         assert found_error < min(0.006, 0.9 * rounded_error), f"{name}: {found_error}"
 
 
-def _inputs() -> Tensor:
+def _inputs(hidden_size: int) -> Tensor:
     generator = torch.Generator().manual_seed(5)
-    return torch.randn(NUM_TOKENS, 48, generator=generator).bfloat16()
+    return torch.randn(NUM_TOKENS, hidden_size, generator=generator).bfloat16()
 
 
 def _loaded(name: str, checkpoints: Path) -> torch.nn.Module:

@@ -22,6 +22,8 @@ from transformers import (
     MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
@@ -191,8 +193,16 @@ TINY: dict[str, Tiny] = {
         ),
         Qwen3MoeForCausalLM,
     ),
+    "olmoe": Tiny(
+        OlmoeConfig(
+            **WITHOUT_HEAD_DIM | {"num_hidden_layers": 4, "num_experts_per_tok": 2},
+            num_experts=4,
+            tie_word_embeddings=False,
+        ),
+        OlmoeForCausalLM,
+    ),
 }
-WITH_EXPERTS = ("mixtral", "qwen2-moe", "qwen3-moe-tied")
+WITH_EXPERTS = ("mixtral", "qwen2-moe", "qwen3-moe-tied", "olmoe")
 
 
 def save_tiny(name: str, directory: Path) -> Path:

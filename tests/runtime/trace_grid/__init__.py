@@ -44,6 +44,7 @@ IN_EVERY_RUN = (
     "tiny experts, tensor 2 expert 2 expert tensor 2",
     "tiny dense to experts, expert 2",
     "mixtral 8x7B expert 8",
+    "olmoe tensor 2 expert 4",
     "tiny experts of expert 2 to dense tensor 2",
     "mixtral 8x7B pipeline 2 expert 4 block 1",
     "qwen3 30B-A3B tensor 2 expert 8 moe and layernorm",

@@ -4,6 +4,7 @@ from trace_grid.models import (
     DENSE_TO_MOE,
     MIXTRAL,
     MOE_TO_DENSE,
+    OLMOE,
     QWEN_1_5_MOE,
     QWEN_3_MOE,
     TINY_MOE,
@@ -32,6 +33,8 @@ CONFIGURATIONS = {
     "mixtral 8x7B expert 8": {**MIXTRAL_2, "data": 8, "parallel": "expert = 8"},
     "mixtral 8x7B tensor 2 expert 2 expert tensor 2": {**MIXTRAL_2, "tensor": 2, "data": 2}
     | {"parallel": ALL_THREE.format(2), "num_micro_batches": 4},
+    "olmoe tensor 2 expert 4": {"models": OLMOE, **BF16, "prompt": 2016, "tensor": 2, "data": 2}
+    | {"parallel": "expert = 4", "num_micro_batches": 4},
     "qwen1.5 A2.7B tensor 2 expert 4": {"models": QWEN_1_5_MOE, **BF16, "prompt": 2016}
     | {"tensor": 2, "data": 2, "parallel": "expert = 4", "num_micro_batches": 4},
     "qwen1.5 A2.7B fp32 replicated": {"models": QWEN_1_5_MOE, "prompt": 992}

@@ -105,6 +105,9 @@ def _traceable(run_plan: RunPlan) -> RunPlan:
         raise UserError(_not_traced("generation.engine", "vllm"))
     if run_plan.optimizer.offload is Tier.HOST:
         raise UserError(_not_traced("optimizer.offload", "cpu"))
+    if run_plan.models.student.idle_grads is not Tier.DEVICE:
+        is_away = run_plan.models.student.idle_params is Tier.HOST
+        raise UserError(_not_traced("student.offload", "cpu" if is_away else "grads"))
     return run_plan
 
 

@@ -1,4 +1,4 @@
-"""`offload = "auto"`: of all that could wait on the host, what meets the budget at the least
+"""`offload = "auto"`: of all that could leave the device, what meets the budget at the least
 exposed transfer time."""
 
 from collections.abc import Iterator, Sequence
@@ -6,33 +6,66 @@ from itertools import product
 from typing import TypeVar
 
 from gkdplan.facts.model import Device
+from gkdplan.planner.draft import samples_itself
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.runplan.steps import Move
-from gkdplan.spec.plan import Optimizer, Plan, Teacher
+from gkdplan.spec.plan import Optimizer, Plan, Student, Teacher
 from gkdplan.vocab import Verdict
 
-OFFLOADABLE = ("teacher", "optimizer")
+OFFLOADABLE = ("teacher", "optimizer", "student")
 """The tables of a plan that have a key `offload`."""
+STREAM = "stream"
+"""In place of a teacher's `offload`: "cpu", and layer by layer."""
+_WORDS = {
+    ("teacher", "cpu"): "teacher",
+    ("teacher", STREAM): "teacher layer by layer",
+    ("optimizer", "cpu"): "optimizer",
+    ("student", "grads"): "student's gradients",
+    ("student", "cpu"): "student",
+}
 _BEST_FIRST = (Verdict.FITS, Verdict.TIGHT, Verdict.OVER)
 
 
-_Table = TypeVar("_Table", Teacher, Optimizer)
+_Table = TypeVar("_Table", Teacher, Optimizer, Student)
 
 
 def offloaded_to(place: str, table: _Table) -> _Table:
-    """The table with another `offload`; with "none" nothing is left of its prefetch."""
-    prefetch = table.prefetch if place == "cpu" else None
-    return table.model_copy(update={"offload": place, "prefetch": prefetch})
+    """The table with another `offload`, or a teacher's `stream`; with "none" nothing is left of its
+    prefetch."""
+    changes: dict[str, object] = {"offload": "cpu" if place == STREAM else place}
+    if not isinstance(table, Student):
+        changes["prefetch"] = table.prefetch if place == "cpu" else None
+    if isinstance(table, Teacher):
+        changes["stream"] = place == STREAM
+    return table.model_copy(update=changes)
+
+
+def places(plan: Plan, table: str) -> tuple[str, ...]:
+    """Where a table's objects can be, the cheapest in time first. A teacher that samples is not
+    streamed (GK426), nor is one that must be prefetched whole, nor the student's average."""
+    if table == "student":
+        return "none", "grads", "cpu"
+    teacher = plan.teacher
+    can_stream = not samples_itself(plan) and not teacher.prefetch and teacher.self_ != "ema"
+    return ("none", "cpu", STREAM) if table == "teacher" and can_stream else ("none", "cpu")
+
+
+def place_of(plan: Plan, table: str) -> str:
+    """One of `places`, of a plan without "auto"."""
+    if table == "teacher" and plan.teacher.stream:
+        return STREAM
+    place: str = getattr(plan, table).offload
+    return place
 
 
 def without_auto(plan: Plan) -> Iterator[Plan]:
-    """The plan with "none" and "cpu" in place of each "auto", nothing offloaded first."""
+    """The plan with each of the places for each "auto", nothing offloaded first."""
     tables = [name for name in OFFLOADABLE if getattr(plan, name).offload == "auto"]
-    for places in product(("none", "cpu"), repeat=len(tables)):
+    for chosen in product(*(places(plan, name) for name in tables)):
         decided = {
             name: offloaded_to(place, getattr(plan, name))
-            for name, place in zip(tables, places, strict=True)
+            for name, place in zip(tables, chosen, strict=True)
         }
         yield plan.model_copy(update=decided)
 
@@ -41,9 +74,10 @@ def offload_choice(
     plan: Plan, ledger: Ledger, moves: Sequence[Move], device: Device
 ) -> OffloadChoice:
     """What a plan without "auto" offloads, and at what cost; it is over where the host is."""
+    of_tables = ((name, place_of(plan, name)) for name in OFFLOADABLE)
     has_host_memory = ledger.host_bytes_per_node <= device.host_memory_bytes_per_node
     return OffloadChoice(
-        offloaded=tuple(name for name in OFFLOADABLE if getattr(plan, name).offload == "cpu"),
+        offloaded=tuple(_WORDS[name, place] for name, place in of_tables if place != "none"),
         verdict=ledger.verdict if has_host_memory else Verdict.OVER,
         peak_bytes=ledger.peak_bytes,
         host_bytes_per_node=ledger.host_bytes_per_node,

@@ -52,6 +52,8 @@ def decide_models(plan: Plan, facts: Facts, layout: Layout) -> Models:
             lora=decide_lora(plan.student, student_shape(plan, facts)),
             load_balance=_load_balance(plan),
             freeze=_freeze(plan.student, facts.student.shape),
+            idle_params=Tier.HOST if plan.student.offload == "cpu" else Tier.DEVICE,
+            idle_grads=Tier.DROPPED if plan.student.offload in ("grads", "cpu") else Tier.DEVICE,
         ),
         teacher=_model(
             name,
@@ -90,6 +92,7 @@ def _is_students_base(plan: Plan, models: Models, layout: Layout) -> bool:
         and student.stage_layers == teacher.stage_layers
         and teacher.server is None
         and plan.teacher.offload == "none"
+        and plan.student.offload != "cpu"
     )
 
 
@@ -181,6 +184,8 @@ def _model(
     stream: bool = False,
     server: TeacherServer | None = None,
     ema_decay: float | None = None,
+    idle_params: Tier = Tier.DEVICE,
+    idle_grads: Tier = Tier.DEVICE,
 ) -> ModelPlan:
     return ModelPlan(
         model=model,
@@ -202,6 +207,8 @@ def _model(
         stream=stream,
         server=server,
         ema_decay=ema_decay,
+        idle_params=idle_params,
+        idle_grads=idle_grads,
     )
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gkdplan.facts.model import Device
-from gkdplan.planner.draft import Draft, sampling_roles
+from gkdplan.planner.draft import Draft, engine_of, sampling_roles
 from gkdplan.planner.memory.buffer import (
     ENGINE_WEIGHTS,
     KV_CACHE,
+    STUDENT_GRADS,
+    STUDENT_PARAMS,
     STUDENT_STATE,
     TEACHER_BODY,
     Buffer,
@@ -17,7 +19,7 @@ from gkdplan.planner.memory.rank import rank_of_class
 from gkdplan.planner.memory.teacher import average_bytes, body_bytes
 from gkdplan.runplan.layout import Layout
 from gkdplan.runplan.steps import Move
-from gkdplan.vocab import Phase, Role, Tier
+from gkdplan.vocab import Engine, Phase, Role, Tier
 
 PINNED_EFFICIENCY = 0.8
 """The share of a link's bandwidth that a copy from pinned host memory reaches."""
@@ -44,7 +46,9 @@ def visits(draft: Draft) -> tuple[Visit, ...]:
     comes and goes within the forward. The optimizer's state
     changes in every update, and is copied both ways. An engine that sleeps at level 1 copies its
     weights to the host each time (vllm/device_allocator/cumem.py), at level 2 it forgets them, as
-    the refit writes them anew; its cache is forgotten at both.
+    the refit writes them anew; its cache is forgotten at both. Gradients are zero between an update
+    and the next backward, and are made anew; the student's parameters are away while only the
+    teacher or an engine works, which is in the middle of a step.
     """
     return tuple(_visits(draft))
 
@@ -60,8 +64,24 @@ def _visits(draft: Draft) -> Iterator[Visit]:
         home = Tier.HOST if waits else Tier.DROPPED
         yield Visit(ENGINE_WEIGHTS, home, Phase.REFIT, Phase.TEACHER, waits, waits)
         yield Visit(KV_CACHE, Tier.DROPPED, Phase.GENERATE, Phase.TEACHER, False, False)
+    student = draft.models.student
+    if student.idle_params is Tier.HOST:
+        leaves = _student_rests(draft)
+        yield Visit(STUDENT_PARAMS, Tier.HOST, Phase.STUDENT, leaves, True, True)
+    if student.idle_grads is Tier.DROPPED:
+        dropped = Tier.DROPPED
+        yield Visit(STUDENT_GRADS, dropped, Phase.STUDENT, Phase.CHECKPOINT, False, False)
     if draft.optimizer.offload is Tier.HOST:
         yield Visit(STUDENT_STATE, Tier.HOST, Phase.OPTIMIZER, Phase.CHECKPOINT, True, True)
+
+
+def _student_rests(draft: Draft) -> Phase:
+    """The first phase from which on nothing reads the student's parameters before its own: samples
+    are drawn by its own modules, or by an engine that has its weights by then; those of the next
+    step are sent for after those of this one are there."""
+    engines = {role: engine_of(draft, role) for _, role in sampling_roles(draft)}
+    reads = engines.get(Role.STUDENT) is Engine.MEGATRON or draft.sampling.staleness > 0
+    return Phase.TEACHER if reads or not engines else Phase.GENERATE
 
 
 def schedule_offload(

@@ -5,7 +5,13 @@ from dataclasses import replace
 from itertools import product
 
 from gkdplan.planner.draft import Draft
-from gkdplan.planner.memory.buffer import ENGINE_WEIGHTS, STUDENT_STATE, TEACHER_BODY, Buffer
+from gkdplan.planner.memory.buffer import (
+    ENGINE_WEIGHTS,
+    STUDENT_PARAMS,
+    STUDENT_STATE,
+    TEACHER_BODY,
+    Buffer,
+)
 from gkdplan.planner.memory.ledger import SAFE_SHARE
 from gkdplan.planner.offload import bytes_of
 from gkdplan.planner.timing.exposure import Work, hidden_s
@@ -93,6 +99,8 @@ def _obstacle(
 ) -> Obstacle:
     if move.object == ENGINE_WEIGHTS:
         return Obstacle.OF_THE_ENGINE
+    if move.object == STUDENT_PARAMS:
+        return Obstacle.IN_USE_BEFORE
     if wished[move.object] is False:
         return Obstacle.NOT_WANTED
     if not work.hides_copies:

@@ -132,6 +132,7 @@ def _plan(
             "router_aux_loss_coef": 0.0,
             "parallel": student,
             "recompute": recompute,
+            "offload": "none",
         },
         teacher={
             "self_": None,

@@ -50,7 +50,8 @@ def labelled(run_plan: RunPlan) -> list[tuple[str, str]]:
     names = [words.short_name(student), words.short_name(teacher)]
     counts = [format_count(student.num_parameters), format_count(teacher.num_parameters)]
     name_width, count_width = max(map(len, names)), max(map(len, counts))
-    about = [words.origin_of_student(student), words.residence_of_teacher(teacher)]
+    of_student = words.origin_of_student(student) + words.rest_of_student(student)
+    about = [of_student, words.residence_of_teacher(teacher)]
     model_lines = [
         f"{name:<{name_width}}  {count:>{count_width}}  {model.dtype}  {text}"
         for name, count, model, text in zip(names, counts, (student, teacher), about, strict=True)

@@ -115,6 +115,15 @@ def origin_of_student(student: ModelPlan) -> str:
     return {"pretrained": "pretrained", "random": "random weights"}[student.init]
 
 
+def rest_of_student(student: ModelPlan) -> str:
+    """What is off the device while nothing reads it."""
+    if student.idle_params is Tier.HOST:
+        return "; its weights on the host and its gradients dropped while nothing reads them"
+    if student.idle_grads is Tier.DROPPED:
+        return "; its gradients dropped between an update and the next forward"
+    return ""
+
+
 def average(decay: float) -> str:
     """What an exponential moving average becomes in an update."""
     return f"{decay:g} of itself and {1 - decay:g} of the student"

@@ -58,6 +58,7 @@ _RULES = (
     _Rule("models.vocab_size", _RESTART, objective=True),
     _Rule("models.*.offload", _SAFE),
     _Rule("models.*.prefetch", _SAFE),
+    _Rule("models.student.idle_*", _SAFE),
     _Rule("models.*.recompute.*", _SAFE),
     _Rule("models.*.padded_vocab_size", _RESHARD),
     _Rule("models.*.stage_layers", _RESHARD),
@@ -102,6 +103,7 @@ _RULES = (
 _DECISIONS = (
     ("models.*.offload", None),
     ("models.*.prefetch", None),
+    ("models.student.idle_*", "models.student.offload"),
     ("models.*.dtype", None),
     ("models.student.recompute.*", "models.student.recompute"),
     ("models.*", "models and layout"),

@@ -12,8 +12,9 @@ from gkdplan.vocab import Verdict
 class OffloadChoice:
     """What an offload of "auto" could be, and what it costs.
 
-    `offloaded` are tables of the plan ("teacher", "optimizer"); `verdict` is "over" also where the
-    host has too little memory; `exposed_s` are the seconds of a step's moves that no work hides.
+    `offloaded` names what leaves the device ("teacher", "student's gradients"); `verdict` is "over"
+    also where the host has too little memory; `exposed_s` are the seconds of a step's moves that no
+    work hides.
     """
 
     offloaded: tuple[str, ...]
@@ -30,6 +31,7 @@ class Obstacle(StrEnum):
     NOT_WANTED = "the plan says `prefetch = false`"
     NOTHING_BEFORE = "nothing runs before it in a step"
     NO_ROOM = "no phase before it has room and time for it"
+    IN_USE_BEFORE = "it makes room for what runs before it"
     OF_THE_ENGINE = "vllm wakes while nothing else runs"
 
 

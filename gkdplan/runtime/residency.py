@@ -14,9 +14,12 @@ from gkdplan.runtime.copying import begin_copies, nothing_like, nothing_to_wait_
 from gkdplan.runtime.layer_stream import stream_layers
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.forward import output_head
+from gkdplan.runtime.megatron.trainer import Trainer
+from gkdplan.runtime.resized import ResizedStorages
 from gkdplan.vocab import Tier
 
 TEACHER_BODY, STUDENT_STATE = "teacher body", "student main + Adam"
+STUDENT_PARAMS, STUDENT_GRADS = "student params", "student grads"
 
 
 class Residency:
@@ -134,6 +137,21 @@ class Residency:
             self._meter.exclude(host)
             buffers[id(tensor)] = host
         return buffers[id(tensor)]
+
+
+def let_student_rest(
+    residency: Residency, plan: ModelPlan, trainer: Trainer, meter: LiveBytes
+) -> None:
+    """Let parameters and gradients leave the device as the plan says; gradients, which are zero
+    before the first step too, are off it from now on."""
+    if plan.idle_params is Tier.HOST:
+        parameters = [parameter for chunk in trainer.chunks for parameter in chunk.parameters()]
+        mover = ResizedStorages(parameters, meter, keeps=True)
+        residency.leave_to(STUDENT_PARAMS, mover.move)
+    if plan.idle_grads is Tier.DROPPED:
+        grads = ResizedStorages(trainer.gradients(), meter, keeps=False)
+        residency.leave_to(STUDENT_GRADS, grads.move)
+        grads.move(Tier.DROPPED)
 
 
 def keep_teacher_on_host(

@@ -34,7 +34,12 @@ from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Phases, Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.residency import STUDENT_STATE, Residency, keep_teacher_on_host
+from gkdplan.runtime.residency import (
+    STUDENT_STATE,
+    Residency,
+    keep_teacher_on_host,
+    let_student_rest,
+)
 from gkdplan.runtime.rollout.engine import RolloutEngine
 from gkdplan.runtime.run_directory import RunDirectory
 from gkdplan.runtime.sampler import open_engine
@@ -196,6 +201,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         restore(directory.checkpoint(start_step), plan, trainer, average, mesh)
     if plan.optimizer.offload is Tier.HOST:
         residency.send_to_host(STUDENT_STATE, trainer.state_apart)
+    let_student_rest(residency, plan.models.student, trainer, meter)
     meter.adopt(_resident_tensors([*student, *teacher], trainer))
     if head is not None:
         meter.adopt([head])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Device, Facts
-from gkdplan.planner.auto_offload import offloaded_to
+from gkdplan.planner.auto_offload import offloaded_to, place_of, places
 from gkdplan.planner.checks import availability, layout, schedule, vllm
 from gkdplan.planner.checks.degrees import possible_degrees
 from gkdplan.planner.checks.schedule import LARGEST_MICRO
@@ -13,7 +13,7 @@ from gkdplan.planner.layout import axis_degrees, world_size_of
 from gkdplan.planner.models import student_shape
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.ledger import Ledger
-from gkdplan.spec.plan import Plan, Recompute
+from gkdplan.spec.plan import Plan, Recompute, Section
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Engine, Verdict
 
@@ -85,6 +85,7 @@ def _kinds_of_edits(plan: Plan, facts: Facts) -> Iterator[Edits]:
     if plan.teacher.server is None:
         yield _other_offload(plan, "teacher")
     yield _other_offload(plan, "optimizer")
+    yield _other_offload(plan, "student")
     yield _distributed_optimizer(plan)
     yield _deeper_sleep(plan)
     yield _smaller_share(plan)
@@ -104,15 +105,28 @@ def _smaller_micro_batches(plan: Plan) -> Edits:
 
 
 def _other_offload(plan: Plan, table: str) -> Edits:
-    """To where it is not; "auto" has tried both."""
-    offloads = {"none": "cpu", "cpu": "none"}
+    """To where it is not; "auto" has tried all."""
     section = getattr(plan, table)
-    if section.offload in offloads:
-        offload = offloads[section.offload]
-        moved = offloaded_to(offload, section)
-        removal = "" if moved.prefetch == section.prefetch else f" and remove `{table}.prefetch`"
+    if section.offload == "auto":
+        return
+    for place in places(plan, table):
+        if place == place_of(plan, table):
+            continue
+        moved = offloaded_to(place, section)
+        offload = f'set `{table}.offload` to "{moved.offload}"'
         edited = plan.model_copy(update={table: moved})
-        yield f'set `{table}.offload` to "{offload}"{removal}', edited
+        yield f"{offload}{_beside_offload(table, section, moved)}", edited
+
+
+def _beside_offload(table: str, old: Section, new: Section) -> str:
+    """What else is written with another `offload`."""
+    changes = ""
+    for key in ("prefetch", "stream"):
+        before, after = getattr(old, key, None), getattr(new, key, None)
+        if before != after:
+            write = f"`{table}.{key}` to true" if after else f"remove `{table}.{key}`"
+            changes += f" and {write}"
+    return changes
 
 
 def _distributed_optimizer(plan: Plan) -> Edits:

@@ -128,7 +128,7 @@ def _priced(choice: OffloadChoice) -> str:
 
 
 def _offloaded(choice: OffloadChoice) -> str:
-    return f"{' and '.join(choice.offloaded) or 'nothing'} to the host"
+    return f"{' and '.join(choice.offloaded) or 'nothing'} off the device"
 
 
 def _is_auto(plan: Plan, table: str) -> bool:
@@ -136,8 +136,11 @@ def _is_auto(plan: Plan, table: str) -> bool:
 
 
 def _offload_key(plan: Plan) -> str:
-    """The key that sends most bytes to the host."""
-    return "optimizer.offload" if plan.teacher.offload == "none" else "teacher.offload"
+    """The key that sends most bytes to the host, of those that are written."""
+    for table in OFFLOADABLE:
+        if getattr(plan, table).offload != "none":
+            return f"{table}.offload"
+    return "generation.sleep_level"
 
 
 def _edits(plan: Plan, facts: Facts) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from functools import cache
 from itertools import chain, islice
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.auto_offload import OFFLOADABLE, offloaded_to
+from gkdplan.planner.auto_offload import offloaded_to
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.models import student_shape, teacher_shape
 from gkdplan.shape import ModelShape
@@ -28,7 +28,7 @@ class Saving:
 
     @property
     def offloaded(self) -> tuple[str, ...]:
-        return tuple(name for name in OFFLOADABLE if getattr(self, name) == "cpu")
+        return tuple(name for name in ("teacher", "optimizer") if getattr(self, name) == "cpu")
 
     def applied_to(self, plan: Plan) -> Plan:
         tables = {

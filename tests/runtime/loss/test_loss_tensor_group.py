@@ -170,8 +170,9 @@ def every_objective_of_hidden_states() -> None:
             assert relative_error(gathered(head_part.grad, dim=0), head.grad) < tolerance
             dist.all_reduce(hidden_part.grad)  # each rank has its share, as documented
             assert relative_error(hidden_part.grad, hidden.grad) < tolerance
-            assert forward["all_gather_into_tensor"] == 4  # chunks of the 20 valid tokens
-            assert forward["all_reduce"] == (0 if beta in (0.0, 1.0) else 4)
+            num_chunks = -(-(NUM_TOKENS - 1) // 5)  # of the valid tokens
+            assert forward["all_gather_into_tensor"] == num_chunks > 1
+            assert forward["all_reduce"] == (0 if beta in (0.0, 1.0) else num_chunks)
             assert not backward
 
 
@@ -234,7 +235,13 @@ def everything() -> None:
 
 
 def everything_by(backend: LossBackend) -> None:
-    with patch.dict(backends.DEFAULT_BACKEND, cpu=backend):
+    """Each rule, each kind of shard and each place of a token once: the interpreter takes a second
+    for what a kernel does in microseconds."""
+    few = {"BETAS": (0.0, 0.3, 1.0), "TEMPERATURES": (2.0,), "VOCAB_SIZES": (41, 10)}
+    with (
+        patch.dict(backends.DEFAULT_BACKEND, cpu=backend),
+        patch.dict(globals(), few | {"NUM_TOKENS": 7}),
+    ):
         everything()
 
 

@@ -71,9 +71,10 @@ def without_auto(plan: Plan) -> Iterator[Plan]:
 
 
 def offload_choice(
-    plan: Plan, ledger: Ledger, moves: Sequence[Move], device: Device
+    plan: Plan, ledger: Ledger, moves: Sequence[Move], stream_s: float, device: Device
 ) -> OffloadChoice:
-    """What a plan without "auto" offloads, and at what cost; it is over where the host is."""
+    """What a plan without "auto" offloads, and at what cost; it is over where the host is.
+    `stream_s` are waited for within the teacher's forward."""
     of_tables = ((name, place_of(plan, name)) for name in OFFLOADABLE)
     has_host_memory = ledger.host_bytes_per_node <= device.host_memory_bytes_per_node
     return OffloadChoice(
@@ -81,7 +82,7 @@ def offload_choice(
         verdict=ledger.verdict if has_host_memory else Verdict.OVER,
         peak_bytes=ledger.peak_bytes,
         host_bytes_per_node=ledger.host_bytes_per_node,
-        exposed_s=sum(move.exposed_s for move in moves),
+        exposed_s=sum(move.exposed_s for move in moves) + stream_s,
     )
 
 

@@ -11,7 +11,7 @@ from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.memory.ledger import tally
 from gkdplan.planner.offload import host_bytes_per_node, in_order, schedule_offload
 from gkdplan.planner.prefetch import Moves, Room, obstacles, prefetch, wishes
-from gkdplan.planner.timing.prediction import likely_work
+from gkdplan.planner.timing.prediction import exposed_stream_s, likely_work
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.schedule import Obstacle, OffloadChoice
 from gkdplan.runplan.steps import Move
@@ -40,7 +40,9 @@ def price(plan: Plan, facts: Facts) -> Priced:
     if len(plans) == 1:
         return priced[0]
     choices = tuple(
-        offload_choice(decided, found.ledger, found.moves, device)
+        offload_choice(
+            decided, found.ledger, found.moves, exposed_stream_s(found.draft, device), device
+        )
         for decided, found in zip(plans, priced, strict=True)
     )
     return replace(priced[cheapest(choices)], choices=choices)

@@ -111,13 +111,17 @@ def mesh(axes: AxisDegrees) -> str:
 
 
 def offload(option: Option) -> str:
-    """What waits on the host: none, teacher, optimizer, both."""
+    """What leaves the device: none, teacher, optimizer, both; with a streamed teacher or a student
+    that rests each by name: stream+optimizer+grads."""
+    teacher = "stream" if option.teacher_streamed else "teacher"
+    student = "student" if option.student_params is Tier.HOST else "grads"
     away = {
-        "teacher": option.teacher_offload is Tier.HOST,
+        teacher: option.teacher_offload is Tier.HOST,
         "optimizer": option.optimizer_offload is Tier.HOST,
+        student: option.student_grads is not Tier.DEVICE,
     }
     names = [name for name, is_away in away.items() if is_away]
-    return "both" if len(names) == len(away) else next(iter(names), "none")
+    return "both" if names == ["teacher", "optimizer"] else "+".join(names) or "none"
 
 
 def recompute(chosen: Recompute) -> str:

@@ -15,7 +15,8 @@ class Option:
     """One layout with its memory and time; bytes are those of the fullest rank.
 
     `runs` says whether `gkdplan run` runs it already, or it is only planned. `changes` are the
-    keys of the plan that it sets, and None where it removes one.
+    keys of the plan that it sets, and None where it removes one. Tiers are those of what nothing
+    reads at the moment.
     """
 
     student: AxisDegrees
@@ -24,6 +25,9 @@ class Option:
     recompute: Recompute
     teacher_offload: Tier
     optimizer_offload: Tier
+    teacher_streamed: bool
+    student_grads: Tier
+    student_params: Tier
     peak_bytes: int
     peak_phase: Phase
     budget_bytes: int

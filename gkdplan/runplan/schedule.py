@@ -13,8 +13,8 @@ class OffloadChoice:
     """What an offload of "auto" could be, and what it costs.
 
     `offloaded` names what leaves the device ("teacher", "student's gradients"); `verdict` is "over"
-    also where the host has too little memory; `exposed_s` are the seconds of a step's moves that no
-    work hides.
+    also where the host has too little memory; `exposed_s` are the seconds of a step's copies that
+    no work hides.
     """
 
     offloaded: tuple[str, ...]

@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest
 from planner_facts import QWEN_3B, QWEN_7B, facts, plan
 
-from gkdplan.planner.auto_offload import cheapest, without_auto
+from gkdplan.planner.auto_offload import cheapest, place_of, without_auto
+from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
+from gkdplan.planner.draft import draft
 from gkdplan.planner.pricing import price
+from gkdplan.planner.timing.prediction import exposed_stream_s
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.vocab import Phase, Tier, Verdict
 
@@ -83,27 +86,66 @@ def test_the_best_verdict_at_the_least_transfer_is_chosen(choices, best):
 
 def test_auto_becomes_every_place_and_leaves_the_rest_alone():
     opened = h100(teacher={"offload": "auto"}, optimizer={"offload": "cpu"})
-    places = [(p.teacher.offload, p.optimizer.offload) for p in without_auto(opened)]
-    assert places == [("none", "cpu"), ("cpu", "cpu")]
+    found = [(place_of(p, "teacher"), p.optimizer.offload) for p in without_auto(opened)]
+    assert found == [("none", "cpu"), ("cpu", "cpu"), ("stream", "cpu")]
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"teacher": {"offload": "auto"}, "distill": {"lmbda": 0.5, "seq_kd": True}},
+        {"teacher": {"offload": "auto", "prefetch": True}},
+        {"teacher": {"offload": "auto", "self": "ema", "model": None}},
+    ],
+    ids=["it samples", "it is prefetched whole", "it is the student's average"],
+)
+def test_auto_streams_no_teacher_that_cannot_be(tables):
+    assert [place_of(p, "teacher") for p in without_auto(h100(**tables))] == ["none", "cpu"]
+
+
+def test_auto_lets_the_student_rest_in_every_way():
+    opened = h100(student={"offload": "auto"})
+    assert [p.student.offload for p in without_auto(opened)] == ["none", "grads", "cpu"]
+
+
+def test_of_schedules_that_fit_the_one_that_costs_nothing_is_chosen():
+    """Gradients that are dropped cost no time, and are kept where all fits anyway."""
+    wide = price(h100(student={"offload": "auto"}), H100)
+    assert wide.choices[1].exposed_s == 0 < wide.choices[2].exposed_s
+    assert wide.draft.models.student.idle_grads is Tier.DEVICE
+
+
+def test_a_streamed_teacher_is_waited_for_within_its_forward():
+    opened = h100(teacher={"offload": "auto"})
+    nothing, _, streamed = price(opened, H100).choices
+    assert streamed.peak_bytes < nothing.peak_bytes
+    decided = draft(h100(teacher={"offload": "cpu", "stream": True}), H100)
+    assert streamed.exposed_s == exposed_stream_s(decided, H100.device) > 0
 
 
 AUTO = {"teacher": {"offload": "auto"}, "optimizer": {"offload": "auto"}}
 
 
 @pytest.mark.parametrize("micro", [1, 4, 8, 16])
-def test_auto_is_the_cheapest_of_the_four_schedules_written_out(micro):
+def test_auto_is_the_cheapest_of_the_schedules_written_out(micro):
+    streamed = {"offload": "cpu", "stream": True}
     written = [
-        price(h100(micro, teacher={"offload": t}, optimizer={"offload": o}), H100)
-        for t in ("none", "cpu")
+        price(h100(micro, teacher=teacher, optimizer={"offload": o}), H100)
+        for teacher in ({"offload": "none"}, {"offload": "cpu"}, streamed)
         for o in ("none", "cpu")
     ]
+
+    def exposed_s(found):
+        stream_s = exposed_stream_s(found.draft, H100.device)
+        return sum(m.exposed_s for m in found.moves) + stream_s
+
     order = [Verdict.FITS, Verdict.TIGHT, Verdict.OVER]
     best = min(order.index(found.ledger.verdict) for found in written)
     of_best = [found for found in written if order.index(found.ledger.verdict) == best]
     if order[best] is Verdict.OVER:
         expected = min(of_best, key=lambda found: found.ledger.peak_bytes)
     else:
-        expected = min(of_best, key=lambda found: sum(m.exposed_s for m in found.moves))
+        expected = min(of_best, key=exposed_s)
     chosen = price(h100(micro, **AUTO), H100)
     assert (chosen.moves, chosen.ledger) == (expected.moves, expected.ledger)
     assert [found.peak_bytes for found in chosen.choices] == [p.ledger.peak_bytes for p in written]
@@ -112,13 +154,83 @@ def test_auto_is_the_cheapest_of_the_four_schedules_written_out(micro):
 def test_auto_offloads_nothing_where_that_fits_and_says_so():
     compiled = compile_plan(plan(**AUTO), facts(), "test")
     assert compiled.run_plan.schedule.moves == ()
-    assert len(compiled.run_plan.schedule.choices) == 4
+    assert len(compiled.run_plan.schedule.choices) == 6
     (found,) = [finding for finding in compiled.diagnostics if finding.code == "GK307"]
-    assert "`auto` is nothing to the host" in found.message
-    assert len(found.notes) == 4
+    assert "`auto` is nothing off the device" in found.message
+    assert len(found.notes) == 6
 
 
 def test_a_schedule_that_the_host_cannot_hold_is_not_chosen():
     small_host = replace(facts(), device=replace(facts().device, host_memory_bytes_per_node=1))
-    nothing, teacher = price(plan(teacher={"offload": "auto"}), small_host).choices
-    assert (nothing.verdict, teacher.verdict) == (Verdict.FITS, Verdict.OVER)
+    nothing, *others = price(plan(teacher={"offload": "auto"}), small_host).choices
+    assert nothing.verdict is Verdict.FITS
+    assert [other.verdict for other in others] == [Verdict.OVER] * 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "lmbda", "leaves"),
+    [
+        ({"engine": "none"}, 0.0, Phase.TEACHER),
+        ({"engine": "megatron"}, 0.5, Phase.TEACHER),
+        ({"engine": "vllm"}, 0.5, Phase.GENERATE),
+        (
+            {"engine": "vllm", "mode": "server", "server_url": "http://host:1", "staleness": 1},
+            0.5,
+            Phase.TEACHER,
+        ),
+    ],
+    ids=["nothing samples", "its own modules sample", "vllm samples", "vllm samples ahead"],
+)
+def test_the_students_weights_leave_when_nothing_reads_them_any_more(engine, lmbda, leaves):
+    tables = {"generation": engine, "distill": {"lmbda": lmbda}, "student": {"offload": "cpu"}}
+    priced = price(h100(**tables), H100)
+    moves = [(m.object, m.phase, m.to_tier) for m in priced.moves if m.object.startswith("student")]
+    assert moves == [
+        ("student params", leaves, Tier.HOST),
+        ("student params", Phase.STUDENT, Tier.DEVICE),
+        ("student grads", Phase.STUDENT, Tier.DEVICE),
+        ("student grads", Phase.CHECKPOINT, Tier.DROPPED),
+    ]
+    (memory,) = priced.ledger.classes
+    rows = {phase: in_phase.rows for phase, in_phase in memory.phases.items()}
+    assert {p for p in rows if "student grads" in rows[p]} == {Phase.STUDENT, Phase.OPTIMIZER}
+    assert "student params" not in rows[Phase.TEACHER]
+    assert all("student params" in rows[p] for p in (Phase.STUDENT, Phase.CHECKPOINT))
+    whole = price(h100(**tables | {"student": {}}), H100).ledger.classes[0].phases
+    params = whole[Phase.TEACHER].rows["student params"]
+    assert priced.ledger.host_bytes_per_node == 2 * params
+
+
+def test_adapters_whose_base_leaves_have_a_teacher_of_their_own():
+    tables = {"student": {"model": "same", "tuning": "lora"}, "teacher": {"model": "same"}}
+    same = facts(QWEN_3B, QWEN_3B, "h100-80gb")
+    assert draft(h100(**tables), same).models.teacher.is_students_base
+    tables["student"]["offload"] = "cpu"
+    assert not draft(h100(**tables), same).models.teacher.is_students_base
+
+
+SAMPLED_ASLEEP = {
+    "cluster": {"device": "h100-80gb", "devices_per_node": 2, "memory_limit": "78 GiB"},
+    "generation": {"engine": "vllm", "gpu_memory_utilization": 0.5, "sleep_level": 2},
+    "distill": {"lmbda": 1.0},
+}
+"""While vllm works beside all that training keeps is the fullest moment of a step."""
+
+
+def test_an_edit_drops_the_gradients_and_auto_does_so_itself():
+    edits = edits_that_fit(h100(**SAMPLED_ASLEEP), H100)
+    assert 'set `student.offload` to "grads"' in [edit.description for edit in edits]
+    nothing, grads, _ = price(h100(**SAMPLED_ASLEEP, student={"offload": "auto"}), H100).choices
+    assert nothing.verdict is Verdict.OVER
+    assert grads.verdict is not Verdict.OVER
+    chosen = price(h100(**SAMPLED_ASLEEP, student={"offload": "auto"}), H100)
+    assert chosen.draft.models.student.idle_grads is Tier.DROPPED
+    assert chosen.draft.models.student.idle_params is Tier.DEVICE
+
+
+def test_an_edit_streams_a_teacher_that_is_larger_than_the_device():
+    alone = {"cluster": {"device": "h100-80gb", "devices_per_node": 1}, "student": {"parallel": {}}}
+    small = facts(QWEN_3B, replace(QWEN_7B, num_layers=280), "h100-80gb")
+    edits = edits_that_fit(h100(length=128, **alone | {"optimizer": {"offload": "cpu"}}), small)
+    wanted = 'set `teacher.offload` to "cpu" and `teacher.stream` to true'
+    assert wanted in [edit.description for edit in edits]

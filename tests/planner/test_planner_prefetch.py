@@ -191,7 +191,7 @@ def test_the_optimizer_state_goes_home_beside_the_next_step_and_is_away_in_betwe
 
 def test_auto_counts_only_what_is_exposed():
     opened = h100(teacher={"offload": "auto"}, distill={"lmbda": 1.0})
-    nothing, teacher = price(opened, H100).choices
+    nothing, teacher, _ = price(opened, H100).choices
     assert (nothing.exposed_s, teacher.exposed_s) == (0, 0)
     waiting = h100(teacher={"offload": "auto", "prefetch": False}, distill={"lmbda": 1.0})
     assert price(waiting, H100).choices[1].exposed_s > 0.1

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.draft import Draft, draft
-from gkdplan.planner.memory.buffer import STUDENT_STATE, TEACHER_BODY
+from gkdplan.planner.memory.buffer import STUDENT_PARAMS, STUDENT_STATE, TEACHER_BODY
 from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.offload import schedule_offload
 from gkdplan.planner.prefetch import Moves, widest, wishes
@@ -17,7 +17,7 @@ from gkdplan.spec.plan import Plan, Recompute
 
 ALWAYS = "always"
 """What moves whatever is offloaded: a sleeping engine."""
-_TABLES = {TEACHER_BODY: "teacher", STUDENT_STATE: "optimizer"}
+_TABLES = {TEACHER_BODY: "teacher", STUDENT_STATE: "optimizer", STUDENT_PARAMS: "student"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ def candidates_of(
     The student's phase depends on recompute, the moves on what is offloaded, and neither on the
     other.
     """
-    drafts = [draft(with_micro(mesh, size), facts) for size in sizes]
+    whole = Saving(mesh.student.recompute, teacher="none", optimizer="none").applied_to(mesh)
+    drafts = [draft(with_micro(whole, size), facts) for size in sizes]
     others = [work_beside_student(decided, facts.device) for decided in drafts]
     students: dict[Recompute, list[float]] = {}
     widest_moves = _widest_moves(mesh, facts)
@@ -68,7 +69,8 @@ def candidates_of(
                 student_s(_with_recompute(decided, saving.recompute), facts.device)
                 for decided in drafts
             ]
-        tables = (ALWAYS, *saving.offloaded)
+        own = ("student",) if mesh.student.offload == "cpu" and saving.student is None else ()
+        tables = (ALWAYS, *own, *saving.offloaded)
         moves = [m for m in widest_moves if _TABLES.get(m.object, ALWAYS) in tables]
         for size, other, student in zip(sizes, others, students[saving.recompute], strict=True):
             work = with_student(other, student)
@@ -78,7 +80,7 @@ def candidates_of(
 
 def _widest_moves(mesh: Plan, facts: Facts) -> Moves:
     """The moves of everything that can be offloaded, as far beside other work as can be."""
-    everything = Saving(mesh.student.recompute, teacher="cpu", optimizer="cpu")
+    everything = Saving(mesh.student.recompute, teacher="cpu", optimizer="cpu", student="cpu")
     decided = draft(everything.applied_to(mesh), facts)
     buffers = [price_buffers(decided, ranks, facts.device) for ranks in decided.layout.classes]
     moves = schedule_offload(decided, buffers, facts.device)

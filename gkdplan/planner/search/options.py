@@ -42,9 +42,10 @@ def changes_of(candidate: Plan, plan: Plan) -> Changes:
         changes += _changes_of_table(path, old, new)
     for table in OFFLOADABLE:
         new, own = getattr(candidate, table), getattr(plan, table)
-        for key in ("offload", "prefetch"):
-            if getattr(new, key) != getattr(own, key):
-                changes.append((f"{table}.{key}", getattr(new, key)))
+        for key in ("offload", "prefetch", "stream"):
+            after = getattr(new, key, None)
+            if after != getattr(own, key, None):
+                changes.append((f"{table}.{key}", after))
     changes += _changes_of_teacher(plan.teacher.parallel, candidate.teacher.parallel)
     if candidate.batch.micro != plan.batch.micro:
         changes.append(("batch.micro", candidate.batch.micro))
@@ -63,6 +64,9 @@ def _option(candidate: Plan, plan: Plan, facts: Facts, runs: bool) -> tuple[Opti
         recompute=decided.models.student.recompute,
         teacher_offload=decided.models.teacher.offload,
         optimizer_offload=decided.optimizer.offload,
+        teacher_streamed=decided.models.teacher.stream,
+        student_grads=decided.models.student.idle_grads,
+        student_params=decided.models.student.idle_params,
         peak_bytes=ledger.peak_bytes,
         peak_phase=ledger.peak_phase,
         budget_bytes=ledger.budget_bytes,

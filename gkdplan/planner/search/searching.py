@@ -24,7 +24,9 @@ SEARCHED = (
     "student.recompute",
     "teacher.parallel",
     "teacher.offload",
+    "teacher.stream",
     "optimizer.offload",
+    "student.offload",
     "batch.micro",
 )
 """Keys and tables that candidates set."""
@@ -41,13 +43,22 @@ class Found:
 def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = False) -> Found:
     """The `top` fastest layouts of the plan that fit; its other keys stay as they are.
 
-    Without `include_planned` those that `gkdplan run` would refuse are left out and counted.
+    Without `include_planned` those that `gkdplan run` would refuse are left out and counted. Where
+    nothing fits, all that can leave the device does: a streamed teacher, the resting student.
     """
+    found = _search(plan, facts, top, include_planned, all_offloads=False)
+    return found if found.plans else _search(plan, facts, top, include_planned, all_offloads=True)
+
+
+def _search(
+    plan: Plan, facts: Facts, top: int, include_planned: bool, *, all_offloads: bool
+) -> Found:
     considered = planned = 0
     broken: Counter[str] = Counter()
     candidates: list[Candidate] = []
     for mesh in meshes(plan, facts):
-        of_mesh = savings(mesh, student_shape(plan, facts).num_layers)
+        num_layers = student_shape(plan, facts).num_layers
+        of_mesh = savings(mesh, num_layers, all_offloads=all_offloads)
         sizes = micro_sizes(mesh) or (mesh.batch.micro,)
         considered += len(sizes) * len(of_mesh)
         faults = _faults(of_mesh[0].applied_to(mesh), sizes, facts)

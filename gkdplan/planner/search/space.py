@@ -6,7 +6,7 @@ from functools import cache
 from itertools import chain, islice
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.auto_offload import offloaded_to
+from gkdplan.planner.auto_offload import STREAM, offloaded_to, place_of, places
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.models import student_shape, teacher_shape
 from gkdplan.shape import ModelShape
@@ -20,19 +20,23 @@ LEAST_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What a layout does for memory at the cost of time; offloads as the plan writes them."""
+    """What a layout does for memory at the cost of time; offloads as `auto_offload.places` names
+    them, the student's None where the plan's own stays."""
 
     recompute: Recompute
     teacher: str
     optimizer: str
+    student: str | None = None
 
     @property
     def offloaded(self) -> tuple[str, ...]:
-        return tuple(name for name in ("teacher", "optimizer") if getattr(self, name) == "cpu")
+        places = {"teacher": self.teacher, "optimizer": self.optimizer, "student": self.student}
+        return tuple(name for name, place in places.items() if place == "cpu")
 
     def applied_to(self, plan: Plan) -> Plan:
+        student = plan.student.model_copy(update={"recompute": self.recompute})
         tables = {
-            "student": plan.student.model_copy(update={"recompute": self.recompute}),
+            "student": student if self.student is None else offloaded_to(self.student, student),
             "teacher": offloaded_to(self.teacher, plan.teacher),
             "optimizer": offloaded_to(self.optimizer, plan.optimizer),
         }
@@ -58,14 +62,20 @@ def micro_sizes(plan: Plan) -> tuple[int, ...]:
     return () if remainder else divisors(rows)
 
 
-def savings(plan: Plan, num_layers: int) -> tuple[Saving, ...]:
-    """Every recompute with every offload, the cheapest first."""
-    places = ("none", "cpu")
+def savings(plan: Plan, num_layers: int, *, all_offloads: bool = False) -> tuple[Saving, ...]:
+    """Every recompute with every offload, the cheapest first: of teacher and optimizer; or of all
+    that can leave the device. Gradients that do cost no time, and then they always do."""
+    of_teacher = places(plan, "teacher")
+    if plan.teacher.server is not None:
+        of_teacher = ("none",)
+    elif not all_offloads and place_of(plan, "teacher") != STREAM:
+        of_teacher = ("none", "cpu")
     return tuple(
-        Saving(recompute, teacher, optimizer)
+        Saving(recompute, teacher, optimizer, student)
         for recompute in _recomputes(plan, num_layers)
-        for optimizer in places
-        for teacher in (places if plan.teacher.server is None else ("none",))
+        for student in (("grads", "cpu") if all_offloads else (None,))
+        for optimizer in places(plan, "optimizer")
+        for teacher in of_teacher
     )
 
 

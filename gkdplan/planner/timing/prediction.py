@@ -9,7 +9,12 @@ from gkdplan.planner.timing.assumptions import LIKELY, OUTLOOKS, assumptions_of
 from gkdplan.planner.timing.exposure import SAMPLED, Work, hidden_s
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.sampling import refit_seconds, sampling_seconds
-from gkdplan.planner.timing.training import optimizer_seconds, student_seconds, teacher_seconds
+from gkdplan.planner.timing.training import (
+    STREAM,
+    optimizer_seconds,
+    student_seconds,
+    teacher_seconds,
+)
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import Draw, Move
 from gkdplan.runplan.timing import Seconds, Term, Timing
@@ -60,6 +65,11 @@ def work_beside_student(draft: Draft, device: Device) -> Work:
     """As `likely_work`, the student's phase left out."""
     machine = _machine(draft, device, LIKELY)
     return _work(draft, _other_phases(draft, machine))
+
+
+def exposed_stream_s(draft: Draft, device: Device) -> float:
+    """Likely seconds in which a streamed teacher's weights are waited for."""
+    return teacher_seconds(draft, _machine(draft, device, LIKELY)).get(STREAM, 0.0)
 
 
 def student_s(draft: Draft, device: Device) -> float:

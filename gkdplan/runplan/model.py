@@ -123,12 +123,9 @@ class ModelPlan:
     come layer by layer, in every forward anew. A teacher that `is_students_base` has no weights of
     its own: it is the student without its adapters. A teacher with a
     `server` is asked there: no rank has a layer of it. One with an `ema_decay` d becomes, in every
-<<<<<<< HEAD
     update, d of itself and 1 - d of the student. `freeze` is of a student that sees images.
-=======
-    update, d of itself and 1 - d of the student. `idle_params` and `idle_grads` are where a
-    student's parameters and gradients are while nothing reads them.
->>>>>>> 86cb5eb (The student's gradients and weights leave the device while nothing reads them)
+    `idle_params` and `idle_grads` are where a student's parameters and gradients are while nothing
+    reads them.
     """
 
     model: str

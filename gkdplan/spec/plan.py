@@ -132,13 +132,10 @@ class Student(Section):
     """Every parameter, or adapters only."""
     init: Literal["pretrained", "random", "layers"] = "pretrained"
     """Where the weights start: the model's, random ones, or some of the model's layers."""
-<<<<<<< HEAD
     router_aux_loss_coef: NonNegative = 0.0
     """Weight of a loss that keeps the load of a layer's experts equal; 0 adds none."""
-=======
     offload: Literal["none", "grads", "cpu", "auto"] = "none"
     """What is off the device while nothing reads it: nothing, gradients ("grads"), weights too."""
->>>>>>> 86cb5eb (The student's gradients and weights leave the device while nothing reads them)
     keep: Keep | None = None
     lora: Lora | None = None
     freeze_vision: bool | None = None

@@ -25,9 +25,6 @@ class Option:
     recompute: Recompute
     teacher_offload: Tier
     optimizer_offload: Tier
-    teacher_streamed: bool
-    student_grads: Tier
-    student_params: Tier
     peak_bytes: int
     peak_phase: Phase
     budget_bytes: int
@@ -37,6 +34,9 @@ class Option:
     tokens_per_s: float
     runs: bool
     changes: tuple[tuple[str, Value], ...]
+    teacher_streamed: bool = False
+    student_grads: Tier = Tier.DEVICE
+    student_params: Tier = Tier.DEVICE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.draft import draft
 from gkdplan.planner.pricing import price
+from gkdplan.planner.search.searching import search
 from gkdplan.planner.timing.prediction import exposed_stream_s
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.vocab import Phase, Tier, Verdict
@@ -234,3 +235,21 @@ def test_an_edit_streams_a_teacher_that_is_larger_than_the_device():
     edits = edits_that_fit(h100(length=128, **alone | {"optimizer": {"offload": "cpu"}}), small)
     wanted = 'set `teacher.offload` to "cpu" and `teacher.stream` to true'
     assert wanted in [edit.description for edit in edits]
+
+
+def test_a_search_that_finds_nothing_streams_and_lets_the_student_rest():
+    alone = {"cluster": {"device": "h100-80gb", "devices_per_node": 1}, "student": {"parallel": {}}}
+    tall = facts(QWEN_3B, replace(QWEN_7B, num_layers=280), "h100-80gb")
+    found = search(h100(length=128, **alone), tall, top=2)
+    assert found.ranking.options
+    for option, drawn in zip(found.ranking.options, found.plans, strict=True):
+        changes = dict(option.changes)
+        assert (changes["teacher.offload"], changes["teacher.stream"]) == ("cpu", True)
+        assert changes["student.offload"] in ("grads", "cpu")
+        assert price(drawn, tall).ledger.peak_bytes == option.peak_bytes
+        assert option.verdict is not Verdict.OVER
+
+
+def test_a_search_that_finds_something_streams_nothing():
+    found = search(h100(length=128), H100, top=2)
+    assert not any("teacher.stream" in dict(option.changes) for option in found.ranking.options)

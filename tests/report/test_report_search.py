@@ -88,6 +88,11 @@ def test_names_of_meshes_recompute_and_offload():
     assert recompute(Recompute("full", "uniform", 1)) == "full"
     assert offload(replace(OPTION, teacher_offload=Tier.HOST)) == "both"
     assert offload(replace(OPTION, optimizer_offload=Tier.DEVICE)) == "none"
+    streamed = replace(OPTION, teacher_offload=Tier.HOST, teacher_streamed=True)
+    assert offload(streamed) == "stream+optimizer"
+    resting = replace(streamed, student_grads=Tier.DROPPED)
+    assert offload(resting) == "stream+optimizer+grads"
+    assert offload(replace(resting, student_params=Tier.HOST)) == "stream+optimizer+student"
 
 
 def test_json_has_the_changes_as_keys():

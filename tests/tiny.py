@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     OlmoeConfig,
@@ -136,6 +138,22 @@ def save_olmoe(directory: Path, *, hidden: int = 32, ffn: int = 16, seed: int = 
     return _save(directory, OlmoeForCausalLM, config, seed)
 
 
+def save_family(
+    directory: Path,
+    model_type: str,
+    *,
+    num_layers: int = 2,
+    hidden: int = 32,
+    ffn: int = 48,
+    seed: int = 0,
+    **keys: object,
+) -> Path:
+    """A random model of any family that transformers knows, with more keys of its config."""
+    config = AutoConfig.for_model(model_type, **_sizes(num_layers, hidden, ffn) | keys)
+    model = AutoModelForCausalLM.from_config(config)
+    return _save(directory, type(model), config, seed)
+
+
 def save_rows(path: Path, rows: list[tuple[str, str]] = ROWS) -> Path:
     """Chat rows as JSON Lines."""
     lines = [
@@ -168,7 +186,8 @@ def _save(directory: Path, kind: type, config: object, seed: int) -> Path:
     model = kind(config).float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            centre = 1.0 if "norm" in name else 0.0
+            is_one = "norm" in name and not config.model_type.startswith("gemma")
+            centre = 1.0 if is_one else 0.0
             parameter.copy_(centre + 0.15 * torch.randn_like(parameter))
     model.save_pretrained(directory)
     save_tokenizer(directory)

@@ -43,6 +43,16 @@ LAYOUTS = {
     },
     "data, an engine on both": {"devices": 2, "generation": f"{VLLM}\ntensor = 2"},
 }  # fmt: skip
+FAMILIES = {
+    "mistral": {"sliding_window": 8},
+    "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8},
+    "gemma3_text": {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8},
+    "phi3": {},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "glm": {"head_dim": 32},
+    "glm4": {"head_dim": 32},
+    "olmo2": {},
+}
 IN_EVERY_RUN = {
     "one process, a tied head",
     "tensor with adapters",
@@ -97,10 +107,25 @@ def test_after_each_update_the_engine_samples_what_the_trainer_does(
     assert all(line["time_s"]["refit"] > 0 for line in lines)
 
 
+@pytest.mark.grid
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vllm_takes_every_tensor_of_a_family(family, tmp_path):
+    keys = {**FAMILIES[family], "hidden": 128, "max_position_embeddings": 256}
+    for role, seed in (("teacher", 1), ("student", 2)):
+        tiny.save_family(tmp_path / role, family, num_layers=4, seed=seed, **keys)
+    tiny.save_rows(tmp_path / "rows.jsonl")
+    run_plan = compile_tiny(tmp_path, tmp_path / "run", generation=VLLM, **ON_POLICY)
+    lock, student = encode(run_plan), str(tmp_path / "student")
+    run_on_ranks(_compare_in_every_step, 1, lock, student, timeout_s=500, only_once=True)
+
+
 def _compare_in_every_step(lock: str, student: str) -> None:
+    reference = AutoModelForCausalLM.from_pretrained(
+        student, dtype=torch.float32, attn_implementation="eager"
+    )
+    reference.model.do_not_compile = True  # vLLM changes the class of a model that it takes as it is
     session = open_silently(lock)
     executor = Executor(session)
-    reference = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     for step in range(1, NUM_STEPS + 1):
         executor._run_step(step)
         refit(session, step + 1)

@@ -192,8 +192,8 @@ def _set_environment() -> None:
 def _pack_tied_head(model: Any) -> None:
     """On a CPU vLLM multiplies with a packed copy of a linear layer's weight, made anew where the
     layer's weight is loaded: a tied head loads none (vllm/model_executor/layers/utils.py,
-    dispatch_cpu_unquantized_gemm)."""
-    if model.config.tie_word_embeddings:
+    dispatch_cpu_unquantized_gemm), but where the embedding itself is the head, as in Gemma 2."""
+    if model.config.tie_word_embeddings and hasattr(model, "lm_head"):
         model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
 
 

@@ -123,7 +123,9 @@ def _compare_in_every_step(lock: str, student: str) -> None:
     reference = AutoModelForCausalLM.from_pretrained(
         student, dtype=torch.float32, attn_implementation="eager"
     )
-    reference.model.do_not_compile = True  # vLLM changes the class of a model that it takes as it is
+    reference.model.do_not_compile = (
+        True  # vLLM changes the class of a model that it takes as it is
+    )
     session = open_silently(lock)
     executor = Executor(session)
     for step in range(1, NUM_STEPS + 1):

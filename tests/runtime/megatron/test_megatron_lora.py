@@ -35,7 +35,7 @@ from gkdplan.runtime.megatron.weights import load_weights
 from gkdplan.shape import PROJECTIONS
 from gkdplan.vocab import Dtype
 
-FAMILIES = ("llama-tied", "qwen2", "qwen3")
+FAMILIES = ("llama-tied", "qwen2", "qwen3", "olmo2", "gemma2-plain")
 TARGETS = (PROJECTIONS, ("q_proj", "v_proj", "up_proj"), ("o_proj",))
 NO_RECOMPUTE = Recompute()
 RANK, ALPHA = 3, 5.0

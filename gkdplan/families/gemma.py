@@ -67,7 +67,7 @@ def _write_gemma2(shape: ModelShape) -> dict[str, object]:
     assert attention.scale is not None
     return {
         **written_windows(shape),
-        "query_pre_attn_scalar": round(attention.scale**-2, 6),
+        "query_pre_attn_scalar": round(attention.scale**-2),
         "attn_logit_softcapping": attention.softcap,
         "final_logit_softcapping": shape.logit_softcap,
     }

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from gloo_ranks import run_on_ranks
+from transformers import AutoConfig
 
 from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.rehearsing import plans_of, written
@@ -97,6 +98,7 @@ def test_every_axis_of_a_large_plan_is_in_its_small_one(name: str, tmp_path: Pat
             assert min(degree, 2) <= getattr(axes, axis) <= degree, (role, axis)
         assert axes.sequence is planned.sequence
         shape, whole = (getattr(p.models, role).shape for p in (small, large.decided()))
+        AutoConfig.from_pretrained(getattr(small.models, role).model)  # raises where it is not one
         assert (shape.moe is None) is (whole.moe is None)
         assert shape.num_parameters < 2**22
         parts = ("family", "tied_embeddings", "qkv_bias", "qk_norm", "rope_scaling", "rope_theta")

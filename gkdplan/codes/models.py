@@ -11,7 +11,7 @@ CODES: dict[str, Code] = {
     "GK102": Code(
         "another architecture",
         "A near match would train a model that its publisher's code does not compute.",
-        "Use a text model of a supported family: Llama, Mixtral, or Qwen from 1.5 MoE to 3.",
+        "Use a model of a family that is shown.",
     ),
     "GK103": Code(
         "a config.json that cannot be read",

@@ -9,6 +9,7 @@ from gkdplan.families.activations import ACTIVATIONS
 from gkdplan.families.experts import read_experts
 from gkdplan.families.keys import Keys
 from gkdplan.families.llava import ARCHITECTURES, read_vision, text_config
+from gkdplan.families.not_yet import NOT_YET
 from gkdplan.families.rope import MAX_POSITIONS, read_rope
 from gkdplan.shape import PLAIN_ATTENTION, ModelShape
 from gkdplan.text import shown
@@ -118,6 +119,7 @@ def _unsupported(config: Mapping[str, object], origin: str) -> Diagnostic:
         f"{origin} describes another architecture than the supported ones: {found}",
         "model",
         label="this version cannot build it",
+        notes=NOT_YET.get(str(config.get("model_type")), ()),
         help=(
             f"use a model of one of the families {', '.join(FAMILIES)}",
             "or add a family: one file in gkdplan/families, as CONTRIBUTING.md shows",

@@ -5,6 +5,7 @@ import pytest
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.json_file import UnreadableError, read_object
+from gkdplan.facts.known import find_known
 from gkdplan.rope import Llama3Scaling
 from gkdplan.shape import MoeShape
 
@@ -149,6 +150,25 @@ def test_default_rope_parameters_carry_only_the_base(llama_config: dict) -> None
         llama_config | {"rope_parameters": {"rope_type": "default", "rope_theta": 100000}}
     )
     assert (shape.rope_theta, shape.rope_scaling) == (100_000.0, None)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3"])
+def test_a_known_architecture_that_cannot_be_built_says_what_is_missing(
+    llama_config: dict, family: str
+) -> None:
+    shape, findings = read_shape(llama_config | {"model_type": family}, "config.json")
+    assert shape is None
+    assert [finding.code for finding in findings] == ["GK102"]
+    assert any("low-rank latents" in note for note in findings[0].notes)
+    assert any("sigmoid" in note for note in findings[0].notes) == (family == "deepseek_v3")
+
+
+def test_queries_and_keys_that_are_clipped_are_refused() -> None:
+    config = dict(find_known("allenai/OLMoE-1B-7B-0924").config)
+    assert read_shape(config | {"clip_qkv": None}, "config.json")[1] == ()
+    shape, findings = read_shape(config | {"clip_qkv": 8.0}, "config.json")
+    assert shape is None
+    assert [finding.code for finding in findings] == ["GK105"]
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,16 @@ def _scores(model: RankModel, rows: int, tokens: int) -> int:
 
 def _keys(model: RankModel, rows: int, tokens: int) -> int:
     """K of the layer that sees most: all T, unless every layer that goes block by block is cut."""
+    window = _window_of_all(model)
+    return tokens if window is None else min(tokens, window + _queries(model, rows, tokens) - 1)
+
+
+def _window_of_all(model: RankModel) -> int | None:
+    """The window where every layer that goes block by block has it."""
     attention = model.shape.attention
     are_all_cut = len(attention.sliding_layers) == model.shape.num_layers
-    if attention.window is None or (attention.softcap is not None and not are_all_cut):
-        return tokens
-    return min(tokens, attention.window + _queries(model, rows, tokens) - 1)
+    is_one_whole = attention.softcap is not None and not are_all_cut
+    return None if is_one_whole else attention.window
 
 
 def _of_queries(model: RankModel, rows: int, tokens: int) -> int:
@@ -63,7 +68,9 @@ def _of_queries(model: RankModel, rows: int, tokens: int) -> int:
 
 
 def _queries(model: RankModel, rows: int, tokens: int) -> int:
-    return max(1, min(int(tokens), BLOCK_SCORES // int(rows * _num_heads(model) * tokens)))
+    """Q: no more than a window has positions."""
+    longest = min(int(tokens), _window_of_all(model) or int(tokens))
+    return max(1, min(longest, BLOCK_SCORES // int(rows * _num_heads(model) * tokens)))
 
 
 def _num_heads(model: RankModel) -> int:

@@ -81,6 +81,8 @@ def _blocks(
     """The queries of each block, the keys of all positions that one of them sees, and which of
     these are hidden from which query [Q, K]."""
     length = max(1, BLOCK_SCORES // (query[0, :, :, 0].numel() * num_keys))
+    if scores.window is not None:
+        length = min(length, scores.window)
     for chunk, first in positions_of_chunks(len(query), group):
         for start in range(chunk.start, chunk.stop, length):
             queries = slice(start, min(start + length, chunk.stop))

@@ -44,7 +44,8 @@ def _tables(path: Path, table: Node) -> Iterator[str]:
 def _row(key: str, node: Node, is_required: bool) -> str:
     default = f"`{format_value(node['default'])}`" if "default" in node else ""
     wanted = "required" if is_required else default
-    return f"| `{key}` | {describe(node)} | {wanted} | {node['description']} |"
+    meaning = " ".join(node["description"].split())
+    return f"| `{key}` | {describe(node)} | {wanted} | {meaning} |"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import full_disk, worker
+from gkdplan.runtime.claim import open_run_directory
 from gkdplan.runtime.interrupts import Interrupted, own_signal_handlers, signals_of_torch
 from gkdplan.runtime.kernels import (
     has_transformer_engine,
@@ -29,7 +30,7 @@ from gkdplan.runtime.kernels import (
 from gkdplan.runtime.loss.compiled import has_cpp_compiler
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.rollout.servers import not_ready
-from gkdplan.runtime.run_directory import RunDirectory, open_run_directory
+from gkdplan.runtime.run_directory import RunDirectory
 from gkdplan.runtime.stopping import StopRequest
 from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.runtime.vllm_package import has_vllm, no_vllm

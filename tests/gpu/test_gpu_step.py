@@ -8,7 +8,8 @@ from silent_session import open_silently
 from tiny_models import deep, plan_of, saved_bytes, start_mesh
 from tiny_plans import compile_tiny, make_home
 
-from gkdplan.planner.memory.activations import Batch, layer_bytes
+from gkdplan.planner.memory.activations import layer_bytes
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import TORCH_ON_CUDA, rank_model
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.layout import AxisDegrees

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from planner_facts import SMOLLM2
 
-from gkdplan.planner.memory.activations import Batch, gather_bytes, layer_bytes
+from gkdplan.planner.memory.activations import layer_bytes
+from gkdplan.planner.memory.batch import Batch, gather_bytes
 from gkdplan.planner.memory.generation import cache_bytes
 from gkdplan.planner.memory.loss import Loss
 from gkdplan.planner.memory.model import Fused, RankModel

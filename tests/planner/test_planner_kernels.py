@@ -6,7 +6,8 @@ import pytest
 from planner_facts import facts, plan
 
 from gkdplan.planner.compiler import compile_plan
-from gkdplan.planner.memory.activations import Batch, layer_bytes
+from gkdplan.planner.memory.activations import layer_bytes
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import TORCH_ON_CUDA, TRANSFORMER_ENGINE, RankModel
 from gkdplan.planner.memory.recompute import chunk_bytes
 from gkdplan.planner.memory.stage import whole_model

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from planner_facts import SMOLLM2, facts, plan
 
-from gkdplan.planner.memory.activations import Batch, angle_bytes, gather_bytes, layer_bytes
+from gkdplan.planner.memory.activations import angle_bytes, layer_bytes
+from gkdplan.planner.memory.batch import Batch, gather_bytes
 from gkdplan.planner.memory.held import Held
 from gkdplan.planner.memory.in_flight import (
     held_in_training,

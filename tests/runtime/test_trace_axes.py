@@ -14,7 +14,8 @@ from gloo_ranks import run_on_ranks
 from real_step import check_peaks
 from tiny_plans import compile_tiny
 
-from gkdplan.planner.memory.activations import Batch, layer_bytes
+from gkdplan.planner.memory.activations import layer_bytes
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan

@@ -12,7 +12,8 @@ from real_step import check_peaks
 from trace_grid import compile_configuration
 from trace_grid.plan import BLOCK, LORA, SELECTIVE
 
-from gkdplan.planner.memory.activations import Batch, layer_bytes
+from gkdplan.planner.memory.activations import layer_bytes
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.expert_activations import routing_bytes
 from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.codec import encode

@@ -4,33 +4,12 @@ N tokens = rows x tokens, w bytes of an element, h hidden, F ffn, q and k the qu
 a rank, t tensor degree, s = t under sequence parallelism, else 1.
 """
 
-from dataclasses import dataclass
-
-from gkdplan.planner.memory import blocked_attention, expert_activations, lora
+from gkdplan.planner.memory import blocked_attention, expert_activations, lora, norms
+from gkdplan.planner.memory.batch import Batch, boundary_bytes, gather_bytes
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.vocab import Dtype
 
 FP32_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows that go through a model at one time, `tokens` tokens of each on this rank of the context
-    axis."""
-
-    rows: int
-    tokens: int
-
-    @property
-    def num_tokens(self) -> int:
-        return self.rows * self.tokens
-
-
-def final_norm_bytes(model: RankModel, batch: Batch) -> int:
-    """What the norm before the head keeps; the loss takes what it needs of its output."""
-    if not model.stage.is_last:
-        return 0
-    return norm_bytes(model, batch) - boundary_bytes(model, batch)
 
 
 def layer_bytes(model: RankModel, batch: Batch) -> int:
@@ -40,9 +19,9 @@ def layer_bytes(model: RankModel, batch: Batch) -> int:
     published formula for Megatron with flash attention and sequence parallelism.
     """
     return (
-        attention_norm_bytes(model, batch)
-        + mlp_norm_bytes(model, batch)
-        + output_norm_bytes(model, batch)
+        norms.attention_norm_bytes(model, batch)
+        + norms.mlp_norm_bytes(model, batch)
+        + norms.output_norm_bytes(model, batch)
         + _attention_bytes(model, batch)
         + lora.saved_bytes(model, batch.num_tokens, *lora.ATTENTION)
         + saved_mlp_bytes(model, batch)
@@ -72,7 +51,7 @@ def attention_backward_bytes(model: RankModel, batch: Batch) -> int:
     if scores == 0:
         return 0
     context = batch.num_tokens * model.query_size * model.dtype.num_bytes
-    released = saved_mlp_bytes(model, batch) + mlp_norm_bytes(model, batch)
+    released = saved_mlp_bytes(model, batch) + norms.mlp_norm_bytes(model, batch)
     return scores + context + boundary_bytes(model, batch) - released
 
 
@@ -84,7 +63,7 @@ def backward_bytes(model: RankModel, batch: Batch) -> int:
     of its weight, from the gathered gradient of its output under sequence parallelism) or inside
     the gated unit (two more of the MLP's width, a third where no product was kept to be released).
     """
-    released = final_norm_bytes(model, batch) - boundary_bytes(model, batch)
+    released = norms.final_norm_bytes(model, batch) - boundary_bytes(model, batch)
     if model.experts is not None:
         passing = expert_activations.backward_bytes(model, model.experts, batch.num_tokens)
         return max(0, passing - released)
@@ -116,13 +95,7 @@ def embedding_bytes(model: RankModel, batch: Batch) -> int:
 def input_bytes(model: RankModel, batch: Batch) -> int:
     """A received input beside what the first layer keeps of it: where the norm works in float32 it
     keeps a copy, and the pipeline's schedule the input."""
-    return boundary_bytes(model, batch) if is_norm_input_copied(model) else 0
-
-
-def is_norm_input_copied(model: RankModel) -> bool:
-    """Whether a norm keeps a float32 copy of its input in place of the input."""
-    is_unfused = not model.fused.norm or model.has_float32_scales
-    return is_unfused and model.dtype.num_bytes < FP32_BYTES
+    return boundary_bytes(model, batch) if norms.is_norm_input_copied(model) else 0
 
 
 def routing_bytes(model: RankModel, batch: Batch) -> int:
@@ -152,49 +125,6 @@ def response_bytes(model: RankModel, num_response_tokens: int) -> int:
     return num_response_tokens * model.shape.hidden_size * model.dtype.num_bytes
 
 
-def gather_bytes(model: RankModel, batch: Batch) -> int:
-    """Gathered hidden states of all tokens under sequence parallelism: N h w.
-
-    Those of a trained layer's input are in a buffer that is allocated once and stays
-    (megatron/core/utils.py, GlobalMemoryBuffer).
-    """
-    if not model.sequence:
-        return 0
-    return batch.num_tokens * model.shape.hidden_size * model.dtype.num_bytes
-
-
-def boundary_bytes(model: RankModel, batch: Batch) -> int:
-    """The hidden states between two layers, or two stages, or the gradient of them."""
-    tokens = batch.num_tokens // model.sequence_shards
-    return tokens * model.shape.hidden_size * model.dtype.num_bytes
-
-
-def attention_norm_bytes(model: RankModel, batch: Batch) -> int:
-    is_kept = model.keeps_input_of("q_proj", "k_proj", "v_proj")
-    return _input_norm_bytes(model, batch, is_output_kept=is_kept)
-
-
-def mlp_norm_bytes(model: RankModel, batch: Batch) -> int:
-    """A router keeps its input also where it is frozen
-    (megatron/core/transformer/moe/moe_utils.py, RouterGatingLinearFunction)."""
-    is_kept = model.experts is not None or model.keeps_input_of("gate_proj", "up_proj")
-    return _input_norm_bytes(model, batch, is_output_kept=is_kept)
-
-
-def output_norm_bytes(model: RankModel, batch: Batch) -> int:
-    """Norms of what attention and MLP give; the residual sum keeps nothing of their outputs."""
-    if model.shape.norms == "pre":
-        return 0
-    return 2 * norm_bytes(model, batch, is_output_kept=False)
-
-
-def _input_norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool) -> int:
-    """Where there is no norm of the input, the projection keeps the layer's own."""
-    if model.shape.norms == "post":
-        return boundary_bytes(model, batch) if is_output_kept else 0
-    return norm_bytes(model, batch, is_output_kept=is_output_kept)
-
-
 def saved_mlp_bytes(model: RankModel, batch: Batch) -> int:
     if model.experts is not None:
         return expert_activations.saved_bytes(model, model.experts, batch.num_tokens)
@@ -217,22 +147,6 @@ def passing_expert_bytes(model: RankModel, batch: Batch) -> int:
     return expert_activations.training_forward_bytes(model, model.experts, batch.num_tokens)
 
 
-def norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -> int:
-    """Input, reciprocal deviation and output; torch's own norm works in float32 and keeps the
-    normalised input too, for the gradient of its weight."""
-    hidden, width = model.shape.hidden_size, model.dtype.num_bytes
-    unfused = (2 if model.trains_base else 1) * FP32_BYTES
-    fused = FP32_BYTES if is_norm_input_copied(model) else width
-    kept = (fused if model.fused.norm else unfused) + (width if is_output_kept else 0)
-    tokens = batch.num_tokens // model.sequence_shards
-    return tokens * (kept * hidden + FP32_BYTES) + _scale_bytes(model, hidden)
-
-
-def _scale_bytes(model: RankModel, num_features: int) -> int:
-    """1 + weight, which a zero-centered norm of torch keeps in float32."""
-    return num_features * FP32_BYTES if model.has_float32_scales else 0
-
-
 def _attention_bytes(model: RankModel, batch: Batch) -> int:
     """Fused projection (the values stay part of it), rotated queries and keys, context, and the
     attention kernel's float32 log-sum-exp a head. A layer that is not rotated keeps less, by its
@@ -240,9 +154,9 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
     elements = model.qkv_size + 2 * model.query_size + model.kv_size
     per_token = model.dtype.num_bytes * elements
     if model.shape.qk_norm_of_all_heads:
-        per_token += _all_heads_norm_bytes(model)
+        per_token += norms.all_heads_norm_bytes(model)
     elif model.shape.qk_norm:
-        per_token += _head_norm_bytes(model)
+        per_token += norms.head_norm_bytes(model)
     if _is_context_copied(model):
         per_token += model.dtype.num_bytes * model.query_size
     angles = 0 if model.fused.rope else 4 * batch.tokens * model.rotated_size
@@ -250,7 +164,7 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
         batch.num_tokens * per_token
         + log_sum_exp_bytes(model, batch)
         + angles * model.dtype.num_bytes
-        + _head_scale_bytes(model)
+        + norms.head_scale_bytes(model)
     )
 
 
@@ -263,39 +177,6 @@ def _is_context_copied(model: RankModel) -> bool:
 def log_sum_exp_bytes(model: RankModel, batch: Batch) -> int:
     heads = model.shape.num_attention_heads // model.tensor
     return batch.num_tokens * FP32_BYTES * heads
-
-
-def _head_norm_bytes(model: RankModel) -> int:
-    """A token's share of the q and k norms. Queries of several kv heads are copied out of the
-    fused projection before the norm."""
-    num_deviations = model.shape.num_attention_heads // model.tensor + model.num_kv_heads
-    width = model.dtype.num_bytes
-    copied = model.query_size if model.num_kv_heads > 1 else 0
-    if model.fused.norm and not model.has_float32_scales:
-        return width * copied + FP32_BYTES * num_deviations
-    whole = model.query_size + model.kv_size
-    inputs = copied if width == FP32_BYTES else whole
-    normalised = whole if model.trains_base else 0
-    return FP32_BYTES * (inputs + normalised + num_deviations)
-
-
-def _all_heads_norm_bytes(model: RankModel) -> int:
-    """A token's share of the norms over all heads, which are torch's everywhere: the input where it
-    is copied, out of the fused projection or to float32, what is normalised, and two deviations."""
-    whole = model.query_size + model.kv_size
-    is_copied = model.num_kv_heads > 1 or model.dtype.num_bytes < FP32_BYTES
-    num_copies = is_copied + model.trains_base
-    return FP32_BYTES * (num_copies * whole + 2)
-
-
-def _head_scale_bytes(model: RankModel) -> int:
-    """The weights of q and k norms in float32, where they are kept as such."""
-    if not model.shape.qk_norm:
-        return 0
-    if not model.shape.qk_norm_of_all_heads:
-        return _scale_bytes(model, 2 * model.shape.head_dim)
-    is_copied = model.dtype.num_bytes < FP32_BYTES
-    return FP32_BYTES * (model.query_size + model.kv_size) if is_copied else 0
 
 
 def angle_bytes(model: RankModel, batch: Batch) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft, engine_of, sampling_roles
 from gkdplan.planner.memory import activations, generation
-from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory.batch import Batch, gather_bytes
 from gkdplan.planner.memory.buffer import (
     ACTIVATIONS,
     FIRST,
@@ -98,7 +98,7 @@ def _gather_bytes(rank: Rank) -> int:
     student = rank.student
     if not student.model.trains_base:
         return 0
-    return activations.gather_bytes(student.model, student.batch)
+    return gather_bytes(student.model, student.batch)
 
 
 def _angle_bytes(rank: Rank) -> int:

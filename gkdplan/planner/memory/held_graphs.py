@@ -6,8 +6,7 @@ backward; its leaves and their gradients are not. Leaves are a stage's received 
 activations are made again, the input of what is made again.
 """
 
-from gkdplan.planner.memory import activations
-from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory.batch import Batch, boundary_bytes
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.recompute import inputs_and_whole_layers
 
@@ -20,7 +19,7 @@ def held_bytes(model: RankModel, batch: Batch) -> int:
     has_leaf = not model.stage.is_first or not model.trains_base
     num_held = _num_held(model, first, has_leaf=has_leaf)
     num_held += sum(_num_held(model, num_layers, has_leaf=True) for num_layers in others)
-    return num_held * activations.boundary_bytes(model, batch)
+    return num_held * boundary_bytes(model, batch)
 
 
 def _num_held(model: RankModel, num_layers: int, *, has_leaf: bool) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gkdplan.planner.draft import Draft
-from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.loss import INT64_BYTES, Loss
 from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank

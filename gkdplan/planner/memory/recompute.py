@@ -5,8 +5,8 @@ megatron/core/transformer/{transformer_layer,attention}.py for "selective". A h 
 hidden states between two layers, layers of the chunk; r `recompute.num_layers`.
 """
 
-from gkdplan.planner.memory import activations
-from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory import activations, norms
+from gkdplan.planner.memory.batch import Batch, boundary_bytes
 from gkdplan.planner.memory.model import RankModel
 
 
@@ -22,7 +22,7 @@ def chunk_bytes(model: RankModel, batch: Batch) -> int:
     num_layers = max(model.stage.chunk_layers)
     layer = activations.layer_bytes(model, batch) - _dropped_bytes(model, batch)
     num_inputs, num_whole = inputs_and_whole_layers(model, num_layers)
-    return num_inputs * activations.boundary_bytes(model, batch) + num_whole * layer
+    return num_inputs * boundary_bytes(model, batch) + num_whole * layer
 
 
 def repeated_bytes(model: RankModel, batch: Batch) -> int:
@@ -38,15 +38,15 @@ def repeated_bytes(model: RankModel, batch: Batch) -> int:
             return 0
         num_repeated = min(_unit(model), num_layers)
         repeated = num_repeated * activations.layer_bytes(model, batch)
-        if activations.is_norm_input_copied(model):
-            repeated += activations.boundary_bytes(model, batch)
+        if norms.is_norm_input_copied(model):
+            repeated += boundary_bytes(model, batch)
         return repeated
     repeated = 0
     if "mlp" in recompute.modules or "moe" in recompute.modules:
         repeated += activations.saved_mlp_bytes(model, batch)
-        repeated += activations.boundary_bytes(model, batch)
+        repeated += boundary_bytes(model, batch)
     if "layernorm" in recompute.modules and _has_mlp_norm(model):
-        repeated += activations.mlp_norm_bytes(model, batch)
+        repeated += norms.mlp_norm_bytes(model, batch)
     return repeated
 
 
@@ -58,8 +58,8 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     that of its MLP or experts, and the stage's embedded input. A dense model that is made again
     needs more in its backward.
     """
-    boundary = activations.boundary_bytes(model, batch)
-    is_copied = activations.is_norm_input_copied(model)
+    boundary = boundary_bytes(model, batch)
+    is_copied = norms.is_norm_input_copied(model)
     if model.experts is None and _makes_last_unit_again(model):
         return 0
     passing = activations.passing_expert_bytes(model, batch)
@@ -117,11 +117,11 @@ def _dropped_bytes(model: RankModel, batch: Batch) -> int:
     elif "shared_experts" in modules:
         dropped += activations.shared_expert_bytes(model, batch)
     if "layernorm" in modules and not model.fused.norm_in_projection:
-        dropped += activations.attention_norm_bytes(model, batch)
-        dropped -= activations.boundary_bytes(model, batch)
+        dropped += norms.attention_norm_bytes(model, batch)
+        dropped -= boundary_bytes(model, batch)
     if "layernorm" in modules and _has_mlp_norm(model):
-        dropped += activations.mlp_norm_bytes(model, batch)
-        dropped -= activations.boundary_bytes(model, batch)
+        dropped += norms.mlp_norm_bytes(model, batch)
+        dropped -= boundary_bytes(model, batch)
     if "core_attn" in modules:
         dropped += activations.log_sum_exp_bytes(model, batch)
     return dropped

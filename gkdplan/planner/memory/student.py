@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gkdplan.planner.memory import activations, recompute
-from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory import activations, norms, recompute
+from gkdplan.planner.memory.batch import Batch, boundary_bytes
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, TEMPORARIES, Buffer
 from gkdplan.planner.memory.held import Held
 from gkdplan.planner.memory.held_graphs import held_bytes
@@ -35,7 +35,7 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     model, batch, loss = rank.student.model, rank.student.batch, rank.loss
     num_micro_batches = rank.draft.batch.num_micro_batches
     held = held_in_training(model.stage, num_micro_batches, trains_base=model.trains_base)
-    norm = activations.final_norm_bytes(model, batch)
+    norm = norms.final_norm_bytes(model, batch)
     kept = loss.kept_bytes() if rank.has_loss else 0
     seen = rank.student.seen_bytes
 
@@ -72,7 +72,7 @@ def _held_bytes(model: RankModel, batch: Batch, held: Held) -> int:
     return (
         held.num_chunks * recompute.chunk_bytes(model, batch)
         + num_inputs * activations.input_bytes(model, batch)
-        + held.num_between * activations.boundary_bytes(model, batch)
+        + held.num_between * boundary_bytes(model, batch)
     )
 
 

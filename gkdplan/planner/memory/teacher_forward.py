@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gkdplan.planner.memory import activations
+from gkdplan.planner.memory.batch import boundary_bytes, gather_bytes
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, PAYLOADS, TEMPORARIES, Buffer
 from gkdplan.planner.memory.in_flight import num_held_in_forward
 from gkdplan.planner.memory.payload import payload_bytes
@@ -49,7 +50,7 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
     interleaved last stage also in an earlier chunk, whose input the chunk's next output keeps."""
     model, batch, stage = rank.teacher.model, rank.teacher.batch, rank.teacher.model.stage
     num_micro_batches = rank.draft.num_micro_batches(rank.draft.layout.teacher)
-    boundary = activations.boundary_bytes(model, batch)
+    boundary = boundary_bytes(model, batch)
     between = num_held_in_forward(stage, num_micro_batches) * boundary
     passing = between + activations.forward_bytes(model, batch)
     made_once = made // num_micro_batches
@@ -70,7 +71,7 @@ def _last_bytes(rank: Rank) -> int:
     model, batch = rank.teacher.model, rank.teacher.batch
     if rank.draft.objective.payload is not Payload.HIDDEN:
         return activations.response_bytes(model, rank.teacher.num_response_tokens)
-    return activations.boundary_bytes(model, batch) + activations.gather_bytes(model, batch)
+    return boundary_bytes(model, batch) + gather_bytes(model, batch)
 
 
 def _made_bytes(rank: Rank) -> int:

@@ -3,7 +3,7 @@
 Nothing of a frozen tower is kept for the backward, nor of a frozen projector.
 """
 
-from gkdplan.planner.memory.activations import Batch
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.loss import INT64_BYTES
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.shape import ModelShape

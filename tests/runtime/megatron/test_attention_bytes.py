@@ -12,7 +12,8 @@ from test_attention_models import ONE, SHAPES, TENSOR, _plan
 from tiny_models import deep, saved_bytes, start_mesh
 
 from gkdplan.planner.memory import blocked_attention as planned
-from gkdplan.planner.memory.activations import Batch, layer_bytes
+from gkdplan.planner.memory.activations import layer_bytes
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runtime.live_bytes import LiveBytes

@@ -6,7 +6,8 @@ import pytest
 from gloo_ranks import run_on_ranks
 from tiny_models import deep, plan_of, saved_bytes, start_mesh
 
-from gkdplan.planner.memory.activations import Batch, layer_bytes
+from gkdplan.planner.memory.activations import layer_bytes
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import LoraPlan

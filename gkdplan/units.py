@@ -28,7 +28,7 @@ def format_bytes(num_bytes: int) -> str:
 def format_count(count: int) -> str:
     """A count of parameters as the field writes it: 135 M, 7.62 B."""
     for scale, suffix in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= scale:
+        if count >= 0.9995 * scale:  # what three digits round up to it
             scaled = count / scale
             return f"{scaled:.0f} {suffix}" if scaled >= 100 else f"{scaled:.3g} {suffix}"
     return str(count)

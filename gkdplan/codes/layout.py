@@ -177,7 +177,6 @@ _EXPERTS_AND_TOKENS = {
         "megatron-core 0.16.1 hands the places of padding only to the layers that it makes again; "
         "the others would balance a load that padding is part of.",
         'Use the method "uniform", or no load balancing loss.',
-        f"{_MEGATRON}, megatron/core/transformer/transformer_block.py",
     ),
 }
 

@@ -22,6 +22,7 @@ from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan, TeacherAddress, TeacherServer
 from gkdplan.runtime import launch
+from gkdplan.runtime.data.batch import Row
 from gkdplan.runtime.data.chat import load_chat
 from gkdplan.runtime.data.examples import load_examples
 from gkdplan.runtime.executor import Executor
@@ -379,10 +380,10 @@ def _compare_payloads(url: str, locks: list[str]) -> None:
         session = open_silently(lock)
         size = session.plan.batch.micro_rows
         examples = session.train.examples[: 2 * size]
-        rows = [(example.prompt, example.response or ()) for example in examples]
+        rows = [Row(example.prompt, example.response or ()) for example in examples]
         expected = teacher_payloads(session.distillation, session.micro_batches(rows))
         server = TeacherServer((TeacherAddress(None, url),), None, 5.0)
-        questions = [Question(*row) for row in rows]
+        questions = [Question(row.prompt, row.response) for row in rows]
         actual = ServedTeacher(session.plan, server, session.mesh).payloads(
             [questions[:size], questions[size:]]
         )

@@ -30,7 +30,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from gkdplan.planner.layout import is_sequence_parallel
 from gkdplan.runtime.megatron import platform
-from gkdplan.runtime.megatron.torch_modules import CoreAttention, RMSNorm
+from gkdplan.runtime.megatron.norms import RMSNorm
+from gkdplan.runtime.megatron.torch_modules import CoreAttention
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Batch, Parallel, Recompute
 from gkdplan.vocab import Tier

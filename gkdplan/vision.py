@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 
 TOWER, PROJECTOR = "vision_tower.", "multi_modal_projector."
+QWEN_TOWER = "visual."
 _DECODER = "language_model."
 _EARLIER_TOWER = "vision_tower.vision_model."
 """Checkpoints of transformers 4 wrap CLIP's tensors once more."""
@@ -93,12 +94,67 @@ class ClipVision:
         }
 
 
-VisionShape = ClipVision
+@dataclass(frozen=True, slots=True)
+class QwenVision:
+    """The vision transformer of Qwen2.5-VL (Bai et al., arXiv 2502.13923) with its merger.
+
+    An image keeps its proportions: it is cut into patches of `patch_size` pixels a side over
+    `temporal_patch_size` frames, and `merge_size` x `merge_size` of them become one token of the
+    decoder. Layers look inside windows of `window_size` pixels, those of `full_layers` at all of
+    the image. The decoder turns the first coordinates of a head by the time of a token, the next
+    by its row and the last by its column: `rotary_sections` pairs of each.
+    """
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    ffn_hidden_size: int
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    window_size: int
+    full_layers: tuple[int, ...]
+    output_size: int
+    rotary_sections: tuple[int, ...]
+    image_token_id: int
+
+    def tensors(self) -> Shapes:
+        """Names and shapes, in the order of the modules' parameters."""
+        hidden, patch, ffn = self.hidden_size, self.patch_size, self.ffn_hidden_size
+        tensors: Shapes = {
+            "patch_embed.proj.weight": (hidden, 3, self.temporal_patch_size, patch, patch)
+        }
+        for index in range(self.num_layers):
+            prefix = f"blocks.{index}"
+            tensors |= {f"{prefix}.norm{number}.weight": (hidden,) for number in (1, 2)}
+            tensors |= _linear(f"{prefix}.attn.qkv", hidden, 3 * hidden)
+            tensors |= _linear(f"{prefix}.attn.proj", hidden, hidden)
+            for name in ("gate", "up"):
+                tensors |= _linear(f"{prefix}.mlp.{name}_proj", hidden, ffn)
+            tensors |= _linear(f"{prefix}.mlp.down_proj", ffn, hidden)
+        merged = hidden * self.merge_size**2
+        tensors["merger.ln_q.weight"] = (hidden,)
+        tensors |= _linear("merger.mlp.0", merged, merged)
+        tensors |= _linear("merger.mlp.2", merged, self.output_size)
+        return {QWEN_TOWER + name: size for name, size in tensors.items()}
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(map(prod, self.tensors().values()))
+
+
+VisionShape = ClipVision | QwenVision
+
+
+def priced(vision: VisionShape | None) -> ClipVision | None:
+    """The vision as this version prices and runs it; a plan with another was refused (GK590)."""
+    assert vision is None or isinstance(vision, ClipVision), f"no code for {type(vision).__name__}"
+    return vision
 
 
 def canonical_name(vision: VisionShape | None, name: str) -> str:
     """The name in this project of a tensor of a checkpoint's file."""
-    if vision is None:
+    if not isinstance(vision, ClipVision):
         return name
     if name.startswith(_EARLIER_TOWER):
         return TOWER + name.removeprefix(_EARLIER_TOWER)
@@ -107,14 +163,14 @@ def canonical_name(vision: VisionShape | None, name: str) -> str:
 
 def name_on_disk(vision: VisionShape | None, name: str) -> str:
     """The name that transformers gives the tensor in a file."""
-    if vision is None or is_of_vision(name):
+    if not isinstance(vision, ClipVision) or is_of_vision(name):
         return name
     return _DECODER + name
 
 
 def is_of_vision(name: str) -> bool:
     """Whether a tensor is the tower's or the projector's."""
-    return name.startswith((TOWER, PROJECTOR))
+    return name.startswith((TOWER, PROJECTOR, QWEN_TOWER))
 
 
 def _linear(name: str, inputs: int, outputs: int) -> Shapes:

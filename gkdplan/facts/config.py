@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.families import FAMILIES, Family
+from gkdplan.families import FAMILIES, Family, llava, qwen_vl
 from gkdplan.families.activations import ACTIVATIONS
 from gkdplan.families.experts import read_experts
 from gkdplan.families.keys import Keys
-from gkdplan.families.llava import ARCHITECTURES, read_vision, text_config
 from gkdplan.families.not_yet import NOT_YET
 from gkdplan.families.rope import MAX_POSITIONS, read_rope
+from gkdplan.families.seeing import ARCHITECTURES
 from gkdplan.shape import PLAIN_ATTENTION, ModelShape
 from gkdplan.text import shown
 
@@ -54,10 +54,11 @@ def _read_seeing(
     for key, why in _ABSENT.items():
         if keys.values.get(key):
             keys.refuse(key, why)
-    shape, found = _read_decoder(text_config(keys), f"`text_config` of {origin}")
+    seeing = qwen_vl if config["model_type"] == qwen_vl.MODEL_TYPE else llava
+    shape, found = _read_decoder(seeing.text_config(keys), f"`text_config` of {origin}")
     if shape is None or keys.findings:
         return None, (*keys.findings, *found)
-    vision = read_vision(keys, shape)
+    vision = seeing.read_vision(keys, shape)
     return (None if keys.findings else replace(shape, vision=vision)), tuple(keys.findings)
 
 

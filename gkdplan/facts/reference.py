@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.known import find_known, known_ids
 from gkdplan.families import FAMILIES
-from gkdplan.families.llava import ARCHITECTURES as SEEING
+from gkdplan.families.seeing import ARCHITECTURES as SEEING
 from gkdplan.shape import ModelShape
 
 _OPENING = """\

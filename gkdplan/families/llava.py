@@ -4,8 +4,7 @@ from gkdplan.families.keys import Keys
 from gkdplan.shape import ModelShape
 from gkdplan.vision import ClipVision
 
-ARCHITECTURES = {"llava": "LlavaForConditionalGeneration"}
-"""Of the families that see images, by `model_type`."""
+MODEL_TYPE, ARCHITECTURE = "llava", "LlavaForConditionalGeneration"
 
 LLAMA_DEFAULTS: dict[str, object] = {
     "hidden_size": 4096,

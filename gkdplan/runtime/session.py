@@ -49,6 +49,7 @@ from gkdplan.runtime.teacher.server import ServedTeacher
 from gkdplan.runtime.teacher.server_samples import ServedSampler
 from gkdplan.runtime.vision.images import Eyes, load_eyes, require_alike
 from gkdplan.runtime.vision.pixels import Pixels
+from gkdplan.vision import priced
 from gkdplan.vocab import Role, Source, Tier
 
 
@@ -265,14 +266,15 @@ def _open_eyes(plan: RunPlan, student_source: Path) -> Eyes | None:
     """The student's, through which both models see. Raises UserError (GK131) where the teacher's
     would see something else."""
     student, teacher = plan.models.student, plan.models.teacher
-    if student.shape.vision is None:
+    of_student_model, of_teacher_model = priced(student.shape.vision), priced(teacher.shape.vision)
+    if of_student_model is None:
         return None
     assert plan.data.pictures is not None
-    assert teacher.shape.vision is not None
-    eyes = load_eyes(student_source, student.shape.vision, plan.data.pictures)
+    assert of_teacher_model is not None
+    eyes = load_eyes(student_source, of_student_model, plan.data.pictures)
     source = _directory_of(Role.TEACHER, teacher)
     if source != student_source:
-        of_teacher = load_eyes(source, teacher.shape.vision, plan.data.pictures)
+        of_teacher = load_eyes(source, of_teacher_model, plan.data.pictures)
         require_alike(eyes, of_teacher)
     return eyes
 

@@ -13,6 +13,8 @@ from gkdplan.facts.known import find_known, known_ids
 # projector, 1025*4096 + 4097*4096.
 PUBLISHED = {
     "llava-hf/llava-1.5-7b-hf": 7_063_427_072,
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
+    "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
     "mistralai/Mistral-7B-v0.1": 7_241_732_096,
     "mistralai/Mistral-7B-v0.3": 7_248_023_552,
     "mistralai/Mistral-Nemo-Instruct-2407": 12_247_782_400,

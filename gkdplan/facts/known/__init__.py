@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gkdplan.families import FAMILIES
-from gkdplan.families.llava import ARCHITECTURES
+from gkdplan.families.seeing import ARCHITECTURES
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
 from gkdplan.planner.memory.vision import kept_bytes, looking_bytes, pixel_bytes
 from gkdplan.runplan.layout import AxisDegrees, RankClass
+from gkdplan.vision import priced
 from gkdplan.vocab import Role
 
 
@@ -134,7 +135,7 @@ def _share(draft: Draft, model: RankModel, degrees: AxisDegrees, ranks: RankClas
 
 def _images_of_row(draft: Draft, model: RankModel) -> int:
     """As many as rows show, and as a prompt has room for; none where there is no tower."""
-    vision, pictures = model.shape.vision, draft.data.pictures
+    vision, pictures = priced(model.shape.vision), draft.data.pictures
     if vision is None or pictures is None or not model.stage.is_first:
         return 0
     return min(pictures.number, draft.data.max_length // vision.tokens_per_image)

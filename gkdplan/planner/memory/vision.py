@@ -7,7 +7,7 @@ from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.loss import INT64_BYTES
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.shape import ModelShape
-from gkdplan.vision import ClipVision
+from gkdplan.vision import ClipVision, priced
 
 FP32_BYTES = 4
 
@@ -15,15 +15,16 @@ FP32_BYTES = 4
 def pixel_bytes(shape: ModelShape, num_images: int) -> int:
     """Of all images of a rank's rows: float32 pixels, and for each feature its place and number
     (runtime/vision/pixels.py)."""
-    if shape.vision is None:
+    vision = priced(shape.vision)
+    if vision is None:
         return 0
-    of_image = FP32_BYTES * shape.vision.pixels_per_image
-    return num_images * (of_image + 2 * INT64_BYTES * shape.vision.tokens_per_image)
+    of_image = FP32_BYTES * vision.pixels_per_image
+    return num_images * (of_image + 2 * INT64_BYTES * vision.tokens_per_image)
 
 
 def looking_bytes(model: RankModel, batch: Batch, num_images: int) -> int:
     """The most that is alive in tower and projector, or where the features join the embedding."""
-    vision = model.shape.vision
+    vision = priced(model.shape.vision)
     if vision is None or num_images == 0:
         return 0
     joined = 2 * batch.num_tokens * model.shape.hidden_size
@@ -35,7 +36,7 @@ def looking_bytes(model: RankModel, batch: Batch, num_images: int) -> int:
 def kept_bytes(model: RankModel, num_images: int) -> int:
     """What a projector that learns keeps of a micro-batch for its backward: the tower's states, and
     what goes into its activation and comes out of it."""
-    vision = model.shape.vision
+    vision = priced(model.shape.vision)
     if vision is None or not model.trains_projector:
         return 0
     states = vision.num_states * vision.hidden_size

@@ -28,6 +28,7 @@ from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
 from gkdplan.runtime.megatron.rotary import RotaryAngles
 from gkdplan.runtime.vision.tower import build_tower
 from gkdplan.shape import AttentionShape, ModelShape
+from gkdplan.vision import priced
 from gkdplan.vocab import Dtype, Tier
 
 ACTIVATIONS = {"silu": silu, "gelu_tanh": partial(gelu, approximate="tanh")}
@@ -99,8 +100,9 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
     if shape.scaled_embeddings and model.pre_process:
         model.embedding.register_forward_hook(_scale_embedding)
     _mark_shards(model)
-    if shape.vision is not None and model.pre_process:
-        model.vision = build_tower(shape.vision, TORCH_DTYPES[plan.dtype])
+    vision = priced(shape.vision)
+    if vision is not None and model.pre_process:
+        model.vision = build_tower(vision, TORCH_DTYPES[plan.dtype])
         for buffer in model.vision.buffers():
             buffer.data = buffer.data.to(mesh.device)
     model.requires_grad_(trainable).train(trainable)

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.pictures import FORMATS, Picture, PictureError, PictureLimits
-from gkdplan.vision import VisionShape
+from gkdplan.vision import ClipVision
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Shown:
 class Eyes:
     """How a model sees: its image processor, of transformers on PIL, and its limits."""
 
-    shape: VisionShape
+    shape: ClipVision
     processor: Any
     limits: PictureLimits
 
@@ -74,7 +74,7 @@ class Eyes:
                 raise UserError(_unusable(shown, _undecodable(shown, failure))) from failure
 
 
-def load_eyes(directory: Path, shape: VisionShape, limits: PictureLimits) -> Eyes:
+def load_eyes(directory: Path, shape: ClipVision, limits: PictureLimits) -> Eyes:
     """The eyes of the model in `directory`: no network, no code of the model's.
 
     Raises UserError (GK488) where there is no image processor, or it prepares images of another

@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig
 from transformers.initialization import no_init_weights
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from gkdplan.vision import ClipVision, VisionShape
+from gkdplan.vision import ClipVision
 
 
 class ClipTower(nn.Module):  # type: ignore[misc]
@@ -55,7 +55,7 @@ class ClipTower(nn.Module):  # type: ignore[misc]
         return self.multi_modal_projector(states[:, self._first_token :]).flatten(0, 1)
 
 
-def build_tower(shape: VisionShape, dtype: torch.dtype) -> ClipTower:
+def build_tower(shape: ClipVision, dtype: torch.dtype) -> ClipTower:
     """On the host; no generator of random numbers moves."""
     with torch.random.fork_rng(devices=[]):
         return ClipTower(shape, dtype)

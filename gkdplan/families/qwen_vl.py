@@ -1,0 +1,111 @@
+"""The vision part of Qwen2.5-VL's config.json, and the config of the decoder behind it."""
+
+from collections.abc import Mapping
+
+from gkdplan.families.keys import Keys
+from gkdplan.shape import ModelShape
+from gkdplan.vision import QwenVision
+
+MODEL_TYPE, ARCHITECTURE = "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"
+
+_OF_TEXT = "qwen2_5_vl_text"
+_MROPE_TYPES = (None, "mrope", "default")
+_THETA = 1_000_000.0
+_ONLY_OF_TOWER: dict[str, tuple[object, str]] = {
+    "hidden_act": ("silu", "the tower's MLP is gated by SiLU"),
+    "in_channels": (3, "images have three colours"),
+    "in_chans": (3, "images have three colours"),
+}
+_NUM_SECTIONS = 3
+"""Time, row and column."""
+
+
+def text_config(keys: Keys) -> dict[str, object]:
+    """The config of the decoder, as if it stood alone: Qwen2's, with plain rotary positions.
+
+    The hub's files have its keys beside `vision_config`, those of transformers 5 in `text_config`.
+    """
+    inner = keys.table("text_config")
+    if inner and inner.get("model_type") != _OF_TEXT:
+        keys.refuse("text_config", "the decoder is Qwen2.5-VL's own")
+    text = dict(inner) if inner else {**keys.values, "architectures": None}
+    rope = _rope(keys).values
+    theta = rope.get("rope_theta", text.get("rope_theta", _THETA))
+    tied = keys.values.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
+    for key in ("rope_scaling", "rope_parameters", "text_config", "vision_config"):
+        text.pop(key, None)
+    return {**text, "model_type": "qwen2", "rope_theta": theta, "tie_word_embeddings": tied}
+
+
+def read_vision(keys: Keys, text: ModelShape) -> QwenVision:
+    """The tower and merger before a decoder; findings are left in `keys` (GK104, GK105)."""
+    tower = keys.inner("vision_config")
+    for key, (value, why) in _ONLY_OF_TOWER.items():
+        if tower.has(key) and tower.values[key] != value:
+            tower.refuse(key, why)
+    vision = QwenVision(
+        hidden_size=tower.count("hidden_size", 2**16),
+        num_layers=tower.count("depth", 2**10, 32),
+        num_heads=tower.count("num_heads", 2**10, 16),
+        ffn_hidden_size=tower.count("intermediate_size", 2**20, 3420),
+        patch_size=tower.count("patch_size", 2**10, 14),
+        temporal_patch_size=tower.count("temporal_patch_size", 2**6, 2),
+        merge_size=tower.count("spatial_merge_size", 2**6, 2),
+        window_size=tower.count("window_size", 2**16, 112),
+        full_layers=_full_layers(tower),
+        output_size=tower.count("out_hidden_size", 2**20, 3584),
+        rotary_sections=_rotary_sections(keys),
+        image_token_id=keys.count("image_token_id", 2**24, 151655),
+    )
+    if not keys.findings:
+        _check_sizes(keys, vision, text)
+    return vision
+
+
+def _rope(keys: Keys) -> Keys:
+    """The table of rotary positions, where this version of transformers writes it."""
+    place = keys.inner("text_config") if keys.has("text_config") else keys
+    return place.inner("rope_parameters" if place.has("rope_parameters") else "rope_scaling")
+
+
+def _rotary_sections(keys: Keys) -> tuple[int, ...]:
+    rope = _rope(keys)
+    kinds: Mapping[str, object] = rope.values
+    for key in ("type", "rope_type"):
+        if kinds.get(key) not in _MROPE_TYPES:
+            rope.refuse(key, "rotary positions are of time, row and column, unscaled")
+    sections = rope.numbers("mrope_section", 1, 2**12, _NUM_SECTIONS)
+    if any(section != int(section) for section in sections):
+        rope.refuse("mrope_section", "a section is a whole number of pairs")
+    return tuple(map(int, sections))
+
+
+def _full_layers(tower: Keys) -> tuple[int, ...]:
+    layers = tower.values.get("fullatt_block_indexes", [7, 15, 23, 31])
+    if isinstance(layers, list) and all(type(layer) is int for layer in layers):
+        return tuple(layers)
+    tower.refuse("fullatt_block_indexes", "it is a list of numbers of layers")
+    return ()
+
+
+def _check_sizes(keys: Keys, vision: QwenVision, text: ModelShape) -> None:
+    if vision.hidden_size % vision.num_heads:
+        keys.wrong(
+            f"`vision_config.hidden_size` = {vision.hidden_size} is not a multiple of "
+            f"`vision_config.num_heads` = {vision.num_heads}"
+        )
+    if vision.output_size != text.hidden_size:
+        keys.wrong(
+            f"`vision_config.out_hidden_size` = {vision.output_size} is not the decoder's "
+            f"`hidden_size` = {text.hidden_size}"
+        )
+    if 2 * sum(vision.rotary_sections) != text.head_dim:
+        keys.wrong(
+            f"`mrope_section` has {sum(vision.rotary_sections)} pairs, and a head of "
+            f"{text.head_dim} has {text.head_dim // 2}"
+        )
+    if vision.image_token_id >= text.vocab_size:
+        keys.wrong(
+            f"`image_token_id` = {vision.image_token_id} is no row of the embedding, which has "
+            f"{text.vocab_size}"
+        )

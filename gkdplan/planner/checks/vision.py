@@ -95,11 +95,9 @@ def rows_with_images_have_a_model_that_sees(plan: Plan, facts: Facts) -> Iterato
 def vision_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """A vision that is read and counted, and that this version neither prices nor runs."""
     for role in Role:
-        model = getattr(facts, role)
-        if isinstance(model.shape.vision, QwenVision):
+        if isinstance(getattr(facts, role).shape.vision, QwenVision):
             yield Finding(
-                f"{model.origin} is a model of Qwen2.5-VL, which is not yet available in gkdplan "
-                f"{__version__}",
+                f"the {role} is a Qwen2.5-VL, which is not yet available in gkdplan {__version__}",
                 f"{role}.model",
                 label="not yet available",
                 notes=(

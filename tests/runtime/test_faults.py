@@ -199,5 +199,19 @@ def test_ctrl_c_while_the_ranks_start_shows_no_traceback(place, tmp_path):
     assert ending.left == []
 
 
+def test_a_schedulers_signal_saves_a_step_that_was_not_due(tmp_path):
+    home = make_home(tmp_path / "home")
+    text = plan_text(home, "run", steps=400, save_interval=400, held_out="[]")
+    (tmp_path / "plan.toml").write_text(text)
+    attempt = Attempt(tmp_path)
+    metrics = attempt.directory.metrics
+    attempt.wait_until(lambda: metrics.exists() and len(read_metrics(metrics)) > 1)
+    attempt.process.terminate()
+    assert attempt.end().exit_code == 4
+    last = max(line["step"] for line in read_metrics(metrics))
+    assert attempt.directory.saved_steps() == [last]
+    assert last < 400
+
+
 def _run(lock: str) -> None:
     Executor(open_silently(lock)).run(0)

@@ -179,7 +179,7 @@ def run_plan() -> model.RunPlan:
                 steps.StudentStep(2),
                 steps.OptimizerStep("adamw", "cosine", 1.0),
                 steps.Evaluate(0, 16),
-                steps.Checkpoint(None, 2),
+                steps.Checkpoint(None, 2, 46_346_240, 1),
             ),
         )
     )

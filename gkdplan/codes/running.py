@@ -173,6 +173,11 @@ CODES: dict[str, Code] = {
         "A checkpoint or a line of the log could not be written; what was whole before still is.",
         "Free space on the disk of `run.output`, or lower `run.keep`; the same command goes on.",
     ),
+    "GK538": Code(
+        "a disk without room for the checkpoints",
+        "The run would stop in the middle, when a checkpoint does not fit any more.",
+        "Free space, set `run.output` to another disk, or lower `run.keep`.",
+    ),
     "GK540": Code(
         "a server that does not answer",
         "The student's samples are drawn there; a run would stop at its first step.",

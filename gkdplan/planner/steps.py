@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gkdplan.planner.draft import Draft, engine_of, sampling_roles
+from gkdplan.planner.memory.checkpoint import checkpoint_bytes
 from gkdplan.planner.memory.model import fused_of, rank_model
 from gkdplan.planner.memory.payload import kept_ids, payload_bytes, payload_width
 from gkdplan.planner.memory.stream import streamed_bytes
+from gkdplan.runplan.model import Training
 from gkdplan.runplan.steps import (
     AskTeacher,
     Await,
@@ -75,7 +77,18 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
     if draft.data.eval:
         num_rows = sum(source.num_rows for source in draft.data.eval)
         yield Evaluate(interval=training.eval_interval, num_rows=num_rows)
-    yield Checkpoint(interval=training.save_interval, keep=training.keep)
+    yield Checkpoint(
+        interval=training.save_interval,
+        keep=training.keep,
+        num_bytes=checkpoint_bytes(draft),
+        num_at_once=_most_checkpoints(training),
+    )
+
+
+def _most_checkpoints(training: Training) -> int:
+    """A new one is whole before the oldest goes."""
+    interval = training.save_interval or training.num_steps
+    return min(training.keep + 1, -(-training.num_steps // interval))
 
 
 def _teacher_step(draft: Draft) -> AskTeacher | TeacherForward:

@@ -17,7 +17,7 @@ from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.ledger import ClassMemory
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.sampling import VllmPlan
-from gkdplan.runplan.steps import Move
+from gkdplan.runplan.steps import Move, saving_of
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Phase, Tier, Verdict
 
@@ -71,7 +71,7 @@ def memory_tables(run_plan: RunPlan, width: int) -> str:
     parts = [memory_table(run_plan, fullest, width)]
     if len(run_plan.ledger.classes) > 1:
         parts.append("\n".join(_columns(other_classes(run_plan))))
-    about = [budget(run_plan)]
+    about = [budget(run_plan), disk(run_plan)]
     if run_plan.sampling.vllm is not None:
         about.append(f"kv cache {capacity(run_plan.sampling.vllm)}")
     return "\n\n".join([*parts, "\n".join(wrap("", line, width) for line in about)])
@@ -152,6 +152,15 @@ def host(run_plan: RunPlan) -> str:
     lies, room = ledger.host_bytes_per_node, ledger.host_budget_bytes_per_node
     verdict = Verdict.FITS if lies <= room else Verdict.OVER
     return f"host {verdict}: {format_bytes(lies)} of {format_bytes(room)} a node"
+
+
+def disk(run_plan: RunPlan) -> str:
+    """What checkpoints take: `checkpoints 40.2 GiB each, 3 at once: 120.6 GiB of disk`."""
+    saving = saving_of(run_plan.steps)
+    each, all_of_them = format_bytes(saving.num_bytes), format_bytes(saving.room_bytes)
+    if saving.num_at_once == 1:
+        return f"one checkpoint: {each} of disk"
+    return f"checkpoints {each} each, {saving.num_at_once} at once: {all_of_them} of disk"
 
 
 def capacity(engine: VllmPlan) -> str:

@@ -6,6 +6,7 @@ from gkdplan.report import objective, words
 from gkdplan.report.markup import Markup, join, section, tag
 from gkdplan.report.memory import (
     budget,
+    disk,
     host,
     move_rows,
     not_prefetched,
@@ -35,7 +36,7 @@ def plan_sections(run_plan: RunPlan, measured: Mapping[Phase, int]) -> list[Mark
     `measured` has the peaks of the first class of ranks, of the phases that were measured.
     """
     caption = "planned, and measured where it ran" if measured else "planned, by phase of a step"
-    memory = [*_memory(run_plan, measured), tag("p", budget(run_plan))]
+    memory = [*_memory(run_plan, measured), tag("p", budget(run_plan)), tag("p", disk(run_plan))]
     sections = [section("Memory", caption, *memory)]
     if run_plan.schedule.moves:
         table = tag("details", tag("summary", "by phase"), residency_table(run_plan))

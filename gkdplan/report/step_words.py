@@ -128,7 +128,8 @@ def sentence(step: Step) -> str:
             return f"JSD and cross-entropy on {rows}: before step 1{each}, at the end"
         case Checkpoint():
             each = f"{_each(step.interval)}, " if step.interval else ""
-            return f"student and training state: {each}at the end; {step.keep} newest stay"
+            size = format_bytes(step.num_bytes)
+            return f"student and training state, {size}: {each}at the end; {step.keep} newest stay"
         case _:
             assert_never(step)
 

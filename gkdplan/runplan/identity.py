@@ -23,6 +23,7 @@ _ONLY_SAID = {
     "schedule",
     "steps.bytes",
     "steps.num_bytes",
+    "steps.num_at_once",
     "steps.seconds",
     "steps.hidden_s",
     "steps.max_tokens",

@@ -1,5 +1,6 @@
 """The typed step list of one global batch: what the outline prints and what the executor runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gkdplan.vocab import Engine, Payload, Phase, Role, Source, Tier
@@ -167,10 +168,24 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Save student and training state after the last step and every `interval`; keep the newest."""
+    """Save student and training state after the last step and every `interval`; keep the newest.
+
+    The tensors of one checkpoint have `num_bytes`; at most `num_at_once` are on the disk."""
 
     interval: int | None
     keep: int
+    num_bytes: int
+    num_at_once: int
+
+    @property
+    def room_bytes(self) -> int:
+        """Of all that are on the disk at one time."""
+        return self.num_bytes * self.num_at_once
+
+
+def saving_of(steps: Sequence["Step"]) -> Checkpoint:
+    """The one that every list of steps ends with."""
+    return next(step for step in steps if isinstance(step, Checkpoint))
 
 
 Step = (

@@ -56,6 +56,7 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
         open_run_directory(run_plan, resume) as (directory, start_step, skipped),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
     ):
+        full_disk.check_room(run_plan, directory, start_step)
         stop = StopRequest(Path(scratch) / "stop")
         try:
             results = _launch(run_plan, start_step, Path(scratch), stop)

@@ -11,7 +11,9 @@ from tiny_plans import make_home, plan_text
 from gkdplan.runtime.manifest import flaw
 from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 
-COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
+MAIN = "from gkdplan.cli.main import main; main()"
+BLIND = f"from gkdplan.runtime import full_disk; full_disk.free_bytes = lambda path: 2**40; {MAIN}"
+"""As on a disk that others fill after the run has looked at it."""
 SIZE = 8 * 2**20
 
 pytestmark = pytest.mark.timeout(300)
@@ -39,7 +41,7 @@ def test_what_was_whole_stays_whole_on_a_full_disk(free: int, small_disk: Path, 
     (tmp_path / "plan.toml").write_text(text)
     directory = RunDirectory(small_disk / "run")
     (small_disk / "ballast").write_bytes(bytes(SIZE - _checkpoint_bytes(home, tmp_path) - free))
-    stopped = _run(tmp_path)
+    stopped = _run(tmp_path, BLIND)
     assert stopped.returncode == 4, stopped.stderr
     assert "error[GK536]: the disk of" in stopped.stderr
     assert "Traceback" not in stopped.stderr
@@ -65,8 +67,9 @@ def _checkpoint_bytes(home: Path, tmp_path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _run(place: Path) -> subprocess.CompletedProcess[str]:
+def _run(place: Path, main: str = MAIN) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = (sys.executable, "-c", main, "run", "plan.toml")
     return subprocess.run(
-        COMMAND, cwd=place, env=env, capture_output=True, text=True, timeout=200, check=False
+        command, cwd=place, env=env, capture_output=True, text=True, timeout=200, check=False
     )

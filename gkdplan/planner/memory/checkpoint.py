@@ -1,8 +1,9 @@
-"""Bytes that saving needs on the device, which on a CPU is where the files' tensors wait too."""
+"""Bytes of a checkpoint on the disk, and those that saving needs on the device, which on a CPU is
+where the files' tensors wait too."""
 
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.experts import ExpertShare
-from gkdplan.planner.memory.model import RankModel, chunks_of_stage
+from gkdplan.planner.memory.model import RankModel, chunks_of_stage, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState
 from gkdplan.planner.memory.parameters import largest_elements, num_elements
 from gkdplan.planner.memory.stage import whole_model
@@ -12,6 +13,39 @@ from gkdplan.vocab import Dtype, Tier
 
 FILE_BYTES = 5 * 10**9
 """Of one safetensors file at most: as in runtime/megatron/weights.py."""
+
+
+STATE_COPIES = 3
+"""Of what is trained, float32: main weights and Adam's two moments."""
+
+
+def checkpoint_bytes(draft: Draft) -> int:
+    """Of all tensors of one checkpoint: the student's, its adapters' apart, the state of every rank
+    and the average that a teacher is. Names, random states, config and tokenizer come on top."""
+    student = draft.models.student
+    num_parameters = student.num_parameters
+    if student.lora is not None:
+        num_parameters += student.lora.num_parameters
+    num_copies = STATE_COPIES + (draft.models.teacher.ema_decay is not None)
+    state = num_copies * Dtype.FP32.num_bytes * saved_elements(draft)
+    return num_parameters * student.dtype.num_bytes + state
+
+
+def saved_elements(draft: Draft) -> int:
+    """Elements whose state the ranks write, summed over all of them: a distributed optimizer cuts
+    them over the ranks that hold the same parameters, and without one each of these writes all."""
+    student, degrees = draft.models.student, draft.layout.student
+    num_shared = num_divided = 0
+    for stage in range(degrees.pipeline):
+        for chunk in rank_model(student, degrees, fused_of(draft.layout), stage).trained_chunks:
+            num_shared += sum(p.num_elements for p in chunk if not p.is_divided)
+            num_divided += sum(p.num_elements for p in chunk if p.is_divided)
+    is_cut = draft.optimizer.distributed
+    shared_writers = degrees.tensor * (1 if is_cut else degrees.data * degrees.context)
+    divided_writers = (
+        degrees.expert * degrees.expert_tensor * (1 if is_cut else degrees.expert_data)
+    )
+    return shared_writers * num_shared + divided_writers * num_divided
 
 
 def student_files_bytes(

@@ -178,6 +178,11 @@ CODES: dict[str, Code] = {
         "The run would stop in the middle, when a checkpoint does not fit any more.",
         "Free space, set `run.output` to another disk, or lower `run.keep`.",
     ),
+    "GK537": Code(
+        "a rank that does not answer",
+        "The others need its part of what they do together, and would wait for it for ever.",
+        "Look at its process, host and network; or raise `cluster.collective_timeout_s`.",
+    ),
     "GK540": Code(
         "a server that does not answer",
         "The student's samples are drawn there; a run would stop at its first step.",

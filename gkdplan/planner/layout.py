@@ -6,6 +6,7 @@ from math import lcm
 
 from gkdplan.facts.model import Device
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
+from gkdplan.runplan.rendezvous import Rendezvous
 from gkdplan.spec.plan import Cluster, Parallel, Plan
 from gkdplan.vocab import Kernels
 
@@ -29,6 +30,7 @@ def assign_ranks(plan: Plan, device: Device) -> Layout:
         student=axis_degrees(plan.student.parallel, world_size),
         teacher=axis_degrees(teacher_parallel(plan), world_size),
         classes=tuple(_classes(plan, world_size)),
+        rendezvous=Rendezvous(plan.cluster.collective_timeout_s),
     )
 
 

@@ -10,6 +10,7 @@ _ONLY_SAID = {
     "inputs.student.origin",
     "inputs.teacher.origin",
     "layout.classes",
+    "layout.rendezvous",
     "ledger",
     "models.student.prefetch",
     "models.teacher.prefetch",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from gkdplan.runplan.rendezvous import USUAL, Rendezvous
 from gkdplan.vocab import Kernels
 
 
@@ -80,6 +81,7 @@ class Layout:
     student: AxisDegrees
     teacher: AxisDegrees
     classes: tuple[RankClass, ...]
+    rendezvous: Rendezvous = USUAL
 
     @property
     def is_resharded(self) -> bool:

@@ -19,8 +19,9 @@ from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime import full_disk, worker
+from gkdplan.runtime import full_disk, lost_ranks, worker
 from gkdplan.runtime.claim import open_run_directory
+from gkdplan.runtime.hung_ranks import killed_soon
 from gkdplan.runtime.interrupts import Interrupted, own_signal_handlers, signals_of_torch
 from gkdplan.runtime.kernels import (
     has_transformer_engine,
@@ -37,7 +38,7 @@ from gkdplan.runtime.vllm_package import has_vllm, no_vllm
 from gkdplan.vocab import Kernels, LossBackend, Role
 
 RAISED, KILLED, NO_SERVER, NO_TEACHER = "GK530", "GK531", "GK546", "GK551"
-RESUMABLE = (RAISED, KILLED, NO_SERVER, NO_TEACHER, full_disk.CODE)
+RESUMABLE = (RAISED, KILLED, NO_SERVER, NO_TEACHER, full_disk.CODE, lost_ranks.CODE)
 """What ends a run that nothing has to be mended for in the plan."""
 
 
@@ -119,7 +120,7 @@ def start_ranks(
         start_method="spawn",
         signals_to_handle=signals_of_torch(stop),
     )
-    with own_signal_handlers(stop):
+    with own_signal_handlers(stop), killed_soon():
         results: dict[int, Any] = elastic_launch(config, main)(*arguments)
     return results
 
@@ -217,13 +218,13 @@ def what_failed(
     rank that raised (GK530); a rank that was killed leaves only its signal (GK531)."""
     rank, first_failure = failure.get_first_failure()
     if first_failure.exitcode < 0:
-        return (_killed(rank, first_failure.exitcode, help),)
+        return (_killed(rank, first_failure.exitcode, failures, help),)
     reports = [json.loads(path.read_text()) for path in sorted(failures.glob("rank_*.json"))]
     user_errors = [found for report in reports for found in report["diagnostics"]]
     if user_errors:
         return tuple(Diagnostic(**found) for found in _unique(user_errors))
     if not reports:
-        return (_killed(rank, first_failure.exitcode, help),)
+        return (_killed(rank, first_failure.exitcode, failures, help),)
     first = min(reports, key=lambda report: report["time"])
     found = error(
         RAISED,
@@ -234,10 +235,12 @@ def what_failed(
     return (found,)
 
 
-def _killed(rank: int, exit_code: int, help: tuple[str, ...]) -> Diagnostic:
+def _killed(rank: int, exit_code: int, failures: Path, help: tuple[str, ...]) -> Diagnostic:
+    file = worker.position_file(str(failures), rank)
+    where = f" in {file.read_text(encoding='utf-8')}" if file.exists() else ""
     return error(
         KILLED,
-        f"rank {rank} ended with {_ending(exit_code)}",
+        f"rank {rank} ended with {_ending(exit_code)}{where}",
         notes=("a killed process leaves no traceback: look for the out-of-memory killer",),
         help=help,
     )

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -21,10 +22,20 @@ MEASURED_EVERY_STEPS = 100
 
 @dataclass(slots=True)
 class Position:
-    """Where a rank is, for the message of a failure."""
+    """Where a rank is, for the message of a failure; kept in a `file` where one is given, for the
+    launcher of a rank that is killed."""
 
     step: int
     phase: str
+    file: Path | None = None
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        if self.file is not None:
+            self.file.write_text(str(self), encoding="utf-8")
+
+    def __str__(self) -> str:
+        return f"the {self.phase} phase of step {self.step}"
 
 
 @dataclass(slots=True)
@@ -56,7 +67,7 @@ class Phases:
 
     def enter(self, phase: Phase | str) -> None:
         """Say where the run is, to the person who waits and in the message of a failure."""
-        self.position.phase = phase
+        self.position.enter(phase)
         self.progress.enter_phase(phase)
 
     @contextmanager

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import time
 import traceback
 from collections.abc import Iterator
@@ -19,9 +20,9 @@ from gkdplan.runtime.full_disk import disk_errors
 from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
+from gkdplan.runtime.roll_call import RollCall, is_of_another_rank
 from gkdplan.runtime.stopping import StopRequest, take_signals_of_a_rank
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 LAST_WORDS_S = 1.0
 """A rank that raised stays this long, so that one that was killed is seen to end first: its peers
 raise only because it is gone."""
@@ -45,11 +46,13 @@ def main(
     from gkdplan.runtime.session import open_session
 
     run_plan = decode(lock)
-    position = Position(step=start_step, phase="start")
+    position = Position(start_step, "start", position_file(failures, os.environ["RANK"]))
     with last_words(failures, position) as rank:
         platform.prepare(run_plan.layout.backend)
-        dist.init_process_group(run_plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
+        timeout_s = run_plan.layout.rendezvous.collective_timeout_s
+        dist.init_process_group(run_plan.layout.backend, timeout=timedelta(seconds=timeout_s))
         with (
+            called_to_account(rank, position, timeout_s),
             disk_errors(Path(run_plan.training.output)),
             Progress(run_plan, start_step, shown=rank == 0, terminal=terminal) as progress,
         ):
@@ -57,6 +60,26 @@ def main(
             summary = Executor(session).run(start_step, stop)
         dist.destroy_process_group()
         return summary
+
+
+@contextlib.contextmanager
+def called_to_account(rank: int, position: Position, timeout_s: float) -> Iterator[None]:
+    """Raises UserError (GK537) where what ranks do together fails inside: with those that did not
+    take part, as all ranks of this host that are still there see them."""
+    hosts = [socket.gethostname()] * dist.get_world_size()
+    store = dist.distributed_c10d._get_default_store()
+    with RollCall(store, rank, hosts, position, timeout_s) as roll_call:
+        try:
+            yield
+        except Exception as failure:
+            if not is_of_another_rank(failure):
+                raise
+            raise UserError(*roll_call.verdict(failure)) from failure
+
+
+def position_file(failures: str, rank: int | str) -> Path:
+    """Where a rank keeps its position, for the launcher."""
+    return Path(failures) / f"rank_{rank}.position"
 
 
 @contextlib.contextmanager

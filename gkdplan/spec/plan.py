@@ -29,6 +29,7 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seconds = Annotated[float, Field(gt=0.0, le=10.0**7)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 
@@ -57,6 +58,9 @@ class Cluster(Section):
     """Devices of each machine; a process runs on each."""
     memory_limit: Size | None = None
     """A budget a device, smaller than the device table's; a run that needs more of it is ended."""
+    collective_timeout_s: Seconds = 1800.0
+    """Seconds in which every rank has to take part in what ranks do together; then the run stops,
+    says which one did not, and can be resumed."""
     kernels: Annotated[Kernels, Field(strict=False)] | None = None
     """Of a model's layers; left out, "transformer_engine" on GPUs and "torch" on cpu."""
 

@@ -1,6 +1,7 @@
 """A run that is stopped at any time: what it says, what it leaves, and that it goes on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,10 @@ from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 NUM_STEPS = 40
 LAYOUTS = {"parallel": "pipeline = 2", "teacher": "[teacher.parallel]\ntensor = 2"}
 SOURCES = {"lmbda": 0.2, "seq_kd": 0.2}
-CHANGES = LAYOUTS | SOURCES | {"steps": NUM_STEPS, "save_interval": 3, "held_out": "[]"}
+TIMEOUT_S = 20
+TIMEOUT = {"cluster": f"collective_timeout_s = {TIMEOUT_S}"}
+LENGTH = {"steps": NUM_STEPS, "save_interval": 3, "held_out": "[]"}
+CHANGES = LAYOUTS | SOURCES | TIMEOUT | LENGTH
 COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
 
 pytestmark = pytest.mark.timeout(600)
@@ -94,7 +98,7 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def story(place) -> dict[str, Ending]:
-    """One run of a student in stages and a teacher over tensor ranks, stopped in six ways, a
+    """One run of a student in stages and a teacher over tensor ranks, stopped in seven ways, a
     second one while it starts, and the attempt that finishes it."""
     home = make_home(place / "home")
     (place / "plan.toml").write_text(plan_text(home, "run", devices=2, **CHANGES))
@@ -117,6 +121,7 @@ STOPS = {
     "SIGTERM twice": lambda attempt: _terminate_twice(attempt),
     "Ctrl-C": lambda attempt: os.killpg(attempt.process.pid, signal.SIGINT),
     "killed rank": lambda attempt: os.kill(attempt.ranks()[1], signal.SIGKILL),
+    "stopped rank": lambda attempt: os.kill(attempt.ranks()[1], signal.SIGSTOP),
     "killed launcher": lambda attempt: attempt.process.kill(),
 }
 
@@ -156,12 +161,25 @@ def test_ctrl_c_stops_all(story):
 
 
 def test_a_killed_stage_is_named_although_the_one_that_waits_for_it_raises_too(story):
-    """Within 30 seconds, though a collective may wait for half an hour."""
     ending = story["killed rank"]
     assert ending.exit_code == 4
-    assert "error[GK531]: rank 1 ended with SIGKILL" in ending.err
+    assert "error[GK531]: rank 1 ended with SIGKILL in the " in ending.err
     assert "GK530" not in ending.err
-    assert ending.took_s < 30
+    assert "GK537" not in ending.err
+    assert ending.took_s < TIMEOUT_S
+
+
+def test_a_rank_that_hangs_is_named_with_the_phase_in_which_the_other_waited(story):
+    """The limit of the collective, 3 s to hear who is there, 3 s until what hangs is killed, and
+    what a busy machine takes."""
+    ending = story["stopped rank"]
+    said = " ".join(ending.err.split())
+    assert ending.exit_code == 4, ending.err
+    assert f"error[GK537]: rank 1 on {os.uname().nodename} does not answer" in said
+    assert re.search(r"rank 0 waited in the \w+ phase of step \d+", said)
+    assert f"`cluster.collective_timeout_s` is {TIMEOUT_S}" in said
+    assert "Traceback" not in ending.err
+    assert ending.took_s < TIMEOUT_S + 20
 
 
 @pytest.mark.parametrize("name", STOPS)

@@ -3,6 +3,8 @@
 Ranks follow the order "tp-cp-ep-dp-pp" of megatron/core/parallel_state.py, experts' own axes too.
 """
 
+from datetime import timedelta
+
 import torch.distributed as dist
 from megatron.core.parallel_state import RankGenerator
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -54,16 +56,19 @@ def partitions(degrees: AxisDegrees) -> dict[str, Partition]:
 
 
 def groups_of_layout(
-    degrees: AxisDegrees, others: ProcessGroupCollection, degrees_of_others: AxisDegrees
+    degrees: AxisDegrees,
+    others: ProcessGroupCollection,
+    degrees_of_others: AxisDegrees,
+    timeout: timedelta,
 ) -> ProcessGroupCollection:
     """The groups of a second model on the same ranks: where they hold the same ranks those of the
-    first one, else new ones. Collective over all ranks.
+    first one, else new ones, whose collectives fail after `timeout`. Collective over all ranks.
     """
     known = partitions(degrees_of_others)
     groups = {
         field: getattr(others, field)
         if partition == known[field]
-        else dist.new_subgroups_by_enumeration(partition)[0]
+        else dist.new_subgroups_by_enumeration(partition, timeout=timeout)[0]
         for field, partition in partitions(degrees).items()
     }
     return ProcessGroupCollection(**groups, hcp=None)

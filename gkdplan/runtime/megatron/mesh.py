@@ -7,6 +7,7 @@ own, which shares every group that holds the same ranks.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -68,6 +69,7 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
         context_parallel_size=degrees.context,
         expert_model_parallel_size=degrees.expert,
         expert_tensor_parallel_size=degrees.expert_tensor,
+        distributed_timeout_minutes=layout.rendezvous.collective_timeout_s / 60,
         create_gloo_process_groups=False,
     )
     mesh = _mesh(ProcessGroupCollection.use_mpu_process_groups(), degrees, layout.kernels)
@@ -85,7 +87,12 @@ def init_teacher_mesh(layout: Layout, student: Mesh) -> Mesh:
     """
     if layout.teacher == layout.student:
         return student
-    groups = groups_of_layout(layout.teacher, student.groups, layout.student)
+    groups = groups_of_layout(
+        layout.teacher,
+        student.groups,
+        layout.student,
+        timedelta(seconds=layout.rendezvous.collective_timeout_s),
+    )
     return _mesh(groups, layout.teacher, layout.kernels)
 
 

@@ -4,7 +4,7 @@ import torch.distributed as dist
 
 from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
-from gkdplan.runtime.worker import COLLECTIVE_TIMEOUT, last_words
+from gkdplan.runtime.worker import last_words
 
 ALONE = "alone"
 """The plan that rank 0 runs in a world of its own."""
@@ -19,7 +19,7 @@ def main(locks: dict[str, str], home: str, failures: str) -> None:
     position = Position(step=1, phase="start")
     with last_words(failures, position) as rank:
         platform.prepare("gloo")
-        dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+        dist.init_process_group("gloo")
         rehearse({name: lock for name, lock in locks.items() if name != ALONE}, home, position)
         dist.destroy_process_group()
         if rank == 0:

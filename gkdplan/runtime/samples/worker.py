@@ -1,5 +1,6 @@
 """The entry point of one rank that samples."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
@@ -9,7 +10,7 @@ from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.samples.partial import PartialFile
 from gkdplan.runtime.samples.progress import SampleProgress
-from gkdplan.runtime.worker import COLLECTIVE_TIMEOUT, last_words
+from gkdplan.runtime.worker import called_to_account, last_words
 from gkdplan.vocab import Role
 
 
@@ -37,8 +38,12 @@ def main(
     position = Position(step=0, phase="start")
     with last_words(failures, position) as rank:
         platform.prepare(plan.layout.backend)
-        dist.init_process_group(plan.layout.backend, timeout=COLLECTIVE_TIMEOUT)
-        with SampleProgress(shown=rank == 0, terminal=terminal) as progress:
+        timeout_s = plan.layout.rendezvous.collective_timeout_s
+        dist.init_process_group(plan.layout.backend, timeout=timedelta(seconds=timeout_s))
+        with (
+            called_to_account(rank, position, timeout_s),
+            SampleProgress(shown=rank == 0, terminal=terminal) as progress,
+        ):
             partial = PartialFile(Path(file))
             chat = load_chat(model_directory(Role.STUDENT, *renderer))
             sample_rows(plan, Role(role), chat, partial, num_done, position, progress)

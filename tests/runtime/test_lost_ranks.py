@@ -1,0 +1,79 @@
+"""Which rank the others wait for in vain, and what is said; test_faults.py stops real runs."""
+
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from gloo_ranks import run_on_ranks
+
+from gkdplan.runtime.lost_ranks import Answer, master_is_gone, named, who_is_lost
+from gkdplan.runtime.phases import Position
+from gkdplan.runtime.roll_call import RollCall, is_of_another_rank
+
+HOSTS = ("a", "a", "b", "b")
+AT = Position(7, "teacher")
+FAILURE = RuntimeError("[x/gloo/transport/tcp/y.cc:1] Timed out. This is typically caused by rain")
+WAITING = Answer(7, "teacher", "c10d.py:1, in all_reduce", is_waiting=True)
+ELSEWHERE = Answer(7, "generate", "rows.py:33, in read", is_waiting=False)
+
+
+def said(answers: dict[int, Answer]) -> tuple[str, tuple[str, ...]]:
+    (found,) = who_is_lost(answers, HOSTS, 0, AT, 20.0, FAILURE)
+    assert found.code == "GK537"
+    return found.message, found.notes
+
+
+def test_a_host_that_is_silent_is_named_with_its_ranks_and_the_phase():
+    message, notes = said({0: WAITING, 1: WAITING})
+    waited = "rank 0 waited in the teacher phase of step 7"
+    assert message == f"ranks 2, 3 on b do not answer; {waited}"
+    assert notes == ("`cluster.collective_timeout_s` is 20", "Timed out")
+
+
+def test_of_ranks_that_all_answer_those_that_are_elsewhere_are_named():
+    message, notes = said({0: WAITING, 1: WAITING, 2: ELSEWHERE, 3: WAITING})
+    assert message.startswith("rank 2 on b did not take part in what rank 0 waited for in the ")
+    assert "rank 2: generate phase of step 7, rows.py:33, in read" in notes
+
+
+def test_a_rank_that_cannot_ask_names_the_host_that_it_would_ask():
+    (found,) = master_is_gone(HOSTS, 2, AT, FAILURE)
+    assert found.message.startswith("a, the host of rank 0, does not answer b; rank 2 waited in")
+
+
+def test_ranks_are_named_by_their_hosts():
+    assert named([0], HOSTS) == "rank 0 on a"
+    assert named([3, 1], HOSTS) == "rank 1 on a and rank 3 on b"
+    assert named(range(3), "aaa") == "ranks 0-2 on a"
+
+
+@pytest.mark.timeout(120)
+def test_a_rank_that_is_busy_elsewhere_is_found_and_every_rank_hears_the_verdict():
+    run_on_ranks(_wait_for_a_busy_rank, 2, only_once=True)
+
+
+def _wait_for_a_busy_rank() -> None:
+    rank = dist.get_rank()
+    group = dist.new_group(timeout=timedelta(seconds=2))
+    heard = []
+    store = dist.distributed_c10d._get_default_store()
+    position = Position(7, "teacher" if rank == 0 else "generate")
+    with RollCall(store, rank, ("here", "here"), position, 2.0, heard.append):
+        if rank == 1:
+            _be_busy(heard)
+            assert "rank 1 on here did not take part" in heard[0][0].message
+            return
+        with pytest.raises(RuntimeError) as timed_out:
+            dist.all_reduce(torch.ones(1), group=group)
+        assert is_of_another_rank(timed_out.value)
+        roll_call = RollCall(store, rank, ("here", "here"), position, 2.0)
+        (found,) = roll_call.verdict(timed_out.value)
+        assert any("generate phase of step 7" in n and "_be_busy" in n for n in found.notes)
+
+
+def _be_busy(heard: list) -> None:
+    deadline = time.monotonic() + 60
+    while not heard and time.monotonic() < deadline:
+        time.sleep(0.05)

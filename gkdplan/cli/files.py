@@ -62,6 +62,24 @@ def write_page(path: Path, page: str) -> None:
     write_whole(path, page)
 
 
+def refuse_existing(path: Path) -> None:
+    """Raises UserError (GK520) where something lies at `path`."""
+    if os.path.lexists(path):
+        raise UserError(
+            error(
+                "GK520",
+                f"`{path}` is there already, and no file is overwritten",
+                notes=("it is left as it is",),
+                help=("name another file after `-o`",),
+            )
+        )
+
+
+def read_text(path: str) -> str:
+    """The UTF-8 text of a file; raises UserError (GK505) where it cannot be read."""
+    return _read(Path(path))
+
+
 def write_whole(path: Path, text: str) -> None:
     """Replace the file at `path` at once, so that no half of one is ever there.
 

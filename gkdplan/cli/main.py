@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -27,8 +27,9 @@ COMMANDS = {
     "report": "gkdplan.cli.report",
     "explain": "gkdplan.cli.explain",
     "schema": "gkdplan.cli.schema",
+    "import": "gkdplan.cli.import_",
 }
-"""Each command is the function of its name in the module named."""
+"""Each command is the function in the module named that has the module's own name."""
 
 FIRST_RUN = f"""\
 gkdplan {__version__}: plan a distillation, prove that it fits, run exactly that
@@ -111,8 +112,13 @@ def _app(arguments: Sequence[str]) -> typer.Typer:
     wants_none = not arguments or arguments[0] == "--version"
     asked = COMMANDS.keys() & arguments[:1]
     for name in () if wants_none else asked or COMMANDS:
-        app.command(name)(getattr(import_module(COMMANDS[name]), name))
+        app.command(name)(_function(COMMANDS[name]))
     return app
+
+
+def _function(module: str) -> Callable[..., None]:
+    function: Callable[..., None] = getattr(import_module(module), module.rpartition(".")[2])
+    return function
 
 
 def _without_command(

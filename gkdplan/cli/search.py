@@ -1,6 +1,5 @@
 """`gkdplan search`: layouts that fit, the fastest first, and the best one as a plan."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -11,10 +10,10 @@ import typer
 
 from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import Compiled, compile_file
-from gkdplan.cli.files import write_whole
+from gkdplan.cli.files import refuse_existing, write_whole
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show, show_json, width
-from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.planner.checks.edits import Edit, edits_that_fit
 from gkdplan.planner.search.searching import SEARCHED, Found
 from gkdplan.planner.search.searching import search as search_layouts
@@ -47,7 +46,7 @@ def search(
     With `-o` the fastest becomes a plan.
     """
     if output:
-        _refuse_existing(Path(output))
+        refuse_existing(Path(output))
     compiled = compile_file(path)
     _refuse_other_errors(compiled)
     assert compiled.plan is not None
@@ -96,19 +95,6 @@ def _listed(edits: Sequence[Edit]) -> Iterator[str]:
         yield "single edits that make the plan's own layout fit:"
     for edit in edits:
         yield wrap("  ", edit.sentence, width())
-
-
-def _refuse_existing(path: Path) -> None:
-    """Raises UserError (GK520)."""
-    if os.path.lexists(path):
-        raise UserError(
-            error(
-                "GK520",
-                f"`{path}` is there already, and no file is overwritten",
-                notes=("it is left as it is",),
-                help=("name another file after `-o`",),
-            )
-        )
 
 
 def _write(path: Path, compiled: Compiled, found: Found) -> None:

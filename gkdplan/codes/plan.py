@@ -33,4 +33,14 @@ CODES: dict[str, Code] = {
         "Two keys that ask for different things leave it open which one runs.",
         "Keep one of them.",
     ),
+    "GK010": Code(
+        "a command of another tool that cannot be imported",
+        "A plan made of half a command would run something else.",
+        "Give a script with one `megatron rlhf --rlhf_type gkd`, or a YAML of its flags.",
+    ),
+    "GK011": Code(
+        "a flag that has no counterpart in a plan",
+        "What it asks for is not done, and you should know before you compare two runs.",
+        "Leave it out, or do what is said beside it; the plan has it as a comment.",
+    ),
 }

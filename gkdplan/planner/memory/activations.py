@@ -32,12 +32,13 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     """The largest sum of tensors alive at one time in a layer whose backward never comes.
 
     That is at the end of the gated MLP: the chunk's input, the layer's where it is another one, the
-    norm's input and output, and every intermediate of the MLP, or in the experts; or in attention
-    that goes block by block.
+    norm's input and output, and every intermediate of the MLP, or in the experts; where these are
+    narrow, in the norm before them; or in attention that goes block by block.
     """
     num_inputs = min(2, max(model.stage.chunk_layers))
     boundary = boundary_bytes(model, batch)
-    passing = (num_inputs + 2) * boundary + passing_mlp_bytes(model, batch.num_tokens)
+    in_mlp = boundary + passing_mlp_bytes(model, batch.num_tokens)
+    passing = (num_inputs + 1) * boundary + max(in_mlp, norms.passing_bytes(model, batch))
     scores = blocked_attention.forward_bytes(model, batch.rows, batch.tokens)
     if scores == 0:
         return passing

@@ -29,7 +29,7 @@ from gkdplan.planner.memory.overhead import overhead_buffers
 from gkdplan.planner.memory.rank import Rank, Share, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
 from gkdplan.planner.memory.teacher import published_bytes, weight_buffers
-from gkdplan.planner.memory.teacher_forward import forward_buffers
+from gkdplan.planner.memory.teacher_forward import forward_buffers, is_let_go_by_teacher
 from gkdplan.planner.memory.vision import looking_bytes, pixel_bytes
 from gkdplan.planner.memory.vllm import vllm_buffers
 from gkdplan.runplan.layout import RankClass
@@ -75,11 +75,18 @@ def _resident(rank: Rank) -> Iterator[Buffer]:
     kept = _gather_bytes(rank) + _angle_bytes(rank) + _routing_bytes(rank)
     yield Buffer(TEMPORARIES, kept, FIRST, LAST)
     yield Buffer(TEMPORARIES, rank.student.token_bytes, Phase.TEACHER, LAST)
-    held = held_bytes(rank.student.model, rank.student.batch)
-    yield Buffer(TEMPORARIES, held, FIRST, Phase.TEACHER)
-    yield Buffer(TEMPORARIES, held, Phase.OPTIMIZER, LAST)
+    yield from _held(rank)
     updating = max(_update_bytes(rank), published_bytes(rank))
     yield Buffer(TEMPORARIES, updating, Phase.OPTIMIZER, Phase.OPTIMIZER)
+
+
+def _held(rank: Rank) -> Iterator[Buffer]:
+    """From a backward to the next forward: the teacher's first one, where it is the student's
+    base (planner/memory/teacher_forward.py)."""
+    held = held_bytes(rank.student.model, rank.student.batch)
+    last = Phase.GENERATE if is_let_go_by_teacher(rank) else Phase.TEACHER
+    yield Buffer(TEMPORARIES, held, FIRST, last)
+    yield Buffer(TEMPORARIES, held, Phase.OPTIMIZER, LAST)
 
 
 def _update_bytes(rank: Rank) -> int:

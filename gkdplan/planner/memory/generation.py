@@ -1,7 +1,10 @@
 """Bytes of sampling: the cache of keys and values, the prompts' forward, and the sampler."""
 
-from gkdplan.planner.memory import blocked_attention
+from dataclasses import replace
+
+from gkdplan.planner.memory import blocked_attention, norms
 from gkdplan.planner.memory.activations import passing_mlp_bytes
+from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import RankModel
 
 PREFILL_TOKENS = 8192
@@ -38,15 +41,35 @@ def sampling_bytes(model: RankModel, rows: int, prompt_tokens: int) -> int:
 
 
 def _prefill_bytes(model: RankModel, num_tokens: int, prompt_tokens: int) -> int:
-    """At the end of a layer's gated MLP: the residual and its norm, what attention has computed,
-    the cosines and sines of every token, and every intermediate of the MLP; or in attention that
-    goes block by block, prompt after prompt."""
+    """The largest sum in a layer, beside its hidden states, to which it adds in place, and the
+    cosines and sines of every token: in attention, in the norm before the MLP, or with the norm's
+    output in the MLP."""
     shape = model.shape
-    copied = model.query_size if shape.qk_norm or model.num_kv_heads > 1 else 0
-    normalised = model.kv_size if shape.qk_norm else 0
     num_tables = 1 if shape.attention.sliding_rope_theta is None else 2
-    attention = model.qkv_size + copied + normalised + model.query_size
-    elements = 2 * shape.hidden_size + attention + 2 * num_tables * model.rotated_size
-    scores = blocked_attention.forward_bytes(model, 1, prompt_tokens)
-    passing = max(scores, passing_mlp_bytes(model, num_tokens))
+    elements = shape.hidden_size + 2 * num_tables * model.rotated_size
+    states = num_tokens * shape.hidden_size * model.dtype.num_bytes
+    passing = max(
+        _attention_bytes(model, num_tokens, prompt_tokens),
+        norms.passing_bytes(replace(model, sequence=False), Batch(1, num_tokens)),
+        states + passing_mlp_bytes(model, num_tokens),
+    )
     return num_tokens * elements * model.dtype.num_bytes + passing
+
+
+def _attention_bytes(model: RankModel, num_tokens: int, prompt_tokens: int) -> int:
+    """At the norms of queries and keys, beside the norm of the input; where queries or keys turn,
+    two or three of their size beside the other; or at the context, prompt after prompt and joined.
+
+    Queries of several kv heads are copied out of the fused projection, which the values stay part
+    of, and so is what a norm makes of queries and keys.
+    """
+    shape, width = model.shape, model.dtype.num_bytes
+    queries, keys = model.query_size, model.kv_size
+    copied = queries if shape.qk_norm or model.num_kv_heads > 1 else 0
+    normalised = keys if shape.qk_norm else 0
+    norm = norms.passing_width(model) * queries if shape.qk_norm else 0
+    normalising = width * (shape.hidden_size + copied) + norm
+    turning = width * (copied + normalised + max(2 * queries, queries + 2 * keys))
+    attending = width * (queries + keys + 2 * queries)
+    most = width * model.qkv_size + max(normalising, turning, attending)
+    return num_tokens * most + blocked_attention.forward_bytes(model, 1, prompt_tokens)

@@ -8,7 +8,7 @@ activations are made again, the input of what is made again.
 
 from gkdplan.planner.memory.batch import Batch, boundary_bytes
 from gkdplan.planner.memory.model import RankModel
-from gkdplan.planner.memory.recompute import inputs_and_whole_layers
+from gkdplan.planner.memory.recompute import inputs_and_whole_layers, layers_of_unit
 
 
 def held_bytes(model: RankModel, batch: Batch) -> int:
@@ -22,15 +22,28 @@ def held_bytes(model: RankModel, batch: Batch) -> int:
     return num_held * boundary_bytes(model, batch)
 
 
-def _num_held(model: RankModel, num_layers: int, *, has_leaf: bool) -> int:
+def held_in_next_forward_bytes(model: RankModel, batch: Batch, num_passed: int) -> int:
+    """What is left of it in the next forward of the stage's only chunk, whose first `num_passed`
+    layers have let go, and not its last."""
+    if model.experts is None:
+        return 0
+    (num_layers,) = model.stage.chunk_layers
+    has_leaf = not model.stage.is_first or not model.trains_base
+    num_held = _num_held(model, num_layers, has_leaf=has_leaf, num_passed=num_passed)
+    return num_held * boundary_bytes(model, batch)
+
+
+def _num_held(model: RankModel, num_layers: int, *, has_leaf: bool, num_passed: int = 0) -> int:
     """Inputs and gradients of inputs that a chunk's dispatchers hold.
 
     Where units come before layers that are kept whole, the chunk's input is that of its first unit.
+    Layers after each other hold leaves of their own where each is made again, and else one.
     """
     if model.recompute.granularity == "full":
         num_units, num_whole = inputs_and_whole_layers(model, num_layers)
         if num_units:
-            return 2 * num_units + (1 if num_whole and has_leaf else 0)
+            num_left = max(0, num_units - num_passed // layers_of_unit(model))
+            return 2 * num_left + (1 if num_whole and has_leaf else 0)
     elif "moe" in model.recompute.modules:
-        return 2 * num_layers
+        return 2 * (num_layers - num_passed)
     return 2 if has_leaf else 0

@@ -50,6 +50,23 @@ def norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -
     return tokens * (kept * hidden + FP32_BYTES) + _scale_bytes(model, hidden)
 
 
+def passing_bytes(model: RankModel, batch: Batch) -> int:
+    """What passes in a norm beside its input where no backward comes. Torch's own norm works in
+    float32 from a copy of a narrower input: what is normalised, and that times the weight, are
+    there together before the output is narrowed; fused, the output alone."""
+    hidden = model.shape.hidden_size
+    tokens = batch.num_tokens // model.sequence_shards
+    return tokens * (passing_width(model) * hidden + FP32_BYTES) + _scale_bytes(model, hidden)
+
+
+def passing_width(model: RankModel) -> int:
+    """Bytes of a feature of `passing_bytes`."""
+    if model.fused.norm and not model.has_float32_scales:
+        return model.dtype.num_bytes
+    num_made = 1 if model.fused.norm else 2
+    return FP32_BYTES * (num_made + is_norm_input_copied(model))
+
+
 def is_norm_input_copied(model: RankModel) -> bool:
     """Whether a norm keeps a float32 copy of its input in place of the input."""
     is_unfused = not model.fused.norm or model.has_float32_scales

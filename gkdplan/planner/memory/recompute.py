@@ -36,7 +36,7 @@ def repeated_bytes(model: RankModel, batch: Batch) -> int:
     if recompute.granularity == "full":
         if not _makes_last_unit_again(model):
             return 0
-        num_repeated = min(_unit(model), num_layers)
+        num_repeated = min(layers_of_unit(model), num_layers)
         repeated = num_repeated * activations.layer_bytes(model, batch)
         if norms.is_norm_input_copied(model):
             repeated += boundary_bytes(model, batch)
@@ -88,12 +88,12 @@ def inputs_and_whole_layers(model: RankModel, num_layers: int) -> tuple[int, int
     if recompute.granularity != "full":
         return 0, num_layers
     if recompute.method == "uniform":
-        return -(-num_layers // _unit(model)), 0
+        return -(-num_layers // layers_of_unit(model)), 0
     num_inputs = min(recompute.num_layers or 0, num_layers)
     return num_inputs, num_layers - num_inputs
 
 
-def _unit(model: RankModel) -> int:
+def layers_of_unit(model: RankModel) -> int:
     """Layers that are made again at one time."""
     return model.recompute.num_layers or 1 if model.recompute.method == "uniform" else 1
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from gkdplan.planner.memory import activations
 from gkdplan.planner.memory.batch import boundary_bytes, gather_bytes
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, PAYLOADS, TEMPORARIES, Buffer
+from gkdplan.planner.memory.held_graphs import held_in_next_forward_bytes
 from gkdplan.planner.memory.in_flight import num_held_in_forward
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.rank import Rank
@@ -45,9 +46,18 @@ def _made_here(rank: Rank, row: str) -> Iterator[Buffer]:
         yield Buffer(row, _travelling_bytes(rank, made), phase, phase, "resharding")
 
 
+def is_let_go_by_teacher(rank: Rank) -> bool:
+    """Whether what the student's dispatchers hold goes in the teacher's forward, by the same
+    modules: in the last layer of the first micro-batch. An interleaved stage's chunks let go one
+    after the other, and are priced as if they never did."""
+    is_base = rank.draft.models.teacher.is_students_base
+    return is_base and not rank.student.model.stage.is_interleaved
+
+
 def _moments(rank: Rank, made: int) -> dict[str, Moment]:
     """The last micro-batch in the layers, before its payload is there, and at the payload; on an
-    interleaved last stage also in an earlier chunk, whose input the chunk's next output keeps."""
+    interleaved last stage also in an earlier chunk, whose input the chunk's next output keeps; and
+    the first micro-batch where layers before it still hold graphs."""
     model, batch, stage = rank.teacher.model, rank.teacher.batch, rank.teacher.model.stage
     num_micro_batches = rank.draft.num_micro_batches(rank.draft.layout.teacher)
     boundary = boundary_bytes(model, batch)
@@ -55,6 +65,8 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
     passing = between + activations.forward_bytes(model, batch)
     made_once = made // num_micro_batches
     moments = {"layers": (passing, made - made_once)}
+    if is_let_go_by_teacher(rank):
+        moments |= {name: (held, 0) for name, held in _first_rows(rank).items()}
     if rank.teacher.images_of_row:
         moments["images"] = between + rank.teacher.looking_bytes, made - made_once
     if stage.is_last:
@@ -63,6 +75,21 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
             before = made - stage.num_stages * made_once
             moments["earlier chunk"] = passing + boundary, before
     return moments
+
+
+def _first_rows(rank: Rank) -> dict[str, int]:
+    """The first micro-batch in the first layer and in the one before the last, beside what later
+    layers hold. Of inputs the first layer has its own, which is the chunk's."""
+    student = rank.student
+    model, batch = student.model, student.batch
+    passing = activations.forward_bytes(model, batch)
+    (num_layers,) = model.stage.chunk_layers
+    at_layer = {}
+    for num_passed in {1, num_layers - 1} - {0, num_layers}:
+        held = held_in_next_forward_bytes(model, batch, num_passed)
+        in_first = boundary_bytes(model, batch) if num_passed == 1 else 0
+        at_layer[f"first rows, layer {num_passed}"] = passing - in_first + held
+    return at_layer
 
 
 def _last_bytes(rank: Rank) -> int:

@@ -119,13 +119,20 @@ def _embedded(chunk: GPTModel, tokens_1T: Tensor, pixels: Pixels | None) -> Tens
 def _run_layer(
     layer: TransformerLayer, place: int, hidden: Tensor, turn: Turn | None, attend: Attend
 ) -> Tensor:
+    """Adds to `hidden` in place: nothing of its input or its attention is left beside its MLP."""
+    hidden += _attention_output(layer, place, hidden, turn, attend)
+    hidden += layer.mlp(layer.pre_mlp_layernorm(hidden))[0]
+    return hidden
+
+
+def _attention_output(
+    layer: TransformerLayer, place: int, hidden: Tensor, turn: Turn | None, attend: Attend
+) -> Tensor:
     attention, is_in_pairs = layer.self_attention, layer.config.rotary_interleaved
     query, key, value = attention.get_query_key_value_tensors(layer.input_layernorm(hidden))
     if turn is not None:
         query, key = (_rotate(x, turn, is_in_pairs=is_in_pairs) for x in (query, key))
-    context = attend(place, query, key, value)
-    hidden = hidden + attention.linear_proj(context)[0]
-    return hidden + layer.mlp(layer.pre_mlp_layernorm(hidden))[0]
+    return attention.linear_proj(attend(place, query, key, value))[0]
 
 
 def _rotary_tables(chunks: Sequence[GPTModel], num_positions: int) -> dict[Rotation, Turn]:
@@ -154,5 +161,5 @@ def _rotate(x: Tensor, turn: Turn, *, is_in_pairs: bool) -> Tensor:
     else:
         first, second = rotated.chunk(2, dim=-1)
         turned = torch.cat((-second, first), dim=-1)
-    rotated = rotated * cos + turned * sin
+    rotated = turned.mul_(sin).add_(rotated * cos)
     return rotated if rest.size(-1) == 0 else torch.cat((rotated, rest), dim=-1)

@@ -1,21 +1,30 @@
 """Tiny vision-language checkpoints with tokenizer and image processor, and real images."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from tiny import save_tokenizer
 from tokenizers import AddedToken
 from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
 )
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+IMAGE_TOKEN = "<image>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% for part in message.content %}"
@@ -23,7 +32,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-IMAGE_TOKEN = "<image>"
+QWEN_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 NUM_PIXELS = 12
 PATCH = 4
 TOKENS_PER_IMAGE = (NUM_PIXELS // PATCH) ** 2
@@ -76,27 +85,119 @@ def save_llava(
         multimodal_projector_bias=bias,
         tie_word_embeddings=tied,
     )
-    model = LlavaForConditionalGeneration(config).float()
+    return _save(directory, LlavaForConditionalGeneration(config))
+
+
+def save_qwen_vl(
+    directory: Path,
+    *,
+    num_layers: int = 2,
+    hidden: int = 32,
+    tower_hidden: int = 16,
+    tower_layers: int = 3,
+    sections: tuple[int, int, int] = (1, 1, 2),
+    tied: bool = False,
+    seed: int = 0,
+) -> Path:
+    """A random Qwen2.5-VL, whose windows hold 2 x 2 tokens and whose second layer looks at all."""
+    torch.manual_seed(seed)
+    image_token = save_qwen_eyes(directory)
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": tower_layers,
+            "hidden_size": tower_hidden,
+            "intermediate_size": tower_hidden + 4,
+            "num_heads": 2,
+            "patch_size": PATCH,
+            "window_size": 4 * PATCH,
+            "out_hidden_size": hidden,
+            "fullatt_block_indexes": [1],
+        },
+        text_config={
+            "vocab_size": 304,
+            "hidden_size": hidden,
+            "intermediate_size": 48,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-6,
+            "bos_token_id": None,
+            "eos_token_id": 2,
+            "rope_scaling": {"type": "mrope", "mrope_section": list(sections)},
+        },
+        image_token_id=image_token,
+        video_token_id=303,
+        vision_start_token_id=image_token - 1,
+        vision_end_token_id=image_token + 1,
+        tie_word_embeddings=tied,
+    )
+    return _save(directory, Qwen2_5_VLForConditionalGeneration(config))
+
+
+def _save(directory: Path, model: PreTrainedModel) -> Path:
+    model = model.float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            parameter.copy_(centre + 0.15 * torch.randn_like(parameter))
+            is_norm = ("norm" in name or "ln_q" in name) and name.endswith("weight")
+            parameter.copy_(float(is_norm) + 0.15 * torch.randn_like(parameter))
     model.save_pretrained(directory)
     return directory
 
 
 def save_eyes(directory: Path) -> int:
-    """The tokenizer with its image token, whose id is given, and the image processor."""
+    """The tokenizer with its image token, whose id is given, and CLIP's image processor."""
+    size = {"height": NUM_PIXELS, "width": NUM_PIXELS}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": NUM_PIXELS}, crop_size=size)
+    return _save_eyes(directory, processor, CHAT_TEMPLATE, (IMAGE_TOKEN,))
+
+
+def save_qwen_eyes(directory: Path) -> int:
+    """The same of Qwen2.5-VL, whose images take from 1 to 256 tokens."""
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=PATCH,
+        merge_size=2,
+        temporal_patch_size=2,
+        size={"shortest_edge": (2 * PATCH) ** 2, "longest_edge": 256 * (2 * PATCH) ** 2},
+    )
+    template = CHAT_TEMPLATE.replace(IMAGE_TOKEN, "".join(QWEN_TOKENS))
+    return _save_eyes(directory, processor, template, QWEN_TOKENS)
+
+
+def _save_eyes(directory: Path, processor: Any, template: str, tokens: tuple[str, ...]) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     save_tokenizer(directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)])
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens])
+    tokenizer.chat_template = template
     tokenizer.save_pretrained(directory)
-    size = {"height": NUM_PIXELS, "width": NUM_PIXELS}
-    processor = CLIPImageProcessorPil(size={"shortest_edge": NUM_PIXELS}, crop_size=size)
     processor.save_pretrained(directory)
-    return int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    return int(tokenizer.convert_tokens_to_ids(tokens[len(tokens) // 2]))
+
+
+def load_reference(directory: Path, **options: Any) -> PreTrainedModel:
+    """The model of transformers."""
+    return AutoModelForImageTextToText.from_pretrained(directory, **options)
+
+
+def reference_inputs(
+    directory: Path, tokens: Sequence[int], pictures: Sequence[str], image_token: int
+) -> dict[str, torch.Tensor]:
+    """A row as transformers takes it, its images prepared by transformers alone, in float64."""
+    ids = torch.tensor([[*tokens]])
+    inputs = {"input_ids": ids}
+    if pictures:
+        processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
+        images = [Image.open(picture) for picture in pictures]
+        inputs |= processor(images=images, return_tensors="pt")
+        inputs["pixel_values"] = inputs["pixel_values"].double()
+    if "image_grid_thw" in inputs:
+        inputs["mm_token_type_ids"] = (ids == image_token).int()
+    return inputs
+
+
+SIZES = ((20, 14), (40, 18), (9, 33))
+"""Width and height of pictures, of which Qwen2.5-VL makes 4, 10 and 4 tokens."""
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (20, 14)) -> Path:
@@ -114,7 +215,7 @@ def save_seeing_rows(path: Path, num_rows: int = 8) -> Path:
     for number in range(num_rows):
         names = [str(path.with_name(f"{path.stem}-{number}-{i}.png")) for i in range(number % 3)]
         for i, name in enumerate(names):
-            save_image(Path(name), seed=10 * number + i)
+            save_image(Path(name), 10 * number + i, SIZES[(number + i) % len(SIZES)])
         question = f"what is {number}?"
         if number % 2:
             images = {"images": names}

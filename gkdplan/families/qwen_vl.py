@@ -15,6 +15,11 @@ _ONLY_OF_TOWER: dict[str, tuple[object, str]] = {
     "hidden_act": ("silu", "the tower's MLP is gated by SiLU"),
     "in_channels": (3, "images have three colours"),
     "in_chans": (3, "images have three colours"),
+    "rms_norm_eps": (1e-6, "the tower's norms have that epsilon, whatever is written"),
+}
+_ROTARY_OF_TOWER: dict[str, tuple[object, str]] = {
+    "rope_type": ("axial", "the tower turns by row and column"),
+    "rope_theta": (10_000, "the tower's rotary positions have that base"),
 }
 _NUM_SECTIONS = 3
 """Time, row and column."""
@@ -40,9 +45,13 @@ def text_config(keys: Keys) -> dict[str, object]:
 def read_vision(keys: Keys, text: ModelShape) -> QwenVision:
     """The tower and merger before a decoder; findings are left in `keys` (GK104, GK105)."""
     tower = keys.inner("vision_config")
-    for key, (value, why) in _ONLY_OF_TOWER.items():
-        if tower.has(key) and tower.values[key] != value:
-            tower.refuse(key, why)
+    for place, only in (
+        (tower, _ONLY_OF_TOWER),
+        (tower.inner("rope_parameters"), _ROTARY_OF_TOWER),
+    ):
+        for key, (value, why) in only.items():
+            if place.has(key) and place.values[key] != value:
+                place.refuse(key, why)
     vision = QwenVision(
         hidden_size=tower.count("hidden_size", 2**16),
         num_layers=tower.count("depth", 2**10, 32),
@@ -93,6 +102,16 @@ def _check_sizes(keys: Keys, vision: QwenVision, text: ModelShape) -> None:
         keys.wrong(
             f"`vision_config.hidden_size` = {vision.hidden_size} is not a multiple of "
             f"`vision_config.num_heads` = {vision.num_heads}"
+        )
+    elif vision.hidden_size // vision.num_heads % 4:
+        keys.wrong(
+            f"a head of the tower has {vision.hidden_size // vision.num_heads} coordinates, no "
+            "multiple of 4, and pairs of them turn by row and by column"
+        )
+    if vision.window_size < vision.patch_size * vision.merge_size:
+        keys.wrong(
+            f"`vision_config.window_size` = {vision.window_size} is less than the "
+            f"{vision.patch_size * vision.merge_size} pixels a side of a token"
         )
     if vision.output_size != text.hidden_size:
         keys.wrong(

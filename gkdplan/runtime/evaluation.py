@@ -115,8 +115,8 @@ def _hidden(session: Session, batches: Sequence[MicroBatch]) -> list[Tensor]:
     ) -> tuple[Tensor, Callable[..., Tensor]]:
         batch = next(remaining)
         if not chunk.post_process:
-            return stage_output(chunk, batch.tokens_BS, pixels=batch.pixels), _keep
-        return response_hidden(chunk, batch.tokens_BS, batch.predict_N, pixels=batch.pixels), _keep
+            return stage_output(chunk, batch.tokens_BS, sight=batch.sight), _keep
+        return response_hidden(chunk, batch.tokens_BS, batch.predict_N, sight=batch.sight), _keep
 
     shape = tuple(batches[0].tokens_BS.shape)
     return run_schedule(session.student, batches, forward_step, shape=shape, forward_only=True)

@@ -38,6 +38,7 @@ def sample_responses(
             stop_ids=session.chat.stop_ids,
             vocab_size=session.plan.models.vocab_size,
             look=lambda rows: session.look(role, [examples[row] for row in rows]),
+            positions=session.positions(examples),
         )
     return [tuple(response) for response in responses]
 

@@ -49,7 +49,7 @@ from gkdplan.runtime.teacher.server import ServedTeacher
 from gkdplan.runtime.teacher.server_samples import ServedSampler
 from gkdplan.runtime.vision.images import Eyes, load_eyes, require_alike
 from gkdplan.runtime.vision.pixels import Pixels
-from gkdplan.vision import priced
+from gkdplan.runtime.vision.positions import positions_of
 from gkdplan.vocab import Role, Source, Tier
 
 
@@ -135,20 +135,28 @@ class Session:
         return [batch.to(self.mesh.device) for batch in dealt]
 
     def eyes_of(self, role: Role) -> Eyes | None:
-        """Those of a model whose first stage, with the tower, is on this rank."""
-        mesh = self.mesh if role is Role.STUDENT else self.teacher_mesh
-        return self.chat.eyes if mesh.pipeline_rank == 0 else None
+        """Those of a model that sees, open where its first stage is on this rank."""
+        mesh, eyes = self.mesh if role is Role.STUDENT else self.teacher_mesh, self.chat.eyes
+        return eyes if eyes is None or mesh.pipeline_rank == 0 else eyes.closed
 
     def look(self, role: Role, examples: Sequence[Example]) -> Pixels | None:
         """What the tower of a model takes of the examples' images, which stand in their prompts as
         if these were one sequence; None where there are no images, or no tower on this rank."""
         eyes = self.eyes_of(role)
-        if eyes is None:
+        if eyes is None or not eyes.are_open:
             return None
         tokens = [token for example in examples for token in example.prompt]
         shown = tuple(one for example in examples for one in example.shown)
-        pixels = collate([Row(tokens, (), shown)], self.chat.pad_id, eyes=eyes).pixels
+        pixels = collate([Row(tokens, (), shown)], self.chat.pad_id, eyes=eyes).sight.pixels
         return None if pixels is None else pixels.to(self.mesh.device)
+
+    def positions(self, examples: Sequence[Example]) -> list[Tensor] | None:
+        """Where the tokens of each prompt stand, [3, tokens], in models whose images have rows and
+        columns."""
+        eyes = self.chat.eyes
+        if eyes is None or eyes.shape.num_position_axes == 1:
+            return None
+        return [positions_of(e.prompt, e.shown, eyes.shape.image_token_id) for e in examples]
 
     def model(self, role: Role) -> Sequence[Any]:
         return self.student if role is Role.STUDENT else self.teacher
@@ -266,15 +274,14 @@ def _open_eyes(plan: RunPlan, student_source: Path) -> Eyes | None:
     """The student's, through which both models see. Raises UserError (GK131) where the teacher's
     would see something else."""
     student, teacher = plan.models.student, plan.models.teacher
-    of_student_model, of_teacher_model = priced(student.shape.vision), priced(teacher.shape.vision)
-    if of_student_model is None:
+    if student.shape.vision is None:
         return None
     assert plan.data.pictures is not None
-    assert of_teacher_model is not None
-    eyes = load_eyes(student_source, of_student_model, plan.data.pictures)
+    assert teacher.shape.vision is not None
+    eyes = load_eyes(student_source, student.shape.vision, plan.data.pictures)
     source = _directory_of(Role.TEACHER, teacher)
     if source != student_source:
-        of_teacher = load_eyes(source, of_teacher_model, plan.data.pictures)
+        of_teacher = load_eyes(source, teacher.shape.vision, plan.data.pictures)
         require_alike(eyes, of_teacher)
     return eyes
 

@@ -28,7 +28,7 @@ def student_forward(
 ) -> Tensor:
     """`student_loss` of the student's last chunk; of another one what it hands to the next."""
     if not chunk.post_process:
-        return stage_output(chunk, batch.tokens_BS, padding_of(chunk, batch), pixels=batch.pixels)
+        return stage_output(chunk, batch.tokens_BS, padding_of(chunk, batch), sight=batch.sight)
     assert payload is not None
     return student_loss(distillation, chunk, batch, payload, num_tokens, sft_alpha)
 
@@ -50,7 +50,7 @@ def student_loss(
     objective = distillation.objective
     padding_BS = padding_of(model, batch)
     hidden_NH = response_hidden(
-        model, batch.tokens_BS, batch.predict_N, padding_BS, pixels=batch.pixels
+        model, batch.tokens_BS, batch.predict_N, padding_BS, sight=batch.sight
     )
     weights_N = torch.full(
         (len(batch.predict_N),), 1.0 / max(1, num_tokens), device=hidden_NH.device

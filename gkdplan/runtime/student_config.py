@@ -23,6 +23,7 @@ COPIED_FILES = (
     "merges.txt",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
 )
 LAYER_KEYS = (
     "layer_types",
@@ -51,8 +52,9 @@ def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:
     student = _without_dtype(config)
     decoder = student
     if plan.shape.vision is not None:
-        decoder = student["text_config"] = _without_dtype(student.get("text_config", {}))
         student["vision_config"] = _without_dtype(student["vision_config"])
+        if "text_config" in student:
+            decoder = student["text_config"] = _without_dtype(student["text_config"])
     kept = plan.keep_layers
     decoder["num_hidden_layers"] = plan.shape.num_layers if kept is None else len(kept)
     student["dtype"] = DTYPE_NAMES[plan.dtype]

@@ -83,6 +83,10 @@ def test_the_hubs_flat_config_reads_as_the_nested_one_of_transformers():
     [
         ({"image_token_id": 304}, "GK104", "no row of the embedding"),
         ({"vision_config": {**TOWER, "num_heads": 3}}, "GK104", "not a multiple"),
+        ({"vision_config": {**TOWER, "num_heads": 8}}, "GK104", "no multiple of 4"),
+        ({"vision_config": {**TOWER, "window_size": 7}}, "GK104", "less than the 8 pixels"),
+        ({"vision_config": {**TOWER, "rms_norm_eps": 1e-5}}, "GK105", "rms_norm_eps"),
+        ({"vision_config": {**TOWER, "rope_parameters": {"rope_theta": 5}}}, "GK105", "rope_theta"),
         ({"vision_config": {**TOWER, "out_hidden_size": 33}}, "GK104", "not the decoder's"),
         ({"vision_config": {**TOWER, "hidden_act": "relu"}}, "GK105", "hidden_act"),
         ({"vision_config": {**TOWER, "fullatt_block_indexes": 1}}, "GK105", "fullatt"),

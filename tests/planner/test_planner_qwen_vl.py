@@ -1,14 +1,15 @@
-"""A plan with Qwen2.5-VL is refused before anything is priced."""
+"""Plans with Qwen2.5-VL: which two models go together, and what an image may weigh."""
 
 from dataclasses import replace
 
 import pytest
-from planner_facts import TINY, facts, model_facts, plan, tokenizer
+from planner_facts import TINY, data_file, facts, plan
 
 from gkdplan.planner.compiler import compile_plan
-from gkdplan.vision import QwenVision
+from gkdplan.vision import ClipVision, QwenVision
+from gkdplan.vocab import Phase
 
-VISION = QwenVision(
+QWEN = QwenVision(
     hidden_size=16,
     num_layers=2,
     num_heads=2,
@@ -22,17 +23,59 @@ VISION = QwenVision(
     rotary_sections=(2, 3, 3),
     image_token_id=7,
 )
-SEEING = replace(TINY, vision=VISION)
+SEEING = replace(TINY, vision=QWEN)
+CLIP = ClipVision(16, 2, 2, 20, 16, 4, "gelu", 1e-5, -2, False, True, 96, 7)
 
 
-@pytest.mark.parametrize("roles", [("student",), ("teacher",), ("student", "teacher")])
-def test_each_model_of_qwen_vl_is_refused_by_name(roles):
-    models = facts()
-    for role in roles:
-        seeing = model_facts(role, SEEING, tokenizer())
-        models = replace(models, **{role: seeing})
-    compilation = compile_plan(plan(), models, "test")
-    found = [f for f in compilation.diagnostics if f.code == "GK590"]
-    assert [f.path for f in found] == [f"{role}.model" for role in roles]
-    assert all("Qwen2.5-VL" in f.message and f.help for f in found)
-    assert compilation.run_plan is None
+def compiled(student, teacher, **of_rows):
+    return compile_plan(plan(), facts(student, teacher, train=(data_file(**of_rows),)), "test")
+
+
+def temporaries(shape, **of_rows):
+    rank_class = compiled(shape, shape, **of_rows).run_plan.ledger.classes[0]
+    return rank_class.phases[Phase.TEACHER].rows["temporaries"]
+
+
+def test_towers_may_differ_in_all_but_the_cut():
+    other = replace(QWEN, hidden_size=24, num_layers=3, window_size=8, rotary_sections=(4, 2, 2))
+    compilation = compiled(SEEING, replace(TINY, num_layers=3, vision=other))
+    assert not [d for d in compilation.diagnostics if d.severity == "error"]
+    assert compilation.run_plan is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"patch_size": 8}, "the student has 4 pixels a side of a patch, the teacher 8"),
+        ({"merge_size": 1}, "the student has 2 patches a side of an image's token, the teacher 1"),
+        ({"temporal_patch_size": 1}, "the student has 2 frames in a patch, the teacher 1"),
+        ({"image_token_id": 8}, "the student has 7 as the id of the image token, the teacher 8"),
+    ],
+)
+def test_an_image_is_cut_alike_for_both(change, words):
+    other = replace(TINY, vision=replace(QWEN, **change))
+    (found,) = [d for d in compiled(SEEING, other).diagnostics if d.code == "GK131"]
+    assert found.message == words
+
+
+def test_eyes_of_another_kind_are_refused():
+    for one, other in ((QWEN, CLIP), (CLIP, QWEN)):
+        models = replace(TINY, vision=one), replace(TINY, vision=other)
+        (found,) = [d for d in compiled(*models).diagnostics if d.code == "GK131"]
+        assert "by different rules" in found.message
+
+
+def test_what_waits_of_images_is_as_much_as_a_prompt_has_room_for():
+    """8 rows of 64 tokens, 32 of a prompt that images may fill: 4 patches a token of 3 x 2 x 4 x 4
+    float32 numbers, and for each token the place and number of its feature, two int64. Every token
+    has three int64 positions. Both models have float32 angles of 16 coordinates for each of the 64
+    tokens of the second row of a micro-batch too."""
+    of_images = 8 * 32 * (4 * 96 * 4 + 2 * 8)
+    of_positions = 8 * 64 * 3 * 8
+    of_angles = 2 * 64 * 16 * 4
+    seeing = temporaries(SEEING, num_rows_with_images=3, most_images=1)
+    assert seeing - temporaries(TINY) == of_images + of_positions + of_angles
+
+
+def test_where_no_row_shows_an_image_only_positions_wait():
+    assert temporaries(SEEING) - temporaries(TINY) == 8 * 64 * 3 * 8 + 2 * 64 * 16 * 4

@@ -6,8 +6,7 @@ from gkdplan import __version__
 from gkdplan.facts.model import DataFile, Facts
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.spec.plan import Plan
-from gkdplan.vision import ClipVision, QwenVision
-from gkdplan.vocab import Engine, Role
+from gkdplan.vocab import Engine
 
 KEYS = {
     "student": ("freeze_vision", "freeze_projector", "freeze_language"),
@@ -52,20 +51,16 @@ def both_models_see_alike(plan: Plan, facts: Facts) -> Iterator[Finding]:
             help=("take two models that see, or two that do not",),
         )
         return
-    if not isinstance(student, ClipVision) or not isinstance(teacher, ClipVision):
-        if type(student) is not type(teacher):
-            yield Finding(
-                "student and teacher cut an image into tokens by different rules",
-                "teacher.model",
-                label="one sequence cannot hold both",
-                help=("take a teacher of the student's family",),
-            )
+    if type(student) is not type(teacher):
+        yield Finding(
+            "student and teacher cut an image into tokens by different rules",
+            "teacher.model",
+            label="one sequence cannot hold both",
+            help=("take a teacher of the student's family",),
+        )
         return
-    for name, of_student, of_teacher in (
-        ("tokens an image", student.tokens_per_image, teacher.tokens_per_image),
-        ("pixels a side of an image", student.image_size, teacher.image_size),
-        ("as the id of the image token", student.image_token_id, teacher.image_token_id),
-    ):
+    for name, of_student in student.as_cut.items():
+        of_teacher = teacher.as_cut[name]
         if of_student != of_teacher:
             yield Finding(
                 f"the student has {of_student:,} {name}, the teacher {of_teacher:,}",
@@ -89,23 +84,6 @@ def rows_with_images_have_a_model_that_sees(plan: Plan, facts: Facts) -> Iterato
                     label="it would answer without them",
                     help=("leave the rows out, or take models that see images",),
                 )
-
-
-@rule("GK590")
-def vision_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """A vision that is read and counted, and that this version neither prices nor runs."""
-    for role in Role:
-        if isinstance(getattr(facts, role).shape.vision, QwenVision):
-            yield Finding(
-                f"the {role} is a Qwen2.5-VL, which is not yet available in gkdplan {__version__}",
-                f"{role}.model",
-                label="not yet available",
-                notes=(
-                    "an image has as many tokens as its size asks for, and each has a position in "
-                    "time, row and column",
-                ),
-                help=("take a model of LLaVA, of which an image has a fixed number of tokens",),
-            )
 
 
 @rule("GK590")
@@ -142,7 +120,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
 RULES = (
     only_models_that_see_have_keys_of_sight,
     both_models_see_alike,
-    vision_is_available,
     rows_with_images_have_a_model_that_sees,
     what_sight_goes_with_is_available,
 )

@@ -160,7 +160,7 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
         per_token += norms.head_norm_bytes(model)
     if _is_context_copied(model):
         per_token += model.dtype.num_bytes * model.query_size
-    angles = 0 if model.fused.rope else 4 * batch.tokens * model.rotated_size
+    angles = 0 if model.fused.rope else 4 * _num_angles(model, batch)
     return (
         batch.num_tokens * per_token
         + log_sum_exp_bytes(model, batch)
@@ -183,6 +183,14 @@ def log_sum_exp_bytes(model: RankModel, batch: Batch) -> int:
 def angle_bytes(model: RankModel, batch: Batch) -> int:
     """Megatron's cache of float32 rotary angles for this sequence length, made once
     (megatron/core/models/common/embeddings/rotary_pos_embedding.py); two of them where sliding
-    layers turn by a base of their own."""
+    layers turn by a base of their own. Where tokens stand in more than one order the angles are
+    those of a micro-batch's rows, made for each and priced as if they stayed."""
     num_tables = 1 if model.shape.attention.sliding_rope_theta is None else 2
-    return num_tables * batch.tokens * model.rotated_size * FP32_BYTES
+    return num_tables * _num_angles(model, batch) * FP32_BYTES
+
+
+def _num_angles(model: RankModel, batch: Batch) -> int:
+    """Of the positions of a row, which all rows share but those that images stand in."""
+    vision = model.shape.vision
+    is_of_rows = vision is not None and vision.num_position_axes > 1
+    return (batch.num_tokens if is_of_rows else batch.tokens) * model.rotated_size

@@ -125,7 +125,7 @@ def _sampling(rank: Rank, role: Role) -> Iterator[Buffer]:
     tokens = prompt + rank.draft.sampling.max_completion_length
     cache = generation.cache_bytes(share.model, share.rows, tokens)
     passing = generation.sampling_bytes(share.model, share.rows, prompt)
-    if share.images_of_row:
+    if share.seen_of_row:
         passing = _seeing_bytes(share, prompt, passing)
     phase, moment = Phase.GENERATE, f"{role} samples"
     yield Buffer(KV_CACHE, cache, phase, phase, moment)
@@ -135,9 +135,9 @@ def _sampling(rank: Rank, role: Role) -> Iterator[Buffer]:
 def _seeing_bytes(share: Share, prompt: int, passing: int) -> int:
     """With the pixels of one prompts' forward, whose images are looked at first."""
     rows = generation.prompts_at_once(share.rows, prompt)
-    num_images = rows * share.images_of_row
-    looking = looking_bytes(share.model, Batch(rows, prompt), num_images)
-    return pixel_bytes(share.model.shape, num_images) + max(passing, looking)
+    num_seen = rows * share.seen_of_row
+    looking = looking_bytes(share.model, Batch(rows, prompt), num_seen)
+    return pixel_bytes(share.model.shape, num_seen) + max(passing, looking)
 
 
 def _saving(rank: Rank) -> Iterator[Buffer]:

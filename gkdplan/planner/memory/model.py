@@ -10,7 +10,6 @@ from gkdplan.planner.memory.stage import Stage
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.model import NO_RECOMPUTE, LoraPlan, ModelPlan, Recompute
 from gkdplan.shape import ModelShape
-from gkdplan.vision import PROJECTOR
 from gkdplan.vocab import Dtype, Kernels
 
 
@@ -76,7 +75,7 @@ class RankModel:
             self.shape, self.padded_vocab_size, self.tensor, self.stage, self.experts
         )
         if self.trains_projector:
-            base = tuple(tuple(map(_with_trained_projector, chunk)) for chunk in base)
+            base = tuple(tuple(map(self._with_trained_projector, chunk)) for chunk in base)
         if self.lora is None:
             return base
         return tuple(with_adapters(chunk, self.shape, self.lora, self.tensor) for chunk in base)
@@ -156,10 +155,10 @@ class RankModel:
         """Over how many ranks the tokens between the tensor-parallel regions are divided."""
         return self.tensor if self.sequence else 1
 
-
-def _with_trained_projector(parameter: Parameter) -> Parameter:
-    is_of_projector = parameter.name.startswith(f"vision.{PROJECTOR}")
-    return replace(parameter, is_trained=True) if is_of_projector else parameter
+    def _with_trained_projector(self, parameter: Parameter) -> Parameter:
+        assert self.shape.vision is not None, "a text model has no projector to train"
+        is_of_projector = parameter.name.startswith(f"vision.{self.shape.vision.projector}")
+        return replace(parameter, is_trained=True) if is_of_projector else parameter
 
 
 @lru_cache(maxsize=1024)

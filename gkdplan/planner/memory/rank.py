@@ -7,9 +7,13 @@ from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.loss import INT64_BYTES, Loss
 from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
-from gkdplan.planner.memory.vision import kept_bytes, looking_bytes, pixel_bytes
+from gkdplan.planner.memory.vision import (
+    kept_bytes,
+    looking_bytes,
+    pixel_bytes,
+    position_bytes,
+)
 from gkdplan.runplan.layout import AxisDegrees, RankClass
-from gkdplan.vision import priced
 from gkdplan.vocab import Role
 
 
@@ -17,15 +21,15 @@ from gkdplan.vocab import Role
 class Share:
     """A model's share and its micro-batch, in which `num_response_tokens` are learnt.
 
-    `rows` are those of the global batch that the rank works on, all micro-batches together. A row
-    shows at most `images_of_row` to a tower on the rank.
+    `rows` are those of the global batch that the rank works on, all micro-batches together. Images
+    of a row that a tower on the rank looks at take at most `seen_of_row` tokens of it.
     """
 
     model: RankModel
     batch: Batch
     rows: int
     num_response_tokens: int
-    images_of_row: int = 0
+    seen_of_row: int = 0
 
     @property
     def response_tokens_of_all_rows(self) -> int:
@@ -34,20 +38,22 @@ class Share:
     @property
     def token_bytes(self) -> int:
         """Ids of all rows, and the places and labels of their response tokens, which wait for
-        their turn together, with what a tower looks at (runtime/data/batch.py, MicroBatch)."""
+        their turn together, with what a tower looks at and where tokens stand that images are
+        among (runtime/data/batch.py, MicroBatch)."""
         num_ids = self.rows * self.batch.tokens
         of_text = INT64_BYTES * (num_ids + 2 * self.response_tokens_of_all_rows)
-        return of_text + pixel_bytes(self.model.shape, self.rows * self.images_of_row)
+        seen = pixel_bytes(self.model.shape, self.rows * self.seen_of_row)
+        return of_text + position_bytes(self.model.shape, num_ids) + seen
 
     @property
     def seen_bytes(self) -> int:
         """What is kept of a micro-batch's images for the backward."""
-        return kept_bytes(self.model, self.batch.rows * self.images_of_row)
+        return kept_bytes(self.model, self.batch.rows * self.seen_of_row)
 
     @property
     def looking_bytes(self) -> int:
         """What passes when a micro-batch's images are looked at, before the first layer."""
-        return looking_bytes(self.model, self.batch, self.batch.rows * self.images_of_row)
+        return looking_bytes(self.model, self.batch, self.batch.rows * self.seen_of_row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +135,14 @@ def _share(draft: Draft, model: RankModel, degrees: AxisDegrees, ranks: RankClas
         Batch(micro_rows, draft.sequence_tokens(degrees) // degrees.context),
         micro_rows * draft.num_micro_batches(degrees),
         micro_rows * num_response_tokens,
-        _images_of_row(draft, model),
+        _seen_of_row(draft, model),
     )
 
 
-def _images_of_row(draft: Draft, model: RankModel) -> int:
-    """As many as rows show, and as a prompt has room for; none where there is no tower."""
-    vision, pictures = priced(model.shape.vision), draft.data.pictures
+def _seen_of_row(draft: Draft, model: RankModel) -> int:
+    """Tokens of as many images as rows show, and as a prompt has room for; none where there is no
+    tower."""
+    vision, pictures = model.shape.vision, draft.data.pictures
     if vision is None or pictures is None or not model.stage.is_first:
         return 0
-    return min(pictures.number, draft.data.max_length // vision.tokens_per_image)
+    return vision.most_tokens(pictures.number, draft.data.max_length)

@@ -49,7 +49,7 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         "backward": (saved(held.backward) + norm + passing, kept),
         "forward": (saved(held.forward) + recompute.forward_bytes(model, batch), kept),
     }
-    if rank.student.images_of_row:
+    if rank.student.seen_of_row:
         before = (replace(at, num_chunks=max(0, at.num_chunks - 1)) for at in held.forward)
         waiting = max(_held_bytes(model, batch, at) for at in before)
         moments["images"] = waiting + rank.student.looking_bytes, kept

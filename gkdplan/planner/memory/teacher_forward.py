@@ -67,7 +67,7 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
     moments = {"layers": (passing, made - made_once)}
     if is_let_go_by_teacher(rank):
         moments |= {name: (held, 0) for name, held in _first_rows(rank).items()}
-    if rank.teacher.images_of_row:
+    if rank.teacher.seen_of_row:
         moments["images"] = between + rank.teacher.looking_bytes, made - made_once
     if stage.is_last:
         moments["payload"] = between + _last_bytes(rank), made

@@ -1,56 +1,101 @@
 """Bytes of images on a rank with a tower: what waits of them, and what passes as it looks at them.
 
-Nothing of a frozen tower is kept for the backward, nor of a frozen projector.
+Images are counted by the tokens that they take of the decoder's sequence. Nothing of a frozen tower
+is kept for the backward, nor of a frozen projector.
 """
+
+from typing import assert_never
 
 from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.loss import INT64_BYTES
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.shape import ModelShape
-from gkdplan.vision import ClipVision, priced
+from gkdplan.vision import ClipVision, QwenVision, VisionShape
+from gkdplan.vocab import Dtype
 
 FP32_BYTES = 4
 
 
-def pixel_bytes(shape: ModelShape, num_images: int) -> int:
+def pixel_bytes(shape: ModelShape, num_tokens: int) -> int:
     """Of all images of a rank's rows: float32 pixels, and for each feature its place and number
     (runtime/vision/pixels.py)."""
-    vision = priced(shape.vision)
+    vision = shape.vision
     if vision is None:
         return 0
-    of_image = FP32_BYTES * vision.pixels_per_image
-    return num_images * (of_image + 2 * INT64_BYTES * vision.tokens_per_image)
+    return FP32_BYTES * vision.num_pixels(num_tokens) + 2 * INT64_BYTES * num_tokens
 
 
-def looking_bytes(model: RankModel, batch: Batch, num_images: int) -> int:
+def position_bytes(shape: ModelShape, num_tokens: int) -> int:
+    """Of tokens that stand in more than one order, on every rank that computes with them."""
+    vision = shape.vision
+    if vision is None or vision.num_position_axes == 1:
+        return 0
+    return vision.num_position_axes * INT64_BYTES * num_tokens
+
+
+def looking_bytes(model: RankModel, batch: Batch, num_tokens: int) -> int:
     """The most that is alive in tower and projector, or where the features join the embedding."""
-    vision = priced(model.shape.vision)
-    if vision is None or num_images == 0:
+    vision = model.shape.vision
+    if vision is None or num_tokens == 0:
         return 0
     joined = 2 * batch.num_tokens * model.shape.hidden_size
-    features = num_images * vision.tokens_per_image * vision.output_size
-    passing = max(tower_elements(vision, num_images), features + joined)
-    return passing * model.dtype.num_bytes
+    joining = (num_tokens * vision.output_size + joined) * model.dtype.num_bytes
+    return max(tower_bytes(vision, num_tokens, model.dtype), joining)
 
 
-def kept_bytes(model: RankModel, num_images: int) -> int:
-    """What a projector that learns keeps of a micro-batch for its backward: the tower's states, and
-    what goes into its activation and comes out of it."""
-    vision = priced(model.shape.vision)
+def kept_bytes(model: RankModel, num_tokens: int) -> int:
+    """What a projector that learns keeps of a micro-batch for its backward. CLIP's: the tower's
+    states, and what goes into its activation and comes out of it. Qwen's: the states normed, before
+    and after the norm's weight, and the same two."""
+    vision = model.shape.vision
     if vision is None or not model.trains_projector:
         return 0
-    states = vision.num_states * vision.hidden_size
-    activated = 2 * vision.tokens_per_image * vision.output_size
-    return num_images * (states + activated) * model.dtype.num_bytes
+    states = vision.num_states_of(num_tokens) * vision.hidden_size
+    match vision:
+        case ClipVision():
+            elements = states + 2 * num_tokens * vision.output_size
+        case QwenVision():
+            elements = 4 * states
+        case _:
+            assert_never(vision)
+    return elements * model.dtype.num_bytes
 
 
-def tower_elements(vision: ClipVision, num_images: int) -> int:
-    """Of a layer's MLP its width three times (for QuickGELU, x sigmoid(1.702 x), twice more)
-    beside the layer's input, the sum with attention and the norm of it; of attention the layer's
-    input, its norm, queries, keys, values and two outputs; of the projector its input and two
-    outputs of one of its layers."""
-    num_states = num_images * vision.num_states
+def tower_bytes(vision: VisionShape, num_tokens: int, dtype: Dtype) -> int:
+    """The most that is alive while images of so many tokens are looked at."""
+    num_states = vision.num_states_of(num_tokens)
+    match vision:
+        case ClipVision():
+            return num_states * _clip_elements(vision) * dtype.num_bytes
+        case QwenVision():
+            return num_states * _qwen_bytes(vision, dtype)
+        case _:
+            assert_never(vision)
+
+
+def _clip_elements(vision: ClipVision) -> int:
+    """Of a state. Of a layer's MLP its width three times (for QuickGELU, x sigmoid(1.702 x), twice
+    more) beside the layer's input, the sum with attention and the norm of it; of attention the
+    layer's input, its norm, queries, keys, values and two outputs; of the projector its input and
+    two outputs of one of its layers."""
     mlp = 3 * vision.hidden_size + 3 * vision.ffn_hidden_size
     attention = 7 * vision.hidden_size
     projector = vision.hidden_size + 2 * vision.output_size
-    return num_states * max(mlp, attention, projector)
+    return max(mlp, attention, projector)
+
+
+def _qwen_bytes(vision: QwenVision, dtype: Dtype) -> int:
+    """Of a patch, with h of its width and w bytes an element; the float32 cosines and sines of its
+    row and column stay through all layers.
+
+    Of a layer's MLP its width three times beside the layer's input, the sum with attention and the
+    norm of it. Of attention the input, its norm, the fused projection, queries and keys turned, the
+    output of windows, joined and projected, 10 h; or where not float32, turning keys: queries and
+    keys in float32, the turned queries and three parts of the turned keys, 5 h w + 24 h bytes.
+    """
+    hidden, width = vision.hidden_size, dtype.num_bytes
+    angles = 2 * hidden // vision.num_heads * FP32_BYTES
+    mlp = (3 * hidden + 3 * vision.ffn_hidden_size) * width
+    attention = 10 * hidden * width
+    turning = 0 if dtype is Dtype.FP32 else 5 * hidden * width + 6 * hidden * FP32_BYTES
+    return angles + max(mlp, attention, turning)

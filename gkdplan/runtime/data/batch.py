@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runtime.vision.images import Eyes, Shown
-from gkdplan.runtime.vision.pixels import Pixels
+from gkdplan.runtime.vision.pixels import NO_SIGHT, Pixels, Sight
+from gkdplan.runtime.vision.positions import positions_of
 
 
 class Row(NamedTuple):
@@ -27,15 +28,15 @@ class MicroBatch:
 
     `tokens_BS` int64. `predict_N` int64: the flattened positions b * S + s whose next token is a
     response token, row after row, rising. `labels_N` int64: that next token. N may be 0.
-    `lengths` are the tokens of each row that are here; padding follows them. `pixels` are of all
-    rows' pictures, where there are such and a tower looks at them.
+    `lengths` are the tokens of each row that are here; padding follows them. `sight` is that of all
+    rows' pictures.
     """
 
     tokens_BS: Tensor
     predict_N: Tensor
     labels_N: Tensor
     lengths: tuple[int, ...]
-    pixels: Pixels | None = None
+    sight: Sight = NO_SIGHT
 
     @property
     def padding(self) -> Tensor:
@@ -54,7 +55,7 @@ class MicroBatch:
             tokens_BS=self.tokens_BS.to(device),
             predict_N=self.predict_N.to(device),
             labels_N=self.labels_N.to(device),
-            pixels=None if self.pixels is None else self.pixels.to(device),
+            sight=self.sight.to(device),
         )
 
 
@@ -125,7 +126,7 @@ def collate(
     eyes: Eyes | None = None,
 ) -> MicroBatch:
     """One micro-batch of rows, padded to `width` tokens, or to the longest; prompts hold at least
-    one token. `eyes` are of a tower on this rank."""
+    one token. `eyes` are the model's, closed where its tower is on another rank."""
     width = width_of(rows) if width is None else width
     assert all(row.prompt for row in rows), "a first response token needs a predecessor"
     here = {place: index for index, place in enumerate(share.places(width))}
@@ -141,13 +142,32 @@ def collate(
             if place in here:
                 predict.append(b * len(here) + here[place])
                 labels.append(label)
-    pixels = None if eyes is None else _pixels(rows, here, eyes)
-    return MicroBatch(_ids(tokens), _ids(predict), _ids(labels), tuple(lengths), pixels)
+    sight = NO_SIGHT if eyes is None else _sight(rows, here, lengths, eyes)
+    return MicroBatch(_ids(tokens), _ids(predict), _ids(labels), tuple(lengths), sight)
+
+
+def _sight(
+    rows: Sequence[Row], here: Mapping[int, int], lengths: Sequence[int], eyes: Eyes
+) -> Sight:
+    """Of the places `here` of a row that the rank has."""
+    pixels = _pixels(rows, here, eyes) if eyes.are_open else None
+    has_one_axis = eyes.shape.num_position_axes == 1
+    return Sight(pixels, None if has_one_axis else _positions(rows, here, lengths, eyes))
+
+
+def _positions(
+    rows: Sequence[Row], here: Mapping[int, int], lengths: Sequence[int], eyes: Eyes
+) -> Tensor:
+    places_S, image_token = _ids([*here]), eyes.shape.image_token_id
+    positions_3BS = torch.zeros(3, len(rows), len(here), dtype=torch.int64)
+    for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        of_row = positions_of(row.prompt, row.shown, image_token, len(row.response))
+        positions_3BS[:, b, :length] = of_row[:, places_S[:length]]
+    return positions_3BS
 
 
 def _pixels(rows: Sequence[Row], here: Mapping[int, int], eyes: Eyes) -> Pixels | None:
-    """Of the rows' pictures, whose features stand where the image token does; `here` are the places
-    of a row that the rank has."""
+    """Of the rows' pictures, whose features stand where the image token does."""
     shown = [one for row in rows for one in row.shown]
     if not shown:
         return None
@@ -160,7 +180,8 @@ def _pixels(rows: Sequence[Row], here: Mapping[int, int], eyes: Eyes) -> Pixels 
                 places.append(b * len(here) + here[place])
                 features.append(number)
             number += 1
-    return Pixels(eyes.pixels(shown), _ids(places), _ids(features))
+    values, grids_I3 = eyes.pixels(shown)
+    return Pixels(values, _ids(places), _ids(features), grids_I3)
 
 
 def _ids(numbers: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:

@@ -21,7 +21,7 @@ class Deal:
     batches: Sequence[Sequence[Row]]
 
     def micro_batches(self, rank: int, pad_id: int, eyes: Eyes | None = None) -> list[MicroBatch]:
-        """The rank's share, in order; `eyes` are of a tower on the rank."""
+        """The rank's share, in order; `eyes` are the model's, as `collate` takes them."""
         place = self.degrees.place_of(rank)
         share = row_share(self.degrees, place.context)
         mine = range(place.data, len(self.batches), self.degrees.data)

@@ -86,8 +86,8 @@ def _with_images(tokenised: TokenisedRow, row: Row, eyes: Eyes, key: str) -> Tok
             f"shows {num_tokens} images, and at most {eyes.limits.number} are planned for",
             help="raise `data.max_images`, or leave the row out",
         )
-    shown = tuple(Shown(picture, row.location, key) for picture in pictures)
-    numbers = iter([eyes.num_tokens(one) for one in shown])
+    shown = tuple(eyes.measured(Shown(picture, row.location, key)) for picture in pictures)
+    numbers = iter([one.num_tokens for one in shown])
     prompt = tuple(
         token
         for one in tokenised.prompt

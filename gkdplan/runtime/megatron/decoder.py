@@ -16,7 +16,7 @@ from torch import Tensor
 from gkdplan.runtime.loss import bound_
 from gkdplan.runtime.megatron.forward import logit_softcap, output_head, with_images
 from gkdplan.runtime.megatron.products import multiply
-from gkdplan.runtime.megatron.rotary import Rotation
+from gkdplan.runtime.megatron.rotary import Rotation, section_of_pairs
 from gkdplan.runtime.vision.pixels import Pixels
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -45,16 +45,17 @@ class Decoder:
         return self._chunks[-1].post_process
 
     def hidden(
-        self, tokens_T: Tensor, positions_T: Tensor, attend: Attend, pixels: Pixels | None = None
+        self, tokens_T: Tensor, positions: Tensor, attend: Attend, pixels: Pixels | None = None
     ) -> Tensor:
         """What this rank's last chunk makes of the tokens, [T, H]: on the last stage the states
-        before the final norm. `pixels` are of images whose features stand among the tokens.
+        before the final norm. `positions` are [T], or [3, T] of a model whose tokens stand in time,
+        row and column. `pixels` are of images whose features stand among the tokens.
 
         Megatron's modules see one sequence of T positions, [T, 1, H]: all but attention treat
         positions alike, so that it may hold several rows.
         """
         turns = {
-            rotation: (cos[positions_T][:, None, None], sin[positions_T][:, None, None])
+            rotation: (self._at(cos, positions), self._at(sin, positions))
             for rotation, (cos, sin) in self._rotary.items()
         }
         place = 0
@@ -70,6 +71,14 @@ class Decoder:
             if not chunk.post_process:
                 self._send(hidden)
         return hidden[:, 0]
+
+    def _at(self, table_PR: Tensor, positions: Tensor) -> Tensor:
+        """[T, 1, 1, R] of a table's rows of all positions."""
+        if positions.dim() == 1:
+            return table_PR[positions][:, None, None]
+        axes_R = section_of_pairs(self.config.mrope_section).repeat(2)
+        coordinates_R = torch.arange(len(axes_R), device=self.device)
+        return table_PR[positions[axes_R].t(), coordinates_R][:, None, None]
 
     def logits(self, hidden_BH: Tensor) -> Tensor:
         """Final norm and output head, gathered over the tensor axis: [B, V], bounded where the

@@ -14,7 +14,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gkdplan.runtime.vision.pixels import Pixels
+from gkdplan.runtime.vision.pixels import NO_SIGHT, Pixels, Sight
 
 
 def response_hidden(
@@ -23,7 +23,7 @@ def response_hidden(
     predict_N: Tensor,
     padding_BS: Tensor | None = None,
     *,
-    pixels: Pixels | None = None,
+    sight: Sight = NO_SIGHT,
 ) -> Tensor:
     """The final hidden states [N, H] after the last norm, in the model's dtype.
 
@@ -31,11 +31,11 @@ def response_hidden(
     tensor rank, which may multiply them with its own vocabulary shard: the gradients that come back
     are partial and are summed over the tensor axis. Attention is causal without a mask, so rows are
     padded on the right, to a `padded_length`, and cut again. `padding_BS`, bool, says to routers
-    that balance their load where. `model` is the last chunk; `pixels` are those of the rows'
-    images, which only the chunk with the embedding looks at.
+    that balance their load where. `model` is the last chunk; `sight` is that of the rows' images,
+    which only the chunk with the embedding looks at.
     """
     num_tokens = tokens_BS.size(1)
-    hidden_SBH = _sequence_first(model, tokens_BS, padding_BS, pixels)
+    hidden_SBH = _sequence_first(model, tokens_BS, padding_BS, sight)
     return hidden_SBH[predict_N % num_tokens, predict_N // num_tokens]
 
 
@@ -44,10 +44,10 @@ def stage_output(
     tokens_BS: Tensor,
     padding_BS: Tensor | None = None,
     *,
-    pixels: Pixels | None = None,
+    sight: Sight = NO_SIGHT,
 ) -> Tensor:
     """What a chunk that is not the last hands to the next, [S, B, H], or its S / t tokens."""
-    return _decode(model, tokens_BS, padding_BS, pixels)
+    return _decode(model, tokens_BS, padding_BS, sight)
 
 
 def padded_length(config: TransformerConfig, num_tokens: int) -> int:
@@ -74,10 +74,10 @@ def logit_softcap(model: GPTModel) -> float | None:
 
 
 def _sequence_first(
-    model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, pixels: Pixels | None
+    model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, sight: Sight
 ) -> Tensor:
     """The hidden states as Megatron lays them out, [S, B, H]."""
-    share_SBH = _decode(model, tokens_BS, padding_BS, pixels)
+    share_SBH = _decode(model, tokens_BS, padding_BS, sight)
     if not model.config.sequence_parallel:
         return copy_to_tensor_model_parallel_region(share_SBH, group=model.pg_collection.tp)
     return gather_from_sequence_parallel_region(
@@ -85,25 +85,27 @@ def _sequence_first(
     )[: tokens_BS.size(1)]
 
 
-def _padded(model: GPTModel, values_BS: Tensor, *, value: int) -> Tensor:
-    num_tokens = values_BS.size(1)
+def _padded(model: GPTModel, values: Tensor, *, value: int) -> Tensor:
+    """[..., S] with more of `value` at its end."""
+    num_tokens = values.size(-1)
     padding = padded_length(model.config, num_tokens) - num_tokens
-    return pad(values_BS, (0, padding), value=value) if padding else values_BS
+    return pad(values, (0, padding), value=value) if padding else values
 
 
-def _decode(
-    model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, pixels: Pixels | None
-) -> Tensor:
+def _decode(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, sight: Sight) -> Tensor:
     """The model's forward without the head; this rank's S / t tokens under sequence parallelism."""
     num_tokens = tokens_BS.size(1)
     tokens_BS = _padded(model, tokens_BS, value=0)
     if padding_BS is not None:
         padding_BS = _padding_share(model, _padded(model, padding_BS, value=1))
+    positions_3BS = sight.positions_3BS
+    if positions_3BS is not None:
+        positions_3BS = _padded(model, positions_3BS, value=0)
     sees = model.pre_process and hasattr(model, "vision")
-    embedded = with_images(model, tokens_BS, num_tokens, pixels) if sees else None
+    embedded = with_images(model, tokens_BS, num_tokens, sight.pixels) if sees else None
     is_last, model.post_process = model.post_process, False
     try:
-        return model(tokens_BS, None, None, embedded, padding_mask=padding_BS)
+        return model(tokens_BS, positions_3BS, None, embedded, padding_mask=padding_BS)
     finally:
         model.post_process = is_last
 
@@ -122,7 +124,7 @@ def with_images(
 ) -> Tensor:
     """The embedding [S, B, H] with the features of images in their places, which count rows of
     `num_tokens`; under sequence parallelism this rank's S / t tokens of it."""
-    features_FH = None if pixels is None else model.vision(pixels.values)[pixels.features_F]
+    features_FH = None if pixels is None else model.vision(pixels)[pixels.features_F]
     embedded_SBH = model.embedding(tokens_BS, position_ids=None)
     if pixels is not None:
         places_F = pixels.places_F % num_tokens * len(tokens_BS) + pixels.places_F // num_tokens

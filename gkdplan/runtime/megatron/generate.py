@@ -42,9 +42,11 @@ def generate(
     stop_ids: frozenset[int],
     vocab_size: int,
     look: Look = blind,
+    positions: Sequence[Tensor] | None = None,
 ) -> list[list[int]]:
     """One completion a prompt, in order, its stop token included where one was drawn. `look` gives
-    what the tower takes of prompts that show images.
+    what the tower takes of prompts that show images, `positions`, [3, tokens] of each prompt, where
+    its tokens stand in a model whose images have rows and columns.
 
     Token j of a completion is `sample`d from the logits after its prompt and j tokens with
     `uniforms([row_seed], j)`, over the first `vocab_size` ids. A completion ends with an id of
@@ -66,8 +68,14 @@ def generate(
     with inference_state(chunks), tensor_group_of(chunks[0].pg_collection):
         num_positions = max(map(len, prompts)) + sampling.max_completion_length
         decoder = Decoder(chunks, num_positions)
-        cache = KeyValueCache(decoder, [len(p) for p in prompts], sampling.max_completion_length)
-        hidden_BH = _prefill(decoder, prompts, cache, look)
+        places = [torch.arange(len(p)) for p in prompts] if positions is None else positions
+        cache = KeyValueCache(
+            decoder,
+            [len(prompt) for prompt in prompts],
+            sampling.max_completion_length,
+            [int(place.max()) + 1 for place in places],
+        )
+        hidden_BH = _prefill(decoder, prompts, places, cache, look)
         return _complete(decoder, cache, hidden_BH, row_seeds, sampling, stop_ids, vocab_size)
 
 
@@ -120,7 +128,11 @@ def _pick(
 
 
 def _prefill(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], cache: KeyValueCache, look: Look
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    places: Sequence[Tensor],
+    cache: KeyValueCache,
+    look: Look,
 ) -> Tensor:
     """Run the prompts as one sequence without padding; the states of each one's last token, [B, H].
 
@@ -131,11 +143,9 @@ def _prefill(
     for rows in islice(cycle(batches), decoder.most(len(batches))):
         ends_B = torch.tensor([len(prompts[row]) for row in rows]).cumsum(0)
         tokens_T = cache.starts_B.new_tensor([token for row in rows for token in prompts[row]])
-        positions_T = cache.starts_B.new_tensor(
-            [i for row in rows for i in range(len(prompts[row]))]
-        )
+        positions = torch.cat([places[row] for row in rows], dim=-1).to(decoder.device)
         attend = partial(cache.attend_prompts, rows)
-        hidden_TH = decoder.hidden(tokens_T, positions_T, attend, look(rows))
+        hidden_TH = decoder.hidden(tokens_T, positions, attend, look(rows))
         last_BH.append(hidden_TH[ends_B - 1])
     return torch.cat(last_BH[: len(batches)])
 

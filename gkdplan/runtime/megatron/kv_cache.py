@@ -26,17 +26,24 @@ class KeyValueCache:
 
     K is the longest prompt plus `max_new_tokens`. Prompts end in the same column, so that all rows
     grow together; the columns before a shorter prompt stay zero and hidden. Layers with a window
-    have as many columns as others, of which their tokens read the last.
+    have as many columns as others, of which their tokens read the last. `next_positions` are those
+    of the tokens after the prompts: the prompts' lengths where they are not given.
     """
 
     def __init__(
-        self, decoder: Decoder, prompt_lengths: Sequence[int], max_new_tokens: int
+        self,
+        decoder: Decoder,
+        prompt_lengths: Sequence[int],
+        max_new_tokens: int,
+        next_positions: Sequence[int] | None = None,
     ) -> None:
         attention, device = decoder.layers[0].self_attention, decoder.device
         self.prompt_lengths = tuple(prompt_lengths)
         self._scores = [layer.self_attention.scores for layer in decoder.layers]
         self.num_columns = max(prompt_lengths)
         self.starts_B = self.num_columns - torch.tensor(prompt_lengths, device=device)
+        next_positions = prompt_lengths if next_positions is None else next_positions
+        self.zeros_B = self.num_columns - torch.tensor(next_positions, device=device)
         capacity = self.num_columns + max_new_tokens
         visible_BK = torch.arange(capacity, device=device) >= self.starts_B[:, None]
         self.visible_B11K = None if visible_BK.all() else visible_BK[:, None, None]
@@ -92,14 +99,14 @@ class KeyValueCache:
     def add_column(self) -> Tensor:
         """Make room for one token a row; returns its position in its own row, int64 [B]."""
         self.num_columns += 1
-        return self.num_columns - 1 - self.starts_B
+        return self.num_columns - 1 - self.zeros_B
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Forget all rows but these, one layer at a time."""
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
                 tensors[layer] = tensor[rows]
-        self.starts_B = self.starts_B[rows]
+        self.starts_B, self.zeros_B = self.starts_B[rows], self.zeros_B[rows]
         if self.visible_B11K is not None:
             self.visible_B11K = self.visible_B11K[rows]
 

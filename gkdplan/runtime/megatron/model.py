@@ -25,10 +25,10 @@ from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.lora import add_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
 from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
-from gkdplan.runtime.megatron.rotary import RotaryAngles
+from gkdplan.runtime.megatron.rotary import RotaryAngles, SectionedAngles
 from gkdplan.runtime.vision.tower import build_tower
 from gkdplan.shape import AttentionShape, ModelShape
-from gkdplan.vision import priced
+from gkdplan.vision import QwenVision, VisionShape
 from gkdplan.vocab import Dtype, Tier
 
 ACTIVATIONS = {"silu": silu, "gelu_tanh": partial(gelu, approximate="tanh")}
@@ -77,7 +77,7 @@ def build_chunks(
                 pre_process=is_first and index == 0,
                 post_process=is_last and index == last_chunk,
                 share_embeddings_and_output_weights=plan.shape.tied_embeddings,
-                position_embedding_type="rope",
+                position_embedding_type="rope" if sections_of(shape) is None else "mrope",
                 scatter_embedding_sequence_parallel=plan.shape.vision is None,
                 vp_stage=index if last_chunk else None,
                 pg_collection=mesh.groups,
@@ -91,7 +91,8 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
     """What Megatron's constructor leaves open: rotary angles, the bound of the logits, norms of
     outputs, the embedding's scale, marks of shards, mode and place."""
     shape = plan.shape
-    model.rotary_pos_emb = RotaryAngles(shape, mesh.groups.cp)
+    angles = RotaryAngles if sections_of(shape) is None else SectionedAngles
+    model.rotary_pos_emb = angles(shape, mesh.groups.cp)
     model.logit_softcap = shape.logit_softcap
     if shape.norms != "pre":
         add_output_norms(model, platform.norm_class(mesh.kernels, shape))
@@ -100,26 +101,32 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
     if shape.scaled_embeddings and model.pre_process:
         model.embedding.register_forward_hook(_scale_embedding)
     _mark_shards(model)
-    vision = priced(shape.vision)
-    if vision is not None and model.pre_process:
-        model.vision = build_tower(vision, TORCH_DTYPES[plan.dtype])
+    if shape.vision is not None and model.pre_process:
+        model.vision = build_tower(shape.vision, TORCH_DTYPES[plan.dtype])
         for buffer in model.vision.buffers():
             buffer.data = buffer.data.to(mesh.device)
     model.requires_grad_(trainable).train(trainable)
     if plan.lora is not None:
         add_adapters(model, plan.lora, shape)
-    if plan.freeze is not None and model.pre_process:
-        _freeze(model, plan.freeze)
+    if plan.freeze is not None and shape.vision is not None and model.pre_process:
+        _freeze(model, plan.freeze, shape.vision)
     is_there = plan.offload is Tier.HOST or mesh.device.type == "cpu"
     return model if is_there else model.to(mesh.device)
 
 
-def _freeze(model: GPTModel, freeze: Freeze) -> None:
+def _freeze(model: GPTModel, freeze: Freeze, vision: VisionShape) -> None:
     """What the plan keeps as it is."""
-    if freeze.vision:
-        model.vision.vision_tower.requires_grad_(False)
-    if freeze.projector:
-        model.vision.multi_modal_projector.requires_grad_(False)
+    for name, parameter in model.vision.named_parameters():
+        is_of_projector = name.startswith(vision.projector)
+        if freeze.projector if is_of_projector else freeze.vision:
+            parameter.requires_grad_(False)
+
+
+def sections_of(shape: ModelShape) -> tuple[int, ...] | None:
+    """Pairs of a head's coordinates that turn by time, row and column; None where all turn by one
+    position."""
+    vision = shape.vision
+    return vision.rotary_sections if isinstance(vision, QwenVision) else None
 
 
 def num_model_layers(plan: ModelPlan) -> int:
@@ -167,6 +174,7 @@ def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConf
         attention_dropout=0.0,
         attention_softmax_in_fp32=True,
         **_attention(shape.attention, shape.num_layers),
+        mrope_section=sections_of(shape),
         tensor_model_parallel_size=degrees.tensor,
         sequence_parallel=degrees.sequence and degrees.tensor > 1,
         context_parallel_size=degrees.context,

@@ -7,6 +7,7 @@ Legend: S positions, R rotated coordinates of a head.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,28 @@ class RotaryAngles(RotaryEmbedding):  # type: ignore[misc]
         if self.rotary_interleaved:
             return half.repeat_interleave(2, dim=-1)
         return torch.cat((half, half), dim=-1)
+
+
+class SectionedAngles(RotaryAngles):
+    """Of a model whose tokens stand in time, row and column, each of which turns a section of a
+    head's pairs of coordinates, in this order (Bai et al., arXiv 2502.13923, section 2.1.3).
+
+    Called with positions [3, B, S] and the sections it gives their angles [S, B, 1, R], float32.
+    """
+
+    def forward(
+        self, positions_3BS: Tensor, sections: Sequence[int], cp_group: ProcessGroup | None = None
+    ) -> Tensor:
+        """The positions are this rank's share: nothing is cut here."""
+        (frequencies_F,) = frequency_tables(self._shape, positions_3BS.size(-1))
+        axes_F = section_of_pairs(sections)
+        half = positions_3BS[axes_F].float() * frequencies_F.to(positions_3BS.device)[:, None, None]
+        return torch.cat((half, half)).permute(2, 1, 0)[:, :, None]
+
+
+def section_of_pairs(sections: Sequence[int]) -> Tensor:
+    """Which of its positions each pair of coordinates turns by, int64 [R/2]."""
+    return torch.arange(len(sections)).repeat_interleave(torch.tensor(sections))
 
 
 def frequency_tables(shape: ModelShape, num_positions: int) -> list[Tensor]:

@@ -60,8 +60,8 @@ def teacher_payloads(
 def _forward(payload: Payload, chunk: Any, batch: MicroBatch) -> Tensor:
     """What a chunk hands to the next one; of the last one what is kept."""
     if not chunk.post_process:
-        return stage_output(chunk, batch.tokens_BS, pixels=batch.pixels)
-    hidden_NH = response_hidden(chunk, batch.tokens_BS, batch.predict_N, pixels=batch.pixels)
+        return stage_output(chunk, batch.tokens_BS, sight=batch.sight)
+    hidden_NH = response_hidden(chunk, batch.tokens_BS, batch.predict_N, sight=batch.sight)
     if payload is not Payload.LOGITS:
         return hidden_NH
     return bound_(hidden_NH @ output_head(chunk).t(), logit_softcap(chunk))

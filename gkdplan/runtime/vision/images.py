@@ -3,7 +3,8 @@
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,66 @@ from transformers import AutoImageProcessor
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.pictures import FORMATS, Picture, PictureError, PictureLimits
-from gkdplan.vision import ClipVision
+from gkdplan.runtime.vision.processors import grid_of, misfit_of
+from gkdplan.vision import VisionShape
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """A picture, and the row that shows it: its place, and the key of the plan that names the
-    file."""
+    file. `grid` are the rows and columns of its tokens, where it was measured."""
 
     picture: Picture
     location: str
     key: str
+    grid: tuple[int, int] = (0, 0)
+
+    @property
+    def num_tokens(self) -> int:
+        """What it takes of a sequence."""
+        return prod(self.grid)
 
 
 @dataclass(frozen=True, slots=True)
 class Eyes:
-    """How a model sees: its image processor, of transformers on PIL, and its limits."""
+    """How a model sees: its image processor, of transformers on PIL, and its limits. On a rank
+    without the tower they are not open: they know where images stand and look at none."""
 
-    shape: ClipVision
+    shape: VisionShape
     processor: Any
     limits: PictureLimits
+    are_open: bool = True
 
-    def num_tokens(self, shown: Shown) -> int:
-        """What the picture takes of a sequence; its file's header is read.
+    @property
+    def closed(self) -> "Eyes":
+        """Those of a rank without the tower."""
+        return replace(self, are_open=False)
 
-        Raises UserError (GK485) where it cannot be opened or has too many pixels.
+    def measured(self, shown: Shown) -> Shown:
+        """With its grid, for which its file's header is read.
+
+        Raises UserError (GK485) where it cannot be opened, has too many pixels, or a form that the
+        image processor takes none of.
         """
-        self._open(shown).close()
-        return self.shape.tokens_per_image
+        with self._open(shown) as image:
+            return replace(shown, grid=self._grid(shown, image))
 
-    def pixels(self, all_shown: Sequence[Shown]) -> Tensor:
-        """What the tower takes of all pictures, float32. Raises UserError (GK485)."""
+    def pixels(self, all_shown: Sequence[Shown]) -> tuple[Tensor, Tensor | None]:
+        """What the tower takes of all pictures: numbers, float32, and, where pictures differ by
+        them, their frames, rows and columns of patches, int64. Raises UserError (GK485)."""
         images = [self._decoded(shown) for shown in all_shown]
-        values: Tensor = self.processor(images=images, return_tensors="pt")["pixel_values"]
-        return values.float()
+        prepared = self.processor(images=images, return_tensors="pt")
+        return prepared["pixel_values"].float(), prepared.get("image_grid_thw")
+
+    def _grid(self, shown: Shown, image: Image.Image) -> tuple[int, int]:
+        try:
+            return grid_of(self.shape, self.processor, image.height, image.width)
+        except ValueError as failure:
+            reason = (
+                f"has {shown.picture.name} of {image.width:,} x {image.height:,} pixels, which the "
+                f"image processor does not take: {failure}"
+            )
+            raise UserError(_unusable(shown, reason)) from failure
 
     def _open(self, shown: Shown) -> Image.Image:
         try:
@@ -68,29 +95,30 @@ class Eyes:
 
     def _decoded(self, shown: Shown) -> Image.Image:
         with self._open(shown) as image:
+            if self._grid(shown, image) != shown.grid:
+                reason = f"has {shown.picture.name}, which changed since the run began"
+                raise UserError(_unusable(shown, reason))
             try:
                 return image.convert("RGB")
             except Exception as failure:  # as above
                 raise UserError(_unusable(shown, _undecodable(shown, failure))) from failure
 
 
-def load_eyes(directory: Path, shape: ClipVision, limits: PictureLimits) -> Eyes:
+def load_eyes(directory: Path, shape: VisionShape, limits: PictureLimits) -> Eyes:
     """The eyes of the model in `directory`: no network, no code of the model's.
 
-    Raises UserError (GK488) where there is no image processor, or it prepares images of another
-    size than the tower takes.
+    Raises UserError (GK488) where there is no image processor, or it prepares images in another way
+    than the tower takes them.
     """
     try:
         processor = AutoImageProcessor.from_pretrained(
             directory, backend="pil", local_files_only=True, trust_remote_code=False
         )
-        blank = processor(images=[Image.new("RGB", (40, 30))], return_tensors="pt")["pixel_values"]
+        misfit = misfit_of(shape, processor)
     except Exception as failure:
         raise UserError(_no_processor(directory, " ".join(str(failure).split()))) from failure
-    expected = (1, 3, shape.image_size, shape.image_size)
-    if tuple(blank.shape) != expected:
-        reason = f"it makes {list(blank.shape)} of an image, and the tower takes {list(expected)}"
-        raise UserError(_no_processor(directory, reason))
+    if misfit is not None:
+        raise UserError(_no_processor(directory, misfit))
     return Eyes(shape, processor, limits)
 
 

@@ -1,61 +1,21 @@
-"""The tower and the projector of a vision-language model, as modules of transformers.
+"""The tower and the projector of a vision-language model."""
 
-Legend: I images, P pixels a side, N tokens of an image, H features of the decoder.
-"""
+from typing import assert_never
 
 import torch
-from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaConfig
-from transformers.initialization import no_init_weights
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from gkdplan.vision import ClipVision
+from gkdplan.runtime.vision.clip_tower import ClipTower
+from gkdplan.runtime.vision.qwen_tower import QwenTower
+from gkdplan.vision import ClipVision, QwenVision, VisionShape
 
 
-class ClipTower(nn.Module):  # type: ignore[misc]
-    """CLIP's vision transformer and LLaVA's projector, allocated but not set."""
-
-    def __init__(self, shape: ClipVision, dtype: torch.dtype) -> None:
-        super().__init__()
-        vision = CLIPVisionConfig(
-            hidden_size=shape.hidden_size,
-            num_hidden_layers=shape.num_layers,
-            num_attention_heads=shape.num_heads,
-            intermediate_size=shape.ffn_hidden_size,
-            image_size=shape.image_size,
-            patch_size=shape.patch_size,
-            hidden_act=shape.activation,
-            layer_norm_eps=shape.norm_eps,
-        )
-        config = LlavaConfig(
-            vision_config=vision,
-            text_config={
-                "model_type": "llama",
-                "hidden_size": shape.output_size,
-                "num_attention_heads": 1,
-            },
-            multimodal_projector_bias=shape.projector_bias,
-        )
-        with no_init_weights():
-            self.vision_tower = CLIPVisionModel(vision).to(dtype)
-            self.multi_modal_projector = LlavaMultiModalProjector(config).to(dtype)
-        self._num_layers = shape.feature_layer % (shape.num_layers + 1)
-        self._first_token = 0 if shape.with_class_token else 1
-
-    def forward(self, pixels_I3PP: Tensor) -> Tensor:
-        """The features of all images, one after the other: [I * N, H].
-
-        Layers past the one whose states are taken do not run.
-        """
-        tower = self.vision_tower
-        pixels = pixels_I3PP.to(tower.embeddings.class_embedding.dtype)
-        states = tower.pre_layrnorm(tower.embeddings(pixels))
-        for layer in tower.encoder.layers[: self._num_layers]:
-            states = layer(states, attention_mask=None)
-        return self.multi_modal_projector(states[:, self._first_token :]).flatten(0, 1)
-
-
-def build_tower(shape: ClipVision, dtype: torch.dtype) -> ClipTower:
+def build_tower(shape: VisionShape, dtype: torch.dtype) -> ClipTower | QwenTower:
     """On the host; no generator of random numbers moves."""
     with torch.random.fork_rng(devices=[]):
-        return ClipTower(shape, dtype)
+        match shape:
+            case ClipVision():
+                return ClipTower(shape, dtype)
+            case QwenVision():
+                return QwenTower(shape, dtype)
+            case _:
+                assert_never(shape)

@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gkdplan.planner.memory.vision import tower_elements
+from gkdplan.planner.memory.vision import tower_bytes
 from gkdplan.runtime.live_bytes import LiveBytes
+from gkdplan.runtime.megatron.model import TORCH_DTYPES
+from gkdplan.runtime.vision.pixels import Pixels
 from gkdplan.runtime.vision.tower import build_tower
-from gkdplan.vision import ClipVision
+from gkdplan.vision import ClipVision, QwenVision
+from gkdplan.vocab import Dtype
 
-SQUARE = ClipVision(
+CLIP = ClipVision(
     hidden_size=32,
     num_layers=3,
     num_heads=2,
@@ -25,27 +28,59 @@ SQUARE = ClipVision(
     output_size=48,
     image_token_id=1,
 )
+QWEN = QwenVision(
+    hidden_size=64,
+    num_layers=3,
+    num_heads=2,
+    ffn_hidden_size=171,
+    patch_size=4,
+    temporal_patch_size=2,
+    merge_size=2,
+    window_size=32,
+    full_layers=(1,),
+    output_size=96,
+    rotary_sections=(1, 1, 2),
+    image_token_id=1,
+)
 TOWERS = {
-    "wide MLP": SQUARE,
-    "narrow MLP": replace(SQUARE, ffn_hidden_size=32),
-    "wide decoder": replace(SQUARE, output_size=512),
+    "wide MLP": (CLIP, Dtype.FP32),
+    "narrow MLP": (replace(CLIP, ffn_hidden_size=32), Dtype.FP32),
+    "wide decoder": (replace(CLIP, output_size=512), Dtype.FP32),
+    "qwen": (QWEN, Dtype.FP32),
+    "qwen with a wide MLP": (replace(QWEN, ffn_hidden_size=320), Dtype.FP32),
+    "qwen in bf16": (QWEN, Dtype.BF16),
+    "qwen with a wide MLP in bf16": (replace(QWEN, ffn_hidden_size=480), Dtype.BF16),
 }
+SIDE = 24
+"""Patches of an image of Qwen's: 144 tokens."""
 
 
 @pytest.mark.parametrize("kind", TOWERS)
 @pytest.mark.parametrize("num_images", [1, 3])
 def test_what_is_alive_in_a_tower_is_what_is_priced(kind, num_images):
-    vision = TOWERS[kind]
-    tower = build_tower(vision, torch.float32).requires_grad_(False)
+    vision, dtype = TOWERS[kind]
+    tower = build_tower(vision, TORCH_DTYPES[dtype]).requires_grad_(False)
     for parameter in tower.parameters():
         parameter.normal_(std=0.02)
-    pixels = torch.randn(num_images, 3, 56, 56)
+    pixels, num_tokens = _images(vision, num_images)
+    assert pixels.values.numel() == vision.num_pixels(num_tokens)
     meter = LiveBytes(torch.device("cpu"))
-    meter.adopt([*tower.parameters(), *tower.buffers(), pixels])
+    meter.adopt([*tower.parameters(), *tower.buffers(), pixels.values])
     held = meter.current_bytes
     with torch.no_grad(), meter:
         meter.mark_phase()
         features = tower(pixels)
-    assert features.shape == (num_images * vision.tokens_per_image, vision.output_size)
+    assert features.shape == (num_tokens, vision.output_size)
     passing = meter.peak_bytes - held
-    assert passing == pytest.approx(4 * tower_elements(vision, num_images), rel=0.1)
+    assert passing == pytest.approx(tower_bytes(vision, num_tokens, dtype), rel=0.1)
+
+
+def _images(vision: ClipVision | QwenVision, num_images: int) -> tuple[Pixels, int]:
+    """Of noise, and the tokens that they take."""
+    nowhere = torch.zeros(0, dtype=torch.int64)
+    if isinstance(vision, ClipVision):
+        values = torch.randn(num_images, 3, vision.image_size, vision.image_size)
+        return Pixels(values, nowhere, nowhere), num_images * vision.tokens_per_image
+    values = torch.randn(num_images * SIDE**2, vision.numbers_per_patch)
+    grids_I3 = torch.tensor([[1, SIDE, SIDE]] * num_images)
+    return Pixels(values, nowhere, nowhere, grids_I3), num_images * (SIDE // vision.merge_size) ** 2

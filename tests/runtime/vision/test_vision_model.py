@@ -13,10 +13,16 @@ import pytest
 import torch
 from gloo_ranks import run_on_ranks
 from megatron.core.models.gpt.gpt_model import GPTModel
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_vision import NUM_PIXELS, TOKENS_PER_IMAGE, save_image, save_llava
-from transformers import LlavaForConditionalGeneration, Qwen2Config
+from tiny_vision import (
+    SIZES,
+    load_reference,
+    reference_inputs,
+    save_image,
+    save_llava,
+    save_qwen_vl,
+)
+from transformers import Qwen2Config
 
 from gkdplan.facts.config import read_shape
 from gkdplan.pictures import Picture, PictureLimits
@@ -31,7 +37,7 @@ from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.runtime.megatron.weights import load_weights, save_student
-from gkdplan.runtime.vision.images import Shown, load_eyes
+from gkdplan.runtime.vision.images import Eyes, Shown, load_eyes
 from gkdplan.vision import name_on_disk
 from gkdplan.vocab import Dtype, Kernels, Tier
 
@@ -47,16 +53,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "default": {},
     "full": {"strategy": "full", "feature_layer": -1, "bias": False},
     "qwen2-tied": {"decoder": Qwen2Config, "tied": True},
+    "qwen-vl": {"save": save_qwen_vl},
+    "qwen-vl-tied": {"save": save_qwen_vl, "tied": True, "hidden": 48, "sections": (3, 2, 1)},
 }
 
 
 @pytest.fixture(scope="module")
 def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("seeing")
-    for name, changes in KINDS.items():
-        save_llava(home / name, seed=5, **changes)
-    for seed in range(3):
-        save_image(home / f"{seed}.png", seed)
+    for name, kind in KINDS.items():
+        changes = dict(kind)
+        changes.pop("save", save_llava)(home / name, seed=5, **changes)
+    for seed, size in enumerate(SIZES):
+        save_image(home / f"{seed}.png", seed, size)
     return home
 
 
@@ -65,18 +74,20 @@ def test_one_process_equals_transformers(seeing: Path) -> None:
 
 
 def test_two_processes_equal_transformers(seeing: Path) -> None:
-    run_on_ranks(_equal_transformers, 2, seeing, ("default",), LAYOUTS)
+    run_on_ranks(_equal_transformers, 2, seeing, ("default", "qwen-vl"), LAYOUTS)
 
 
 def test_a_saved_student_is_the_same_bytes_and_loads_in_transformers(
     seeing: Path, tmp_path: Path
 ) -> None:
-    run_on_ranks(_save, 1, seeing, tmp_path, ((ONE, ((2,),)),))
-    run_on_ranks(_save, 2, seeing, tmp_path, LAYOUTS)
+    for name in ("default", "qwen-vl", "qwen-vl-tied"):
+        run_on_ranks(_save, 1, seeing / name, tmp_path / name, ((ONE, ((2,),)),))
+        run_on_ranks(_save, 2, seeing / name, tmp_path / name, LAYOUTS)
 
 
 def test_a_student_of_some_layers_keeps_its_eyes(seeing: Path, tmp_path: Path) -> None:
-    run_on_ranks(_save_last_layer, 1, seeing, tmp_path / "half")
+    for name in ("default", "qwen-vl"):
+        run_on_ranks(_save_last_layer, 1, seeing / name, tmp_path / name)
 
 
 def test_names_of_earlier_checkpoints_are_the_same_weights(seeing: Path, tmp_path: Path) -> None:
@@ -104,56 +115,57 @@ def _hold_the_weights_of(directory: Path, other: Path) -> None:
 
 def _equal_transformers(home: Path, names: tuple[str, ...], layouts: Any) -> None:
     for name in names:
-        rows = _rows(home, _plan(home / name, ONE, ((2,),)))
-        reference = LlavaForConditionalGeneration.from_pretrained(
-            home / name, dtype=torch.float64, attn_implementation="eager"
-        )
-        expected = [_reference_logits(reference, home / name, row) for row in rows]
+        vision = _plan(home / name, ONE, ((2,),)).shape.vision
+        eyes = load_eyes(home / name, vision, PictureLimits())
+        rows = _rows(home, eyes)
+        reference = load_reference(home / name, dtype=torch.float64, attn_implementation="eager")
+        expected = [
+            _reference_logits(reference, home / name, row, vision.image_token_id) for row in rows
+        ]
         for degrees, stage_layers in layouts:
             mesh, plan = _start(degrees), _plan(home / name, degrees, stage_layers)
             chunks = build_chunks(plan, degrees, mesh, trainable=False)
             load_weights(chunks, home / name, plan, mesh)
             _assert_same_weights(chunks, plan, mesh, home / name)
             for found, logits in zip(
-                _logits(chunks, rows, home / name, mesh, degrees), expected, strict=False
+                _logits(chunks, rows, eyes, plan, mesh, degrees), expected, strict=False
             ):
                 error = (found.double() - logits).abs().max()
                 assert error < 1e-5 * logits.abs().max(), (name, degrees, float(error))
 
 
-def _rows(home: Path, plan: ModelPlan) -> list[Row]:
+def _rows(home: Path, eyes: Eyes) -> list[Row]:
     """Two images, none, one; every token but the first of a row is a response, or the prompt's."""
-    vision = plan.shape.vision
-    image = [vision.image_token_id] * vision.tokens_per_image
-    shown = [Shown(Picture(str(home / f"{seed}.png")), "rows.jsonl:1", "") for seed in range(3)]
+    pictures = [Picture(str(home / f"{seed}.png")) for seed in range(3)]
+    shown = [eyes.measured(Shown(picture, "rows.jsonl:1", "")) for picture in pictures]
+    images = [[eyes.shape.image_token_id] * one.num_tokens for one in shown]
     return [
-        Row([5, *image, 7, *image], [9, 8, 7, 6], tuple(shown[:2])),
+        Row([5, *images[0], 7, *images[1]], [9, 8, 7, 6], tuple(shown[:2])),
         Row([5, 6, 7], [9, 8, 7, 6, 11, 12]),
-        Row([17, *image, 4, 3], [2, 9], tuple(shown[2:])),
+        Row([17, *images[2], 4, 3], [2, 9], tuple(shown[2:])),
     ]
 
 
-def _reference_logits(model: Any, directory: Path, row: Row) -> torch.Tensor:
+def _reference_logits(model: Any, directory: Path, row: Row, image_token: int) -> torch.Tensor:
     """Of the tokens that predict the response, by transformers alone."""
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
-    pictures = [Image.open(shown.picture.path) for shown in row.shown]
-    pixels = processor(images=pictures, return_tensors="pt") if pictures else {}
-    tokens = torch.tensor([[*row.prompt, *row.response]])
+    tokens, pictures = [*row.prompt, *row.response], [one.picture.path for one in row.shown]
     with torch.no_grad():
-        logits = model(tokens, **{k: v.double() for k, v in pixels.items()}).logits[0]
+        logits = model(**reference_inputs(directory, tokens, pictures, image_token)).logits[0]
     return logits[len(row.prompt) - 1 : -1]
 
 
 @torch.no_grad()
 def _logits(
-    chunks: list[GPTModel], rows: list[Row], directory: Path, mesh: Mesh, degrees: AxisDegrees
+    chunks: list[GPTModel],
+    rows: list[Row],
+    eyes: Eyes,
+    plan: ModelPlan,
+    mesh: Mesh,
+    degrees: AxisDegrees,
 ) -> list[torch.Tensor]:
     """Of each row's predicting tokens, on the last stage, joined over the tensor axis and, where
     rows are shared, over the context axis: text-only rows are among the others in one batch."""
-    shape = _plan(directory, degrees, ()).shape
-    eyes = load_eyes(directory, shape.vision, PictureLimits()) if mesh.pipeline_rank == 0 else None
+    eyes = eyes if mesh.pipeline_rank == 0 else eyes.closed
     share = row_share(degrees, mesh.context_rank)
     batch = collate(rows, 0, share, eyes=eyes)
     size = tuple(batch.tokens_BS.shape)
@@ -162,7 +174,7 @@ def _logits(
         return []
     shares = [torch.empty_like(found[0]) for _ in range(mesh.tensor_size)]
     torch.distributed.all_gather(shares, found[0].contiguous(), group=mesh.tensor_group)
-    logits_NV = torch.cat(shares, -1)[:, : shape.vocab_size]
+    logits_NV = torch.cat(shares, -1)[:, : plan.shape.vocab_size]
     if degrees.context > 1:
         logits_NV = _joined_over_context(logits_NV, rows, degrees, mesh)
     return [*logits_NV.split([len(row.response) for row in rows])]
@@ -183,13 +195,12 @@ def _joined_over_context(
 def _forward_step(batches: Iterator[MicroBatch], chunk: GPTModel) -> tuple[torch.Tensor, Any]:
     batch = next(batches)
     if not chunk.post_process:
-        return stage_output(chunk, batch.tokens_BS, pixels=batch.pixels), None
-    hidden = response_hidden(chunk, batch.tokens_BS, batch.predict_N, pixels=batch.pixels)
+        return stage_output(chunk, batch.tokens_BS, sight=batch.sight), None
+    hidden = response_hidden(chunk, batch.tokens_BS, batch.predict_N, sight=batch.sight)
     return hidden @ output_head(chunk).t(), lambda logits, non_loss_data: logits
 
 
-def _save(home: Path, out: Path, layouts: Any) -> None:
-    source = home / "default"
+def _save(source: Path, out: Path, layouts: Any) -> None:
     for number, (degrees, stage_layers) in enumerate(layouts):
         mesh, plan = _start(degrees), _plan(source, degrees, stage_layers)
         chunks = build_chunks(plan, degrees, mesh, trainable=True)
@@ -200,28 +211,24 @@ def _save(home: Path, out: Path, layouts: Any) -> None:
         written = load_file(saved / "model.safetensors")
         assert original.keys() == written.keys()
         assert all(torch.equal(original[name], written[name]) for name in original)
-        model, report = LlavaForConditionalGeneration.from_pretrained(
-            saved, output_loading_info=True
-        )
+        model, report = load_reference(saved, output_loading_info=True)
         assert not any(report.values()), report
         assert model.config.text_config.num_hidden_layers == 2
         load_eyes(saved, plan.shape.vision, PictureLimits())
 
 
-def _save_last_layer(home: Path, out: Path) -> None:
-    source = home / "default"
+def _save_last_layer(source: Path, out: Path) -> None:
     mesh, plan = _start(ONE), replace(_plan(source, ONE, ((1,),)), keep_layers=(1,))
     chunks = build_chunks(plan, ONE, mesh, trainable=True)
     load_weights(chunks, source, plan, mesh)
     save_student(chunks, plan, mesh, source, out)
-    model, report = LlavaForConditionalGeneration.from_pretrained(out, output_loading_info=True)
+    model, report = load_reference(out, output_loading_info=True)
     assert not any(report.values()), report
     assert model.config.text_config.num_hidden_layers == 1
-    whole = LlavaForConditionalGeneration.from_pretrained(source).state_dict()
+    whole = load_reference(source).state_dict()
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, whole[name.replace("layers.0.", "layers.1.")]) or (
-            "vision" in name and torch.equal(tensor, whole[name])
-        ), name
+        of_decoder = name.replace("language_model.layers.0.", "language_model.layers.1.")
+        assert torch.equal(tensor, whole[of_decoder]), name
 
 
 def _assert_same_weights(chunks: Any, plan: ModelPlan, mesh: Mesh, directory: Path) -> None:
@@ -238,8 +245,6 @@ def _plan(directory: Path, degrees: AxisDegrees, stage_layers: Any) -> ModelPlan
     shape, findings = read_shape(json.loads((directory / "config.json").read_text()), "config")
     assert shape is not None, findings
     assert shape.vision is not None
-    assert shape.vision.tokens_per_image - TOKENS_PER_IMAGE == shape.vision.with_class_token
-    assert shape.vision.image_size == NUM_PIXELS
     return ModelPlan(
         model=str(directory),
         revision=None,

@@ -107,8 +107,10 @@ def test_an_image_that_cannot_be_decoded_is_named(home):
     eyes = load_eyes(home, vision(home), PictureLimits())
     for content in (whole[:100], b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff" + bytes(50)):
         (home / "half.png").write_bytes(content)
+        picture = Picture(str(home / "half.png"))
+        shown = Shown(picture, "rows:9", "data.train[0]", (1, TOKENS_PER_IMAGE))
         with pytest.raises(UserError) as refusal:
-            eyes.pixels([Shown(Picture(str(home / "half.png")), "rows:9", "data.train[0]")])
+            eyes.pixels([shown])
         (found,) = refusal.value.diagnostics
         assert (found.code, found.path) == ("GK485", "data.train[0]")
         assert "rows:9" in found.message

@@ -1,7 +1,7 @@
 """A student that sees learns from a teacher that sees: against the textbook, and in whole runs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,26 +11,31 @@ import pytest
 import torch
 from gloo_ranks import launched_as_forks, run_on_ranks
 from one_step import learn_once
-from PIL import Image
 from safetensors.torch import load_file
 from silent_session import open_silently
 from tiny_plans import compile_tiny
-from tiny_vision import save_image, save_llava, save_seeing_rows
-from transformers import AutoImageProcessor, LlavaForConditionalGeneration
+from tiny_vision import (
+    load_reference,
+    reference_inputs,
+    save_image,
+    save_llava,
+    save_qwen_vl,
+    save_seeing_rows,
+)
 
 from gkdplan.facts.config import read_shape
 from gkdplan.pictures import PictureLimits
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import DataPlan, DataSource, RunPlan
 from gkdplan.runtime.data.chat import load_chat
-from gkdplan.runtime.data.examples import load_examples
+from gkdplan.runtime.data.examples import Example, load_examples
 from gkdplan.runtime.launch import run
 from gkdplan.runtime.megatron.gradients import full_gradients
 from gkdplan.runtime.responses import sample_responses
 from gkdplan.runtime.run_directory import read_metrics
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.vision.images import load_eyes
-from gkdplan.vision import PROJECTOR, is_of_vision
+from gkdplan.vision import VisionShape
 from gkdplan.vocab import Phase, Role
 
 LAYOUTS = {
@@ -49,15 +54,22 @@ MIX = {"lmbda": 0.4, "seq_kd": 0.5, "distributed": "false"}
 """All three sources are seen in the steps that a test runs."""
 PLAN = {"generation": 'engine = "none"', "distributed": "false"}
 
+KINDS = ("llava", "qwen-vl")
+
 pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=KINDS)
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher with another tower and decoder, and rows with two images, one, and none."""
-    home = tmp_path_factory.mktemp("seeing")
-    save_llava(home / "teacher", num_layers=4, hidden=48, tower_hidden=24, seed=1)
-    save_llava(home / "student", num_layers=2, hidden=32, seed=2)
+    home = tmp_path_factory.mktemp(request.param)
+    if request.param == "llava":
+        save_llava(home / "teacher", num_layers=4, hidden=48, tower_hidden=24, seed=1)
+        save_llava(home / "student", num_layers=2, hidden=32, seed=2)
+    else:
+        teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 2}
+        save_qwen_vl(home / "teacher", **teacher, sections=(2, 2, 2), seed=1)
+        save_qwen_vl(home / "student", num_layers=2, tied=True, seed=2)
     save_seeing_rows(home / "rows.jsonl")
     return home
 
@@ -82,15 +94,16 @@ def _check_step(lock: str) -> None:
     _check_resident(session)
     state = learn_once(session, 0.5, 1.0)
     loss, expected = _textbook(session)
-    freeze = session.plan.models.student.freeze
+    freeze, vision = session.plan.models.student.freeze, session.plan.models.student.shape.vision
     if freeze.projector:
-        expected = {name: value for name, value in expected.items() if PROJECTOR not in name}
+        expected = {n: value for n, value in expected.items() if not n.startswith(vision.projector)}
     assert abs(state.loss - loss) <= 1e-5 * loss
     found = dict(full_gradients(session.trainer, session.plan.models.student, session.mesh))
     learnt = {
         name: found[name]
         for name in found
-        if not is_of_vision(name) or (name.startswith(PROJECTOR) and not freeze.projector)
+        if not name.startswith(vision.prefixes)
+        or (name.startswith(vision.projector) and not freeze.projector)
     }
     assert learnt.keys() == expected.keys()
     for name, gradient in learnt.items():
@@ -115,44 +128,43 @@ def _textbook(session: Session) -> tuple[float, dict[str, torch.Tensor]]:
     """Each row by itself, with its own pictures, by transformers in float64."""
     plan = session.plan
     student, teacher = (
-        LlavaForConditionalGeneration.from_pretrained(
-            model.model, dtype=torch.float64, attn_implementation="eager"
-        )
+        load_reference(model.model, dtype=torch.float64, attn_implementation="eager")
         for model in (plan.models.student, plan.models.teacher)
     )
     examples = session.train.examples
     num_tokens = sum(len(example.response) for example in examples)
     loss = torch.zeros((), dtype=torch.float64)
     for example in examples:
-        inputs = _inputs(plan, example)
+        inputs = _inputs(plan, example, (*example.prompt, *example.response))
         predicting = slice(len(example.prompt) - 1, -1)
         q = student(**inputs).logits[0, predicting, : plan.models.vocab_size].softmax(-1)
         with torch.no_grad():
             p = teacher(**inputs).logits[0, predicting, : plan.models.vocab_size].softmax(-1)
         loss = loss + hf_reference.generalized_jsd(p, q, 0.5).sum() / num_tokens
     loss.backward()
+    vision = plan.models.student.shape.vision
     grads = {
-        _canonical(name): parameter.grad
-        for name, parameter in student.named_parameters()
-        if "vision" not in name
+        _canonical(name, vision): parameter.grad for name, parameter in student.named_parameters()
     }
-    return float(loss.detach()), grads
+    return float(loss.detach()), {
+        name: grad
+        for name, grad in grads.items()
+        if name.startswith(vision.projector) or not name.startswith(vision.prefixes)
+    }
 
 
-def _canonical(name: str) -> str:
+def _canonical(name: str, vision: VisionShape) -> str:
     """As in this project, of a name within transformers' module."""
-    name = name.replace("model.language_model.", "model.")
-    return name.replace(f"model.{PROJECTOR}", PROJECTOR)
+    of_vision = name.removeprefix("model.")
+    if of_vision.startswith(vision.prefixes):
+        return of_vision
+    return name.replace("model.language_model.", "model.")
 
 
-def _inputs(plan: RunPlan, example) -> dict[str, torch.Tensor]:
-    processor = AutoImageProcessor.from_pretrained(plan.models.student.model, backend="pil")
-    tokens = torch.tensor([[*example.prompt, *example.response]])
-    if not example.shown:
-        return {"input_ids": tokens}
-    pictures = [Image.open(shown.picture.path) for shown in example.shown]
-    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
-    return {"input_ids": tokens, "pixel_values": pixels.double()}
+def _inputs(plan: RunPlan, example: Example, tokens: Sequence[int]) -> dict[str, torch.Tensor]:
+    student, pictures = plan.models.student, [one.picture.path for one in example.shown]
+    image_token = student.shape.vision.image_token_id
+    return reference_inputs(student.model, tokens, pictures, image_token)
 
 
 GREEDY = {"one process": {}, "tensor 2 with sequence": {}, "pipeline 2": {}}
@@ -171,10 +183,10 @@ def _check_greedy(lock: str) -> None:
     examples = session.train.examples
     for role in Role:
         model = getattr(session.plan.models, role).model
-        reference = LlavaForConditionalGeneration.from_pretrained(model, dtype=torch.float64)
+        reference = load_reference(model, dtype=torch.float64)
         sampled = sample_responses(session, role, examples, greedy, step=1)
         for example, tokens in zip(examples, sampled, strict=True):
-            inputs = _inputs(session.plan, example) | {"input_ids": torch.tensor([example.prompt])}
+            inputs = _inputs(session.plan, example, example.prompt)
             expected = reference.generate(
                 **inputs,
                 do_sample=False,
@@ -203,12 +215,13 @@ def test_a_run_teaches_and_saves_a_student_that_sees(home, tmp_path, forks):
     assert {line["source"] for line in steps} == {"student", "teacher", "dataset"}
     before, after = (result.summary[f"held_out_{when}"] for when in ("before", "after"))
     assert after["jsd"] < 0.95 * before["jsd"]
+    vision = run_plan.models.student.shape.vision
     saved = load_file(result.student_dir / "model.safetensors")
     source = load_file(home / "student" / "model.safetensors")
     assert saved.keys() == source.keys()
     for name in saved:
-        assert torch.equal(saved[name], source[name]) == is_of_vision(name), name
-    LlavaForConditionalGeneration.from_pretrained(result.student_dir)
+        assert torch.equal(saved[name], source[name]) == name.startswith(vision.prefixes), name
+    load_reference(result.student_dir)
 
 
 @pytest.mark.parametrize(
@@ -229,12 +242,12 @@ def test_sampling_from_images_needs_what_the_ledger_says(home, tmp_path, forks):
 
 def _measured(home: Path, tmp_path: Path, **changes) -> dict[str, float]:
     """Of each phase of a later step the measured peak over the planned one, where every prompt is
-    as long as planned and shows two images."""
+    as long as planned and shows two images, of nearly all its tokens where their size counts."""
     rows = tmp_path / "home"
     rows.mkdir()
     for name in ("student", "teacher"):
         (rows / name).symlink_to(home / name)
-    pictures = [str(save_image(rows / f"{seed}.png", seed)) for seed in range(2)]
+    pictures = [str(save_image(rows / f"{seed}.png", seed, (96, 96))) for seed in range(2)]
     content = [*({"type": "image", "image": p} for p in pictures), {"type": "text", "text": "say"}]
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "a blue sky"}]
     (rows / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 8)
@@ -251,7 +264,7 @@ def _examples(rows: Path, student: Path):
     """As a run of the rows reads them."""
     text = (rows / "rows.jsonl").read_bytes()
     source = DataSource(str(rows / "rows.jsonl"), None, 8, sha256(text).hexdigest())
-    data = DataPlan((source,), (), 128, "error", False)
+    data = DataPlan((source,), (), 512, "error", False)
     shape, _ = read_shape(json.loads((student / "config.json").read_text()), "config")
     chat = load_chat(student, load_eyes(student, shape.vision, PictureLimits()))
     return load_examples((source,), chat, data, 64).examples

@@ -1,0 +1,59 @@
+"""What an image processor of transformers makes of an image, and whether a tower takes it."""
+
+from typing import Any, assert_never
+
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from gkdplan.vision import ClipVision, QwenVision, VisionShape
+
+
+def grid_of(shape: VisionShape, processor: Any, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the tokens of an image of so many pixels; those of CLIP, all in one row.
+
+    Raises ValueError where the processor refuses such an image.
+    """
+    match shape:
+        case ClipVision():
+            return 1, shape.tokens_per_image
+        case QwenVision():
+            side, size = shape.patch_size * shape.merge_size, processor.size
+            smallest, largest = size["shortest_edge"], size["longest_edge"]
+            resized = smart_resize(height, width, side, smallest, largest)
+            if not all(resized):
+                raise ValueError("nothing is left of it")
+            return resized[0] // side, resized[1] // side
+        case _:
+            assert_never(shape)
+
+
+def misfit_of(shape: VisionShape, processor: Any) -> str | None:
+    """Why the tower cannot take what the processor makes, None where it can. The processor may
+    raise anything."""
+    expected: tuple[int, ...]
+    match shape:
+        case ClipVision():
+            expected = (1, 3, shape.image_size, shape.image_size)
+        case QwenVision():
+            for key, value in _settings(shape).items():
+                found = getattr(processor, key, None)
+                if found != value:
+                    return f"its `{key}` is {found}, and the tower's is {value}"
+            rows, columns = grid_of(shape, processor, 30, 40)
+            expected = (shape.num_states_of(rows * columns), shape.numbers_per_patch)
+        case _:
+            assert_never(shape)
+    blank = processor(images=[Image.new("RGB", (40, 30))], return_tensors="pt")["pixel_values"]
+    if tuple(blank.shape) == expected:
+        return None
+    return f"it makes {list(blank.shape)} of an image, and the tower takes {list(expected)}"
+
+
+def _settings(shape: QwenVision) -> dict[str, int | bool]:
+    """By the processor's names."""
+    return {
+        "do_resize": True,
+        "patch_size": shape.patch_size,
+        "temporal_patch_size": shape.temporal_patch_size,
+        "merge_size": shape.merge_size,
+    }

@@ -19,7 +19,9 @@ from gkdplan.runtime.data.chat import load_chat
 from gkdplan.runtime.data.rows import TurnsRow
 from gkdplan.runtime.data.tokenise import TokenisedRow, tokenise
 from gkdplan.runtime.vision.images import Eyes, Shown, load_eyes
+from gkdplan.runtime.vision.pixels import Pixels
 from gkdplan.runtime.vision.positions import positions_of
+from gkdplan.runtime.vision.tower import build_tower
 
 IMAGE, TEXT = {"type": "image"}, {"type": "text", "text": "what is it?"}
 
@@ -88,10 +90,24 @@ def test_ranks_of_the_context_axis_share_positions_as_they_share_tokens(home):
             if place < width:
                 expected = whole.sight.positions_3BS[..., place]
                 assert torch.equal(mine.sight.positions_3BS[..., here], expected)
-    assert torch.equal(
-        whole.sight.positions_3BS[:, 0, : len(text.prompt)].unique(dim=0)[0],
-        torch.arange(len(text.prompt)),
-    )
+    of_text = whole.sight.positions_3BS[:, 0, : len(text.prompt)]
+    assert torch.equal(of_text, torch.arange(len(text.prompt)).expand(3, -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_are_those_of_transformers_to_the_bit(home, dtype):
+    eyes = eyes_of(home)
+    shown = [eyes.measured(Shown(Picture(str(home / f"{n}.png")), "rows:7", "")) for n in range(3)]
+    values, grids_I3 = eyes.pixels(shown)
+    reference = load_reference(home, dtype=dtype).model
+    tower = build_tower(eyes.shape, dtype)
+    tower.visual.load_state_dict(reference.visual.state_dict())
+    nowhere = torch.zeros(0, dtype=torch.int64)
+    with torch.no_grad():
+        expected = torch.cat(reference.get_image_features(values, grids_I3).pooler_output)
+        found = tower(Pixels(values, nowhere, nowhere, grids_I3))
+    assert found.dtype is dtype
+    assert torch.equal(found, expected)
 
 
 def test_an_image_that_is_a_line_is_refused_with_its_row(home):

@@ -18,7 +18,6 @@ from gkdplan.report.rehearsal import rehearsal_json, rehearsal_report
 from gkdplan.report.trace import compare, trace_json, trace_table
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
-from gkdplan.vocab import Tier
 
 TOLERANCE = 0.01
 """Of the trace: how far a phase's planned peak may be off."""
@@ -103,11 +102,6 @@ def _traceable(run_plan: RunPlan) -> RunPlan:
     """The run plan; raises UserError for what no trace runs."""
     if run_plan.sampling.vllm is not None:
         raise UserError(_not_traced("generation.engine", "vllm"))
-    if run_plan.optimizer.offload is Tier.HOST:
-        raise UserError(_not_traced("optimizer.offload", "cpu"))
-    if run_plan.models.student.idle_grads is not Tier.DEVICE:
-        is_away = run_plan.models.student.idle_params is Tier.HOST
-        raise UserError(_not_traced("student.offload", "cpu" if is_away else "grads"))
     return run_plan
 
 

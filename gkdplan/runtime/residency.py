@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Move
 from gkdplan.runtime.copying import begin_copies, nothing_like, nothing_to_wait_for
 from gkdplan.runtime.layer_stream import stream_layers
@@ -140,15 +140,19 @@ class Residency:
 
 
 def let_student_rest(
-    residency: Residency, plan: ModelPlan, trainer: Trainer, meter: LiveBytes
+    residency: Residency, plan: RunPlan, trainer: Trainer, meter: LiveBytes
 ) -> None:
-    """Let parameters and gradients leave the device as the plan says; gradients, which are zero
-    before the first step too, are off it from now on."""
-    if plan.idle_params is Tier.HOST:
+    """Let the optimizer's state, parameters and gradients leave the device as the plan says. The
+    state is on the host from now on, and gradients, which are zero before the first step too, are
+    dropped."""
+    student = plan.models.student
+    if plan.optimizer.offload is Tier.HOST:
+        residency.send_to_host(STUDENT_STATE, trainer.state_apart)
+    if student.idle_params is Tier.HOST:
         parameters = [parameter for chunk in trainer.chunks for parameter in chunk.parameters()]
         mover = ResizedStorages(parameters, meter, keeps=True)
         residency.leave_to(STUDENT_PARAMS, mover.move)
-    if plan.idle_grads is Tier.DROPPED:
+    if student.idle_grads is Tier.DROPPED:
         grads = ResizedStorages(trainer.gradients(), meter, keeps=False)
         residency.leave_to(STUDENT_GRADS, grads.move)
         grads.move(Tier.DROPPED)

@@ -35,7 +35,6 @@ from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.phases import Phases, Position
 from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.residency import (
-    STUDENT_STATE,
     Residency,
     keep_teacher_on_host,
     let_student_rest,
@@ -208,9 +207,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     average = open_average(plan.models.teacher, student, teacher, trainer, residency, meter)
     if start_step:
         restore(directory.checkpoint(start_step), plan, trainer, average, mesh)
-    if plan.optimizer.offload is Tier.HOST:
-        residency.send_to_host(STUDENT_STATE, trainer.state_apart)
-    let_student_rest(residency, plan.models.student, trainer, meter)
+    let_student_rest(residency, plan, trainer, meter)
     meter.adopt(_resident_tensors([*student, *teacher], trainer))
     if head is not None:
         meter.adopt([head])

@@ -42,7 +42,7 @@ from gkdplan.runtime.megatron.fake_world import fake_world
 from gkdplan.runtime.megatron.mesh import Mesh, init_teacher_mesh
 from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
-from gkdplan.runtime.residency import Residency, keep_teacher_on_host
+from gkdplan.runtime.residency import Residency, keep_teacher_on_host, let_student_rest
 from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
@@ -142,6 +142,8 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     if plan.models.teacher.offload is Tier.HOST:
         keep_teacher_on_host(residency, plan.models.teacher, teacher, meter)
     trainer = Trainer(student, plan.optimizer, mesh, plan.training.num_steps)
+    average = open_average(plan.models.teacher, student, teacher, trainer, residency, meter)
+    let_student_rest(residency, plan, trainer, meter)
     parameters = [parameter for chunk in (*student, *teacher) for parameter in chunk.parameters()]
     meter.adopt([*parameters, *trainer.resident_tensors()])
     vocab_size = plan.models.vocab_size
@@ -152,7 +154,6 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     distillation = Distillation(
         teacher, plan.objective, vocab_size, mesh.tensor_group, head, softcap
     )
-    average = open_average(plan.models.teacher, student, teacher, trainer, residency, meter)
     return TracedStep(plan, distillation, residency, trainer, average, meter, mesh)
 
 

@@ -34,6 +34,10 @@ LAYOUTS = {
     "data, optimizer replicated": {"devices": 2, "distributed": "false"},
     "tensor, logits": {"devices": 2, "tensor": 2, "payload": "logits"},
     "tensor, teacher on the host": {"devices": 2, "tensor": 2, "offload": "cpu"},
+    "data, bf16, all that can rest": {"devices": 2, "dtype": "bf16", "offload": "cpu"}
+    | {"optimizer": 'offload = "cpu"', "student": 'offload = "cpu"'},
+    "gradients dropped, replicated": {"devices": 2, "distributed": "false"}
+    | {"student": 'offload = "grads"', "optimizer": 'offload = "cpu"\nprefetch = true'},
 }
 
 TO_THE_BYTE = ("tiny dense fp32 pipeline 2 virtual 2",)

@@ -163,14 +163,14 @@ class Trainer:
         """Of what Adam keeps on this rank the tensors with storage of their own: its moments so
         far, and main parameters where they are float32 copies."""
         of_model = {
-            parameter.untyped_storage().data_ptr()
+            parameter.untyped_storage()._cdata
             for chunk in self.chunks
             for parameter in chunk.parameters()
         }
         mains = [
             main
             for *_, main in self._main_parameters()
-            if main.untyped_storage().data_ptr() not in of_model
+            if main.untyped_storage()._cdata not in of_model
         ]
         moments = [
             value

@@ -183,6 +183,11 @@ CODES: dict[str, Code] = {
         "The others need its part of what they do together, and would wait for it for ever.",
         "Look at its process, host and network; or raise `cluster.collective_timeout_s`.",
     ),
+    "GK539": Code(
+        "a run that went on in another layout",
+        "Each rank read its share of the state that other ranks had saved.",
+        "Nothing: the weights, the moments and the order of rows are those of the run so far.",
+    ),
     "GK540": Code(
         "a server that does not answer",
         "The student's samples are drawn there; a run would stop at its first step.",

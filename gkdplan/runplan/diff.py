@@ -1,8 +1,10 @@
 """What differs between two run plans, by decision, and what each difference asks of a run."""
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Any
 
 from gkdplan.runplan.codec import to_record
@@ -134,6 +136,22 @@ def compare(old: RunPlan, new: RunPlan) -> list[Change]:
         for path in sorted(before.keys() | after.keys())
         if before.get(path) != after.get(path)
     ]
+
+
+def obstacles(old: RunPlan, new: RunPlan) -> list[Change]:
+    """The changes with which a run of `old` cannot go on as one of `new`."""
+    return [change for change in compare(old, new) if change.label is Label.RESTART]
+
+
+def course(run_plan: RunPlan) -> str:
+    """The sha256 of all that has to stay from a run's first step to its last: two run plans between
+    which there are no `obstacles` have one."""
+    kept = {
+        path: value
+        for path, value in _leaves(to_record(run_plan)).items()
+        if label_of(path) is Label.RESTART
+    }
+    return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def label_of(path: str) -> Label:

@@ -1,6 +1,6 @@
 """A teacher that is the exponential moving average of its student's weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,25 +68,17 @@ class StudentAverage:
 
     def update(self) -> None:
         """Follow the student's update; every rank takes part."""
-        for _, averaged, main in self._named():
-            home = averaged.average.device
-            averaged.average.lerp_(main.detach().view(-1).to(home), 1 - self._decay)
-        self._publish()
+        for averaged in self._averaged:
+            if averaged.piece.main is not None:
+                main = averaged.piece.main.detach().view(-1)
+                averaged.average.lerp_(main.to(averaged.average.device), 1 - self._decay)
+        self.publish()
 
-    def state_tensors(self) -> dict[str, Tensor]:
-        """This rank's pieces; no two share storage, so that safetensors takes them."""
-        return {
-            name: averaged.average.clone() if averaged.is_part_of_weights else averaged.average
-            for name, averaged, _ in self._named()
-        }
+    def averages(self) -> dict[Parameter, Tensor]:
+        """Of each of the student's parameters the piece that this rank averages, flat."""
+        return {a.piece.parameter: a.average for a in self._averaged if a.piece.main is not None}
 
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue exactly where `state_tensors` was taken, by the same rank of the same layout."""
-        for name, averaged, _ in self._named():
-            averaged.average.copy_(tensors[name])
-        self._publish()
-
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """Bring the teacher's weights in line with the average. Each element is updated by one
         rank of its group, and a sum with zeros is the element."""
         for averaged in self._averaged:
@@ -100,12 +92,6 @@ class StudentAverage:
                 dist.all_reduce(whole, group=piece.group)
                 if whole is not weights:
                     weights.copy_(whole)
-
-    def _named(self) -> Iterator[tuple[str, _Averaged, Tensor]]:
-        """What this rank averages, with the student's weights."""
-        for index, averaged in enumerate(self._averaged):
-            if averaged.piece.main is not None:
-                yield f"average.{index}", averaged, averaged.piece.main
 
 
 def open_average(

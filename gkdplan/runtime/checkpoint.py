@@ -8,23 +8,26 @@ of it is on the disk, so that a directory named step_N always holds all of step 
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 
 from gkdplan.diagnostics import UserError, error
+from gkdplan.runplan.diff import course
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.average import StudentAverage
 from gkdplan.runtime.manifest import Entry, entry_of, sync_directory, write_manifest
 from gkdplan.runtime.megatron.adapter_files import save_adapters
-from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.mesh import Mesh, seed_generators
 from gkdplan.runtime.megatron.random_states import (
     load_random_state_tensors,
     random_state_tensors,
 )
+from gkdplan.runtime.megatron.saved_state import SavedState, write_state
 from gkdplan.runtime.megatron.trainer import Trainer
+from gkdplan.runtime.megatron.training_state import load_state, state_tensors
 from gkdplan.runtime.megatron.weights import save_student
 from gkdplan.runtime.run_directory import RunDirectory
 
@@ -58,16 +61,20 @@ def save(
     if plan.models.student.lora is not None:
         save_adapters(trainer.chunks, plan.models.student, mesh, partial / "adapter")
     save_student(trainer.chunks, plan.models.student, mesh, source, partial / "student")
-    tensors = {name: t.cpu() for name, t in trainer.state_tensors().items()}
-    if average is not None:
-        tensors |= {name: t.cpu() for name, t in average.state_tensors().items()}
-    own = state / f"rank_{mesh.rank}.safetensors"
-    save_file(tensors | random_state_tensors(), own)
+    tensors, pieces = state_tensors(trainer, plan.models.student, mesh, average)
+    on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
+    own = state / _file_of(mesh.rank)
+    write_state(own, on_host | random_state_tensors(), pieces)
     entries = _of_all_ranks({str(own.relative_to(partial)): entry_of(own)})
     if mesh.rank == 0:
         _write_json(
             state / "state.json",
-            {"step": step, "fingerprint": plan.fingerprint, "world_size": mesh.world_size},
+            {
+                "step": step,
+                "course": course(plan),
+                "layout": _layout_of(plan),
+                "world_size": mesh.world_size,
+            },
         )
         if responses is not None:
             _write_json(state / RESPONSES, responses)
@@ -90,29 +97,46 @@ def restore(
     path: Path, plan: RunPlan, trainer: Trainer, average: StudentAverage | None, mesh: Mesh
 ) -> None:
     """Put this rank's training state back as `save` found it, with the student's parameters, those
-    of a teacher that is their `average`, and the random states.
+    of a teacher that is their `average`, and the random states. Where the ranks are laid out in
+    another way each reads its share of all states, and draws from the step's seed on.
 
     Raises UserError where the checkpoint is of another plan or its state is not whole.
     """
-    described = _read(path / "state" / "state.json", lambda file: json.loads(file.read_text()))
-    if described["fingerprint"] != plan.fingerprint:
+    state = path / "state"
+    described = _read(state / "state.json", lambda file: json.loads(file.read_text()))
+    if described["course"] != course(plan):
         raise UserError(
             error(
                 "GK510",
                 f"the checkpoint `{path}` was saved by another plan",
                 "run.output",
-                notes=(
-                    f"its fingerprint is {described['fingerprint'][:12]}, "
-                    f"this plan's is {plan.fingerprint[:12]}",
-                ),
                 help=("resume it with the plan that it was saved by",),
             )
         )
-    tensors = _read(path / "state" / f"rank_{mesh.rank}.safetensors", load_file)
-    trainer.load_state_tensors(tensors)
-    if average is not None:
-        average.load_state_tensors(tensors)
-    load_random_state_tensors(tensors)
+    is_same = described["layout"] == _layout_of(plan)
+    ranks = [mesh.rank] if is_same else range(described["world_size"])
+    files = [state / _file_of(rank) for rank in ranks]
+    with _read(files[0] if is_same else state, lambda _: SavedState(files)) as saved:
+        load_state(saved, trainer, plan.models.student, mesh, average)
+        if is_same:
+            load_random_state_tensors(saved.tensors("random."))
+        else:
+            seed_generators(mesh, plan.training.seed + described["step"])
+
+
+def _layout_of(plan: RunPlan) -> dict[str, Any]:
+    """Where it is the same, each rank has the pieces that it had."""
+    student = plan.models.student
+    return {
+        **asdict(plan.layout.student),
+        "stage_layers": [list(layers) for layers in student.stage_layers],
+        "padded_vocab_size": student.padded_vocab_size,
+        "distributed": plan.optimizer.distributed,
+    }
+
+
+def _file_of(rank: int) -> str:
+    return f"rank_{rank}.safetensors"
 
 
 def saved_responses(path: Path) -> dict[str, Any]:

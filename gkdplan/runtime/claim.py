@@ -10,6 +10,7 @@ from typing import TextIO
 
 from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.codec import decode, encode
+from gkdplan.runplan.diff import Label, compare, is_result, obstacles
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.manifest import flaw
 from gkdplan.runtime.run_directory import RunDirectory
@@ -21,6 +22,7 @@ from gkdplan.runtime.run_refusals import (
     not_a_checkpoint,
     not_whole,
     of_another_plan,
+    resharded,
     skipped,
     unusable,
 )
@@ -38,9 +40,10 @@ def open_run_directory(
     directory's lock is also its file lock, which the operating system takes back when this process
     ends, however it ends.
 
-    Raises UserError where the directory holds anything else than a run of this very plan, where
-    that run is going on already (GK518), where it cannot be written (GK505), and where the
-    checkpoint to go on from is not whole (GK517), or with "auto" none is.
+    Raises UserError where the directory holds anything else than a run of this plan, which may have
+    been laid out in another way (`runplan.diff` says what may change), where that run is going on
+    already (GK518), where it cannot be written (GK505), and where the checkpoint to go on from is
+    not whole (GK517), or with "auto" none is.
     """
     directory = RunDirectory(Path(run_plan.training.output))
     try:
@@ -79,8 +82,8 @@ def _claim(
     text = file.read()
     owner = decode(text, str(directory.lock)) if text else run_plan
     if directory.has_begun():
-        if owner.fingerprint != run_plan.fingerprint:
-            raise of_another_plan(directory, owner, run_plan)
+        if in_the_way := obstacles(owner, run_plan):
+            raise of_another_plan(directory, owner, in_the_way)
         if resume == "never":
             raise already_begun(directory)
     for partial in directory.checkpoints.glob(".step_*.partial"):
@@ -89,7 +92,12 @@ def _claim(
         file.truncate(0)
         file.write(encode(run_plan))
         file.flush()
-    return _resume_step(directory, run_plan, resume)
+    start_step, found = _resume_step(directory, run_plan, resume)
+    changes = compare(owner, run_plan)
+    moved = [c for c in changes if c.label is Label.RESHARD and not is_result(c.path)]
+    if start_step and moved:
+        found = (*found, resharded(start_step, moved))
+    return start_step, found
 
 
 def _resume_step(

@@ -1,27 +1,42 @@
 """Why a run does not begin or go on in its directory, and what to do instead."""
 
-from gkdplan.diagnostics import Diagnostic, UserError, error, warning
+from collections.abc import Iterator, Sequence
+
+from gkdplan.diagnostics import Diagnostic, UserError, error, note, warning
+from gkdplan.runplan.diff import Change
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.run_directory import LOCK_NAME, RunDirectory
 
+MOST_SHOWN = 5
+"""Of the keys that differ."""
 
-def of_another_plan(directory: RunDirectory, owner: RunPlan, run_plan: RunPlan) -> UserError:
+
+def of_another_plan(
+    directory: RunDirectory, owner: RunPlan, changes: Sequence[Change]
+) -> UserError:
+    """`changes` are those that a run cannot go on with."""
     return UserError(
         error(
             "GK510",
             f"`{directory.path}` holds a run of another plan, `{owner.name}`",
             "run.output",
             label="nothing is overwritten",
-            notes=(
-                f"its fingerprint is {owner.fingerprint[:12]}, "
-                f"this plan's is {run_plan.fingerprint[:12]}",
-            ),
+            notes=(*(_words(change) for change in changes[:MOST_SHOWN]), *_rest(changes)),
             help=(
-                "set `run.output` to another directory, or see what differs with "
+                "set `run.output` to another directory, or see all that differs with "
                 f"`gkdplan diff {directory.lock} PLAN`",
             ),
         )
     )
+
+
+def _words(change: Change) -> str:
+    return f"`{change.path}` was {change.old}, is {change.new}"
+
+
+def _rest(changes: Sequence[Change]) -> Iterator[str]:
+    if len(changes) > MOST_SHOWN:
+        yield f"and {len(changes) - MOST_SHOWN} more"
 
 
 def foreign(directory: RunDirectory) -> UserError:
@@ -58,6 +73,15 @@ def skipped(directory: RunDirectory, step: int, reason: str, start_step: int) ->
         f"the checkpoint `{path}` is not whole: {reason}",
         "run.output",
         notes=(f"the run went on after step {start_step}; this one is now {path.name}.broken",),
+    )
+
+
+def resharded(start_step: int, changes: Sequence[Change]) -> Diagnostic:
+    return note(
+        "GK539",
+        f"the run went on after step {start_step} in another layout",
+        "student.parallel",
+        notes=(*(_words(change) for change in changes[:MOST_SHOWN]), *_rest(changes)),
     )
 
 

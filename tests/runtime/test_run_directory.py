@@ -135,6 +135,42 @@ def test_an_older_checkpoint_sets_the_later_ones_aside(run_plan, tmp_path):
     assert kept == {"step_2", "step_4.superseded", "step_24.superseded"}
 
 
+def test_a_run_goes_on_in_another_layout_and_says_so(run_plan, tmp_path):
+    plan = _into(run_plan, tmp_path)
+    with open_run_directory(plan, "auto"):
+        _save(tmp_path, 2)
+    layout = replace(plan.layout, student=replace(plan.layout.student, tensor=1, data=2))
+    moved = seal(replace(plan, layout=layout))
+    with open_run_directory(moved, "auto") as (directory, start_step, found):
+        assert start_step == 2
+        assert decode(directory.lock.read_text()) == moved
+    assert [(d.code, d.severity) for d in found] == [("GK539", "note")]
+    assert found[0].notes == (
+        "`layout.student.data` was 1, is 2",
+        "`layout.student.tensor` was 2, is 1",
+    )
+    with open_run_directory(moved, "auto") as (_, start_step, found):
+        assert (start_step, found) == (2, ())
+
+
+def test_a_plan_that_learns_otherwise_is_refused_with_the_keys(run_plan, tmp_path):
+    plan = _into(run_plan, tmp_path)
+    with open_run_directory(plan, "auto"):
+        _save(tmp_path, 2)
+    optimizer = replace(plan.optimizer, lr=1.0, weight_decay=0.0)
+    layout = replace(plan.layout, student=replace(plan.layout.student, tensor=1, data=2))
+    other = seal(replace(plan, optimizer=optimizer, layout=layout))
+    with pytest.raises(UserError) as refused, open_run_directory(other, "auto"):
+        pass
+    (found,) = refused.value.diagnostics
+    assert found.code == "GK510"
+    assert found.notes == (
+        f"`optimizer.lr` was {plan.optimizer.lr}, is 1.0",
+        "`optimizer.weight_decay` was 0.1, is 0.0",
+    )
+    assert decode(RunDirectory(tmp_path).lock.read_text()) == plan
+
+
 def test_another_plan_may_have_the_directory_until_something_was_logged(run_plan, tmp_path):
     with open_run_directory(_into(run_plan, tmp_path), "auto"):
         pass

@@ -170,7 +170,7 @@ def test_a_run_in_bf16_learns_what_one_in_fp32_does(layout, record, alone_on_the
     for mine, one in zip(found.steps, alone_on_the_dataset.steps, strict=True):
         assert mine["loss"] == pytest.approx(one["loss"], abs=2e-3)
     assert {tensor.dtype for tensor in found.student.values()} == {torch.bfloat16}
-    mains = {t.dtype for name, t in found.state.items() if name.endswith(".main")}
+    mains = {t.dtype for name, t in found.state.items() if name.startswith("main.")}
     assert mains == {torch.float32}
 
 

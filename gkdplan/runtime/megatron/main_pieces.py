@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.nn import Parameter
@@ -13,14 +14,15 @@ from torch.nn import Parameter
 @dataclass(frozen=True, slots=True)
 class MainPiece:
     """The elements from `start` to `stop` of a flat parameter, whose float32 `main` weights this
-    rank updates; None where it updates no element of it. `group` has the ranks that update the
-    others; it is None where this rank updates all."""
+    rank updates by `adam`; both are None where it updates no element of it. `group` has the ranks
+    that update the others; it is None where this rank updates all."""
 
     parameter: Parameter
     start: int
     stop: int
     main: Tensor | None
     group: ProcessGroup | None
+    adam: torch.optim.Optimizer | None = None
 
 
 def main_pieces(links: list[Any], buffers: list[Any], is_distributed: bool) -> Iterator[MainPiece]:
@@ -29,12 +31,14 @@ def main_pieces(links: list[Any], buffers: list[Any], is_distributed: bool) -> I
 
     Source: megatron/core/optimizer/{optimizer,distrib_optimizer}.py.
     """
-    mains = {parameter: piece for link in links for parameter, *piece in _pieces(link)}
+    mains = {
+        parameter: (*piece, link.optimizer) for link in links for parameter, *piece in _pieces(link)
+    }
     for buffer in buffers:
         group = buffer.data_parallel_group if is_distributed else None
         for parameter in buffer.param_index_map:
-            start, stop, main = mains.get(parameter, (0, 0, None))
-            yield MainPiece(parameter, start, stop, main, group)
+            start, stop, main, adam = mains.get(parameter, (0, 0, None, None))
+            yield MainPiece(parameter, start, stop, main, group, adam)
 
 
 def _pieces(link: Any) -> Iterator[tuple[Parameter, int, int, Tensor]]:

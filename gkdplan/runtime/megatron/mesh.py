@@ -73,11 +73,16 @@ def init_mesh(layout: Layout, seed: int) -> Mesh:
         create_gloo_process_groups=False,
     )
     mesh = _mesh(ProcessGroupCollection.use_mpu_process_groups(), degrees, layout.kernels)
+    seed_generators(mesh, seed)
+    return mesh
+
+
+def seed_generators(mesh: Mesh, seed: int) -> None:
+    """As `init_mesh` says."""
     of_tensor_group = mesh.data_group.rank() * mesh.pipeline_size + mesh.pipeline_rank
     own_seed = seed + SEED_STRIDE * of_tensor_group
     torch.manual_seed(own_seed)
     model_parallel_cuda_manual_seed(own_seed)
-    return mesh
 
 
 def init_teacher_mesh(layout: Layout, student: Mesh) -> Mesh:

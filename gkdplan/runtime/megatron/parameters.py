@@ -22,7 +22,7 @@ def base_parameters(
     chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
 ) -> Iterator[tuple[str, Parameter]]:
     """Every parameter but adapters', under its name in the model."""
-    for name, parameter in _named_parameters(chunks, plan, mesh):
+    for name, parameter in named_parameters(chunks, plan, mesh):
         if not is_adapter(name):
             yield name, parameter
 
@@ -31,17 +31,17 @@ def adapter_parameters(
     chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
 ) -> Iterator[tuple[str, Parameter]]:
     """The adapters' alone, under their names in the model."""
-    for name, parameter in _named_parameters(chunks, plan, mesh):
+    for name, parameter in named_parameters(chunks, plan, mesh):
         if is_adapter(name):
             yield name, parameter
 
 
-def _named_parameters(
+def named_parameters(
     chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
 ) -> Iterator[tuple[str, Parameter]]:
-    """Layers and experts carry the model's numbers, whatever stage and rank hold them; an expert's
-    weights are `mlp.experts.N.linear_fc1.weight` in whichever of Megatron's modules they lie.
-    """
+    """Every parameter. Layers and experts carry the model's numbers, whatever stage and rank hold
+    them; an expert's weights are `mlp.experts.N.linear_fc1.weight` in whichever of Megatron's
+    modules they lie."""
     first_expert = _first_expert(plan, mesh.groups.ep)
     for index, chunk in enumerate(chunks):
         first = first_layer(plan, mesh.pipeline_rank, index)
@@ -62,6 +62,18 @@ def slices_of_ranks(plan: ModelPlan, mesh: Mesh, name: str) -> list[tuple[Slice,
     size = sharing_group(mesh, name).size()
     shards = [TensorShard(plan.shape, plan.padded_vocab_size, rank, size) for rank in range(size)]
     return [shard.slices(name) for shard in shards]
+
+
+def own_slices(plan: ModelPlan, mesh: Mesh, name: str, parameter: Parameter) -> tuple[Slice, ...]:
+    """What this rank's share of a parameter is of whole tensors: those of the checkpoint, or of an
+    adapter, which has none there, its factor as one rank would hold it."""
+    group = sharing_group(mesh, name)
+    if not is_adapter(name):
+        return slices_of_ranks(plan, mesh, name)[group.rank()]
+    is_cut = getattr(parameter, "tensor_model_parallel", False)
+    dim = parameter.partition_dim if is_cut else 0
+    size, rank = parameter.shape[dim], group.rank() if is_cut else 0
+    return (Slice(name, dim, rank * size, (rank + 1) * size),)
 
 
 def sharing_group(mesh: Mesh, name: str) -> ProcessGroup:

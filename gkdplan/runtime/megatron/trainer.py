@@ -203,43 +203,34 @@ class Trainer:
                     pieces[rank].append(min(end, (rank + 1) * shard) - max(start, rank * shard))
         return pieces
 
-    def state_tensors(self) -> dict[str, Tensor]:
-        """This rank's exact state at a step boundary: main parameters, Adam's state, schedule.
+    def progress(self) -> dict[str, Tensor]:
+        """How far it is: the schedule's step, and Adam's, where that is one for all."""
+        steps = [group["step"] for _, group in self._groups() if "step" in group]
+        counted = {"adam.step": torch.as_tensor(steps[0])} if steps else {}
+        return {"scheduler.num_steps": torch.tensor(self._scheduler.num_steps), **counted}
 
-        Before the first update Adam has no state yet. The tensors share no storage with each
-        other, so safetensors takes them.
-        """
-        tensors = {"scheduler.num_steps": torch.tensor(self._scheduler.num_steps)}
-        for index, (_, group) in enumerate(self._groups()):
-            if "step" in group:
-                tensors[f"group{index}.step"] = torch.as_tensor(group["step"])
-        for name, adam, parameter in self._main_parameters():
-            tensors[f"{name}.main"] = _own_storage(parameter)
-            state = adam.state.get(parameter, {})
-            tensors |= {f"{name}.{field}": value for field, value in state.items()}
-        return tensors
-
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue exactly where `state_tensors` was taken, by the same rank of the same layout.
-
-        Restores the model's parameters too: from the main parameters, gathered over the data axis
-        where they are split. Each parameter gets back a step counter of its own: torch's AdamW
-        advances one a parameter, TE's keeps one a group.
-        """
-        self._scheduler.num_steps = int(tensors["scheduler.num_steps"])
+    def go_on(self, progress: Mapping[str, Tensor]) -> None:
+        """Count on from where `progress` was taken, in any layout."""
+        self._scheduler.num_steps = int(progress["scheduler.num_steps"])
         self._scheduler.step(0)
-        for index, (_, group) in enumerate(self._groups()):
-            if f"group{index}.step" in tensors:
-                group["step"] = int(tensors[f"group{index}.step"])
+        if "adam.step" in progress:
+            for _, group in self._groups():
+                group["step"] = int(progress["adam.step"])
+
+    def publish_main_parameters(self) -> None:
+        """Bring the model's parameters in line with the main ones, over the data axis too."""
         with torch.no_grad(), platform.megatron_calls():
-            for name, adam, parameter in self._main_parameters():
-                parameter.copy_(tensors[f"{name}.main"])
-                adam.state[parameter] = {
-                    key.removeprefix(f"{name}."): value.clone().to(self._home_of(value, adam))
-                    for key, value in tensors.items()
-                    if key.startswith(f"{name}.") and key != f"{name}.main"
-                }
-            self._publish_main_parameters()
+            for link in self._links:
+                if hasattr(link, "_copy_main_params_to_model_params"):
+                    link._copy_main_params_to_model_params()
+            if self._is_distributed:
+                for ddp in self._ddps:
+                    ddp.start_param_sync(force_sync=True)
+
+    def home_of(self, value: Tensor, adam: torch.optim.Optimizer) -> torch.device | str:
+        """Adam keeps moments on the device, and step counters on the host if it is not fused."""
+        is_there = value.dim() > 0 or adam.param_groups[0].get("fused")
+        return self._mesh.device if is_there else "cpu"
 
     @property
     def _buffers(self) -> list[Any]:
@@ -276,20 +267,6 @@ class Trainer:
             for index, parameter in enumerate(group["params"]):
                 yield f"group{group_index}.{index}", adam, parameter
 
-    def _publish_main_parameters(self) -> None:
-        """Bring the model's parameters in line with the main ones, over the data axis too."""
-        for link in self._links:
-            if hasattr(link, "_copy_main_params_to_model_params"):
-                link._copy_main_params_to_model_params()
-        if self._is_distributed:
-            for ddp in self._ddps:
-                ddp.start_param_sync(force_sync=True)
-
-    def _home_of(self, value: Tensor, adam: torch.optim.Optimizer) -> torch.device | str:
-        """Adam keeps moments on the device, and step counters on the host if it is not fused."""
-        is_there = value.dim() > 0 or adam.param_groups[0].get("fused")
-        return self._mesh.device if is_there else "cpu"
-
     def _report(self, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Megatron's loss triple; the token count goes unused, as losses are sums already."""
         unused = torch.zeros((), dtype=torch.int, device=self._mesh.device)
@@ -299,8 +276,3 @@ class Trainer:
 def _finalize_sums(model: list[Any], _: Tensor, **groups: Any) -> None:
     """Reduce gradients as sums, without Megatron's division by a token count."""
     finalize_model_grads(model, None, **groups)
-
-
-def _own_storage(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

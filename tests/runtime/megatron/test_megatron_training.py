@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from gloo_ranks import run_on_ranks
-from safetensors.torch import load_file, save_file
 from tiny_models import load_hf, plan_of, start_mesh
 from tiny_training import (
     CONSTANT_RATE,
@@ -30,7 +29,9 @@ from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
+from gkdplan.runtime.megatron.saved_state import SavedState, write_state
 from gkdplan.runtime.megatron.trainer import Trainer
+from gkdplan.runtime.megatron.training_state import load_state, state_tensors
 from gkdplan.runtime.megatron.weights import load_weights
 from gkdplan.vocab import Dtype
 
@@ -175,16 +176,19 @@ def _resumes_exactly(checkpoints: Path, layouts: list[AxisDegrees], directory: P
                     uninterrupted = _trainer(*arguments)
                     _train(uninterrupted, mesh, num_before)
                     path = directory / f"{mesh.rank}.safetensors"
-                    save_file(uninterrupted.state_tensors(), path)
+                    model = plan_of("qwen3", degrees.tensor, dtype=dtype)
+                    write_state(path, *state_tensors(uninterrupted, model, mesh))
                     resumed = _trainer(*arguments)
                     for parameter in resumed.chunks[0].parameters():
                         parameter.data.fill_(float("nan"))
-                    resumed.load_state_tensors(load_file(path))
+                    with SavedState([path]) as saved:
+                        load_state(saved, resumed, model, mesh)
                     assert _same_parameters(resumed, uninterrupted)
                     expected = _train(uninterrupted, mesh, 2)
                     assert _train(resumed, mesh, 2) == expected
                     assert _same_parameters(resumed, uninterrupted)
-                    assert _same(resumed.state_tensors(), uninterrupted.state_tensors())
+                    states = [state_tensors(t, model, mesh)[0] for t in (resumed, uninterrupted)]
+                    assert _same(*states)
 
 
 def _train(trainer: Trainer, mesh: Mesh, num_steps: int) -> list[tuple[float, float, float]]:

@@ -72,6 +72,7 @@ _RULES = (
     _Rule("layout.classes", _SAFE),
     _Rule("layout.rendezvous.*", _SAFE),
     _Rule("layout.kernels", _RESTART),
+    _Rule("layout.rendezvous.*", _SAFE),
     _Rule("layout.*", _RESHARD),
     _Rule("objective.payload", _SAFE),
     _Rule("objective.chunk_tokens", _SAFE),

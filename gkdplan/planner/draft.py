@@ -25,6 +25,7 @@ from gkdplan.runplan.model import (
 )
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
+from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 from gkdplan.units import parse_bytes
 from gkdplan.vocab import Engine, LossBackend, Payload, Role, Source, Tier
@@ -65,6 +66,12 @@ class Draft:
         """Tokens of the longest row, padded so that every axis that splits rows can do so."""
         longest = self.data.max_length + self.sampling.max_completion_length
         return round_up(longest, token_multiple(degrees))
+
+    def image_tokens_of_row(self, shape: ModelShape) -> int:
+        """Of as many images as rows show to a model of this shape, and as a prompt has room for."""
+        if shape.vision is None or self.data.pictures is None:
+            return 0
+        return shape.vision.most_tokens(self.data.pictures.number, self.data.max_length)
 
     def response_tokens(self, degrees: AxisDegrees, ranks: tuple[int, int] | None = None) -> int:
         """Of a row that fills the plan, on the rank of the context axis that has most of them: of

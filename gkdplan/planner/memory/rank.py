@@ -135,14 +135,5 @@ def _share(draft: Draft, model: RankModel, degrees: AxisDegrees, ranks: RankClas
         Batch(micro_rows, draft.sequence_tokens(degrees) // degrees.context),
         micro_rows * draft.num_micro_batches(degrees),
         micro_rows * num_response_tokens,
-        _seen_of_row(draft, model),
+        draft.image_tokens_of_row(model.shape) if model.stage.is_first else 0,
     )
-
-
-def _seen_of_row(draft: Draft, model: RankModel) -> int:
-    """Tokens of as many images as rows show, and as a prompt has room for; none where there is no
-    tower."""
-    vision, pictures = model.shape.vision, draft.data.pictures
-    if vision is None or pictures is None or not model.stage.is_first:
-        return 0
-    return vision.most_tokens(pictures.number, draft.data.max_length)

@@ -10,6 +10,7 @@ from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.generation import PREFILL_TOKENS, SAMPLER_BYTES
 from gkdplan.planner.timing.flops import attention_flops, head_flops, layer_flops
 from gkdplan.planner.timing.machine import Machine
+from gkdplan.planner.timing.vision import looking_s
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runplan.sampling import VllmPlan
@@ -35,7 +36,8 @@ def sampling_seconds(draft: Draft, role: Role, machine: Machine) -> Mapping[str,
     length = prompt + response // 2
     token_s = _decode_s(model, degrees, machine, rows_at_once, length, launch_s)
     return {
-        f"{role}: {PREFILL}": _prefill_s(model, degrees, machine, rows, prompt),
+        f"{role}: {PREFILL}": looking_s(draft, model, machine, rows)
+        + _prefill_s(model, degrees, machine, rows, prompt),
         f"{role}: {DECODE}": num_rounds * response * token_s,
     }
 

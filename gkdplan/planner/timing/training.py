@@ -17,11 +17,13 @@ from gkdplan.planner.offload import PINNED_EFFICIENCY
 from gkdplan.planner.timing.flops import head_flops
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.stage import Stage, stages_of
+from gkdplan.planner.timing.vision import looking_s
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import Recompute
 from gkdplan.vocab import Dtype, Payload, Tier
 
 COMPUTE = "compute"
+LOOKING = "images"
 RECOMPUTE = "recompute"
 LOSS = "loss"
 ACCUMULATION = "gradient accumulation"
@@ -68,6 +70,7 @@ def teacher_seconds(draft: Draft, machine: Machine) -> Seconds:
         flops = head_flops(stage.model.shape, head, stage.model.padded_vocab_size) / degrees.tensor
         return {
             COMPUTE: stage.forward_s() + machine.compute_s(flops, stage.model.dtype),
+            LOOKING: _looking_s(draft, stage),
             TENSOR: stage.tensor_s(4),
             CONTEXT: max(0.0, stage.ring_s() - stage.attention_s()),
             EXPERT: stage.expert_s(2),
@@ -186,6 +189,7 @@ def _student_micro_batch(draft: Draft, stage: Stage) -> Seconds:
     num_collectives = 8 + (2 if sequence and stage.trains_base else 0)
     return {
         COMPUTE: forward_s + stage.backward_s() + 3 * stage.adapters_s(),
+        LOOKING: _looking_s(draft, stage),
         RECOMPUTE: again * forward_s,
         LOSS: _loss_s(draft, stage) if stage.is_last else 0.0,
         ACCUMULATION: machine.memory_s(2 * Dtype.FP32.num_bytes * num_gradients),
@@ -194,6 +198,13 @@ def _student_micro_batch(draft: Draft, stage: Stage) -> Seconds:
         EXPERT: stage.expert_s(4) + again * stage.expert_s(2),
         PIPELINE: 2 * stage.transfer_s(),
     }
+
+
+def _looking_s(draft: Draft, stage: Stage) -> float:
+    """Where the tower is."""
+    if not stage.is_first:
+        return 0.0
+    return looking_s(draft, stage.model, stage.machine, stage.rows)
 
 
 def recomputed_share(recompute: Recompute, stage: Stage) -> float:

@@ -1,11 +1,14 @@
-"""What a tower needs while it looks, as the ledger prices it."""
+"""What a tower needs while it looks, as the ledger prices it, and the FLOPs that are predicted."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from gkdplan.planner.memory.vision import tower_bytes
+from gkdplan.planner.timing.vision import tower_flops
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.model import TORCH_DTYPES
 from gkdplan.runtime.vision.pixels import Pixels
@@ -73,6 +76,20 @@ def test_what_is_alive_in_a_tower_is_what_is_priced(kind, num_images):
     assert features.shape == (num_tokens, vision.output_size)
     passing = meter.peak_bytes - held
     assert passing == pytest.approx(tower_bytes(vision, num_tokens, dtype), rel=0.1)
+
+
+@pytest.mark.parametrize("vision", [CLIP, replace(CLIP, with_class_token=True), QWEN])
+def test_flops_are_those_that_torch_counts(vision):
+    """Of one image, in products that it knows. CLIP's class token is cut out of no pixels."""
+    tower = build_tower(vision, torch.float32)
+    pixels, num_tokens = _images(vision, 1)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        tower(pixels)
+    of_no_patch = 0
+    if isinstance(vision, ClipVision):
+        of_no_patch = 2 * 3 * vision.patch_size**2 * vision.hidden_size
+    assert counter.get_total_flops() == tower_flops(vision, num_tokens) - of_no_patch
 
 
 def _images(vision: ClipVision | QwenVision, num_images: int) -> tuple[Pixels, int]:

@@ -14,6 +14,7 @@ from gkdplan.cli.runtime import INTERRUPTED
 from gkdplan.diagnostics import UserError, error
 
 COMMANDS = {
+    "init": "gkdplan.cli.init",
     "check": "gkdplan.cli.check",
     "plan": "gkdplan.cli.plan",
     "memory": "gkdplan.cli.memory",

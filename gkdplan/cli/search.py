@@ -48,14 +48,15 @@ def search(
     if output:
         refuse_existing(Path(output))
     compiled = compile_file(path)
-    _refuse_other_errors(compiled)
+    refuse_other_errors(compiled)
     assert compiled.plan is not None
     assert compiled.facts is not None
     show_findings(_not_run(compiled), sys.stderr)
     found = search_layouts(compiled.plan, compiled.facts, top, include_planned=planned)
     edits = _edits(compiled, found.ranking)
     if output and found.plans:
-        _write(Path(output), compiled, found)
+        assert compiled.source is not None
+        write_whole(Path(output), plan_text_of(output, compiled.source.text, found))
         print(f"wrote {output}", file=sys.stderr)
     elif output:
         print(f"{output} is not written", file=sys.stderr)
@@ -66,7 +67,7 @@ def search(
     raise typer.Exit(0 if found.plans else 1)
 
 
-def _refuse_other_errors(compiled: Compiled) -> None:
+def refuse_other_errors(compiled: Compiled) -> None:
     """Raises UserError with the errors that no layout mends."""
     if others := compiled.errors_beside(*LAYOUT_CODES):
         raise UserError(*others)
@@ -97,16 +98,15 @@ def _listed(edits: Sequence[Edit]) -> Iterator[str]:
         yield wrap("  ", edit.sentence, width())
 
 
-def _write(path: Path, compiled: Compiled, found: Found) -> None:
-    """The plan's text with the best option's changes."""
+def plan_text_of(path: str, text: str, found: Found, place: int = 0) -> str:
+    """The text of a plan with the changes of an option, the best one by default."""
     from gkdplan.spec.edit import edited
 
-    assert compiled.source is not None
-    text = edited(compiled.source.text, dict(found.ranking.options[0].changes))
-    loaded = load_plan(str(path), text).plan
+    text = edited(text, dict(found.ranking.options[place].changes))
+    loaded = load_plan(path, text).plan
     assert loaded is not None
-    assert loaded.model_dump() == found.plans[0].model_dump(), "the plan written is another one"
-    write_whole(path, text)
+    assert loaded.model_dump() == found.plans[place].model_dump(), "the plan written is another one"
+    return text
 
 
 def _answer(ranking: Ranking, edits: Sequence[Edit]) -> dict[str, Any]:

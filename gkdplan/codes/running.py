@@ -143,6 +143,11 @@ CODES: dict[str, Code] = {
         "vLLM is a large package of its own, and only plans that name it need it.",
         'Install the extra `vllm`, or sample with `generation.engine = "megatron"`.',
     ),
+    "GK529": Code(
+        "models that fit these devices in no layout",
+        "A first plan is written only where it passes check.",
+        "Take more devices, adapters or a smaller model; offload was tried already.",
+    ),
     "GK530": Code(
         "a rank raised",
         "One rank's failure ends all: the others would wait for it for ever.",

@@ -69,7 +69,7 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
     "generation": {"engine": ["megatron", "none"], "top_p": [0.9], "top_k": [3]},
     "data": {
         "eval": [["rows.jsonl#3"]],
-        "max_length": [8, 48],
+        "max_length": [24, 48],
         "truncation": ["left", "right", "delete"],
         "shuffle": [False],
     },

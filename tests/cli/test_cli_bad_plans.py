@@ -47,7 +47,7 @@ def test_every_code_that_check_can_print_has_a_bad_plan() -> None:
 
 
 def test_every_code_is_in_the_table_and_every_row_is_used() -> None:
-    rooms = ("spec", "families", "facts", "runplan", "planner", "report", "runtime", "cli")
+    rooms = ("spec", "families", "facts", "runplan", "planner", "report", "runtime", "swift", "cli")
     assert codes_in(*rooms) == CODES.keys()
 
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "gkdplan.cli.report",
     "explain": "gkdplan.cli.explain",
     "schema": "gkdplan.cli.schema",
+    "doctor": "gkdplan.cli.doctor",
     "import": "gkdplan.cli.import_",
 }
 """Each command is the function in the module named that has the module's own name."""

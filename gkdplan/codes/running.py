@@ -143,6 +143,11 @@ CODES: dict[str, Code] = {
         "vLLM is a large package of its own, and only plans that name it need it.",
         'Install the extra `vllm`, or sample with `generation.engine = "megatron"`.',
     ),
+    "GK528": Code(
+        "a package of a version that gkdplan was not tried with",
+        "A run may end otherwise than its plan says.",
+        "Install the version that is shown.",
+    ),
     "GK529": Code(
         "models that fit these devices in no layout",
         "A first plan is written only where it passes check.",
@@ -247,6 +252,11 @@ CODES: dict[str, Code] = {
         "a sampled id outside the vocabulary",
         "Neither the loss nor the tokenizer has a place for it.",
         "Serve the student that the plan names, with its own config.json.",
+    ),
+    "GK589": Code(
+        "a GPU with less memory than a rank needs",
+        "The plan was priced for another device, and would end without memory.",
+        "Run it where it was planned for, or plan with `cluster.memory_limit`.",
     ),
     "GK590": Code(
         "a feature that is not yet available",

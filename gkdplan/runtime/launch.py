@@ -21,6 +21,7 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import full_disk, lost_ranks, worker
 from gkdplan.runtime.claim import open_run_directory
+from gkdplan.runtime.gpus import too_small
 from gkdplan.runtime.hung_ranks import killed_soon
 from gkdplan.runtime.interrupts import Interrupted, own_signal_handlers, signals_of_torch
 from gkdplan.runtime.kernels import (
@@ -196,6 +197,7 @@ def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
                 "shows its memory here",
             ),
         )
+    yield from too_small(run_plan)
     if layout.kernels is Kernels.TRANSFORMER_ENGINE and not has_transformer_engine():
         yield no_transformer_engine()
 

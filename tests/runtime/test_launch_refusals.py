@@ -57,10 +57,14 @@ def on_gpus(run_plan: RunPlan, kernels: Kernels, context: int = 1) -> RunPlan:
 
 @pytest.fixture
 def a_machine_with(monkeypatch):
-    """A stand-in of one: the number of its GPUs, and whether Transformer Engine is installed."""
+    """A mock of CUDA: the number of GPUs, of 80 GiB or what is said of each, and whether
+    Transformer Engine is installed."""
 
-    def stand_in(num_gpus: int, has_transformer_engine: bool) -> None:
+    def stand_in(num_gpus: int, has_transformer_engine: bool, sizes: tuple[int, ...] = ()) -> None:
+        bytes_of = sizes or (80 * 2**30,) * num_gpus
         monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: (bytes_of[i], bytes_of[i]))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"gpu {i}")
         found = object() if has_transformer_engine else None
         monkeypatch.setattr(kernels, "find_spec", {"transformer_engine": found}.get)
 
@@ -81,6 +85,18 @@ def test_kernels_that_are_not_installed_are_missed_with_both_ways_out(run_plan, 
     assert 'cluster.kernels = "torch"' in ways_out
     assert "pip install" in ways_out
     assert "transformer-engine" in ways_out
+
+
+def test_a_gpu_that_is_too_small_for_a_rank_is_named(run_plan, a_machine_with):
+    planned = on_gpus(run_plan, Kernels.TORCH)
+    assert planned.layout.devices_per_node == 2
+    peak = planned.ledger.peak_bytes
+    a_machine_with(num_gpus=2, has_transformer_engine=False, sizes=(peak, peak - 1))
+    (found,) = missing(planned)
+    assert (found.code, found.path) == ("GK589", "cluster.device")
+    assert "gpu 1 has" in found.message
+    a_machine_with(num_gpus=3, has_transformer_engine=False, sizes=(peak, peak, 1))
+    check_machine(planned)
 
 
 def test_a_machine_without_both_is_told_both(run_plan, a_machine_with):

@@ -1,16 +1,21 @@
 """`gkdplan run`: the outline first, then exactly what it says."""
 
+import os
 import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from gkdplan.cli.arguments import AsJson, PlanPath
 from gkdplan.cli.compiling import DEFAULT_PLAN, Compiled, blamed, compile_file
 from gkdplan.cli.files import read_lock, write_whole
-from gkdplan.cli.findings import show_findings
+from gkdplan.cli.findings import show_findings, show_findings_json
 from gkdplan.cli.models import with_models_at_hand
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
@@ -26,6 +31,7 @@ from gkdplan.runplan.diff import compare
 from gkdplan.runplan.model import RunPlan
 
 if TYPE_CHECKING:
+    from gkdplan.runtime.placement import Placement
     from gkdplan.runtime.result import RunResult
 
 
@@ -47,13 +53,18 @@ def run(
     json: AsJson = False,
 ) -> None:
     """Compile a plan, show its outline and its memory, and run it."""
-    compiled = compile_file(path)
-    if not dry_run:
+    with _said_once_a_host():
+        compiled = compile_file(path)
+        if not dry_run:
+            with compiled.placing():
+                compiled = with_models_at_hand(compiled, lambda: compile_file(path))
+        run_plan = compiled.require()
+        if locked:
+            _refuse_if_stale(path or DEFAULT_PLAN, locked, run_plan)
         with compiled.placing():
-            compiled = with_models_at_hand(compiled, lambda: compile_file(path))
-    run_plan = compiled.require()
-    if locked:
-        _refuse_if_stale(path or DEFAULT_PLAN, locked, run_plan)
+            placement = None if dry_run else _placement(run_plan)
+    if placement is not None:
+        _run_as_rank(compiled, placement, resume, json)
     if not json:
         show_findings(compiled.diagnostics, sys.stderr)
         show(outline(run_plan, width()))
@@ -67,6 +78,55 @@ def run(
     result = replace(result, diagnostics=compiled.placed(result.diagnostics))
     _show_result(compiled, result, json)
     raise typer.Exit(result.exit_code)
+
+
+def _placement(run_plan: RunPlan) -> "Placement | None":
+    found: Placement | None = runtime("placement").placement_of(os.environ, run_plan.layout)
+    return found
+
+
+def _run_as_rank(compiled: Compiled, placement: "Placement", resume: str, json: bool) -> NoReturn:
+    """One of many processes, which torchrun or Slurm started: what goes for all is said by rank 0,
+    and every process ends at once, whatever its groups still wait for."""
+    run_plan, is_first = compiled.require(), placement.rank == 0
+    if is_first and not json:
+        show_findings(compiled.diagnostics, sys.stderr)
+        show(outline(run_plan, width()))
+        sys.stdout.flush()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.simplefilter("ignore")
+    exit_code = 1
+    try:
+        with blamed(run_plan), compiled.placing():
+            result = runtime("member").run_as_rank(run_plan, placement, resume)
+        result = replace(result, diagnostics=compiled.placed(result.diagnostics))
+        if is_first:
+            _show_result(compiled, result, json)
+        else:
+            show_findings(result.diagnostics, sys.stderr)
+        exit_code = result.exit_code
+    except UserError as refusal:
+        if json and is_first:
+            show_findings_json(refusal.diagnostics)
+        else:
+            show_findings(refusal.diagnostics, sys.stderr)
+    except Exception:
+        traceback.print_exc()
+        exit_code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+@contextmanager
+def _said_once_a_host() -> Iterator[None]:
+    """What is wrong with a plan, all ranks of a host see alike."""
+    try:
+        yield
+    except UserError:
+        if runtime("placement").speaks(os.environ, "LOCAL_RANK"):
+            raise
+        raise typer.Exit(1) from None
 
 
 def _refuse_if_stale(path: str, locked: str, run_plan: RunPlan) -> None:

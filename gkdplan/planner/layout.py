@@ -30,7 +30,11 @@ def assign_ranks(plan: Plan, device: Device) -> Layout:
         student=axis_degrees(plan.student.parallel, world_size),
         teacher=axis_degrees(teacher_parallel(plan), world_size),
         classes=tuple(_classes(plan, world_size)),
-        rendezvous=Rendezvous(plan.cluster.collective_timeout_s),
+        rendezvous=Rendezvous(
+            plan.cluster.master_port,
+            plan.cluster.join_timeout_s,
+            plan.cluster.collective_timeout_s,
+        ),
     )
 
 

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Rendezvous:
-    """Seconds after which a rank that the others wait for counts as lost. No step reads a clock:
-    the process groups of torch.distributed keep the time."""
+    """Ranks of several nodes meet on the first one, at `master_port`, within `join_timeout_s`. A
+    rank that the others have waited for as long as `collective_timeout_s` counts as lost: no step
+    reads a clock, the process groups of torch.distributed keep the time."""
 
+    master_port: int = 29500
+    join_timeout_s: float = 300.0
     collective_timeout_s: float = 1800.0
 
 

@@ -1,6 +1,5 @@
 """One process a rank, through torch's own launcher."""
 
-import json
 import logging
 import os
 import signal
@@ -19,8 +18,9 @@ from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime import full_disk, lost_ranks, worker
+from gkdplan.runtime import full_disk, worker
 from gkdplan.runtime.claim import open_run_directory
+from gkdplan.runtime.failures import exit_code_of, how_to_go_on, what_failed
 from gkdplan.runtime.gpus import too_small
 from gkdplan.runtime.hung_ranks import killed_soon
 from gkdplan.runtime.interrupts import Interrupted, own_signal_handlers, signals_of_torch
@@ -38,10 +38,6 @@ from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.runtime.vllm_package import has_vllm, no_vllm
 from gkdplan.vocab import Kernels, LossBackend, Role
 
-RAISED, KILLED, NO_SERVER, NO_TEACHER = "GK530", "GK531", "GK546", "GK551"
-RESUMABLE = (RAISED, KILLED, NO_SERVER, NO_TEACHER, full_disk.CODE, lost_ranks.CODE)
-"""What ends a run that nothing has to be mended for in the plan."""
-
 
 def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     """Start the ranks of this node, wait for them and say how the run ended.
@@ -52,8 +48,7 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
     leaves the last checkpoint to go on from.
     """
     check_machine(run_plan)
-    check_servers(run_plan)
-    check_samplers(run_plan)
+    check_all_servers(run_plan)
     with (
         open_run_directory(run_plan, resume) as (directory, start_step, skipped),
         tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch,
@@ -65,11 +60,11 @@ def run(run_plan: RunPlan, resume: str = "auto") -> RunResult:
         except ChildFailedError as failure:
             return _stopped(directory, failure, Path(scratch), skipped)
         except Interrupted:
-            return _stopped_by(directory, signal.SIGINT.name, INTERRUPTED, skipped)
+            return stopped_by(directory, signal.SIGINT.name, INTERRUPTED, skipped)
         except SignalException as signalled:
-            return _stopped_by(directory, signalled.sigval.name, STOPPED_RESUMABLE, skipped)
+            return stopped_by(directory, signalled.sigval.name, STOPPED_RESUMABLE, skipped)
         if stop.is_made and directory.saved_steps()[-1] < run_plan.training.num_steps:
-            return _stopped_by(directory, stop.signal_name, STOPPED_RESUMABLE, skipped)
+            return stopped_by(directory, stop.signal_name, STOPPED_RESUMABLE, skipped)
     return RunResult(
         exit_code=FINISHED,
         run_dir=directory.path,
@@ -108,7 +103,7 @@ def start_ranks(
     Raises torch's ChildFailedError where a rank failed, and Interrupted or SignalException where
     this process was told to stop; no process is left behind.
     """
-    _set_environment(num_ranks)
+    set_environment(num_ranks)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -126,7 +121,7 @@ def start_ranks(
     return results
 
 
-def _set_environment(num_ranks: int) -> None:
+def set_environment(num_ranks: int) -> None:
     """What the ranks inherit, where the user has not set it: threads, and no libraries' chatter."""
     threads = max(1, (os.cpu_count() or 1) // num_ranks)
     for name, value in {
@@ -142,11 +137,21 @@ def _set_environment(num_ranks: int) -> None:
 
 
 def check_machine(run_plan: RunPlan) -> None:
-    """Raises UserError where this executor or this machine cannot run the plan: GK591; GK515,
-    GK525, GK526 and GK527."""
-    for findings in (tuple(_not_yet_run(run_plan)), tuple(_not_here(run_plan))):
-        if findings:
-            raise UserError(*findings)
+    """Raises UserError where this executor or this machine cannot run the plan."""
+    if found := missing_here(run_plan):
+        raise UserError(*found)
+
+
+def missing_here(run_plan: RunPlan) -> tuple[Diagnostic, ...]:
+    """What this executor cannot run, GK591, or else what this machine lacks: GK515, GK525, GK526
+    and GK527."""
+    return tuple(_not_yet_run(run_plan)) or tuple(_not_here(run_plan))
+
+
+def check_all_servers(run_plan: RunPlan) -> None:
+    """Raises UserError where a server of the plan is not ready."""
+    check_servers(run_plan)
+    check_samplers(run_plan)
 
 
 def check_samplers(run_plan: RunPlan) -> None:
@@ -157,18 +162,18 @@ def check_samplers(run_plan: RunPlan) -> None:
 
 def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What was planned and what this executor has no code for."""
-    num_nodes = run_plan.layout.num_nodes
-    if num_nodes > 1:
-        yield _planned_only("cluster.num_nodes", num_nodes)
     layout = run_plan.layout
+    if layout.num_nodes > 1 and run_plan.sampling.vllm is not None:
+        yield planned_only("generation.engine", "vllm, on ranks of several nodes")
     if layout.backend == "nccl" and layout.kernels is Kernels.TORCH:
         for role in Role:
             degree = getattr(layout, role).context
             if degree > 1:
-                yield _planned_only(f"{role}.parallel.context", degree)
+                yield planned_only(f"{role}.parallel.context", degree)
 
 
-def _planned_only(path: str, value: object) -> Diagnostic:
+def planned_only(path: str, value: object) -> Diagnostic:
+    """GK591."""
     return error(
         "GK591",
         f"`{path}` ({value}) is planned, but not yet run in gkdplan {__version__}",
@@ -208,64 +213,13 @@ def _stopped(
     failures: Path,
     skipped: tuple[Diagnostic, ...],
 ) -> RunResult:
-    found = what_failed(failure, failures, _how_to_go_on(directory))
-    exit_code = STOPPED_RESUMABLE if found[0].code in RESUMABLE else 1
-    return RunResult(exit_code, directory.path, None, {}, (*skipped, *found))
+    found = what_failed(failure, failures, how_to_go_on(directory))
+    return RunResult(exit_code_of(found), directory.path, None, {}, (*skipped, *found))
 
 
-def what_failed(
-    failure: ChildFailedError, failures: Path, help: tuple[str, ...]
-) -> tuple[Diagnostic, ...]:
-    """What the failed ranks left behind in `failures`: what the user has to mend, or else the first
-    rank that raised (GK530); a rank that was killed leaves only its signal (GK531)."""
-    rank, first_failure = failure.get_first_failure()
-    if first_failure.exitcode < 0:
-        return (_killed(rank, first_failure.exitcode, failures, help),)
-    reports = [json.loads(path.read_text()) for path in sorted(failures.glob("rank_*.json"))]
-    user_errors = [found for report in reports for found in report["diagnostics"]]
-    if user_errors:
-        return tuple(Diagnostic(**found) for found in _unique(user_errors))
-    if not reports:
-        return (_killed(rank, first_failure.exitcode, failures, help),)
-    first = min(reports, key=lambda report: report["time"])
-    found = error(
-        RAISED,
-        f"rank {first['rank']} raised in the {first['phase']} phase of step {first['step']}",
-        notes=tuple(first["traceback"].rstrip().splitlines()),
-        help=help,
-    )
-    return (found,)
-
-
-def _killed(rank: int, exit_code: int, failures: Path, help: tuple[str, ...]) -> Diagnostic:
-    file = worker.position_file(str(failures), rank)
-    where = f" in {file.read_text(encoding='utf-8')}" if file.exists() else ""
-    return error(
-        KILLED,
-        f"rank {rank} ended with {_ending(exit_code)}{where}",
-        notes=("a killed process leaves no traceback: look for the out-of-memory killer",),
-        help=help,
-    )
-
-
-def _stopped_by(
+def stopped_by(
     directory: RunDirectory, name: str, exit_code: int, skipped: tuple[Diagnostic, ...]
 ) -> RunResult:
     """Ctrl-C has the exit code that shells give it; a scheduler's signal may be resumed."""
-    found = error("GK533", f"the run was stopped by {name}", help=_how_to_go_on(directory))
+    found = error("GK533", f"the run was stopped by {name}", help=how_to_go_on(directory))
     return RunResult(exit_code, directory.path, None, {}, (*skipped, found))
-
-
-def _how_to_go_on(directory: RunDirectory) -> tuple[str, ...]:
-    steps = directory.saved_steps()
-    if steps:
-        return (f"run the same command again: it goes on after step {steps[-1]}",)
-    return ("run the same command again: it starts anew, as no checkpoint was saved yet",)
-
-
-def _ending(exit_code: int) -> str:
-    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
-
-
-def _unique(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [found for i, found in enumerate(findings) if found not in findings[:i]]

@@ -31,7 +31,9 @@ Verdict = tuple[Diagnostic, ...]
 @dataclass(slots=True)
 class RollCall:
     """This rank's part in it. `hosts` are those of all ranks, and `timeout_s` is the process
-    groups' limit. Where `end` is given it is called, in the thread, with another rank's verdict."""
+    groups' limit. Where `end` is given it is called, in the thread, with another rank's verdict.
+    After `verdict`, `is_judge` says whether this rank found it, and `is_reached` whether the others
+    could be asked."""
 
     store: Any
     rank: int
@@ -39,16 +41,20 @@ class RollCall:
     position: Position
     timeout_s: float
     end: Callable[[Verdict], None] | None = None
+    is_judge: bool = False
+    is_reached: bool = True
     thread: threading.Thread | None = None
+    connection: Any = None
 
     def __enter__(self) -> "RollCall":
+        self.connection = self.store.clone()
         self.thread = threading.Thread(target=self._listen, name="answers", daemon=True)
         self.thread.start()
         return self
 
     def __exit__(self, *failure: object) -> None:
         """The thread ends before the process does: torch aborts a process that ends around it."""
-        _within(HEARING_S, lambda: self.store.set(_called(self.rank), "dismissed"))
+        _within(HEARING_S, lambda: self.connection.set(_called(self.rank), "dismissed"))
         assert self.thread is not None
         self.thread.join(HEARING_S)
 
@@ -56,17 +62,31 @@ class RollCall:
         """Why the run ends, the same for every rank that asks: what the first of them found, its
         `own` findings or else the ranks that it missed."""
         reached = _within(3 * HEARING_S, lambda: self._judge(failure, own))
+        self.is_reached = reached is not None
         return reached or own or master_is_gone(self.hosts, self.rank, self.position, failure)
 
     def _judge(self, failure: BaseException, own: Verdict) -> Verdict:
-        store = self.store.clone()
+        store = self.connection
         if store.add("judges", 1) == 1:
+            self.is_judge = True
             found = own or who_is_lost(
                 self._hear(store), self.hosts, self.rank, self.position, self.timeout_s, failure
             )
             store.set("verdict", json.dumps([asdict(finding) for finding in found]))
             self._call_all(store)
-        return _read_verdict(store, 2 * HEARING_S)
+        verdict = _read_verdict(store, 2 * HEARING_S)
+        self._let_others_read(store)
+        return verdict
+
+    def _let_others_read(self, store: Any) -> None:
+        """Without a launcher of ours the store may end with rank 0."""
+        store.set(_heard(self.rank), "heard")
+        if self.end is None or self.rank != 0:
+            return
+        deadline = time.monotonic() + HEARING_S
+        others = [_heard(rank) for rank in range(1, len(self.hosts))]
+        while not all(store.check([key]) for key in others) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _hear(self, store: Any) -> Mapping[int, Answer]:
         self._call_all(store)
@@ -90,8 +110,10 @@ class RollCall:
             if store.get(_called(self.rank)) == b"dismissed":
                 return
             store.set(_answer(self.rank), json.dumps(asdict(self._own_answer())))
-            if self.end is not None:
-                self.end(_read_verdict(store, 4 * HEARING_S))
+            if self.end is not None and not self.is_judge:
+                verdict = _read_verdict(store, 4 * HEARING_S)
+                self._let_others_read(store)
+                self.end(verdict)
         except RuntimeError:  # the store is gone: what waits for its host fails by itself
             return
 
@@ -148,6 +170,10 @@ def _within(limit_s: float, call: Callable[[], Any]) -> Any:
 
 def _called(rank: int) -> str:
     return f"called/{rank}"
+
+
+def _heard(rank: int) -> str:
+    return f"heard/{rank}"
 
 
 def _answer(rank: int) -> str:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode
+from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.full_disk import disk_errors
 from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
@@ -41,25 +42,34 @@ def main(
     end_with_the_launcher()
     stop = StopRequest(Path(stop_file))
     take_signals_of_a_rank(stop)
-    from gkdplan.runtime.executor import Executor
-    from gkdplan.runtime.megatron import platform
-    from gkdplan.runtime.session import open_session
-
     run_plan = decode(lock)
     position = Position(start_step, "start", position_file(failures, os.environ["RANK"]))
     with last_words(failures, position) as rank:
+        from gkdplan.runtime.megatron import platform
+
         platform.prepare(run_plan.layout.backend)
         timeout_s = run_plan.layout.rendezvous.collective_timeout_s
         dist.init_process_group(run_plan.layout.backend, timeout=timedelta(seconds=timeout_s))
-        with (
-            called_to_account(rank, position, timeout_s),
-            disk_errors(Path(run_plan.training.output)),
-            Progress(run_plan, start_step, shown=rank == 0, terminal=terminal) as progress,
-        ):
-            session = open_session(run_plan, start_step, position, progress)
-            summary = Executor(session).run(start_step, stop)
+        with called_to_account(rank, position, timeout_s):
+            summary = train(run_plan, start_step, position, stop, terminal=terminal)
         dist.destroy_process_group()
         return summary
+
+
+def train(
+    run_plan: RunPlan, start_step: int, position: Position, stop: StopRequest, *, terminal: bool
+) -> dict[str, Any]:
+    """Everything between the process group's start and its end; the summary, on rank 0."""
+    from gkdplan.runtime.executor import Executor
+    from gkdplan.runtime.session import open_session
+
+    is_first = dist.get_rank() == 0
+    with (
+        disk_errors(Path(run_plan.training.output)),
+        Progress(run_plan, start_step, shown=is_first, terminal=terminal) as progress,
+    ):
+        session = open_session(run_plan, start_step, position, progress)
+        return Executor(session).run(start_step, stop)
 
 
 @contextlib.contextmanager

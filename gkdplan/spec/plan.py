@@ -29,6 +29,7 @@ Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Seed = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0.0, le=10.0**7)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -58,6 +59,10 @@ class Cluster(Section):
     """Devices of each machine; a process runs on each."""
     memory_limit: Size | None = None
     """A budget a device, smaller than the device table's; a run that needs more of it is ended."""
+    master_port: Port = 29500
+    """Where the ranks of several nodes meet, on the first one; `MASTER_PORT` overrides it."""
+    join_timeout_s: Seconds = 300.0
+    """Seconds in which the ranks of all nodes have to come together at the start."""
     collective_timeout_s: Seconds = 1800.0
     """Seconds in which every rank has to take part in what ranks do together; then the run stops,
     says which one did not, and can be resumed."""

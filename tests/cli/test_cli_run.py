@@ -94,14 +94,15 @@ def test_a_dry_run_launches_nothing(workplace, launcher, capsys):
     assert "MiB a rank (ranks 0-1)" in capsys.readouterr().out
 
 
-def test_what_is_planned_and_not_run_has_a_dry_run_and_no_launch(workplace, capsys):
+def test_several_nodes_have_a_dry_run_and_no_launch_by_one_of_them(workplace, capsys):
     plan = Path("plan.toml")
     plan.write_text(plan.read_text().replace("[cluster]\n", "[cluster]\nnum_nodes = 2\n"))
     assert run(["run", "--dry-run"]) == 0
-    assert "warning[GK591]" in capsys.readouterr().err
+    assert "GK591" not in capsys.readouterr().err
     assert run(["run"]) == 1
     err = capsys.readouterr().err
-    assert "error[GK591]: `cluster.num_nodes` (2) is planned, but not yet run" in err
+    assert "error[GK581]: the plan has 2 nodes, and nothing says which of them" in err
+    assert "gkdplan launch torchrun|slurm|k8s PLAN" in err
     assert not Path("runs").exists()
 
 

@@ -235,11 +235,15 @@ def test_what_is_not_available_is_refused_by_name(path, tables):
 @pytest.mark.parametrize(
     ("path", "tables"),
     [
-        ("cluster.num_nodes", {"cluster": {"num_nodes": 2}}),
+        (
+            "generation.engine",
+            {"cluster": {"num_nodes": 2}, "generation": {"engine": "vllm"}},
+        ),
     ],
 )
 def test_what_is_planned_but_not_run_compiles_with_a_warning(path, tables):
-    compilation = compile_plan(plan(**tables), facts(), "test")
+    shape = replace(TINY, head_dim=32)  # which vllm knows on a cpu
+    compilation = compile_plan(plan(**tables), facts(shape, shape), "test")
     found = first("GK591", [f for f in compilation.diagnostics if f.path == path])
     assert found.severity is Severity.WARNING
     assert found.label == "planned, but not yet run"

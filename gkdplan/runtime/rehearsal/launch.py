@@ -10,7 +10,8 @@ from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.rehearsal import Check, Claim
-from gkdplan.runtime.launch import check_machine, start_ranks, what_failed
+from gkdplan.runtime.failures import what_failed
+from gkdplan.runtime.launch import check_machine, start_ranks
 from gkdplan.runtime.rehearsal import worker
 from gkdplan.runtime.rehearsal.outcome import Outcome, difference, size_of
 from gkdplan.runtime.rehearsal.worker import ALONE

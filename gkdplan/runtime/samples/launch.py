@@ -11,17 +11,12 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from gkdplan.diagnostics import Diagnostic, error
+from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runtime.failures import exit_code_of, what_failed
 from gkdplan.runtime.interrupts import Interrupted
-from gkdplan.runtime.launch import (
-    RESUMABLE,
-    check_machine,
-    check_samplers,
-    start_ranks,
-    what_failed,
-)
+from gkdplan.runtime.launch import check_machine, check_samplers, planned_only, start_ranks
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE
 from gkdplan.runtime.samples import worker
 from gkdplan.runtime.samples.partial import PartialFile, open_partial
@@ -56,6 +51,8 @@ def sample(
     cannot run here or the file cannot be written.
     """
     check_machine(run_plan)
+    if run_plan.layout.num_nodes > 1:
+        raise UserError(planned_only("cluster.num_nodes", run_plan.layout.num_nodes))
     if drawn_as is Role.TEACHER:
         check_servers(run_plan)
     check_samplers(run_plan)
@@ -88,7 +85,7 @@ def sample(
 
 
 def _failed(found: tuple[Diagnostic, ...]) -> SamplesResult:
-    return SamplesResult(STOPPED_RESUMABLE if found[0].code in RESUMABLE else 1, {}, found)
+    return SamplesResult(exit_code_of(found), {}, found)
 
 
 def _stopped_by(number: signal.Signals) -> SamplesResult:

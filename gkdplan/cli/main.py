@@ -20,6 +20,7 @@ COMMANDS = {
     "memory": "gkdplan.cli.memory",
     "search": "gkdplan.cli.search",
     "run": "gkdplan.cli.run",
+    "launch": "gkdplan.cli.launch",
     "sample": "gkdplan.cli.sample",
     "serve": "gkdplan.cli.serve",
     "verify": "gkdplan.cli.verify",

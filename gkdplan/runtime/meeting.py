@@ -24,10 +24,12 @@ ANSWER_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a rank says of itself: its host, the seals of its run plan, the versions it would run
-    with, what its host lacks, and how its plan differs from rank 0's."""
+    """What a rank says of itself: the process that it is this time, its host, the seals of its run
+    plan, the versions it would run with, what its host lacks, and how its plan differs from rank
+    0's."""
 
     rank: int
+    process: str
     host: str
     plan: tuple[str, str]
     versions: dict[str, str]
@@ -47,8 +49,23 @@ def open_store(placement: Placement, join_timeout_s: float) -> Any:
             host, port, None, is_master, limit, wait_for_workers=False, **listening
         )
     except (OSError, RuntimeError) as failure:
-        raise UserError(_not_reached(placement, join_timeout_s, failure)) from failure
-    return dist.PrefixStore(f"gkdplan/{placement.num_restarts}", store)
+        raise UserError(not_reached(placement, join_timeout_s, failure)) from failure
+    return dist.PrefixStore("gkdplan", store)
+
+
+def of_attempt(store: Any, attempt: str) -> Any:
+    """The part of the store of one start of the ranks: torchrun keeps its store when it starts them
+    anew."""
+    return dist.PrefixStore(attempt, store)
+
+
+def is_said(store: Any, key: str) -> bool:
+    return bool(store.check([key]))
+
+
+def heard(store: Any, key: str) -> Any:
+    """What was said under the key."""
+    return json.loads(store.get(key))
 
 
 def say_hello(store: Any, hello: Hello) -> None:
@@ -63,15 +80,6 @@ def hear_hellos(store: Any, world_size: int, per_node: int, limit_s: float) -> l
         raise UserError(_did_not_come(sorted(missing), world_size, per_node, limit_s))
     hellos = (json.loads(store.get(f"hello/{rank}")) for rank in range(world_size))
     return [Hello(**{**told, "plan": tuple(told["plan"])}) for told in hellos]
-
-
-def ask(store: Any, key: str, placement: Placement, limit_s: float) -> Any:
-    """What rank 0 says under the key; raises UserError (GK582) where it says nothing in time."""
-    try:
-        store.wait([key], timedelta(seconds=limit_s))
-        return json.loads(store.get(key))
-    except RuntimeError as failure:
-        raise UserError(_not_reached(placement, limit_s, failure)) from failure
 
 
 def say(store: Any, key: str, told: Any) -> None:
@@ -151,7 +159,7 @@ def _wait_for(store: Any, keys: Sequence[str], limit_s: float) -> set[str]:
     return missing
 
 
-def _not_reached(placement: Placement, limit_s: float, failure: Exception) -> Diagnostic:
+def not_reached(placement: Placement, limit_s: float, failure: Exception) -> Diagnostic:
     at = f"{placement.master_host}:{placement.master_port}"
     if placement.rank == 0 and isinstance(failure, OSError):
         return error(

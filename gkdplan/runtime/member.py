@@ -33,9 +33,12 @@ from gkdplan.runtime.failures import exit_code_of, raised
 from gkdplan.runtime.meeting import (
     ANSWER_S,
     Hello,
-    ask,
     hear_all,
     hear_hellos,
+    heard,
+    is_said,
+    not_reached,
+    of_attempt,
     open_store,
     refusals,
     say,
@@ -54,6 +57,9 @@ from gkdplan.runtime.worker import train
 PACKAGES = ("torch", "megatron-core", "transformers", "vllm")
 SEEN = ".seen_by_all_hosts"
 """A file in the run directory that every host has to see."""
+SHOWN_WITHIN_S = 10.0
+"""What a file system of the network may take to show it."""
+ATTEMPT = "attempt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,59 +107,62 @@ def _met(
     run_plan: RunPlan, placement: Placement, directory: RunDirectory, resume: str
 ) -> Iterator[tuple[Any, Start]]:
     """The store, and what rank 0 decided; rank 0 holds the run directory meanwhile."""
-    limit_s = run_plan.layout.rendezvous.join_timeout_s
-    store = open_store(placement, limit_s)
+    process = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
+    shared = open_store(placement, run_plan.layout.rendezvous.join_timeout_s)
     if placement.rank != 0:
-        _introduce(store, run_plan, placement, limit_s)
-        yield store, _listen_to_rank_0(store, directory, placement, limit_s)
+        yield _follow(shared, run_plan, placement, directory, process)
         return
+    store = of_attempt(shared, process)
     say(store, "plan", encode(run_plan))
     say(store, "seals", _seals(run_plan))
-    _introduce(store, run_plan, placement, limit_s)
+    say(shared, ATTEMPT, process)
+    say_hello(store, _hello(store, run_plan, placement, process))
+    hellos: list[Hello] = []
     try:
-        with _decided(store, run_plan, directory, resume) as start:
-            say(store, "start", asdict(start))
+        with _decided(store, run_plan, directory, resume, hellos) as start:
+            say(store, "start", {**asdict(start), "for": _processes(hellos)})
             yield store, start
     except UserError as refusal:
-        say(store, "refused", [asdict(found) for found in refusal.diagnostics])
-        say(store, "start", None)
-        hear_all(store, "refused", range(1, placement.world_size), ANSWER_S / 10)
+        say(store, "start", {"refused": str(refusal), "for": _processes(hellos)})
+        hear_all(store, "refused", range(1, len(hellos)), ANSWER_S / 10)
         raise
 
 
 @contextmanager
 def _decided(
-    store: Any, run_plan: RunPlan, directory: RunDirectory, resume: str
+    store: Any, run_plan: RunPlan, directory: RunDirectory, resume: str, hellos: list[Hello]
 ) -> Iterator[Start]:
+    """Fills `hellos` with those of all ranks."""
     layout = run_plan.layout
     limit_s = layout.rendezvous.join_timeout_s
-    hellos = hear_hellos(store, layout.world_size, layout.devices_per_node, limit_s)
+    hellos += hear_hellos(store, layout.world_size, layout.devices_per_node, limit_s)
     if found := refusals(hellos):
         raise UserError(*found)
     launch.check_all_servers(run_plan)
     with open_run_directory(run_plan, resume) as (directory, start_step, skipped):
         full_disk.check_room(run_plan, directory, start_step)
-        _be_seen_by_all(store, run_plan, directory, [hello.host for hello in hellos])
-        yield Start(start_step, [hello.host for hello in hellos], skipped)
+        hosts = [hello.host for hello in hellos]
+        _be_seen_by_all(store, layout.devices_per_node, directory, hosts)
+        yield Start(start_step, hosts, skipped)
 
 
 def _be_seen_by_all(
-    store: Any, run_plan: RunPlan, directory: RunDirectory, hosts: Sequence[str]
+    store: Any, per_node: int, directory: RunDirectory, hosts: Sequence[str]
 ) -> None:
     """Raises UserError (GK584) where a host does not see what this one writes."""
-    mark, token = directory.path / SEEN, f"{os.getpid()} {time.time_ns()}"
+    mark, token = directory.path / SEEN, str(time.time_ns())
     mark.write_text(token, encoding="utf-8")
     say(store, "seen", token)
-    firsts = range(0, len(hosts), run_plan.layout.devices_per_node)
-    seen = hear_all(store, "sees", firsts[1:], ANSWER_S)
+    firsts = range(per_node, len(hosts), per_node)
+    seen = hear_all(store, "sees", firsts, SHOWN_WITHIN_S)
     mark.unlink()
-    blind = [hosts[rank] for rank in firsts[1:] if not seen.get(rank)]
+    blind = [hosts[rank] for rank in firsts if rank not in seen]
     if blind:
         raise UserError(
             error(
                 "GK584",
-                f"{', '.join(blind[:4])} does not see the run directory `{directory.path}` "
-                f"of {hosts[0]}",
+                f"{', '.join(blind[:4])} {'does' if len(blind) == 1 else 'do'} not see the run "
+                f"directory `{directory.path}` of {hosts[0]}",
                 "run.output",
                 label="each host has its own",
                 help=("set `run.output` to a path on a file system that all hosts share",),
@@ -161,66 +170,73 @@ def _be_seen_by_all(
         )
 
 
-def _introduce(store: Any, run_plan: RunPlan, placement: Placement, limit_s: float) -> None:
-    seals = ask(store, "seals", placement, limit_s)
+def _follow(
+    shared: Any, run_plan: RunPlan, placement: Placement, directory: RunDirectory, process: str
+) -> tuple[Any, Start]:
+    """Rank 0's decision, of the attempt that is its newest: torchrun's store may hold older ones.
+
+    Raises UserError: without findings where rank 0 refuses, which says why itself; GK582 where it
+    says nothing in time.
+    """
+    limit_s = run_plan.layout.rendezvous.join_timeout_s + ANSWER_S
+    deadline, attempt, store, is_seen = time.monotonic() + limit_s, None, None, False
+    try:
+        while time.monotonic() < deadline:
+            newest = heard(shared, ATTEMPT) if is_said(shared, ATTEMPT) else None
+            if newest is not None and newest != attempt:
+                attempt, store, is_seen = newest, of_attempt(shared, newest), False
+                say_hello(store, _hello(store, run_plan, placement, process))
+            if store is not None and is_said(store, "start"):
+                told = heard(store, "start")
+                if process in told["for"]:
+                    return store, _started(store, told, placement)
+            if store is not None and not is_seen and placement.local_rank == 0:
+                is_seen = _sees(store, directory.path / SEEN)
+                if is_seen:
+                    say(store, f"sees/{placement.rank}", True)
+            time.sleep(0.02)
+    except RuntimeError as failure:
+        raise UserError(not_reached(placement, limit_s, failure)) from failure
+    raise UserError(not_reached(placement, limit_s, TimeoutError("rank 0 decided nothing")))
+
+
+def _started(store: Any, told: dict[str, Any], placement: Placement) -> Start:
+    if "refused" in told:
+        say(store, f"refused/{placement.rank}", True)
+        raise UserError
+    return Start(told["step"], told["hosts"], ())
+
+
+def _sees(store: Any, mark: Path) -> bool:
+    try:
+        return is_said(store, "seen") and mark.read_text(encoding="utf-8") == heard(store, "seen")
+    except OSError:
+        return False
+
+
+def _hello(store: Any, run_plan: RunPlan, placement: Placement, process: str) -> Hello:
     differences: tuple[str, ...] = ()
-    if tuple(seals) != _seals(run_plan):
-        first = decode(ask(store, "plan", placement, limit_s))
+    if tuple(heard(store, "seals")) != _seals(run_plan):
+        first = decode(heard(store, "plan"))
         differences = tuple(
             f"{change.path}: {change.old} there, {change.new} here"
             for change in compare(first, run_plan)
             if not isinstance(change.old, dict | list)
         )[:8]
     lacks = launch.missing_here(run_plan) if placement.local_rank == 0 else ()
-    hello = Hello(
+    return Hello(
         placement.rank,
+        process,
         socket.gethostname(),
         _seals(run_plan),
         _versions(),
         tuple(asdict(found) for found in lacks),
         differences,
     )
-    say_hello(store, hello)
 
 
-def _listen_to_rank_0(
-    store: Any, directory: RunDirectory, placement: Placement, limit_s: float
-) -> Start:
-    """Raises UserError without findings where rank 0 refuses, which says why itself."""
-    if placement.local_rank == 0:
-        told = _first_of(store, ("seen", "start"), placement, limit_s)
-        if told == "seen":
-            token = ask(store, "seen", placement, limit_s)
-            say(store, f"sees/{placement.rank}", _sees(directory.path / SEEN, token))
-    told = ask(store, "start", placement, limit_s + 2 * ANSWER_S)
-    if told is None:
-        say(store, f"refused/{placement.rank}", True)
-        raise UserError
-    return Start(told["step"], told["hosts"], ())
-
-
-def _first_of(store: Any, keys: Sequence[str], placement: Placement, limit_s: float) -> str:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        for key in keys:
-            if store.check([key]):
-                return key
-        time.sleep(0.02)
-    ask(store, keys[0], placement, 0.01)  # raises
-    raise AssertionError
-
-
-def _sees(mark: Path, token: str) -> bool:
-    """A file system of the network may show it late."""
-    deadline = time.monotonic() + ANSWER_S / 3
-    while time.monotonic() < deadline:
-        try:
-            if mark.read_text(encoding="utf-8") == token:
-                return True
-        except OSError:
-            pass
-        time.sleep(0.1)
-    return False
+def _processes(hellos: Sequence[Hello]) -> list[str]:
+    return [hello.process for hello in hellos]
 
 
 def _train(

@@ -3,11 +3,13 @@
 import socket
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.runplan.codec import encode
 from gkdplan.runplan.layout import Layout
 from gkdplan.runtime import meeting, member
 from gkdplan.runtime.meeting import Hello, hear_hellos, open_store, refusals, say_hello
@@ -128,7 +130,12 @@ def test_the_store_listens_at_the_masters_address_only():
 
 
 def hello(rank: int, **changes) -> Hello:
-    told = {"host": f"host-{rank // 2}", "plan": ("a", "b"), "versions": {"torch": "1"}}
+    told = {
+        "process": f"p{rank}",
+        "host": f"host-{rank // 2}",
+        "plan": ("a", "b"),
+        "versions": {"torch": "1"},
+    }
     return Hello(rank, **{**told, **changes})
 
 
@@ -170,35 +177,63 @@ def vars_of(found: Diagnostic) -> dict:
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_a_run_directory_that_a_host_does_not_see_is_refused(
-    is_shared, tmp_path, run_plan, layout, monkeypatch
-):
-    monkeypatch.setattr(member, "ANSWER_S", 1.5)
-    monkeypatch.setattr(meeting, "ANSWER_S", 1.5)
-    run_plan = replace(run_plan, layout=layout)
+def test_a_run_directory_that_a_host_does_not_see_is_refused(is_shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(member, "SHOWN_WITHIN_S", 10.0 if is_shared else 0.5)
     here, store = RunDirectory(tmp_path / "here"), dist.HashStore()
     here.path.mkdir()
-    there = here if is_shared else RunDirectory(tmp_path / "there")
-    other = threading.Thread(target=_look, args=(store, there), daemon=True)
+    mark = (here.path if is_shared else tmp_path / "there") / member.SEEN
+    done = threading.Event()
+    other = threading.Thread(target=_look, args=(store, mark, done), daemon=True)
     other.start()
     hosts = ["host-a", "host-a", "host-b", "host-b"]
     if is_shared:
-        member._be_seen_by_all(store, run_plan, here, hosts)
+        member._be_seen_by_all(store, 2, here, hosts)
     else:
         with pytest.raises(UserError) as refusal:
-            member._be_seen_by_all(store, run_plan, here, hosts)
+            member._be_seen_by_all(store, 2, here, hosts)
         (found,) = refusal.value.diagnostics
         assert found.code == "GK584"
         assert "host-b does not see the run directory" in found.message
     assert list(here.path.iterdir()) == []
-    store.set("start", "null")
+    done.set()
     other.join(10)
 
 
-def _look(store, directory: RunDirectory) -> None:
+def _look(store, mark: Path, done: threading.Event) -> None:
     """As the first rank of the second host does."""
-    with pytest.raises(UserError):
-        member._listen_to_rank_0(store, directory, Placement(2, 0, 4, "host-a", 1), 5.0)
+    while not done.wait(0.02):
+        if member._sees(store, mark):
+            meeting.say(store, "sees/2", True)
+            return
+
+
+def test_what_rank_0_decided_for_ranks_of_an_earlier_start_is_not_taken(run_plan, tmp_path):
+    """torchrun's store still holds it when it starts the ranks anew."""
+    timeouts = replace(run_plan.layout.rendezvous, join_timeout_s=10.0)
+    run_plan = replace(run_plan, layout=replace(run_plan.layout, rendezvous=timeouts))
+    shared, started = dist.HashStore(), []
+    earlier = {"step": 7, "hosts": ["a", "b"], "skipped": [], "for": ["p0", "p1"]}
+    _attempt(shared, run_plan, "first", earlier)
+    placement, directory = Placement(1, 1, 2, "a", 1, 1), RunDirectory(tmp_path)
+
+    def follow() -> None:
+        started.append(member._follow(shared, run_plan, placement, directory, "p1 again")[1])
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    thread.join(0.5)
+    assert not started
+    _attempt(shared, run_plan, "second", {**earlier, "step": 9, "for": ["p0 again", "p1 again"]})
+    thread.join(10)
+    assert [start.step for start in started] == [9]
+
+
+def _attempt(shared, run_plan, name: str, start: dict) -> None:
+    store = meeting.of_attempt(shared, name)
+    meeting.say(store, "plan", encode(run_plan))
+    meeting.say(store, "seals", member._seals(run_plan))
+    meeting.say(store, "start", start)
+    meeting.say(shared, member.ATTEMPT, name)
 
 
 def test_the_interface_of_the_loopback_leads_to_the_loopback():

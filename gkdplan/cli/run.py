@@ -93,7 +93,7 @@ def _run_as_rank(compiled: Compiled, placement: "Placement", resume: str, json: 
         show_findings(compiled.diagnostics, sys.stderr)
         show(outline(run_plan, width()))
         sys.stdout.flush()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     warnings.simplefilter("ignore")
     exit_code = 1
     try:

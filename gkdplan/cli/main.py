@@ -27,6 +27,7 @@ COMMANDS = {
     "show": "gkdplan.cli.show",
     "diff": "gkdplan.cli.diff",
     "report": "gkdplan.cli.report",
+    "export": "gkdplan.cli.export",
     "explain": "gkdplan.cli.explain",
     "schema": "gkdplan.cli.schema",
     "doctor": "gkdplan.cli.doctor",

@@ -253,7 +253,6 @@ CODES: dict[str, Code] = {
         "Neither the loss nor the tokenizer has a place for it.",
         "Serve the student that the plan names, with its own config.json.",
     ),
-<<<<<<< HEAD
     "GK580": Code(
         "a world of another size than the plan's",
         "The layout says what each rank holds; with more or fewer of them there is no such rank.",
@@ -278,12 +277,11 @@ CODES: dict[str, Code] = {
         "a run directory that not every host sees",
         "Every rank writes its part of a checkpoint there, and resumes from it.",
         "Set `run.output` to a path on a file system that all hosts share.",
-=======
+    ),
     "GK588": Code(
         "a student that cannot be exported",
         "Half a model, or one whose bytes have changed, is worse than none.",
         "Name a run with a whole checkpoint, and a directory that does not exist yet.",
->>>>>>> d83904d (gkdplan export hf copies a whole student, or its adapters, with a model card)
     ),
     "GK589": Code(
         "a GPU with less memory than a rank needs",

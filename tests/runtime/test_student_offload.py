@@ -21,7 +21,7 @@ EMA |= {"lmbda": 0.0, "seq_kd": 0.0}
 CONFIGURATIONS = {
     "fp32": {},
     "bf16 over data": TWO | {"dtype": "bf16"},
-    "fp32 over data, all else on the host": TWO | STATE | {"offload": "cpu"},
+    "bf16 over data, all else on the host": TWO | STATE | {"dtype": "bf16", "offload": "cpu"},
     "bf16, replicated": TWO | {"dtype": "bf16", "distributed": "false"},
     "tensor": TWO | {"tensor": 2},
     "bf16 in stages, state fetched early": TWO
@@ -30,7 +30,7 @@ CONFIGURATIONS = {
     "adapters": {"student": 'tuning = "lora"', "dtype": "bf16"},
     "the average of the student": EMA | {"dtype": "bf16"},
 }
-IN_EVERY_RUN = {"bf16 over data", "fp32 over data, all else on the host"}
+IN_EVERY_RUN = {"bf16 over data", "bf16 over data, all else on the host"}
 CASES = [
     pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.grid)
     for name in CONFIGURATIONS

@@ -8,6 +8,16 @@ from gkdplan.vision import VisionShape
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a dense layer, by the names that Hugging Face gives them."""
+FUSED_PROJECTIONS = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+"""Matrices in which some families lay several of them, one below the other."""
+
+
+def parts_of(projection: str) -> tuple[str, ...]:
+    """Those of PROJECTIONS that a projection of a checkpoint holds."""
+    return FUSED_PROJECTIONS.get(projection, (projection,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +163,10 @@ class ModelShape:
         return embeddings + layers + self.hidden_size + vision
 
     def projection_size(self, name: str) -> tuple[int, int]:
-        """(out, in) features of one of PROJECTIONS."""
+        """(out, in) features of one of PROJECTIONS, or of FUSED_PROJECTIONS."""
+        if name in FUSED_PROJECTIONS:
+            sizes = [self.projection_size(part) for part in parts_of(name)]
+            return sum(rows for rows, _ in sizes), sizes[0][1]
         hidden, query, kv, ffn = (
             self.hidden_size,
             self.query_size,

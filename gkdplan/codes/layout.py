@@ -216,7 +216,8 @@ _LORA = {
         "a target that is no projection",
         "An adapter sits beside a linear map of a layer, under the name that Hugging Face gives "
         "the map. Megatron fuses q, k and v, and gate and up: each named part has an A and a B of "
-        "its own, as in PEFT, and the others have none.",
+        "its own, as in PEFT, and the others have none. What lies fused in the checkpoint, as "
+        "Phi-3's qkv_proj, is one map with one A.",
         'Write names that are shown, or "all-linear" for all of them.',
     ),
     "GK251": Code(

@@ -2,7 +2,7 @@
 
 from gkdplan.families import FAMILIES
 from gkdplan.families.names import ExpertNames, Names
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.shape import PROJECTIONS, ModelShape, MoeShape, parts_of
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -10,6 +10,18 @@ Sizes = dict[str, tuple[int, ...]]
 def names_of(shape: ModelShape) -> Names:
     """What the shape's family calls its tensors."""
     return FAMILIES[shape.family].names
+
+
+def projections_of(shape: ModelShape) -> tuple[str, ...]:
+    """The linear maps of a layer as the family's checkpoints have them, in the order of a layer."""
+    names = names_of(shape)
+    fused = {
+        part: path.rpartition(".")[2]
+        for path in (names.fused_qkv, names.fused_gate_up)
+        if path is not None
+        for part in parts_of(path.rpartition(".")[2])
+    }
+    return tuple(dict.fromkeys(fused.get(name, name) for name in PROJECTIONS))
 
 
 def expected_tensors(shape: ModelShape) -> Sizes:

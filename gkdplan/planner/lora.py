@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
+from gkdplan.families.tensors import projections_of
 from gkdplan.runplan.model import LoraPlan
-from gkdplan.shape import PROJECTIONS, ModelShape
+from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Lora, Student
 
 ALL_LINEAR = "all-linear"
@@ -15,7 +16,7 @@ def decide_lora(student: Student, shape: ModelShape) -> LoraPlan | None:
     if student.tuning != "lora":
         return None
     lora = lora_of(student)
-    targets = targets_of(lora.targets)
+    targets = targets_of(lora.targets, shape)
     per_layer = sum(sum(shape.projection_size(target)) for target in targets)
     return LoraPlan(
         rank=lora.rank,
@@ -31,7 +32,8 @@ def lora_of(student: Student) -> Lora:
     return student.lora or Lora()
 
 
-def targets_of(names: Iterable[str]) -> tuple[str, ...]:
-    """The projections that the names mean, each once, in the order of a layer."""
+def targets_of(names: Iterable[str], shape: ModelShape) -> tuple[str, ...]:
+    """The projections of the shape's family that the names mean, each once, in the order of a
+    layer."""
     named = set(names)
-    return tuple(name for name in PROJECTIONS if ALL_LINEAR in named or name in named)
+    return tuple(name for name in projections_of(shape) if ALL_LINEAR in named or name in named)

@@ -99,7 +99,8 @@ def recompute(chosen: Recompute) -> str:
 
 def lora(chosen: LoraPlan) -> str:
     """What is trained beside the frozen weights."""
-    what = "every projection" if chosen.targets == PROJECTIONS else ", ".join(chosen.targets)
+    is_all = all(map(chosen.target_of, PROJECTIONS))
+    what = "every projection" if is_all else ", ".join(chosen.targets)
     dropped = f", dropout {chosen.dropout:g}" if chosen.dropout else ""
     return (
         f"{format_count(chosen.num_parameters)} trained: rank {chosen.rank}, alpha"

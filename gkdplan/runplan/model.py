@@ -9,7 +9,7 @@ from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.schedule import Schedule
 from gkdplan.runplan.steps import Step
 from gkdplan.runplan.timing import Timing
-from gkdplan.shape import ModelShape
+from gkdplan.shape import ModelShape, parts_of
 from gkdplan.vocab import Dtype, LossBackend, Payload, Tier
 
 SCHEMA_VERSION = 1
@@ -55,8 +55,8 @@ class LoraPlan:
     """Low-rank adapters (Hu et al., arXiv 2106.09685) beside the frozen projections `targets`, each
     with an A [rank, in] and a B [out, rank] of its own: y = W x + alpha / rank B A dropout(x).
 
-    `targets` are some of `shape.PROJECTIONS`, in that order; `num_parameters` counts the whole
-    model's adapters.
+    `targets` are some of the family's projections, in the order of a layer; `num_parameters` counts
+    the whole model's adapters.
     """
 
     rank: int
@@ -64,6 +64,10 @@ class LoraPlan:
     dropout: float
     targets: tuple[str, ...]
     num_parameters: int
+
+    def target_of(self, projection: str) -> str | None:
+        """The target that adapts one of `shape.PROJECTIONS`: itself, or the matrix it lies in."""
+        return next((t for t in self.targets if projection in parts_of(t)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,8 @@ class Lora(Section):
     dropout: Decay = 0.0
     """Probability of dropping an element of an adapter's input."""
     targets: Annotated[tuple[Text, ...], Field(min_length=1)] = ("all-linear",)
-    """Projections that get an adapter, by Hugging Face's names (q_proj, ...), or "all-linear"."""
+    """Projections that get an adapter, by the names of the checkpoint (q_proj, qkv_proj, ...), or
+    "all-linear"."""
 
 
 class Keep(Section):

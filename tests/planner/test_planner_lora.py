@@ -100,10 +100,33 @@ def test_an_unknown_target_names_the_nearest():
     assert '"down_proj"' in finding.help[0]
 
 
-def _findings(code: str, targets: tuple[str, ...], tensor: int) -> list[Any]:
+def test_a_fused_projection_is_one_target_with_one_a():
+    # Phi-3-mini: q, k, v and o 3072 wide, an MLP of 8192, in 32 layers, rank 16: as PEFT counts it,
+    # qkv 3072 + 9216, o 2 x 3072, gate and up 3072 + 16384, down 8192 + 3072: 49,152.
+    phi = replace(TINY, family="phi3", hidden_size=3072, num_layers=32, num_attention_heads=32)
+    phi = replace(phi, num_kv_heads=32, head_dim=96, ffn_hidden_size=8192)
+    lora = decide_lora(plan(student={"tuning": "lora", "lora": {"rank": 16}}).student, phi)
+    assert lora.targets == ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    assert lora.num_parameters == 16 * 32 * 49_152
+
+
+def test_a_part_of_a_fused_projection_is_no_target():
+    (finding,) = _findings("GK250", ("o_proj", "k_proj"), tensor=1, family="phi3")
+    assert finding.help == ('write "qkv_proj"',)
+    (finding,) = _findings("GK250", ("gate_up_proj",), tensor=1)
+    assert finding.help == ('write "gate_proj", "up_proj"',)
+    assert not _findings("GK250", ("qkv_proj",), tensor=1, family="phi3")
+
+
+def test_kv_heads_of_a_fused_projection_are_not_shared():
+    (finding,) = _findings("GK251", ("qkv_proj", "down_proj"), tensor=6, family="phi3")
+    assert 'set `student.lora.targets` to ["down_proj"]' in finding.help
+
+
+def _findings(code: str, targets: tuple[str, ...], tensor: int, **changes: str) -> list[Any]:
     """On six ranks, of a student with 6 heads, 2 kv heads and an ffn width of 192."""
     student = {"tuning": "lora", "lora": {"targets": targets}, "parallel": {"tensor": tensor}}
     tables = {"cluster": {"devices_per_node": 6}, "student": student, "batch": {"global": 12}}
-    shape = replace(TINY, ffn_hidden_size=192)
+    shape = replace(TINY, ffn_hidden_size=192, **changes)
     findings = check_declaration(plan(**tables), facts(student=shape, teacher=shape))
     return [finding for finding in findings if finding.code == code]

@@ -100,17 +100,42 @@ def test_the_run_is_that_of_one_process(layout, run, alone):
 @pytest.mark.parametrize("student", [ALL, SOME])
 def test_peft_loads_the_adapters_and_gives_the_merged_students_logits(student, run, home):
     saved = _last(run(student=student))
-    base = AutoModelForCausalLM.from_pretrained(home / "student", dtype=torch.float32)
+    _assert_peft_gives_the_merged_logits(saved, home / "student")
+    assert json.loads((saved / "adapter" / "adapter_config.json").read_text())["r"] == 4
+
+
+def _assert_peft_gives_the_merged_logits(saved: Path, student: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, saved / "adapter")
     merged = AutoModelForCausalLM.from_pretrained(saved / "student", dtype=torch.float32)
-    untouched = AutoModelForCausalLM.from_pretrained(home / "student", dtype=torch.float32)
+    untouched = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32)
     tokens_BS = torch.arange(3, 35).view(2, 16)
     with torch.no_grad():
         expected, found = merged(tokens_BS).logits, adapted(tokens_BS).logits
         before = untouched(tokens_BS).logits
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0.0)
     assert float((expected - before).abs().max()) > 1e-2
-    assert json.loads((saved / "adapter" / "adapter_config.json").read_text())["r"] == 4
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [("phi3", TWO | {"tensor": 2}), pytest.param("glm4", {}, marks=pytest.mark.grid)],
+)
+def test_peft_loads_the_adapters_of_fused_projections(family, layout, tmp_path):
+    """One A of each matrix that the family's checkpoint has."""
+    keys = {"pad_token_id": 0} if family == "phi3" else {"head_dim": 8}
+    tiny.save_family(tmp_path / "student", family, num_layers=2, seed=2, **keys)
+    tiny.save_qwen3(tmp_path / "teacher", num_layers=2, hidden=48, seed=1)
+    tiny.save_rows(tmp_path / "rows.jsonl")
+    run_plan = compile_tiny(tmp_path, tmp_path / "run", **CHANGES | layout)
+    run_on_ranks(_run, run_plan.layout.world_size, encode(run_plan), 0)
+    saved = _last(tmp_path / "run")
+    adapters = load_file(saved / "adapter" / "adapter_model.safetensors")
+    stem = "base_model.model.model.layers.1.mlp.gate_up_proj"
+    assert adapters[f"{stem}.lora_A.weight"].shape == (4, 32)
+    assert adapters[f"{stem}.lora_B.weight"].shape == (2 * 48, 4)
+    assert sum(map(torch.numel, adapters.values())) == run_plan.models.student.lora.num_parameters
+    _assert_peft_gives_the_merged_logits(saved, tmp_path / "student")
 
 
 def test_only_the_adapted_weights_move(run, home, alone):

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from gkdplan import __version__
 from gkdplan.facts.model import Facts
-from gkdplan.families import FAMILIES
 from gkdplan.planner.checks.laid_out import each_model, laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, rule
 from gkdplan.planner.layout import kernels_of
@@ -31,22 +30,6 @@ def bounded_scores_need_kernels_of_torch(plan: Plan, facts: Facts) -> Iterator[F
 
 
 @rule("GK590")
-def projections_with_adapters_are_apart(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """PEFT adapts a fused projection with one A, and Megatron's layers have one for each part."""
-    shape = facts.student.shape
-    names = FAMILIES[shape.family].names
-    fused = [name for name in (names.fused_qkv, names.fused_gate_up) if name is not None]
-    if plan.student.tuning == "lora" and fused:
-        yield Finding(
-            f"adapters beside the fused projections of {shape.family} ({', '.join(fused)}) are not "
-            f"yet available in gkdplan {__version__}",
-            "student.tuning",
-            label="not yet available",
-            help=('set `student.tuning` to "full"',),
-        )
-
-
-@rule("GK590")
 def normed_heads_are_not_shared(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """A norm over all kv heads needs each of them on one rank of the tensor axis."""
     for model in laid_out(plan, facts, lambda shape: (shape.family, shape.num_kv_heads)):
@@ -64,6 +47,5 @@ def normed_heads_are_not_shared(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 RULES = (
     bounded_scores_need_kernels_of_torch,
-    projections_with_adapters_are_apart,
     normed_heads_are_not_shared,
 )

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from gkdplan.facts.model import Facts
+from gkdplan.families.tensors import projections_of
 from gkdplan.planner.checks.degrees import possible_degrees
 from gkdplan.planner.checks.laid_out import student_laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, plan_rule, rule
 from gkdplan.planner.lora import ALL_LINEAR, lora_of, targets_of
-from gkdplan.shape import PROJECTIONS
+from gkdplan.shape import FUSED_PROJECTIONS, PROJECTIONS, parts_of
 from gkdplan.spec.plan import Plan
 
 _TARGETS = "student.lora.targets"
-OF_KV_HEADS = ("q_proj", "k_proj", "v_proj")
+OF_KV_HEADS = ("qkv_proj", "q_proj", "k_proj", "v_proj")
 """The parts of the fused projection, which Megatron orders by kv head."""
 OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
 """What a layer of experts has of each expert."""
@@ -23,7 +24,7 @@ def targets_are_projections(plan: Plan) -> Iterator[Finding]:
     """Targets are the names that PEFT takes for these models, whole."""
     if plan.student.tuning != "lora":
         return
-    names = (ALL_LINEAR, *PROJECTIONS)
+    names = (ALL_LINEAR, *PROJECTIONS, *FUSED_PROJECTIONS)
     for index, target in enumerate(lora_of(plan.student).targets):
         if target not in names:
             near = get_close_matches(target.rpartition(".")[2], names, n=2) or names
@@ -35,13 +36,32 @@ def targets_are_projections(plan: Plan) -> Iterator[Finding]:
             )
 
 
+@rule("GK250")
+def targets_are_of_the_family(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """What lies fused in a family's checkpoint has one adapter, as PEFT gives it, and what does not
+    has no adapter in common."""
+    if plan.student.tuning != "lora":
+        return
+    shape = facts.student.shape
+    own = projections_of(shape)
+    for index, target in enumerate(lora_of(plan.student).targets):
+        if target in (*PROJECTIONS, *FUSED_PROJECTIONS) and target not in own:
+            near = [name for name in own if set(parts_of(name)) & set(parts_of(target))]
+            yield Finding(
+                f'"{target}" is no projection of {shape.family}',
+                f"{_TARGETS}[{index}]",
+                label="in its checkpoints " + ", ".join(near),
+                help=(f"write {', '.join(_quoted(near))}",),
+            )
+
+
 @rule("GK251")
 def adapters_have_whole_kv_heads(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Where ranks share a kv head, a rank's rows of the fused projection are no whole rows of q, k
     and v alike (megatron/core/transformer/attention.py): their adapters would differ by rank."""
     student = student_laid_out(plan, facts)
     heads, degree = student.shape.num_kv_heads, student.parallel.tensor
-    targets = _targets(plan)
+    targets = _targets(plan, facts)
     fused = [target for target in targets if target in OF_KV_HEADS]
     if not fused or heads % degree == 0:
         return
@@ -68,7 +88,7 @@ def experts_have_no_adapters(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """On CUDA the matrices of a layer's experts are one module (TEGroupedMLP in
     megatron/core/transformer/moe/experts.py): no expert has a linear layer that an adapter of ours
     could follow, and none has been traced."""
-    moe, targets = facts.student.shape.moe, _targets(plan)
+    moe, targets = facts.student.shape.moe, _targets(plan, facts)
     others = [target for target in targets if target not in OF_EXPERTS]
     if moe is None or len(others) == len(targets):
         return
@@ -90,13 +110,18 @@ def experts_have_no_adapters(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 PLAN_RULES = (targets_are_projections,)
-RULES = (*PLAN_RULES, adapters_have_whole_kv_heads, experts_have_no_adapters)
+RULES = (
+    *PLAN_RULES,
+    targets_are_of_the_family,
+    adapters_have_whole_kv_heads,
+    experts_have_no_adapters,
+)
 
 
-def _targets(plan: Plan) -> tuple[str, ...]:
+def _targets(plan: Plan, facts: Facts) -> tuple[str, ...]:
     if plan.student.tuning != "lora":
         return ()
-    return targets_of(lora_of(plan.student).targets)
+    return targets_of(lora_of(plan.student).targets, facts.student.shape)
 
 
 def _quoted(names: list[str] | tuple[str, ...]) -> list[str]:

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import groupby
+from itertools import chain, groupby
 
 from gkdplan.planner.memory.parameters import Parameter
 from gkdplan.runplan.model import LoraPlan
-from gkdplan.shape import ModelShape
+from gkdplan.shape import ModelShape, parts_of
 
 PROJECTIONS_OF = {
     "linear_proj": ("o_proj",),
-    "linear_qkv": ("q_proj", "k_proj", "v_proj"),
-    "linear_fc1": ("gate_proj", "up_proj"),
+    "linear_qkv": ("qkv_proj", "q_proj", "k_proj", "v_proj"),
+    "linear_fc1": ("gate_up_proj", "gate_proj", "up_proj"),
     "linear_fc2": ("down_proj",),
 }
 """Megatron's linear layers and the checkpoint's projections that each holds."""
@@ -22,8 +22,8 @@ ROW_PARALLEL = ("linear_proj", "linear_fc2")
 def with_adapters(
     parameters: tuple[Parameter, ...], shape: ModelShape, lora: LoraPlan, tensor: int
 ) -> tuple[Parameter, ...]:
-    """The base's parameters, frozen, with each linear layer's adapter after it: one A of all its
-    parts and a B of each."""
+    """The base's parameters, frozen, with each linear layer's adapter after it: the A of all its
+    targets in one, and a B of each part of them."""
     together: list[Parameter] = []
     for module, own in groupby(parameters, key=lambda parameter: parameter.name.rpartition(".")[0]):
         together += [replace(parameter, is_trained=False) for parameter in own]
@@ -32,7 +32,7 @@ def with_adapters(
 
 
 def adapted(lora: LoraPlan, layer: str) -> tuple[str, ...]:
-    """The parts of one of Megatron's layers that have adapters."""
+    """The targets that one of Megatron's layers holds."""
     return tuple(name for name in PROJECTIONS_OF.get(layer, ()) if name in lora.targets)
 
 
@@ -44,6 +44,6 @@ def _adapter(module: str, shape: ModelShape, lora: LoraPlan, tensor: int) -> Ite
     is_row = layer in ROW_PARALLEL
     inputs = shape.projection_size(targets[0])[1] // (tensor if is_row else 1)
     yield Parameter(f"{module}.lora.a", len(targets) * lora.rank * inputs)
-    for target in targets:
-        outputs = shape.projection_size(target)[0] // (1 if is_row else tensor)
-        yield Parameter(f"{module}.lora.b.{target}", lora.rank * outputs)
+    for part in chain.from_iterable(map(parts_of, targets)):
+        outputs = shape.projection_size(part)[0] // (1 if is_row else tensor)
+        yield Parameter(f"{module}.lora.b.{part}", lora.rank * outputs)

@@ -16,8 +16,8 @@ MLP = ("linear_fc1", "linear_fc2")
 def saved_bytes(model: RankModel, num_tokens: int, *layers: str) -> int:
     """What the adapters of these linear layers keep for the backward, 0 where there are none.
 
-    The narrow middle of each part: N r w where the layer is column-parallel, N r w / s where it is
-    row-parallel. With dropout also its result, N in / s w or N in / t w, and its mask.
+    The narrow middle of each target: N r w where the layer is column-parallel, N r w / s where it
+    is row-parallel. With dropout also its result, N in / s w or N in / t w, and its mask.
     """
     lora = model.lora
     if lora is None:

@@ -105,7 +105,8 @@ class RankModel:
         that of an adapter's A, which with dropout multiplies a copy."""
         if self.lora is None:
             return True
-        return self.lora.dropout == 0.0 and not set(projections).isdisjoint(self.lora.targets)
+        is_adapted = any(self.lora.target_of(projection) for projection in projections)
+        return self.lora.dropout == 0.0 and is_adapted
 
     @property
     def has_float32_scales(self) -> bool:

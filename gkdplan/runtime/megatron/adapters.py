@@ -19,6 +19,7 @@ from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import num_model_layers, stage_of_layer
 from gkdplan.runtime.megatron.parameters import adapter_parameters
+from gkdplan.shape import parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,11 @@ _HOMES = {
     "q_proj": _QKV,
     "k_proj": _QKV,
     "v_proj": _QKV,
+    "qkv_proj": _QKV,
     "o_proj": _Home("self_attention.linear_proj", "self_attn", True),
     "gate_proj": _FC1,
     "up_proj": _FC1,
+    "gate_up_proj": _FC1,
     "down_proj": _Home("mlp.linear_fc2", "mlp", True),
 }
 
@@ -106,11 +109,13 @@ def _whole_adapter(
     stage = stage_of_layer(plan, layer)
     if stage == mesh.pipeline_rank:
         stem = f"decoder.layers.{layer}.{home.layer}.lora"
-        parts = [t for t in plan.lora.targets if _HOMES[t] is home]
-        share = own[f"{stem}.a"].chunk(len(parts))[parts.index(target)]
+        beside = [t for t in plan.lora.targets if _HOMES[t] is home]
+        share = own[f"{stem}.a"].chunk(len(beside))[beside.index(target)]
         a = _joined(share, mesh, 1) if home.is_row_parallel else share.contiguous()
-        factor = own[f"{stem}.b.{target}"]
-        b = factor.contiguous() if home.is_row_parallel else _joined(factor, mesh, 0)
+        factors = [own[f"{stem}.b.{part}"] for part in parts_of(target)]
+        if not home.is_row_parallel:
+            factors = [_joined(factor, mesh, 0) for factor in factors]
+        b = torch.cat(factors)
     for tensor in (a, b):
         if mesh.pipeline_size > 1:
             dist.broadcast(tensor, group=mesh.pipeline_group, group_src=stage)

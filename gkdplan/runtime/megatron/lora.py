@@ -11,7 +11,7 @@ Legend: S positions, B rows, R rank, W width of a layer's output on this rank, G
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,9 +40,10 @@ ADAPTER = "lora"
 @dataclass(frozen=True, slots=True)
 class Part:
     """Columns [start, start + width) of each of `num_groups` equal stretches of a layer's output:
-    those of one projection of the checkpoint."""
+    those of one projection, which `target` adapts, alone or with others by the same A."""
 
     name: str
+    target: str | None
     num_groups: int
     start: int
     width: int
@@ -68,9 +69,13 @@ def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
     degree = model.config.tensor_model_parallel_size
     for layer in model.decoder.layers:
         for module, kind, parts in _linear_layers(layer, shape, degree):
-            targets = tuple(part for part in parts if part.name in lora.targets)
-            if targets:
-                adapter = kind(module.weight, model.config, lora, targets)
+            adapted = tuple(
+                replace(part, target=lora.target_of(part.name))
+                for part in parts
+                if lora.target_of(part.name)
+            )
+            if adapted:
+                adapter = kind(module.weight, model.config, lora, adapted)
                 module.add_module(ADAPTER, adapter)
                 module.register_forward_hook(_add_adapter, prepend=True)
     if model.pre_process:
@@ -120,8 +125,8 @@ def adapters_off(chunks: Sequence[GPTModel]) -> Iterator[None]:
 
 
 class Adapter(Module):
-    """A [parts x R, in] of all parts of a layer, stacked, and a B [out, R] of each, as this rank
-    holds them."""
+    """A [targets x R, in] of all targets of a layer, stacked, and a B [out, R] of each part of
+    them, as this rank holds them."""
 
     def __init__(
         self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
@@ -131,13 +136,14 @@ class Adapter(Module):
         self._parts, self._rank = parts, lora.rank
         self._scale, self._dropout = lora.alpha / lora.rank, lora.dropout
         self.sequence_parallel = config.sequence_parallel
-        self.a = Parameter(weight.new_empty(len(parts) * lora.rank, weight.shape[1]))
+        num_targets = len({part.target for part in parts})
+        self.a = Parameter(weight.new_empty(num_targets * lora.rank, weight.shape[1]))
         self.b = ParameterDict(
             [(part.name, Parameter(weight.new_empty(part.num_rows, lora.rank))) for part in parts]
         )
 
     def _narrow(self, input: Tensor, *, is_cut: bool) -> Tensor:
-        """alpha / rank A dropout(input), [S, B, parts x R]. A cut input has its own mask on each
+        """alpha / rank A dropout(input), [S, B, targets x R]. A cut input has its own mask on each
         rank, a whole one the same on all."""
         if self._dropout > 0.0:
             states = get_cuda_rng_tracker().fork() if is_cut else contextlib.nullcontext()
@@ -191,7 +197,7 @@ class RowAdapter(Adapter):
 
 class _AddToParts(torch.autograd.Function):
     """Adds B_i z_i to the columns of each part, in place: no part of a fused projection is copied,
-    and of the operands only z [S, B, parts x R] is kept."""
+    and of the operands only z [S, B, targets x R] is kept."""
 
     @staticmethod
     def forward(
@@ -208,25 +214,32 @@ class _AddToParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient_SBW: Tensor) -> tuple[Tensor | None, ...]:
         narrow_SBR, *factors = ctx.saved_tensors
-        narrow_gradients, factor_gradients = [], []
+        narrow_gradients: dict[str | None, Tensor] = {}
+        factor_gradients = []
         for part, narrow, factor in _each(ctx.parts, narrow_SBR, factors):
             columns = part.of(gradient_SBW).flatten(-2)
-            narrow_gradients.append(columns @ factor)
+            of_narrow = columns @ factor
+            before = narrow_gradients.get(part.target)
+            narrow_gradients[part.target] = of_narrow if before is None else before.add_(of_narrow)
             factor_gradients.append(columns.flatten(0, 1).t() @ narrow.flatten(0, 1))
-        return gradient_SBW, torch.cat(narrow_gradients, -1), None, *factor_gradients
+        of_narrow_SBR = torch.cat(list(narrow_gradients.values()), -1)
+        return gradient_SBW, of_narrow_SBR, None, *factor_gradients
 
 
 def _each(
     parts: tuple[Part, ...], narrow_SBR: Tensor, factors: Any
 ) -> Iterator[tuple[Part, Tensor, Tensor]]:
-    return zip(parts, narrow_SBR.chunk(len(parts), -1), factors, strict=True)
+    targets = list(dict.fromkeys(part.target for part in parts))
+    narrow = dict(zip(targets, narrow_SBR.chunk(len(targets), -1), strict=True))
+    for part, factor in zip(parts, factors, strict=True):
+        yield part, narrow[part.target], factor
 
 
 def _parts(num_groups: int, **widths: int) -> Iterator[Part]:
     """The projections of a layer, side by side in each group."""
     start = 0
     for name, width in widths.items():
-        yield Part(name, num_groups, start, width)
+        yield Part(name, None, num_groups, start, width)
         start += width
 
 

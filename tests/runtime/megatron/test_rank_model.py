@@ -6,6 +6,7 @@ import pytest
 from gloo_ranks import run_on_ranks
 from tiny_models import deep, plan_of, saved_bytes, start_mesh
 
+from gkdplan.families.tensors import projections_of
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
@@ -13,7 +14,7 @@ from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import LoraPlan
 from gkdplan.runtime.megatron import generate
 from gkdplan.runtime.megatron.model import build_model
-from gkdplan.shape import PROJECTIONS
+from gkdplan.shape import PROJECTIONS, parts_of
 from gkdplan.vocab import Dtype
 
 NORMED = ("olmo2", "gemma2-plain")
@@ -77,8 +78,11 @@ def _check_adapters(lora: LoraPlan, tensor: int) -> None:
     for sequence in {False, tensor > 1}:
         degrees = AxisDegrees(tensor=tensor, sequence=sequence, data=1)
         mesh = start_mesh(degrees)
-        for family, dtype in ((f, d) for f in ("llama", "qwen2", "qwen3") for d in Dtype):
-            plan = replace(plan_of(family, tensor), dtype=dtype, lora=lora)
+        for family, dtype in ((f, d) for f in ("llama", "qwen2", "qwen3", "phi3") for d in Dtype):
+            plan = plan_of(family, tensor)
+            own = projections_of(plan.shape)
+            holding = tuple(t for t in own if not set(parts_of(t)).isdisjoint(lora.targets))
+            plan = replace(plan, dtype=dtype, lora=replace(lora, targets=holding))
             planned = rank_model(plan, degrees, TORCH_ON_CPU, stage=0)
             model = build_model(plan, degrees, mesh, trainable=True)
             found = [(n, p.numel(), p.requires_grad) for n, p in model.named_parameters()]

@@ -1,6 +1,7 @@
 """Models whose scores are bounded, cut by a window or turned in part."""
 
 from trace_grid.models import GEMMA_2, GEMMA_3, PHI_3, SMOL_3
+from trace_grid.plan import LORA
 
 CONFIGURATIONS = {
     "gemma 2 2B fp32": {"models": GEMMA_2, "prompt": 480, "completion": 64},
@@ -14,4 +15,6 @@ CONFIGURATIONS = {
     | {"recompute": 'granularity = "full"\nmethod = "uniform"\nnum_layers = 1'},
     "smollm 3 3B bf16": {"models": SMOL_3, "dtype": "bf16", "prompt": 992},
     "phi 3 mini bf16 beyond its window": {"models": PHI_3, "dtype": "bf16", "prompt": 2400},
+    "phi 3 mini bf16 lora tensor 2": {"models": PHI_3, "dtype": "bf16", "tensor": 2}
+    | {"tuning": LORA.format("rank = 64")},
 }

@@ -19,6 +19,7 @@ from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import full_disk, worker
+from gkdplan.runtime.boards import has_wandb, no_wandb
 from gkdplan.runtime.claim import open_run_directory
 from gkdplan.runtime.failures import exit_code_of, how_to_go_on, what_failed
 from gkdplan.runtime.gpus import too_small
@@ -187,6 +188,8 @@ def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
     layout = run_plan.layout
     if run_plan.sampling.vllm is not None and not has_vllm():
         yield no_vllm()
+    if "wandb" in run_plan.training.loggers and not has_wandb():
+        yield no_wandb()
     if layout.backend != "nccl":
         if run_plan.objective.loss_backend is LossBackend.COMPILED and not has_cpp_compiler():
             yield no_cpp_compiler()

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, completions.jsonl and TensorBoard, written by one rank."""
+"""The log of a run: metrics.jsonl, completions.jsonl and boards, written by one rank."""
 
 import json
 import os
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from gkdplan.runtime.boards import Board
 from gkdplan.vocab import Phase, Source
 
 
@@ -18,20 +19,15 @@ class MetricsLog:
     """
 
     def __init__(
-        self, run_dir: Path, loggers: Sequence[str], start_step: int, *, enabled: bool
+        self, run_dir: Path, boards: Sequence[Board], start_step: int, *, enabled: bool
     ) -> None:
         self._metrics: TextIO | None = None
         self._completions: TextIO | None = None
-        self._board: Any = None
+        self._boards = boards
         if not enabled:
             return
         self._metrics = _reopen(run_dir / "metrics.jsonl", start_step)
         self._completions = _reopen(run_dir / "completions.jsonl", start_step)
-        if "tensorboard" in loggers:
-            from torch.utils.tensorboard import SummaryWriter
-
-            first_step = start_step + 1 if start_step else 0
-            self._board = SummaryWriter(run_dir / "tensorboard", purge_step=first_step)
 
     def log_step(
         self,
@@ -108,14 +104,14 @@ class MetricsLog:
         )
 
     def close(self) -> None:
-        for sink in (self._metrics, self._completions, self._board):
+        for sink in (self._metrics, self._completions, *self._boards):
             if sink is not None:
                 sink.close()
 
     def _plot(self, step: int, group: str, scalars: Mapping[Any, float]) -> None:
-        if self._board is not None:
+        for board in self._boards:
             for name, value in scalars.items():
-                self._board.add_scalar(f"{group}/{name}", value, step)
+                board.plot(step, f"{group}/{name}", value)
 
 
 def _write(file: TextIO | None, record: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Draw
 from gkdplan.runtime.average import StudentAverage, open_average
+from gkdplan.runtime.boards import open_boards
 from gkdplan.runtime.checkpoint import restore
 from gkdplan.runtime.data.batch import MicroBatch, Row, collate, micro_batches, row_share
 from gkdplan.runtime.data.chat import Chat, load_chat
@@ -231,9 +232,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         residency=residency,
         average=average,
         phases=phases,
-        metrics=MetricsLog(
-            directory.path, plan.training.loggers, start_step, enabled=mesh.rank == 0
-        ),
+        metrics=_metrics(plan, directory, start_step, enabled=mesh.rank == 0),
         progress=progress,
     )
 
@@ -265,6 +264,14 @@ def _set_weights(
         draw_weights(chunks, model, mesh, seed)
     else:
         load_weights(chunks, source, model, mesh)
+
+
+def _metrics(
+    plan: RunPlan, directory: RunDirectory, start_step: int, *, enabled: bool
+) -> MetricsLog:
+    loggers = plan.training.loggers if enabled else ()
+    boards = open_boards(loggers, directory.path, start_step, plan.name, plan.fingerprint)
+    return MetricsLog(directory.path, boards, start_step, enabled=enabled)
 
 
 def _open_eyes(plan: RunPlan, student_source: Path) -> Eyes | None:

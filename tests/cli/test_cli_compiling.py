@@ -10,8 +10,8 @@ model = "no/such-model"
 model = "no/such-model"
 [data]
 train = ["rows.jsonl"]
-[run]
-loggers = ["wandb"]
+[generation]
+tensor = 2
 """
 
 

@@ -42,9 +42,6 @@ def feature_is_available(plan: Plan) -> Iterator[Finding]:
                 '"full"',
             ),
         )
-    for index, logger in enumerate(plan.run.loggers):
-        if logger != "tensorboard":
-            yield _not_yet(f"run.loggers[{index}]", logger)
 
 
 @plan_rule("GK591", Severity.WARNING)

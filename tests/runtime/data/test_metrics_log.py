@@ -1,10 +1,13 @@
 """The log of a run: one line a record, no step twice, in whatever way the run was interrupted."""
 
 import json
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
 
+from gkdplan.runtime.boards import open_boards
 from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.vocab import Phase, Source
 
@@ -25,7 +28,8 @@ def step_record(step, loss=1.5):
 
 
 def log_steps(run_dir, steps, start_step=0, loggers=(), loss=1.5):
-    log = MetricsLog(run_dir, loggers, start_step, enabled=True)
+    boards = open_boards(loggers, run_dir, start_step, "name", "fingerprint")
+    log = MetricsLog(run_dir, boards, start_step, enabled=True)
     if start_step == 0:
         log.log_eval(step=0, jsd=0.5, cross_entropy=3.0, num_tokens=10)
     for step in steps:
@@ -115,7 +119,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path, num_lost):
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    log = MetricsLog(tmp_path, ("tensorboard",), 0, enabled=False)
+    log = MetricsLog(tmp_path, (), 0, enabled=False)
     log.log_step(**step_record(1))
     log.log_eval(step=1, jsd=0.5, cross_entropy=3.0, num_tokens=10)
     log.log_completion(
@@ -147,3 +151,40 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
 def test_tensorboard_is_written_only_where_the_plan_asks(tmp_path):
     log_steps(tmp_path, [1]).close()
     assert not (tmp_path / "tensorboard").exists()
+
+
+def test_wandb_has_each_step_offline_and_a_resumed_run_has_the_same_id(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    log_steps(tmp_path, [1, 2, 3], loggers=("wandb",)).close()
+    log_steps(tmp_path, [4], 3, loggers=("wandb",), loss=9.0).close()
+    runs = sorted(
+        (tmp_path / "wandb").glob("offline-run-*/*.wandb"), key=lambda f: f.stat().st_mtime
+    )
+    assert len({file.name for file in runs}) == 1
+    losses = [
+        (line["_step"], line["train/loss"])
+        for file in runs
+        for line in history_of(file)
+        if "train/loss" in line
+    ]
+    assert losses == [(1, 1.5), (2, 1.5), (3, 1.5), (4, 9.0)]
+    assert history_of(runs[0])[0]["eval/jsd"] == 0.5
+
+
+def history_of(file):
+    """The rows of an offline run: protobuf records in LevelDB's log format, blocks of 32 KiB."""
+    content, at, payload, rows = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(content):
+        room = 2**15 - at % 2**15
+        if room < 7:
+            at += room
+            continue
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        payload += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record, payload = Record.FromString(payload), b""
+            if record.HasField("history"):
+                items = record.history.item
+                rows.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
+    return rows

@@ -1,7 +1,10 @@
 """The log of a run: one line a record, no step twice, in whatever way the run was interrupted."""
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -155,11 +158,11 @@ def test_tensorboard_is_written_only_where_the_plan_asks(tmp_path):
 
 def test_wandb_has_each_step_offline_and_a_resumed_run_has_the_same_id(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    log_steps(tmp_path, [1, 2, 3], loggers=("wandb",)).close()
-    log_steps(tmp_path, [4], 3, loggers=("wandb",), loss=9.0).close()
-    runs = sorted(
-        (tmp_path / "wandb").glob("offline-run-*/*.wandb"), key=lambda f: f.stat().st_mtime
-    )
+    for start_step, steps, loss in ((0, [1, 2, 3], 1.5), (3, [4], 9.0)):
+        time.sleep(1)  # wandb names an offline run after the second in which it began
+        code = f"log_steps(run_dir, {steps}, {start_step}, ('wandb',), {loss}).close()"
+        _in_a_process_of_its_own(code, tmp_path)
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len({file.name for file in runs}) == 1
     losses = [
         (line["_step"], line["train/loss"])
@@ -169,6 +172,14 @@ def test_wandb_has_each_step_offline_and_a_resumed_run_has_the_same_id(tmp_path,
     ]
     assert losses == [(1, 1.5), (2, 1.5), (3, 1.5), (4, 9.0)]
     assert history_of(runs[0])[0]["eval/jsd"] == 0.5
+
+
+def _in_a_process_of_its_own(code, run_dir):
+    """As a resumed run is one."""
+    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})"
+    imports = "from pathlib import Path; from test_metrics_log import log_steps"
+    text = f"{path}; {imports}; run_dir = Path({str(run_dir)!r}); {code}"
+    subprocess.run([sys.executable, "-c", text], check=True, timeout=120)
 
 
 def history_of(file):

@@ -165,8 +165,8 @@ CODES: dict[str, Code] = {
     ),
     "GK532": Code(
         "training diverged",
-        "A loss or a gradient that is not finite spoils every parameter in the next update.",
-        "Lower `optimizer.lr`, warm up longer or clip gradients, then resume or start again.",
+        "Loss or gradient was not finite, more often in a row than `run.max_skipped_steps`.",
+        "Look at the rows in `skipped/`; lower `optimizer.lr` or warm up longer, then resume.",
     ),
     "GK533": Code(
         "a run that was stopped by a signal",
@@ -253,6 +253,16 @@ CODES: dict[str, Code] = {
         "Neither the loss nor the tokenizer has a place for it.",
         "Serve the student that the plan names, with its own config.json.",
     ),
+    "GK573": Code(
+        "responses that are empty",
+        "The model that samples ends at once, and nothing but the end is learnt from it.",
+        "Look at completions.jsonl; lower `distill.lmbda` or `optimizer.lr` if it began so.",
+    ),
+    "GK574": Code(
+        "a gradient that grows",
+        "Its norm is ten times what it was in the steps before: training may be about to diverge.",
+        "Look at the rows of the step; lower `optimizer.lr` or `optimizer.clip_grad` if it stays.",
+    ),
     "GK580": Code(
         "a world of another size than the plan's",
         "The layout says what each rank holds; with more or fewer of them there is no such rank.",
@@ -277,6 +287,11 @@ CODES: dict[str, Code] = {
         "a run directory that not every host sees",
         "Every rank writes its part of a checkpoint there, and resumes from it.",
         "Set `run.output` to a path on a file system that all hosts share.",
+    ),
+    "GK585": Code(
+        "a host with less memory than the plan needs",
+        "What is offloaded, and on a cpu the ranks themselves, would not fit into what is free.",
+        "Free memory, offload less, or take fewer devices a node.",
     ),
     "GK588": Code(
         "a student that cannot be exported",

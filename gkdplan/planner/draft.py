@@ -325,4 +325,5 @@ def _training(plan: Plan, facts: Facts) -> Training:
         eval_interval=run.eval_interval,
         seed=run.seed,
         loggers=run.loggers,
+        max_skipped_steps=run.max_skipped_steps,
     )

@@ -20,11 +20,17 @@ def ending(
     """The last words of a run.
 
     `summary` has held_out_before and held_out_after ({"jsd", "cross_entropy"} or None), memory
-    ({phase: {"planned_bytes", "measured_bytes"}}) and samples ({"teacher" | "student": {"prompt",
-    "completion"}}); `places` are labelled paths.
+    ({phase: {"planned_bytes", "measured_bytes"}}), skipped_steps, warnings ([{"step", "code",
+    "message"}]) and samples ({"teacher" | "student": {"prompt", "completion"}}); `places` are
+    labelled paths.
     """
     samples = _samples(summary.get("samples", {}), width)
-    parts = [_held_out(summary), _memory(summary.get("memory", {})), samples]
+    parts = [
+        _held_out(summary),
+        _memory(summary.get("memory", {})),
+        _noted(summary, width),
+        samples,
+    ]
     lies = "\n".join(f"{label:<{_LABEL_WIDTH}}{path}" for label, path in places.items())
     return "\n\n".join(part for part in (*parts, lies) if part)
 
@@ -49,6 +55,19 @@ def _memory(memory: Mapping[str, Mapping[str, int]]) -> str:
         planned, measured = memory[phase]["planned_bytes"], memory[phase]["measured_bytes"]
         sizes = f"{format_bytes(planned):>10}{format_bytes(measured):>12}"
         lines.append(f"{phase:<24}{sizes}  {measured / planned - 1:+.1%}")
+    return "\n".join(lines)
+
+
+def _noted(summary: Mapping[str, Any], width: int) -> str:
+    """Steps that changed nothing, and what was warned of."""
+    lines = []
+    if skipped := summary.get("skipped_steps"):
+        steps = ", ".join(map(str, skipped[:8])) + (", ..." if len(skipped) > 8 else "")
+        what = f"{len(skipped)} without a finite loss or gradient: {steps}"
+        lines.append(wrap(f"{'skipped':<{_LABEL_WIDTH}}", what, width))
+    for warned in summary.get("warnings", []):
+        what = f"step {warned['step']}: {warned['code']}, {warned['message']}"
+        lines.append(wrap(f"{'warning':<{_LABEL_WIDTH}}", what, width))
     return "\n".join(lines)
 
 

@@ -60,7 +60,8 @@ def torchrun(run_plan: RunPlan, plan: str) -> str:
 # $name: $nodes x $per_node ranks. Start this on every node, with
 #   MASTER_ADDR  an address of the first node that the others reach, the same on all
 #   NODE_RANK    the number of the node, from 0, the first one, to $last
-# RENDEZVOUS=c10d lets nodes come in any order and without NODE_RANK.
+# RENDEZVOUS=c10d lets nodes come in any order and without NODE_RANK; where the others do not find a
+# node by its name, LOCAL_ADDR is its own address.
 set -euo pipefail
 : "$${MASTER_ADDR:?an address of the first node}"
 
@@ -73,7 +74,8 @@ fi
 
 # A stopped run saves before it ends.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$saving_s
-exec torchrun --nnodes=$nodes --nproc-per-node=$per_node "$${meet[@]}" --max-restarts=$restarts \\
+exec torchrun --nnodes=$nodes --nproc-per-node=$per_node "$${meet[@]}" \\
+  $${LOCAL_ADDR:+"--local-addr=$$LOCAL_ADDR"} --max-restarts=$restarts \\
   --no-python gkdplan run $plan
 """,
         run_plan,

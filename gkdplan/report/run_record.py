@@ -85,7 +85,7 @@ def read_run(directory: Path) -> RunRecord:
         help = "name a run's directory, `runs/NAME` unless the plan says otherwise, or a lock"
         message = f"`{directory}` holds no run: it has no {lock.name}"
         raise UserError(error("GK506", message, help=(help,)))
-    metrics = _records(directory / "metrics.jsonl", _metric)
+    metrics = [record for record in _records(directory / "metrics.jsonl", _metric) if record]
     return RunRecord(
         run_plan=decode(lock.read_text(encoding="utf-8", errors="replace"), str(lock)),
         steps=tuple(record for record in metrics if isinstance(record, StepRecord)),
@@ -108,7 +108,10 @@ def _records(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
     return records
 
 
-def _metric(line: dict[str, Any]) -> StepRecord | Evaluation:
+def _metric(line: dict[str, Any]) -> StepRecord | Evaluation | None:
+    """None of a line that says only why a step changed nothing, or warns."""
+    if "skipped" in line or "warning" in line:
+        return None
     return _step(line) if "loss" in line else _evaluation(line)
 
 

@@ -21,6 +21,7 @@ _ONLY_SAID = {
     "sampling.server_key",
     "sampling.server_patience_s",
     "timing",
+    "training.max_skipped_steps",
     "schedule",
     "steps.bytes",
     "steps.num_bytes",

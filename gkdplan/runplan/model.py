@@ -252,6 +252,7 @@ class Training:
     eval_interval: int
     seed: int
     loggers: tuple[str, ...]
+    max_skipped_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """Walks the run plan's steps, once for every global batch."""
 
+import math
 from itertools import takewhile
 from typing import Any, assert_never
 
 import torch
 import torch.distributed as dist
 
-from gkdplan.diagnostics import UserError, error
+from gkdplan.diagnostics import UserError
 from gkdplan.runplan.draw import source_of_step
 from gkdplan.runplan.steps import (
     AskTeacher,
@@ -30,6 +31,7 @@ from gkdplan.runtime.ahead import Ahead
 from gkdplan.runtime.evaluation import evaluate
 from gkdplan.runtime.generating import generate, refit
 from gkdplan.runtime.growth import growth
+from gkdplan.runtime.guards import Guards, diverged, write_batch
 from gkdplan.runtime.megatron.load_balance import take_mean_loss
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_examples import examples_of_rank
@@ -49,6 +51,7 @@ class Executor:
         self.session = session
         self.plan = session.plan
         self.ahead = Ahead(session)
+        self.guards = Guards(session.plan)
 
     def run(self, start_step: int, stop: StopRequest | None = None) -> dict[str, Any]:
         """Run the steps after `start_step` to the end and return the summary of the run; where the
@@ -89,7 +92,8 @@ class Executor:
         with self.session.phases.step(step):
             for action in self.plan.steps:
                 self._walk(action, state)
-        self.session.progress.finish_step(step, state.source, state.loss, state.num_tokens)
+        if not state.is_skipped:
+            self.session.progress.finish_step(step, state.source, state.loss, state.num_tokens)
 
     def _walk(self, action: Step, state: StepState) -> None:
         phases = self.session.phases
@@ -165,26 +169,30 @@ class Executor:
 
     def _optimizer_step(self, state: StepState) -> None:
         trainer = self.session.trainer
-        state.grad_norm = trainer.step()
+        state.grad_norm = trainer.step(is_finite=math.isfinite(state.loss))
         state.lr = trainer.lr
-        if not torch.isfinite(torch.tensor([state.loss, state.grad_norm])).all():
-            raise UserError(
-                error(
-                    "GK532",
-                    f"step {state.step} has a loss of {state.loss} "
-                    f"and a gradient norm of {state.grad_norm}",
-                    "optimizer.lr",
-                    label="training diverged, so it stops before it saves",
-                    help=(
-                        "lower `optimizer.lr`, raise `optimizer.warmup_fraction`, "
-                        "or set `optimizer.clip_grad`",
-                    ),
-                )
-            )
-        if self.session.average is not None:
+        if self.guards.is_to_be_skipped(state):
+            self._skip(state)
+        elif self.session.average is not None:
             self.session.average.update()
 
+    def _skip(self, state: StepState) -> None:
+        """Nothing was updated. Raises UserError (GK532) where the plan wants no more of this."""
+        session, guards = self.session, self.guards
+        batch = session.directory.skipped(state.step)
+        write_batch(batch, state, session.mesh, session.chat)
+        if guards.is_enough:
+            raise UserError(diverged(state, guards.num_skipped, batch))
+        state.is_skipped = True
+        session.metrics.log_skipped(step=state.step, loss=state.loss, grad_norm=state.grad_norm)
+        session.progress.tell(
+            f"step {state.step} changed nothing: its loss is {state.loss} and its gradient's norm "
+            f"{state.grad_norm}; its rows are in {batch}"
+        )
+
     def _log(self, state: StepState) -> None:
+        if state.is_skipped:
+            return
         phases = self.session.phases
         planned = self.plan.ledger.phase_peaks
         measured = phases.peak_bytes_of_ranks(self.session.mesh.device)
@@ -203,6 +211,9 @@ class Executor:
         )
         for line in growth(self.session, measured):
             self.session.progress.tell(f"step {state.step}: {line}")
+        for code, words in self.guards.warnings(state):
+            self.session.metrics.log_warning(step=state.step, code=code, message=words)
+            self.session.progress.tell(f"step {state.step}: warning[{code}]: {words}")
 
     def _save(self, action: Checkpoint, step: int) -> None:
         checkpoint.save(

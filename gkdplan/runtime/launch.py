@@ -23,6 +23,7 @@ from gkdplan.runtime.boards import has_wandb, no_wandb
 from gkdplan.runtime.claim import open_run_directory
 from gkdplan.runtime.failures import exit_code_of, how_to_go_on, what_failed
 from gkdplan.runtime.gpus import too_small
+from gkdplan.runtime.host_memory import too_little
 from gkdplan.runtime.hung_ranks import killed_soon
 from gkdplan.runtime.interrupts import Interrupted, own_signal_handlers, signals_of_torch
 from gkdplan.runtime.kernels import (
@@ -186,6 +187,7 @@ def planned_only(path: str, value: object) -> Diagnostic:
 def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What the plan wants of this machine and does not find."""
     layout = run_plan.layout
+    yield from too_little(run_plan)
     if run_plan.sampling.vllm is not None and not has_vllm():
         yield no_vllm()
     if "wandb" in run_plan.training.loggers and not has_wandb():

@@ -75,6 +75,14 @@ class MetricsLog:
         _write(self._metrics, {"step": step, "eval": {**means, "num_tokens": num_tokens}})
         self._plot(step, "eval", means)
 
+    def log_skipped(self, *, step: int, loss: float, grad_norm: float) -> None:
+        """A step that changed nothing, as these are not finite: JSON has no number for them."""
+        record = {"loss": str(loss), "grad_norm": str(grad_norm)}
+        _write(self._metrics, {"step": step, "skipped": record})
+
+    def log_warning(self, *, step: int, code: str, message: str) -> None:
+        _write(self._metrics, {"step": step, "warning": {"code": code, "message": message}})
+
     def log_completion(
         self,
         *,

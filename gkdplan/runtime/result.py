@@ -19,8 +19,8 @@ class RunResult:
     resumed, 130 where Ctrl-C stopped it, which can be resumed too; `diagnostics` say why.
     `summary` of a finished run has held_out_before and held_out_after (each {"jsd",
     "cross_entropy", "num_tokens"} or None), memory ({phase: {"planned_bytes",
-    "measured_bytes"}}) and samples ({"student" | "teacher": {"prompt",
-    "completion"}}).
+    "measured_bytes"}}), skipped_steps ([step]), warnings ([{"step", "code", "message"}]) and
+    samples ({"student" | "teacher": {"prompt", "completion"}}).
     """
 
     exit_code: int

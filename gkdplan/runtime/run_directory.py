@@ -29,6 +29,10 @@ class RunDirectory:
     def completions(self) -> Path:
         return self.path / "completions.jsonl"
 
+    def skipped(self, step: int) -> Path:
+        """Where the rows of a step are that was left out."""
+        return self.path / "skipped" / f"step_{step}"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step}"
 

@@ -25,3 +25,4 @@ class StepState:
     lr: float = 0.0
     grad_norm: float = 0.0
     load_balance: float | None = None
+    is_skipped: bool = False

@@ -13,8 +13,8 @@ from gkdplan.vocab import Engine, Role
 
 
 def summarise(session: Session) -> dict[str, Any]:
-    """`held_out_before`, `held_out_after`, `memory` and `samples`, as `RunResult.summary`, on rank
-    0.
+    """`held_out_before`, `held_out_after`, `memory`, `skipped_steps`, `warnings` and `samples`, as
+    `RunResult.summary`, on rank 0.
 
     Every rank takes part. Held-out figures are read back from metrics.jsonl, so that a resumed run
     still knows how it began; ranks that do not write it may not see its last lines.
@@ -26,8 +26,14 @@ def summarise(session: Session) -> dict[str, Any]:
         "held_out_before": evaluations[0] if evaluations else None,
         "held_out_after": evaluations[-1] if evaluations else None,
         "memory": _memory(lines),
+        "skipped_steps": [line["step"] for line in lines if "skipped" in line],
+        "warnings": _warnings(lines),
         "samples": _samples(session) if session.plan.sampling.engine is not Engine.NONE else {},
     }
+
+
+def _warnings(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"step": line["step"], **line["warning"]} for line in lines if "warning" in line]
 
 
 def _memory(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

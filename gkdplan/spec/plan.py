@@ -330,6 +330,9 @@ class Run(Section):
     """How many checkpoints stay."""
     eval_interval: Index = 0
     """Steps between evaluations; 0 evaluates before the first step and after the last."""
+    max_skipped_steps: Index = 0
+    """Steps in a row whose loss or gradient is not finite that change nothing; one more stops the
+    run."""
     seed: Seed = 42
     """Of the order of rows, the draw of each step and sampling."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()

@@ -55,15 +55,25 @@ def test_two_nodes_start_anew_after_a_rank_was_killed(rendezvous, tmp_path, caps
     with two_hosts() as hosts:
         variables = {"MASTER_ADDR": hosts[0].address, "RENDEZVOUS": rendezvous}
         nodes = [
-            start(script, host.command([]), NODE_RANK=str(number), **variables)
+            start(
+                script,
+                host.command([]),
+                NODE_RANK=str(number),
+                LOCAL_ADDR=host.address,
+                **variables,
+            )
             for number, host in enumerate(hosts)
         ]
-        deadline = time.monotonic() + 240
-        while not directory.saved_steps():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        psutil.Process(ranks_of(nodes[1])[0]).kill()
-        ends = [node.communicate(timeout=300) for node in nodes]
+        try:
+            deadline = time.monotonic() + 240
+            while not directory.saved_steps():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            psutil.Process(ranks_of(nodes[1])[0]).kill()
+            ends = [node.communicate(timeout=300) for node in nodes]
+        finally:
+            for process in [p for node in nodes for p in family_of(node)]:
+                process.kill()
     assert [node.returncode for node in nodes] == [0, 0], ends
     steps = [line["step"] for line in read_metrics(directory.metrics) if "loss" in line]
     assert steps == list(range(1, 61))
@@ -74,5 +84,13 @@ def test_two_nodes_start_anew_after_a_rank_was_killed(rendezvous, tmp_path, caps
 
 
 def ranks_of(node: subprocess.Popen) -> list[int]:
-    children = psutil.Process(node.pid).children(recursive=True)
-    return [child.pid for child in children if "RANK" in child.environ()]
+    return [process.pid for process in family_of(node) if "RANK" in process.environ()]
+
+
+def family_of(node: subprocess.Popen) -> list[psutil.Process]:
+    """A node's torchrun and all that it started, as far as they are there."""
+    try:
+        process = psutil.Process(node.pid)
+    except psutil.NoSuchProcess:
+        return []
+    return [process, *process.children(recursive=True)]

@@ -1,5 +1,6 @@
 """Training steps with Megatron's data-parallel wrapper, optimizer and schedules."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -115,19 +116,23 @@ class Trainer:
             torch.distributed.all_reduce(loss, group=self._mesh.pipeline_group)
         return loss
 
-    def step(self) -> float:
+    def step(self, *, is_finite: bool = True) -> float:
         """Advance the schedule, clip, update, clear the gradients; returns the gradient's norm.
 
-        The norm is taken before clipping, over the whole model, the same on every rank. When it is
-        not finite the update has spoilt the parameters: the caller must stop.
+        The norm is taken before clipping, over the whole model, the same on every rank. Where it,
+        or what the gradient is of, is not finite, nothing is updated: neither parameters nor Adam's
+        state change.
         """
         self._scheduler.step(1)
         with platform.megatron_calls():
-            _, grad_norm, _ = self._optimizer.step()
+            self._optimizer.prepare_grads()
+            grad_norm = float(self._optimizer.get_grad_norm())
+            if is_finite and math.isfinite(grad_norm):
+                self._optimizer.step()
             self._optimizer.zero_grad()
             for ddp in self._ddps:
                 ddp.zero_grad_buffer()
-        return float(grad_norm)
+        return grad_norm
 
     def gather_gradients(self) -> None:
         """Bring every rank the whole sums of `forward_backward`: with a distributed optimizer a

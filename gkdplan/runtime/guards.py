@@ -74,7 +74,7 @@ class Guards:
 
 def diverged(state: StepState, num_skipped: int, batch: Path) -> Diagnostic:
     """GK532 of the step that is one too many; `batch` is where its rows were written to."""
-    in_a_row = f", step {num_skipped} in a row" if num_skipped > 1 else ""
+    in_a_row = f": {num_skipped} such steps in a row" if num_skipped > 1 else ""
     return error(
         DIVERGED,
         f"step {state.step} has a loss of {state.loss} "
@@ -84,7 +84,7 @@ def diverged(state: StepState, num_skipped: int, batch: Path) -> Diagnostic:
         notes=(f"the rows of the step are in {batch}",),
         help=(
             "lower `optimizer.lr`, raise `optimizer.warmup_fraction`, or set `optimizer.clip_grad`",
-            "or leave such steps out: `run.max_skipped_steps` says how many in a row",
+            f"or leave such steps out: `run.max_skipped_steps = {2 * num_skipped}`",
         ),
     )
 

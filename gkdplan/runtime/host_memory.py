@@ -18,7 +18,9 @@ def too_little(run_plan: RunPlan) -> Iterator[Diagnostic]:
     on_device = ledger.peak_bytes * layout.devices_per_node if layout.backend == "gloo" else 0
     wanted, available = ledger.host_bytes_per_node + on_device, available_bytes()
     if available is not None and wanted > available:
-        parts = [f"{format_bytes(ledger.host_bytes_per_node)} that is offloaded"]
+        parts = []
+        if ledger.host_bytes_per_node:
+            parts.append(f"{format_bytes(ledger.host_bytes_per_node)} that is offloaded")
         if on_device:
             peak = format_bytes(ledger.peak_bytes)
             parts.append(f"{layout.devices_per_node} x {peak}, the peak of a rank")

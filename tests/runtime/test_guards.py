@@ -56,7 +56,7 @@ def _train_with_poison(lock: str) -> None:
     (found,) = stopped.value.diagnostics
     assert (found.code, found.path) == ("GK532", "run.max_skipped_steps")
     assert "step 7 has a loss of nan" in found.message
-    assert "step 3 in a row" in found.message
+    assert "3 such steps in a row" in found.message
     summary = summarise(session)
     session.metrics.close()
     torch.distributed.barrier()

@@ -32,8 +32,8 @@ Verdict = tuple[Diagnostic, ...]
 class RollCall:
     """This rank's part in it. `hosts` are those of all ranks, and `timeout_s` is the process
     groups' limit. Where `end` is given it is called, in the thread, with another rank's verdict.
-    After `verdict`, `is_judge` says whether this rank found it, and `is_reached` whether the others
-    could be asked."""
+    One that `is_asking` has waited too. After `verdict`, `is_judge` says whether this rank found it,
+    and `is_reached` whether the others could be asked."""
 
     store: Any
     rank: int
@@ -41,6 +41,7 @@ class RollCall:
     position: Position
     timeout_s: float
     end: Callable[[Verdict], None] | None = None
+    is_asking: bool = False
     is_judge: bool = False
     is_reached: bool = True
     thread: threading.Thread | None = None
@@ -61,6 +62,7 @@ class RollCall:
     def verdict(self, failure: BaseException, own: Verdict = ()) -> Verdict:
         """Why the run ends, the same for every rank that asks: what the first of them found, its
         `own` findings or else the ranks that it missed."""
+        self.is_asking = True
         reached = _within(3 * HEARING_S, lambda: self._judge(failure, own))
         self.is_reached = reached is not None
         return reached or own or master_is_gone(self.hosts, self.rank, self.position, failure)
@@ -120,7 +122,8 @@ class RollCall:
     def _own_answer(self) -> Answer:
         frame = sys._current_frames()[threading.main_thread().ident or 0]
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
-        return Answer(self.position.step, self.position.phase, where, _is_in_a_collective(frame))
+        is_waiting = self.is_asking or _is_in_a_collective(frame)
+        return Answer(self.position.step, self.position.phase, where, is_waiting)
 
 
 def is_of_another_rank(failure: BaseException | None) -> bool:

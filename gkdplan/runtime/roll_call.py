@@ -32,7 +32,7 @@ Verdict = tuple[Diagnostic, ...]
 class RollCall:
     """This rank's part in it. `hosts` are those of all ranks, and `timeout_s` is the process
     groups' limit. Where `end` is given it is called, in the thread, with another rank's verdict.
-    One that `is_asking` has waited too. After `verdict`, `is_judge` says whether this rank found it,
+    One that `is_asking` has waited too. After `verdict`, `is_judge` says whether this rank found it
     and `is_reached` whether the others could be asked."""
 
     store: Any

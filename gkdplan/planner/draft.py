@@ -326,4 +326,5 @@ def _training(plan: Plan, facts: Facts) -> Training:
         seed=run.seed,
         loggers=run.loggers,
         max_skipped_steps=run.max_skipped_steps,
+        async_save=run.async_save,
     )

@@ -15,6 +15,7 @@ from gkdplan.planner.memory.buffer import (
     TEACHER_BODY,
     Buffer,
 )
+from gkdplan.planner.memory.checkpoint import state_bytes, student_bytes
 from gkdplan.planner.memory.rank import rank_of_class
 from gkdplan.planner.memory.teacher import average_bytes, body_bytes
 from gkdplan.runplan.layout import Layout
@@ -112,18 +113,25 @@ def _moves(visit: Visit, buffers: Sequence[Sequence[Buffer]], device: Device) ->
 
 
 def host_bytes_per_node(draft: Draft, buffers: Sequence[Sequence[Buffer]]) -> int:
-    """Pinned host memory of the fullest node: every rank keeps its share of what is offloaded.
+    """Host memory of the fullest node: every rank keeps its share of what is offloaded, pinned, and
+    copies of what a checkpoint has if it is written beside later steps, the first the student's.
 
     A node is `devices_per_node` ranks in a row, so stages can meet in it.
     """
     objects = [visit.object for visit in visits(draft) if visit.home is Tier.HOST]
     of_nodes: Counter[int] = Counter()
+    saves_beside = draft.training.async_save
+    if saves_beside:
+        of_nodes[0] += student_bytes(draft.models.student)
     for rank_class, of_class in zip(draft.layout.classes, buffers, strict=True):
         num_bytes = sum(bytes_of(name, of_class) for name in objects)
         if draft.models.teacher.stream:
             num_bytes += body_bytes(rank_of_class(draft, rank_class))
         if draft.models.teacher.offload is Tier.HOST:
             num_bytes += average_bytes(rank_of_class(draft, rank_class))
+        if saves_beside:
+            owned = rank_of_class(draft, rank_class).state.owned_elements
+            num_bytes += state_bytes(draft, owned)
         for run in rank_class.ranks:
             for node, num_ranks in _ranks_of_nodes(run, draft.layout):
                 of_nodes[node] += num_ranks * num_bytes

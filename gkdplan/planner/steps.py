@@ -82,6 +82,7 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
         keep=training.keep,
         num_bytes=checkpoint_bytes(draft),
         num_at_once=_most_checkpoints(training),
+        is_beside=training.async_save,
     )
 
 

@@ -129,7 +129,9 @@ def sentence(step: Step) -> str:
         case Checkpoint():
             each = f"{_each(step.interval)}, " if step.interval else ""
             size = format_bytes(step.num_bytes)
-            return f"student and training state, {size}: {each}at the end; {step.keep} newest stay"
+            beside = ", written beside the steps that follow" if step.is_beside else ""
+            when = f"{each}at the end; {step.keep} newest stay"
+            return f"student and training state, {size}{beside}: {when}"
         case _:
             assert_never(step)
 

@@ -253,6 +253,7 @@ class Training:
     seed: int
     loggers: tuple[str, ...]
     max_skipped_steps: int = 0
+    async_save: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,12 +170,14 @@ class Evaluate:
 class Checkpoint:
     """Save student and training state after the last step and every `interval`; keep the newest.
 
-    The tensors of one checkpoint have `num_bytes`; at most `num_at_once` are on the disk."""
+    The tensors of one checkpoint have `num_bytes`; at most `num_at_once` are on the disk. One that
+    `is_beside` is copied to the host here, and written while the next steps run."""
 
     interval: int | None
     keep: int
     num_bytes: int
     num_at_once: int
+    is_beside: bool = False
 
     @property
     def room_bytes(self) -> int:

@@ -26,13 +26,13 @@ from gkdplan.runplan.steps import (
     TakeSamples,
     TeacherForward,
 )
-from gkdplan.runtime import checkpoint
 from gkdplan.runtime.ahead import Ahead
 from gkdplan.runtime.evaluation import evaluate
 from gkdplan.runtime.generating import generate, refit
 from gkdplan.runtime.growth import growth
 from gkdplan.runtime.guards import Guards, diverged, write_batch
 from gkdplan.runtime.megatron.load_balance import take_mean_loss
+from gkdplan.runtime.saving import Saver
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_examples import examples_of_rank
 from gkdplan.runtime.step_state import StepState
@@ -52,6 +52,7 @@ class Executor:
         self.plan = session.plan
         self.ahead = Ahead(session)
         self.guards = Guards(session.plan)
+        self.saver = Saver(session)
 
     def run(self, start_step: int, stop: StopRequest | None = None) -> dict[str, Any]:
         """Run the steps after `start_step` to the end and return the summary of the run; where the
@@ -62,9 +63,11 @@ class Executor:
             self.ahead.restore(self.session.directory.checkpoint(start_step))
         for step in range(start_step + 1, self.plan.training.num_steps + 1):
             self._run_step(step)
+            self.saver.check()
             is_last = step == self.plan.training.num_steps
             if stop and not is_last and stop.is_seen_by_a_rank(self.session.mesh.device):
                 return self._save_and_end(step)
+        self.saver.finish()
         self.session.metrics.close()
         summary = summarise(self.session)
         if self.session.engine is not None:
@@ -75,6 +78,7 @@ class Executor:
         for action in self.plan.steps:
             if isinstance(action, Checkpoint) and not self._is_due(action.interval, step):
                 self._save(action, step)
+        self.saver.finish()
         self.session.metrics.close()
         if self.session.engine is not None:
             self.session.engine.close()
@@ -216,17 +220,8 @@ class Executor:
             self.session.progress.tell(f"step {state.step}: warning[{code}]: {words}")
 
     def _save(self, action: Checkpoint, step: int) -> None:
-        checkpoint.save(
-            self.session.directory,
-            step,
-            self.plan,
-            self.session.trainer,
-            self.session.average,
-            self.session.mesh,
-            source=self.session.student_source,
-            keep=action.keep,
-            responses=self.ahead.save(step) if self.plan.sampling.staleness else None,
-        )
+        responses = self.ahead.save(step) if self.plan.sampling.staleness else None
+        self.saver.save(step, action, responses)
 
     def _is_due(self, interval: int | None, step: int) -> bool:
         return step == self.plan.training.num_steps or bool(interval and step % interval == 0)

@@ -328,6 +328,8 @@ class Run(Section):
     """Steps between checkpoints; left out, only the last step is saved."""
     keep: Count = 2
     """How many checkpoints stay."""
+    async_save: bool = False
+    """Whether checkpoints are written beside the steps that follow, from a copy in host memory."""
     eval_interval: Index = 0
     """Steps between evaluations; 0 evaluates before the first step and after the last."""
     max_skipped_steps: Index = 0

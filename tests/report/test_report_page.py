@@ -59,7 +59,6 @@ def run_directory(run_plan, tmp_path):
             {
                 "step": step,
                 "loss": 1 / step,
-                "num_tokens": 10,
                 "source": source,
                 "time_s": seconds,
                 "peak_bytes": peak,

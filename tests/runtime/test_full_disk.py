@@ -31,13 +31,23 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+BESIDE = "async_save = true"
+
+
 @pytest.mark.parametrize(
-    "free",
-    [200_000, *(pytest.param(more, marks=pytest.mark.grid) for more in (1_000, 500_000))],
+    ("free", "way"),
+    [
+        (200_000, ""),
+        *(pytest.param(more, "", marks=pytest.mark.grid) for more in (1_000, 500_000)),
+        *(pytest.param(more, BESIDE, marks=pytest.mark.grid) for more in (1_000, 200_000, 500_000)),
+    ],
 )
-def test_what_was_whole_stays_whole_on_a_full_disk(free: int, small_disk: Path, tmp_path: Path):
+def test_what_was_whole_stays_whole_on_a_full_disk(
+    free: int, way: str, small_disk: Path, tmp_path: Path
+):
     home = make_home(tmp_path / "home")
-    text = plan_text(home, small_disk / "run", steps=6, save_interval=2, held_out="[]")
+    interval = f"2\n{way}"
+    text = plan_text(home, small_disk / "run", steps=6, save_interval=interval, held_out="[]")
     (tmp_path / "plan.toml").write_text(text)
     directory = RunDirectory(small_disk / "run")
     (small_disk / "ballast").write_bytes(bytes(SIZE - _checkpoint_bytes(home, tmp_path) - free))

@@ -19,9 +19,9 @@ from gkdplan.runtime.run_directory import RunDirectory, read_metrics
 PER_KILL = 3
 """Steps of the run for each time that a rank is killed."""
 LAYOUTS = {
-    "stages": {"parallel": "pipeline = 2"},
+    "stages": {"parallel": "pipeline = 2", "teacher": "[teacher.parallel]\ntensor = 2"},
     "data": {"distributed": "true"},
-    "tensor": {"tensor": 2, "save_interval": 1},
+    "tensor": {"tensor": 2, "save_interval": "1\nasync_save = true"},
 }
 SAMPLES = {"lmbda": 0.5, "seq_kd": 0.3, "devices": 2, "save_interval": 2, "rows": 4}
 CASES = [

@@ -142,13 +142,8 @@ def _seeing_bytes(share: Share, prompt: int, passing: int) -> int:
 
 def _saving(rank: Rank) -> Iterator[Buffer]:
     phase, student, draft = Phase.CHECKPOINT, rank.student.model, rank.draft
-    files = student_files_bytes(
-        draft.models.student,
-        draft.layout.student,
-        draft.layout.backend,
-        writes=student.stage.is_first,
-    )
-    copies = state_file_bytes(student, rank.state, distributed=draft.optimizer.distributed)
+    files = student_files_bytes(draft, writes=student.stage.is_first)
+    copies = state_file_bytes(draft, student, rank.state)
     copies += average_file_bytes(draft, rank.state)
     yield Buffer(TEMPORARIES, files, phase, phase, "student's files")
     yield Buffer(TEMPORARIES, copies, phase, phase, "state")

@@ -7,12 +7,11 @@ from gkdplan.planner.memory.model import RankModel, chunks_of_stage, fused_of, r
 from gkdplan.planner.memory.optimizer import TrainingState
 from gkdplan.planner.memory.parameters import largest_elements, num_elements
 from gkdplan.planner.memory.stage import whole_model
-from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.vocab import Dtype, Tier
 
 FILE_BYTES = 5 * 10**9
-"""Of one safetensors file at most: as in runtime/megatron/weights.py."""
+"""Of one safetensors file at most: as in runtime/megatron/student_files.py."""
 
 
 STATE_COPIES = 3
@@ -23,12 +22,20 @@ def checkpoint_bytes(draft: Draft) -> int:
     """Of all tensors of one checkpoint: the student's, its adapters' apart, the state of every rank
     and the average that a teacher is. Names, random states, config and tokenizer come on top."""
     student = draft.models.student
-    num_parameters = student.num_parameters
-    if student.lora is not None:
-        num_parameters += student.lora.num_parameters
+    num_adapters = 0 if student.lora is None else student.lora.num_parameters
+    adapters = num_adapters * student.dtype.num_bytes
+    return student_bytes(student) + adapters + state_bytes(draft, saved_elements(draft))
+
+
+def student_bytes(student: ModelPlan) -> int:
+    """Of the student's tensors in its files."""
+    return student.num_parameters * student.dtype.num_bytes
+
+
+def state_bytes(draft: Draft, num_elements: int) -> int:
+    """Of the state of so many elements that are trained, in its files."""
     num_copies = STATE_COPIES + (draft.models.teacher.ema_decay is not None)
-    state = num_copies * Dtype.FP32.num_bytes * saved_elements(draft)
-    return num_parameters * student.dtype.num_bytes + state
+    return num_copies * Dtype.FP32.num_bytes * num_elements
 
 
 def saved_elements(draft: Draft) -> int:
@@ -48,13 +55,13 @@ def saved_elements(draft: Draft) -> int:
     return shared_writers * num_shared + divided_writers * num_divided
 
 
-def student_files_bytes(
-    student: ModelPlan, degrees: AxisDegrees, backend: str, *, writes: bool
-) -> int:
+def student_files_bytes(draft: Draft, *, writes: bool) -> int:
     """Whole tensors of the model, padding included, that pass through every rank, one parameter at
     a time: gathered from the ranks that share it, where there are such, and joined. Where the
-    device is the host they wait, on the rank that `writes`, until a file is full.
+    device is the host they wait, on the rank that `writes`, until a file is full; if they are
+    written beside later steps, as part of the host tier.
     """
+    student, degrees = draft.models.student, draft.layout.student
     width = student.dtype.num_bytes
     moe = student.shape.moe
     (parameters,) = chunks_of_stage(
@@ -67,14 +74,20 @@ def student_files_bytes(
     is_shared = max(degrees.tensor, degrees.pipeline, degrees.expert, degrees.expert_tensor) > 1
     num_copies = 2 if is_shared else 1
     passing = num_copies * largest_elements(parameters) * width
-    waits = writes and backend == "gloo"
+    waits = writes and draft.layout.backend == "gloo" and not draft.training.async_save
     waiting = min(num_elements(parameters) * width, FILE_BYTES) if waits else 0
     return waiting + passing
 
 
-def state_file_bytes(student: RankModel, state: TrainingState, *, distributed: bool) -> int:
+def state_file_bytes(draft: Draft, student: RankModel, state: TrainingState) -> int:
     """Main weights that are views of the parameters are copied, as a file needs its own; moments,
-    and main weights that are copies already, are written from where they are."""
+    and main weights that are copies already, are written from where they are. Beside later steps
+    all are written from copies of the host tier, which take a moment each to get there."""
+    distributed = draft.optimizer.distributed
+    if draft.training.async_save:
+        largest = max(largest_elements(chunk) for chunk in student.trained_chunks)
+        is_host = draft.layout.backend == "gloo"
+        return min(largest, state.owned_elements) * Dtype.FP32.num_bytes * is_host
     are_views = student.dtype is Dtype.FP32 and distributed
     return state.owned_elements * Dtype.FP32.num_bytes if are_views else 0
 
@@ -84,6 +97,7 @@ def average_file_bytes(draft: Draft, state: TrainingState) -> int:
     the pieces that the rank updates are copied, as a file needs its own."""
     teacher = draft.models.teacher
     is_there = teacher.offload is Tier.DEVICE or draft.layout.backend == "gloo"
-    if teacher.ema_decay is None or teacher.dtype is not Dtype.FP32 or not is_there:
+    is_copied = teacher.ema_decay is not None and teacher.dtype is Dtype.FP32
+    if not is_copied or not is_there or draft.training.async_save:
         return 0
     return state.owned_elements * Dtype.FP32.num_bytes

@@ -14,13 +14,16 @@ from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.student_config import write_config
 from gkdplan.vision import name_on_disk
 
+FILE_BYTES = 5 * 10**9
+"""Of one safetensors file at most."""
+
 
 def write_student(
     tensors: Iterable[tuple[str, Tensor]],
     plan: ModelPlan,
     source_dir: Path,
     out_dir: Path,
-    shard_bytes: int,
+    shard_bytes: int = FILE_BYTES,
 ) -> None:
     """Consume `tensors`, in any order, and write `out_dir`, which must not exist yet."""
     partial = out_dir.with_name(f".{out_dir.name}.partial")

@@ -1,6 +1,6 @@
 """The exact state of training on this rank, and its way back from whatever ranks saved it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,14 +18,20 @@ MAIN, AVERAGE = "main", "average"
 
 
 def state_tensors(
-    trainer: Trainer, plan: ModelPlan, mesh: Mesh, average: StudentAverage | None = None
+    trainer: Trainer,
+    plan: ModelPlan,
+    mesh: Mesh,
+    average: StudentAverage | None = None,
+    *,
+    keep: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], list[Piece]]:
     """This rank's state at a step boundary: main parameters, Adam's state, the schedule, and the
     `average` that a teacher is, with the pieces that they are.
 
     Before the first update Adam has no state yet. The tensors share no storage with each other, as
-    safetensors wants it; they are on the device where those of training are.
+    safetensors wants it: `keep` makes them such, by default `own_storage`.
     """
+    keep = keep or own_storage
     averages = {} if average is None else average.averages()
     tensors, pieces = trainer.progress(), []
     for own, piece in _own_pieces(trainer, plan, mesh):
@@ -35,7 +41,8 @@ def state_tensors(
         if own.parameter in averages:
             fields[AVERAGE] = averages[own.parameter]
         for field, value in fields.items():
-            tensors[f"{field}.{piece.share.name}"] = _flat(value)
+            kept = keep(value)
+            tensors[f"{field}.{piece.share.name}"] = kept.view(-1) if kept.dim() else kept
         pieces.append(piece)
     return tensors, pieces
 
@@ -85,8 +92,7 @@ def _own_pieces(trainer: Trainer, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple
             yield own, Piece(Share(name, tuple(parameter.shape), slices), own.start, own.stop)
 
 
-def _flat(value: Tensor) -> Tensor:
+def own_storage(value: Tensor) -> Tensor:
+    """The tensor itself, where it is all of its storage, else a copy."""
     value = value.detach()
-    if value.untyped_storage().nbytes() != value.nbytes:
-        value = value.clone()
-    return value.view(-1) if value.dim() else value
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()

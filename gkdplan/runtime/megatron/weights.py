@@ -17,7 +17,7 @@ from gkdplan.runtime.megatron.hf_layout import Slice
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.megatron.parameters import base_parameters, sharing_group, slices_of_ranks
-from gkdplan.runtime.megatron.student_files import write_student
+from gkdplan.runtime.megatron.student_files import FILE_BYTES, write_student
 
 
 @torch.no_grad()
@@ -65,7 +65,7 @@ def save_student(
     source_dir: Path,
     out_dir: Path,
     *,
-    shard_bytes: int = 5 * 10**9,
+    shard_bytes: int = FILE_BYTES,
 ) -> None:
     """Write `out_dir` as a Hugging Face directory that transformers loads; every rank takes part.
 

@@ -39,6 +39,7 @@ DIRECT: dict[str, tuple[str, str]] = {
     "run.epochs": ("num_train_epochs", COUNT),
     "run.steps": ("train_iters", COUNT),
     "run.keep": ("save_total_limit", COUNT),
+    "run.async_save": ("async_save", TRUTH),
     "run.seed": ("seed", COUNT),
 }
 """A key of a plan: the flag that it is, and what kind of value that has."""

@@ -42,7 +42,6 @@ NEEDS_NONE: dict[str, tuple[frozenset[str], str]] = {
         ("tp_comm_overlap", "false", "it is off"),
         ("overlap_grad_reduce", "false", "it is off"),
         ("overlap_param_gather", "false", "it is off"),
-        ("async_save", "false", "it is off"),
     )
 }
 """By name: the values for which nothing is lost, of which none means all, and why."""
@@ -71,7 +70,6 @@ HAS_NONE: dict[str, str] = {
     "no_save_rng": "a checkpoint holds what an exact resume needs",
     "no_load_optim": "a run begins with a new optimizer",
     "no_load_rng": "a run begins with its own seed",
-    "async_save": "a step is saved before the next one",
     "merge_lora": "the merged student is always saved beside the adapters",
     "split_dataset_ratio": "put the held-out rows into a file of data.eval",
     "eval_iters": "every held-out row is evaluated",

@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "gkdplan.cli.verify",
     "show": "gkdplan.cli.show",
     "diff": "gkdplan.cli.diff",
+    "watch": "gkdplan.cli.watch",
     "report": "gkdplan.cli.report",
     "export": "gkdplan.cli.export",
     "explain": "gkdplan.cli.explain",

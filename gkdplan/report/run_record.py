@@ -18,11 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step's line of metrics.jsonl; `loss` in nats a token, `seconds` by phase."""
+    """One step's line of metrics.jsonl; `loss` in nats, the mean of its `num_tokens` response
+    tokens, `seconds` by phase."""
 
     step: int
     loss: float
     source: Source
+    num_tokens: int
     seconds: Mapping[str, float]
     peak_bytes: Mapping[str, int]
 
@@ -120,6 +122,7 @@ def _step(line: dict[str, Any]) -> StepRecord:
         step=line["step"],
         loss=line["loss"],
         source=Source(line["source"]),
+        num_tokens=line["num_tokens"],
         seconds=line["time_s"],
         peak_bytes=line["peak_bytes"],
     )

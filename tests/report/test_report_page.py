@@ -59,6 +59,7 @@ def run_directory(run_plan, tmp_path):
             {
                 "step": step,
                 "loss": 1 / step,
+                "num_tokens": 10,
                 "source": source,
                 "time_s": seconds,
                 "peak_bytes": peak,

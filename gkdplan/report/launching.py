@@ -60,13 +60,14 @@ def torchrun(run_plan: RunPlan, plan: str) -> str:
 # $name: $nodes x $per_node ranks. Start this on every node, with
 #   MASTER_ADDR  an address of the first node that the others reach, the same on all
 #   NODE_RANK    the number of the node, from 0, the first one, to $last
-# RENDEZVOUS=c10d lets nodes come in any order and without NODE_RANK; where the others do not find a
-# node by its name, LOCAL_ADDR is its own address.
+# RENDEZVOUS=c10d lets nodes come and go, and needs no NODE_RANK where MASTER_ADDR is the first node's
+# own name; where the others do not find a node by its name, LOCAL_ADDR is its own address.
 set -euo pipefail
 : "$${MASTER_ADDR:?an address of the first node}"
 
 if [ "$${RENDEZVOUS:-static}" = c10d ]; then
-  meet=(--rdzv-backend=c10d --rdzv-endpoint="$$MASTER_ADDR:$port" --rdzv-id=$id)
+  meet=(--rdzv-backend=c10d --rdzv-endpoint="$$MASTER_ADDR:$port" --rdzv-id=$id
+    $${NODE_RANK:+"--rdzv-conf=is_host=$$((NODE_RANK == 0))"})
 else
   : "$${NODE_RANK:?the number of this node: 0 to $last}"
   meet=(--node-rank="$$NODE_RANK" --master-addr="$$MASTER_ADDR" --master-port=$port)

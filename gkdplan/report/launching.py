@@ -60,7 +60,7 @@ def torchrun(run_plan: RunPlan, plan: str) -> str:
 # $name: $nodes x $per_node ranks. Start this on every node, with
 #   MASTER_ADDR  an address of the first node that the others reach, the same on all
 #   NODE_RANK    the number of the node, from 0, the first one, to $last
-# RENDEZVOUS=c10d lets nodes come and go, and needs no NODE_RANK where MASTER_ADDR is the first node's
+# RENDEZVOUS=c10d lets nodes come in any order, without NODE_RANK where MASTER_ADDR is the first's
 # own name; where the others do not find a node by its name, LOCAL_ADDR is its own address.
 set -euo pipefail
 : "$${MASTER_ADDR:?an address of the first node}"

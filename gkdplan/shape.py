@@ -15,6 +15,10 @@ FUSED_PROJECTIONS = {
 """Matrices in which some families lay several of them, one below the other."""
 
 
+OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
+"""Those that each expert has of its own, where a layer has experts."""
+
+
 def parts_of(projection: str) -> tuple[str, ...]:
     """Those of PROJECTIONS that a projection of a checkpoint holds."""
     return FUSED_PROJECTIONS.get(projection, (projection,))
@@ -163,7 +167,7 @@ class ModelShape:
         return embeddings + layers + self.hidden_size + vision
 
     def projection_size(self, name: str) -> tuple[int, int]:
-        """(out, in) features of one of PROJECTIONS, or of FUSED_PROJECTIONS."""
+        """(out, in) features of one of PROJECTIONS, or of FUSED_PROJECTIONS; of one expert's."""
         if name in FUSED_PROJECTIONS:
             sizes = [self.projection_size(part) for part in parts_of(name)]
             return sum(rows for rows, _ in sizes), sizes[0][1]
@@ -171,7 +175,7 @@ class ModelShape:
             self.hidden_size,
             self.query_size,
             self.kv_size,
-            self.ffn_hidden_size,
+            self.ffn_hidden_size if self.moe is None else self.moe.expert_ffn_hidden_size,
         )
         return {
             "q_proj": (query, hidden),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gkdplan.families.tensors import projections_of
 from gkdplan.runplan.model import LoraPlan
-from gkdplan.shape import ModelShape
+from gkdplan.shape import OF_EXPERTS, ModelShape
 from gkdplan.spec.plan import Lora, Student
 
 ALL_LINEAR = "all-linear"
@@ -17,7 +17,9 @@ def decide_lora(student: Student, shape: ModelShape) -> LoraPlan | None:
         return None
     lora = lora_of(student)
     targets = targets_of(lora.targets, shape)
-    per_layer = sum(sum(shape.projection_size(target)) for target in targets)
+    per_layer = sum(
+        _num_of(target, shape) * sum(shape.projection_size(target)) for target in targets
+    )
     return LoraPlan(
         rank=lora.rank,
         alpha=lora.alpha,
@@ -25,6 +27,11 @@ def decide_lora(student: Student, shape: ModelShape) -> LoraPlan | None:
         targets=targets,
         num_parameters=shape.num_layers * lora.rank * per_layer,
     )
+
+
+def _num_of(target: str, shape: ModelShape) -> int:
+    """Projections of that name in a layer."""
+    return 1 if shape.moe is None or target not in OF_EXPERTS else shape.moe.num_experts
 
 
 def lora_of(student: Student) -> Lora:

@@ -14,11 +14,12 @@ from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.report.outline import outline
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
-from gkdplan.shape import PROJECTIONS
+from gkdplan.shape import PROJECTIONS, MoeShape
 from gkdplan.vocab import Payload, Phase
 
 # SmolLM2: in + out of q and o 576 + 576, of k and v 576 + 192, of gate, up and down 576 + 1536:
 # 2 x 1152 + 2 x 768 + 3 x 2112 = 10,176 a layer and rank, of which q and v are 1,920; 30 layers.
+EXPERTS = MoeShape(num_experts=8, num_experts_per_token=2, expert_ffn_hidden_size=512)
 ALL_OF_SMOLLM2, Q_AND_V_OF_SMOLLM2 = 8 * 30 * 10_176, 8 * 30 * 1_920
 
 
@@ -121,6 +122,45 @@ def test_a_part_of_a_fused_projection_is_no_target():
 def test_kv_heads_of_a_fused_projection_are_not_shared():
     (finding,) = _findings("GK251", ("qkv_proj", "down_proj"), tensor=6, family="phi3")
     assert 'set `student.lora.targets` to ["down_proj"]' in finding.help
+
+
+def test_each_expert_has_adapters_of_its_own():
+    # 8 experts 512 wide of hidden size 576 in 30 layers, rank 8: of each 3 x (576 + 512), and of
+    # attention q and o 2 x 1152, k and v 2 x 768.
+    shape = replace(SMOLLM2, moe=EXPERTS)
+    lora = decide_lora(plan(student={"tuning": "lora"}).student, shape)
+    assert lora.num_parameters == 8 * 30 * (8 * 3 * 1088 + 3840)
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("with Transformer Engine", {"device": "h100-80gb"}),
+        ("in qwen2_moe", {"family": "qwen2_moe"}),
+        ("with dropout", {"lora": {"dropout": 0.1}}),
+        ("without all of gate_proj", {"lora": {"targets": ("up_proj", "down_proj")}}),
+    ],
+)
+def test_experts_have_no_adapters_that_peft_would_not_load(reason, changes):
+    (finding,) = _of_experts(**changes)
+    assert finding.message.startswith(f"adapters on experts are not available {reason}")
+    assert not _of_experts(**changes | {"lora": {"targets": ("q_proj",)}})
+
+
+def test_experts_have_adapters_where_torch_computes_them():
+    assert not _of_experts()
+    assert not _of_experts(lora={"targets": ("down_proj",)})
+    assert not _of_experts(device="h100-80gb", kernels="torch")
+
+
+def _of_experts(
+    device: str = "cpu", kernels: str | None = None, family: str = "qwen3_moe", **student: Any
+) -> list[Any]:
+    shape = replace(TINY, moe=EXPERTS, family=family)
+    tables = {"cluster": {"device": device, "kernels": kernels}}
+    tables |= {"student": {"tuning": "lora"} | student}
+    findings = check_declaration(plan(**tables), facts(shape, shape, device))
+    return [f for f in findings if f.code == "GK590" and "on experts" in f.message]
 
 
 def _findings(code: str, targets: tuple[str, ...], tensor: int, **changes: str) -> list[Any]:

@@ -8,15 +8,15 @@ from gkdplan.families.tensors import projections_of
 from gkdplan.planner.checks.degrees import possible_degrees
 from gkdplan.planner.checks.laid_out import student_laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, plan_rule, rule
+from gkdplan.planner.layout import kernels_of
 from gkdplan.planner.lora import ALL_LINEAR, lora_of, targets_of
-from gkdplan.shape import FUSED_PROJECTIONS, PROJECTIONS, parts_of
+from gkdplan.shape import FUSED_PROJECTIONS, OF_EXPERTS, PROJECTIONS, parts_of
 from gkdplan.spec.plan import Plan
+from gkdplan.vocab import Kernels
 
 _TARGETS = "student.lora.targets"
 OF_KV_HEADS = ("qkv_proj", "q_proj", "k_proj", "v_proj")
 """The parts of the fused projection, which Megatron orders by kv head."""
-OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
-"""What a layer of experts has of each expert."""
 
 
 @plan_rule("GK250")
@@ -84,29 +84,44 @@ def adapters_have_whole_kv_heads(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 @rule("GK590")
-def experts_have_no_adapters(plan: Plan, facts: Facts) -> Iterator[Finding]:
+def experts_have_adapters_that_peft_loads(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """On CUDA the matrices of a layer's experts are one module (TEGroupedMLP in
     megatron/core/transformer/moe/experts.py): no expert has a linear layer that an adapter of ours
-    could follow, and none has been traced."""
+    could follow. PEFT 0.21 has no dropout beside transformers' experts (peft/tuners/lora/layer.py,
+    ParamWrapper), reads gate and up of a checkpoint's experts as theirs only beside down, and those
+    of qwen2_moe as the shared expert's (peft/utils/transformers_weight_conversion.py)."""
     moe, targets = facts.student.shape.moe, _targets(plan, facts)
-    others = [target for target in targets if target not in OF_EXPERTS]
-    if moe is None or len(others) == len(targets):
+    of_experts = [target for target in targets if target in OF_EXPERTS]
+    if moe is None or not of_experts:
         return
-    if others:
-        helps = [f"set `{_TARGETS}` to [{', '.join(_quoted(others))}]"]
-    else:
-        helps = ['set `student.tuning` to "full"']
-    yield Finding(
-        "adapters on experts are not yet available",
-        _TARGETS if plan.student.lora is not None else "student.tuning",
-        label=f"{', '.join(t for t in targets if t in OF_EXPERTS)} of every expert",
-        notes=(
-            f"num_experts = {moe.num_experts}, from {facts.student.origin}",
-            "on CUDA Megatron groups the matrices of a layer's experts in one module, without a "
-            "linear layer of each expert",
-        ),
-        help=tuple(helps),
-    )
+    for reason, mend in _reasons(plan, facts, of_experts):
+        others = [target for target in targets if target not in OF_EXPERTS]
+        helps = [f"set `{_TARGETS}` to [{', '.join(_quoted(others))}]"] if others else []
+        yield Finding(
+            f"adapters on experts are not available {reason}",
+            _TARGETS if plan.student.lora is not None else "student.tuning",
+            label=f"{', '.join(of_experts)} of every expert",
+            notes=(f"num_experts = {moe.num_experts}, from {facts.student.origin}",),
+            help=(*mend, *(helps or ['set `student.tuning` to "full"'])),
+        )
+
+
+def _reasons(
+    plan: Plan, facts: Facts, of_experts: list[str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What forbids them, and how it is mended beside leaving them out."""
+    if kernels_of(plan, facts.device) is Kernels.TRANSFORMER_ENGINE:
+        mend = ('set `cluster.kernels` to "torch"',)
+        yield "with Transformer Engine, which has them all in one module", mend
+    if facts.student.shape.family == "qwen2_moe":
+        yield "in qwen2_moe: PEFT reads them as the shared expert's", ()
+    if lora_of(plan.student).dropout > 0:
+        mend = ("remove `student.lora.dropout`",)
+        yield "with dropout: PEFT has none beside experts", mend
+    if len(of_experts) < len(OF_EXPERTS) and of_experts != ["down_proj"]:
+        missing = [target for target in OF_EXPERTS if target not in of_experts]
+        mend = (f"add {', '.join(_quoted(missing))}",)
+        yield "without all of " + ", ".join(OF_EXPERTS) + ", or down_proj alone", mend
 
 
 PLAN_RULES = (targets_are_projections,)
@@ -114,7 +129,7 @@ RULES = (
     *PLAN_RULES,
     targets_are_of_the_family,
     adapters_have_whole_kv_heads,
-    experts_have_no_adapters,
+    experts_have_adapters_that_peft_loads,
 )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, groupby
 
+from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.parameters import Parameter
 from gkdplan.runplan.model import LoraPlan
 from gkdplan.shape import ModelShape, parts_of
@@ -20,14 +21,24 @@ ROW_PARALLEL = ("linear_proj", "linear_fc2")
 
 
 def with_adapters(
-    parameters: tuple[Parameter, ...], shape: ModelShape, lora: LoraPlan, tensor: int
+    parameters: tuple[Parameter, ...],
+    shape: ModelShape,
+    lora: LoraPlan,
+    tensor: int,
+    experts: ExpertShare | None,
 ) -> tuple[Parameter, ...]:
     """The base's parameters, frozen, with each linear layer's adapter after it: the A of all its
     targets in one, and a B of each part of them."""
     together: list[Parameter] = []
     for module, own in groupby(parameters, key=lambda parameter: parameter.name.rpartition(".")[0]):
-        together += [replace(parameter, is_trained=False) for parameter in own]
-        together += _adapter(module, shape, lora, tensor)
+        base = [replace(parameter, is_trained=False) for parameter in own]
+        together += base
+        if ".shared_experts" in module:
+            continue
+        is_expert = experts is not None and ".mlp.experts." in module
+        degree = experts.expert_tensor if experts is not None and is_expert else tensor
+        adapter = _adapter(module, shape, lora, degree)
+        together += (replace(one, is_divided=base[0].is_divided) for one in adapter)
     return tuple(together)
 
 

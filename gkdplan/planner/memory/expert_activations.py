@@ -8,6 +8,7 @@ megatron/core/transformer/moe/{router,token_dispatcher,moe_utils,experts,shared_
 all-to-all dispatcher without fused permutation.
 """
 
+from gkdplan.planner.memory import lora
 from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.model import RankModel
 
@@ -27,8 +28,9 @@ def saved_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     softmax = moe.num_experts_per_token if moe.weights_sum_to_one else moe.num_experts
     router = FP32_BYTES * softmax + (FP32_BYTES + 1) * moe.num_experts
     router += INT64_BYTES * moe.num_experts_per_token
-    taken = hidden if model.trains_base else 0
+    taken = hidden if model.keeps_input_of("gate_proj", "up_proj") else 0
     row = width * (taken + num_widths_kept(model) * share.ffn_size) + FP32_BYTES
+    row += width * sum(lora.num_middles(model, layer) for layer in lora.MLP)
     return (
         tokens * router
         + num_rows(model, share, num_tokens) * row
@@ -66,9 +68,11 @@ def training_forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int
     last = rows // share.num_experts
     of_product = last * share.ffn_size * model.dtype.num_bytes
     scaled = num_widths_of_scaling(model) * of_product
-    if model.trains_base:
-        return waiting - rows * row + max(joined, (rows - last) * row + scaled)
-    return waiting + max(joined, rows * row + of_product + scaled)
+    taken = rows * row if model.keeps_input_of("gate_proj", "up_proj") else 0
+    outputs = (rows - last) * row
+    if not model.keeps_input_of("down_proj"):
+        outputs = rows * row + of_product
+    return waiting - taken + max(joined, outputs + scaled)
 
 
 def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
@@ -86,11 +90,12 @@ def backward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int
     last = rows // share.num_experts
     of_product = width * last * share.ffn_size
     of_weight = width * hidden * share.ffn_size if model.trains_base else 0
-    down_projection = of_product + of_weight
-    gated_unit = (2 if model.trains_base else 3) * of_product
+    down_projection = lora.num_gradients(model, "down_proj") * of_product + of_weight
+    gated_unit = (2 if model.keeps_input_of("down_proj") else 3) * of_product
     gated_unit += 2 * num_widths_of_scaling(model) * of_product
     num_released = num_widths_kept(model) - 2
-    up_projection = width * last * hidden + 2 * of_weight - num_released * of_product
+    num_inputs = lora.num_gradients(model, "gate_proj", "up_proj")
+    up_projection = num_inputs * width * last * hidden + 2 * of_weight - num_released * of_product
     received = width * hidden * rows
     cast = 0
     if share.expert_tensor > 1 and _is_sum_cast(model):
@@ -153,7 +158,7 @@ def _waiting_output(model: RankModel, share: ExpertShare, num_tokens: int) -> in
 def num_widths_kept(model: RankModel) -> int:
     """Tensors of an expert's width that it keeps of each row: the last, scaled by the probability,
     for the gradient of the down projection's weight."""
-    return (3 if model.fused.swiglu else 5) + model.trains_base
+    return (3 if model.fused.swiglu else 5) + model.keeps_input_of("down_proj")
 
 
 def _balance_bytes(model: RankModel, share: ExpertShare, tokens: int) -> int:

@@ -35,7 +35,13 @@ def saved_bytes(model: RankModel, num_tokens: int, *layers: str) -> int:
     return total
 
 
-def num_gradients(model: RankModel, projection: str) -> int:
-    """Gradients of a projection's input that exist before they are added up: the layer's own, and
-    that of its adapter."""
-    return 2 if model.lora is not None and projection in model.lora.targets else 1
+def num_middles(model: RankModel, layer: str) -> int:
+    """Features of the narrow middles of one of Megatron's linear layers."""
+    return 0 if model.lora is None else len(adapted(model.lora, layer)) * model.lora.rank
+
+
+def num_gradients(model: RankModel, *projections: str) -> int:
+    """Gradients of these projections' input that exist before they are added up: the layer's own,
+    and that of its adapter."""
+    lora = model.lora
+    return 2 if lora is not None and any(map(lora.target_of, projections)) else 1

@@ -78,7 +78,9 @@ class RankModel:
             base = tuple(tuple(map(self._with_trained_projector, chunk)) for chunk in base)
         if self.lora is None:
             return base
-        return tuple(with_adapters(chunk, self.shape, self.lora, self.tensor) for chunk in base)
+        return tuple(
+            with_adapters(chunk, self.shape, self.lora, self.tensor, self.experts) for chunk in base
+        )
 
     @property
     def whole_chunks(self) -> tuple[tuple[Parameter, ...], ...]:

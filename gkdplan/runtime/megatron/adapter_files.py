@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
 from megatron.core.models.gpt.gpt_model import GPTModel
 from safetensors.torch import save_file
 
+from gkdplan.families.tensors import names_of
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.adapters import whole_adapters
 from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.shape import OF_EXPERTS, ModelShape
 
 
 def save_adapters(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, out_dir: Path) -> None:
@@ -36,6 +39,14 @@ def save_adapters(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, out_d
     dist.barrier()
 
 
+def _module_name(shape: ModelShape, target: str) -> str:
+    """An expert's projections have the names of its family's checkpoints, from which PEFT makes
+    those of transformers' experts, that are two matrices of all of them, and joins their factors
+    (peft/utils/transformers_weight_conversion.py)."""
+    is_of_experts = shape.moe is not None and target in OF_EXPERTS
+    return names_of(shape).experts.name_of(target) if is_of_experts else target
+
+
 def _config(plan: ModelPlan) -> dict[str, object]:
     lora = plan.lora
     assert lora is not None
@@ -50,6 +61,6 @@ def _config(plan: ModelPlan) -> dict[str, object]:
         "peft_type": "LORA",
         "r": lora.rank,
         "revision": plan.revision,
-        "target_modules": list(lora.targets),
+        "target_modules": list(map(partial(_module_name, plan.shape), lora.targets)),
         "task_type": "CAUSAL_LM",
     }

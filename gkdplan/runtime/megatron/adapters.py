@@ -12,21 +12,28 @@ import torch
 import torch.distributed as dist
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.nn import Parameter
 
+from gkdplan.families.tensors import names_of
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.full_tensors import full_tensors
+from gkdplan.runtime.megatron.lora import ADAPTER, WHOLE
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import num_model_layers, stage_of_layer
-from gkdplan.runtime.megatron.parameters import adapter_parameters
-from gkdplan.shape import parts_of
+from gkdplan.runtime.megatron.parameters import (
+    adapter_parameters,
+    rank_of_expert,
+    sharing_group,
+)
+from gkdplan.shape import OF_EXPERTS, parts_of
 
 
 @dataclass(frozen=True, slots=True)
 class _Home:
     """The linear layer of Megatron's that holds a projection, and its block in the checkpoint."""
 
-    layer: str
+    linear: str
     block: str
     is_row_parallel: bool
 
@@ -44,6 +51,44 @@ _HOMES = {
     "gate_up_proj": _FC1,
     "down_proj": _Home("mlp.linear_fc2", "mlp", True),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapted:
+    """A projection with an adapter: its name in the checkpoint, and Megatron's linear layer."""
+
+    name: str
+    target: str
+    layer: int
+    linear: str
+    expert: int | None = None
+
+    @property
+    def is_row_parallel(self) -> bool:
+        return _HOMES[self.target].is_row_parallel
+
+    @property
+    def adapter(self) -> str:
+        return f"decoder.layers.{self.layer}.{self.linear}.{ADAPTER}"
+
+
+def _adapted_projections(plan: ModelPlan) -> Iterator[_Adapted]:
+    """Layer by layer, and an expert's one after the other."""
+    assert plan.lora is not None
+    names, moe = names_of(plan.shape), plan.shape.moe
+    for layer in range(num_model_layers(plan)):
+        prefix = f"{names.layers}.{layer}"
+        for target in plan.lora.targets:
+            home = _HOMES[target]
+            if moe is None or target not in OF_EXPERTS:
+                name = f"{prefix}.{home.block}.{target}"
+                yield _Adapted(name, target, layer, home.linear)
+                continue
+            for expert in range(moe.num_experts):
+                block = f"{prefix}.{names.experts.block}.experts.{expert}"
+                linear = home.linear.replace("mlp", f"mlp.experts.{expert}")
+                name = f"{block}.{names.experts.name_of(target)}"
+                yield _Adapted(name, target, layer, linear, expert)
 
 
 @torch.no_grad()
@@ -71,12 +116,9 @@ def whole_adapters(
 
     Collective: every rank iterates to the end and gets every adapter, layer by layer.
     """
-    assert plan.lora is not None
     own = dict(adapter_parameters(chunks, plan, mesh))
-    for layer in range(num_model_layers(plan)):
-        for target in plan.lora.targets:
-            home = f"model.layers.{layer}.{_HOMES[target].block}.{target}"
-            yield home, *_whole_adapter(own, plan, mesh, layer, target)
+    for adapted in _adapted_projections(plan):
+        yield adapted.name, *_whole_adapter(own, plan, mesh, adapted)
 
 
 @torch.no_grad()
@@ -90,54 +132,58 @@ def merged_tensors(
         return
     own = dict(adapter_parameters(chunks, plan, mesh))
     scale = plan.lora.alpha / plan.lora.rank
+    adapted = {f"{one.name}.weight": one for one in _adapted_projections(plan)}
     for name, weight in full_tensors(chunks, plan, mesh):
-        *prefix, target, kind = name.split(".")
-        if target in plan.lora.targets and kind == "weight":
-            a, b = _whole_adapter(own, plan, mesh, int(prefix[2]), target)
+        if name in adapted:
+            a, b = _whole_adapter(own, plan, mesh, adapted[name])
             weight = (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
         yield name, weight
 
 
 def _whole_adapter(
-    own: dict[str, Parameter], plan: ModelPlan, mesh: Mesh, layer: int, target: str
+    own: dict[str, Parameter], plan: ModelPlan, mesh: Mesh, adapted: _Adapted
 ) -> tuple[Tensor, Tensor]:
-    """A and B of one projection, from the tensor ranks of the stage that holds it, on all ranks."""
+    """A and B of one projection, from the ranks that hold its shares, on all ranks."""
     assert plan.lora is not None
-    home, rank, like = _HOMES[target], plan.lora.rank, next(iter(own.values()))
+    target, rank, like = adapted.target, plan.lora.rank, next(iter(own.values()))
     num_outputs, num_inputs = plan.shape.projection_size(target)
     a, b = like.new_empty(rank, num_inputs), like.new_empty(num_outputs, rank)
-    stage = stage_of_layer(plan, layer)
-    if stage == mesh.pipeline_rank:
-        stem = f"decoder.layers.{layer}.{home.layer}.lora"
-        beside = [t for t in plan.lora.targets if _HOMES[t] is home]
-        share = own[f"{stem}.a"].chunk(len(beside))[beside.index(target)]
-        a = _joined(share, mesh, 1) if home.is_row_parallel else share.contiguous()
-        factors = [own[f"{stem}.b.{part}"] for part in parts_of(target)]
-        if not home.is_row_parallel:
-            factors = [_joined(factor, mesh, 0) for factor in factors]
+    stage = stage_of_layer(plan, adapted.layer)
+    if f"{adapted.adapter}.a" in own:
+        group = sharing_group(mesh, adapted.adapter)
+        beside = [t for t in plan.lora.targets if _HOMES[t] is _HOMES[target]]
+        share = own[f"{adapted.adapter}.a"].chunk(len(beside))[beside.index(target)]
+        a = _joined(share, group, 1) if adapted.is_row_parallel else share.contiguous()
+        factors = [own[f"{adapted.adapter}.b.{part}"] for part in parts_of(target)]
+        if not adapted.is_row_parallel:
+            factors = [_joined(factor, group, 0) for factor in factors]
         b = torch.cat(factors)
     for tensor in (a, b):
-        if mesh.pipeline_size > 1:
-            dist.broadcast(tensor, group=mesh.pipeline_group, group_src=stage)
+        if adapted.expert is not None and mesh.pipeline_rank == stage:
+            _broadcast(tensor, mesh.groups.ep, rank_of_expert(plan, mesh, adapted.expert))
+        _broadcast(tensor, mesh.pipeline_group, stage)
     return a, b
 
 
-def _joined(share: Tensor, mesh: Mesh, dim: int) -> Tensor:
-    if mesh.tensor_size == 1:
+def _broadcast(tensor: Tensor, group: ProcessGroup, source: int) -> None:
+    if group.size() > 1:
+        dist.broadcast(tensor, group=group, group_src=source)
+
+
+def _joined(share: Tensor, group: ProcessGroup, dim: int) -> Tensor:
+    if group.size() == 1:
         return share.contiguous()
-    shares = [torch.empty_like(share.contiguous()) for _ in range(mesh.tensor_size)]
-    dist.all_gather(shares, share.contiguous(), group=mesh.tensor_group)
+    shares = [torch.empty_like(share.contiguous()) for _ in range(group.size())]
+    dist.all_gather(shares, share.contiguous(), group=group)
     return torch.cat(shares, dim)
 
 
 def _drawn(name: str, parameter: Parameter, mesh: Mesh, seed: int) -> Tensor:
-    is_cut = getattr(parameter, "tensor_model_parallel", False)
-    size = list(parameter.shape)
-    if is_cut:
-        size[parameter.partition_dim] *= mesh.tensor_size
+    dim = getattr(parameter, "partition_dim", WHOLE)
+    size, group = list(parameter.shape), sharing_group(mesh, name)
+    if dim != WHOLE:
+        size[dim] *= group.size()
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     bound = 1 / math.sqrt(size[1])
     whole = torch.empty(size).uniform_(-bound, bound, generator=generator)
-    if not is_cut:
-        return whole
-    return whole.chunk(mesh.tensor_size, dim=parameter.partition_dim)[mesh.tensor_rank]
+    return whole if dim == WHOLE else whole.chunk(group.size(), dim=dim)[group.rank()]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.tensor_parallel.mappings import (
@@ -33,6 +34,8 @@ from torch.nn.functional import dropout, linear
 from gkdplan.runplan.model import LoraPlan
 from gkdplan.shape import ModelShape
 
+WHOLE = -1
+"""The dimension that is cut of a factor that is not."""
 ADAPTER = "lora"
 """The name under which a linear layer holds its adapter."""
 
@@ -85,8 +88,8 @@ def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
 def _linear_layers(
     layer: TransformerLayer, shape: ModelShape, degree: int
 ) -> Iterator[tuple[Module, type["Adapter"], Iterator["Part"]]]:
-    """Those that can have an adapter, the kind of it, and the projections that they hold; experts
-    have none."""
+    """Those that can have an adapter, the kind of it, and the projections that they hold; a shared
+    expert has none."""
     attention, mlp = layer.self_attention, layer.mlp
     query = shape.query_size // shape.num_kv_heads
     yield (
@@ -104,6 +107,11 @@ def _linear_layers(
         ffn = shape.ffn_hidden_size // degree
         yield mlp.linear_fc1, ColumnAdapter, _parts(1, gate_proj=ffn, up_proj=ffn)
         yield mlp.linear_fc2, RowAdapter, _parts(1, down_proj=shape.hidden_size)
+        return
+    ffn = shape.moe.expert_ffn_hidden_size // layer.config.expert_tensor_parallel_size
+    for expert in mlp.experts.local_experts:
+        yield expert.linear_fc1, ExpertColumnAdapter, _parts(1, gate_proj=ffn, up_proj=ffn)
+        yield expert.linear_fc2, ExpertRowAdapter, _parts(1, down_proj=shape.hidden_size)
 
 
 def is_adapter(parameter: str) -> bool:
@@ -195,6 +203,65 @@ class RowAdapter(Adapter):
         return output + linear(narrow, factor)
 
 
+class ExpertAdapter(Adapter):
+    """Of one expert's linear layer, which sees the rows that were sent to it.
+
+    The ranks of the experts' own tensor axis see the same rows. A factor that they all have gets a
+    part of its gradient on each, which is summed; it is one of theirs in the norm of gradients.
+    """
+
+    def __init__(
+        self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
+    ) -> None:
+        super().__init__(weight, config, lora, parts)
+        self._group = parallel_state.get_expert_tensor_parallel_group()
+        for factor in self.parameters():
+            factor.allreduce = weight.allreduce
+
+    def _set_cut(self, factor: Parameter, dim: int) -> None:
+        set_tensor_model_parallel_attributes(factor, True, dim, 1)
+
+    def _set_whole(self, factor: Parameter) -> None:
+        set_tensor_model_parallel_attributes(factor, True, WHOLE, 1)
+        factor.shared = self._group.rank() > 0
+
+    def _summed(self, factor: Parameter) -> Tensor:
+        return copy_to_tensor_model_parallel_region(factor, group=self._group)
+
+
+class ExpertColumnAdapter(ExpertAdapter):
+    """Input [n, in], output [n, W], of n rows."""
+
+    def __init__(
+        self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
+    ) -> None:
+        super().__init__(weight, config, lora, parts)
+        self._set_whole(self.a)
+        for factor in self.b.values():
+            self._set_cut(factor, 0)
+
+    def forward(self, input: Tensor, output: Tensor) -> Tensor:
+        narrow = linear(input, self._summed(self.a)) * self._scale
+        return _AddToParts.apply(output, narrow, self._parts, *self.b.values())
+
+
+class ExpertRowAdapter(ExpertAdapter):
+    """Input [n, in / t], output [n, W], this rank's part of a sum that comes later."""
+
+    def __init__(
+        self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
+    ) -> None:
+        super().__init__(weight, config, lora, parts)
+        self._set_cut(self.a, 1)
+        for factor in self.b.values():
+            self._set_whole(factor)
+
+    def forward(self, input: Tensor, output: Tensor) -> Tensor:
+        narrow = linear(input, self.a) * self._scale
+        (factor,) = self.b.values()
+        return output + linear(narrow, self._summed(factor))
+
+
 class _AddToParts(torch.autograd.Function):
     """Adds B_i z_i to the columns of each part, in place: no part of a fused projection is copied,
     and of the operands only z [S, B, targets x R] is kept."""
@@ -221,7 +288,7 @@ class _AddToParts(torch.autograd.Function):
             of_narrow = columns @ factor
             before = narrow_gradients.get(part.target)
             narrow_gradients[part.target] = of_narrow if before is None else before.add_(of_narrow)
-            factor_gradients.append(columns.flatten(0, 1).t() @ narrow.flatten(0, 1))
+            factor_gradients.append(columns.flatten(0, -2).t() @ narrow.flatten(0, -2))
         of_narrow_SBR = torch.cat(list(narrow_gradients.values()), -1)
         return gradient_SBW, of_narrow_SBR, None, *factor_gradients
 

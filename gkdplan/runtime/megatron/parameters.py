@@ -14,7 +14,7 @@ from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import first_layer
 
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
-_EXPERT_OF_A_LIST = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.(linear_fc\d\.weight)")
+_EXPERT_OF_A_LIST = re.compile(r"mlp\.experts\.local_experts\.(\d+)\.(linear_fc\d\..+)")
 _EXPERT_OF_A_GROUP = re.compile(r"mlp\.experts\.(linear_fc\d\.weight)(\d+)")
 
 
@@ -79,6 +79,12 @@ def own_slices(plan: ModelPlan, mesh: Mesh, name: str, parameter: Parameter) -> 
 def sharing_group(mesh: Mesh, name: str) -> ProcessGroup:
     """The ranks that a parameter is cut over: of the tensor axis, or of the experts' own."""
     return mesh.groups.expt_tp if is_of_an_expert(name) else mesh.groups.tp
+
+
+def rank_of_expert(plan: ModelPlan, mesh: Mesh, expert: int) -> int:
+    """The rank of the expert axis that holds an expert of the model."""
+    assert plan.shape.moe is not None
+    return expert // (plan.shape.moe.num_experts // mesh.groups.ep.size())
 
 
 def _first_expert(plan: ModelPlan, experts: ProcessGroup) -> int:

@@ -252,8 +252,9 @@ class Trainer:
     @property
     def _links(self) -> list[Any]:
         """Megatron's chain of optimizers: the last is that of experts that not all ranks of the
-        stage hold, if there are such, the first that of every other parameter."""
-        return self._optimizer.chained_optimizers
+        stage hold, if there are such, the first that of every other parameter, if one is trained;
+        one of none has no Adam and is left out."""
+        return [link for link in self._optimizer.chained_optimizers if link.optimizer is not None]
 
     @property
     def _adams(self) -> list[torch.optim.Optimizer]:

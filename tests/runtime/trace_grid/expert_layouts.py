@@ -66,4 +66,18 @@ CONFIGURATIONS = {
     "qwen3 30B-A3B pipeline 2 expert 8 lora moe": {**QWEN_3, "pipeline": 2, "data": 8}
     | {"parallel": "expert = 8", "num_micro_batches": 2, "tuning": LORA_OF_ATTENTION}
     | {"recompute": SELECTIVE.format('"moe"')},
+    # adapters on experts
+    "tiny experts fp32 lora of all": {"models": TINY_MOE, "tuning": LORA.format("rank = 16")},
+    "mixtral 8x7B expert 4 lora of all": {**MIXTRAL, "data": 4, "parallel": "expert = 4"}
+    | {"tuning": LORA.format("rank = 16")},
+    "qwen3 30B-A3B tensor 2 expert 8 lora of all": {**QWEN_3, "tensor": 2, "data": 4}
+    | {"parallel": "expert = 8", "tuning": LORA.format("rank = 16")},
+    "mixtral 8x7B tensor 2 expert tensor 2 lora of all": {**MIXTRAL, "tensor": 2}
+    | {"data": 2, "parallel": "expert = 2\nexpert_tensor = 2"}
+    | {"tuning": LORA.format("rank = 64")},
+    "mixtral 8x7B expert 8 lora of down": {**MIXTRAL, "data": 8, "parallel": "expert = 8"}
+    | {"tuning": LORA.format('targets = ["down_proj"]')},
+    "qwen3 30B-A3B pipeline 2 expert 8 lora of all, moe": {**QWEN_3, "pipeline": 2, "data": 8}
+    | {"parallel": "expert = 8", "num_micro_batches": 2, "tuning": LORA.format("rank = 16")}
+    | {"recompute": SELECTIVE.format('"moe"')},
 }

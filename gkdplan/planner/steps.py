@@ -87,8 +87,8 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
 
 
 def _most_checkpoints(training: Training) -> int:
-    """A new one is whole before the oldest goes."""
-    interval = training.save_interval or training.num_steps
+    """A new one is whole before the oldest goes; a plan whose rows fill no step has none."""
+    interval = training.save_interval or max(1, training.num_steps)
     return min(training.keep + 1, -(-training.num_steps // interval))
 
 

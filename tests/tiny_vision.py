@@ -21,6 +21,8 @@ from transformers import (
     PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -133,6 +135,59 @@ def save_qwen_vl(
         tie_word_embeddings=tied,
     )
     return _save(directory, Qwen2_5_VLForConditionalGeneration(config))
+
+
+def save_qwen3_vl(
+    directory: Path,
+    *,
+    num_layers: int = 2,
+    hidden: int = 32,
+    tower_hidden: int = 16,
+    tower_layers: int = 3,
+    sections: tuple[int, int, int] = (2, 1, 1),
+    deep_layers: tuple[int, ...] = (0, 1),
+    tied: bool = False,
+    seed: int = 0,
+) -> Path:
+    """A random Qwen3-VL, whose tower speaks to the decoder's first layers."""
+    torch.manual_seed(seed)
+    image_token = save_qwen_eyes(directory)
+    config = Qwen3VLConfig(
+        vision_config={
+            "depth": tower_layers,
+            "hidden_size": tower_hidden,
+            "intermediate_size": 2 * tower_hidden,
+            "num_heads": 2,
+            "patch_size": PATCH,
+            "out_hidden_size": hidden,
+            "num_position_embeddings": 25,
+            "deepstack_visual_indexes": list(deep_layers),
+        },
+        text_config={
+            "vocab_size": 304,
+            "hidden_size": hidden,
+            "intermediate_size": 48,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-6,
+            "eos_token_id": 2,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 500_000.0,
+                "mrope_section": list(sections),
+                "mrope_interleaved": True,
+            },
+        },
+        image_token_id=image_token,
+        video_token_id=303,
+        vision_start_token_id=image_token - 1,
+        vision_end_token_id=image_token + 1,
+        tie_word_embeddings=tied,
+    )
+    return _save(directory, Qwen3VLForConditionalGeneration(config))
 
 
 def _save(directory: Path, model: PreTrainedModel) -> Path:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.families import FAMILIES, Family, llava, qwen_vl
+from gkdplan.families import FAMILIES, Family
 from gkdplan.families.activations import ACTIVATIONS
 from gkdplan.families.experts import read_experts
 from gkdplan.families.keys import Keys
 from gkdplan.families.not_yet import NOT_YET
 from gkdplan.families.rope import MAX_POSITIONS, read_rope
-from gkdplan.families.seeing import ARCHITECTURES
+from gkdplan.families.seeing import ARCHITECTURES, READERS
 from gkdplan.shape import PLAIN_ATTENTION, ModelShape
 from gkdplan.text import shown
 
@@ -54,7 +54,7 @@ def _read_seeing(
     for key, why in _ABSENT.items():
         if keys.values.get(key):
             keys.refuse(key, why)
-    seeing = qwen_vl if config["model_type"] == qwen_vl.MODEL_TYPE else llava
+    seeing = READERS[str(config["model_type"])]
     shape, found = _read_decoder(seeing.text_config(keys), f"`text_config` of {origin}")
     if shape is None or keys.findings:
         return None, (*keys.findings, *found)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from gkdplan.families.keys import Keys
 from gkdplan.shape import ModelShape
-from gkdplan.vision import QwenVision
+from gkdplan.vision import PatchedVision, QwenVision
 
 MODEL_TYPE, ARCHITECTURE = "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"
 
@@ -34,7 +34,7 @@ def text_config(keys: Keys) -> dict[str, object]:
     if inner and inner.get("model_type") != _OF_TEXT:
         keys.refuse("text_config", "the decoder is Qwen2.5-VL's own")
     text = dict(inner) if inner else {**keys.values, "architectures": None}
-    rope = _rope(keys).values
+    rope = rope_of(keys).values
     theta = rope.get("rope_theta", text.get("rope_theta", _THETA))
     tied = keys.values.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
     for key in ("rope_scaling", "rope_parameters", "text_config", "vision_config"):
@@ -45,13 +45,7 @@ def text_config(keys: Keys) -> dict[str, object]:
 def read_vision(keys: Keys, text: ModelShape) -> QwenVision:
     """The tower and merger before a decoder; findings are left in `keys` (GK104, GK105)."""
     tower = keys.inner("vision_config")
-    for place, only in (
-        (tower, _ONLY_OF_TOWER),
-        (tower.inner("rope_parameters"), _ROTARY_OF_TOWER),
-    ):
-        for key, (value, why) in only.items():
-            if place.has(key) and place.values[key] != value:
-                place.refuse(key, why)
+    refuse_others(tower, _ONLY_OF_TOWER)
     vision = QwenVision(
         hidden_size=tower.count("hidden_size", 2**16),
         num_layers=tower.count("depth", 2**10, 32),
@@ -61,24 +55,26 @@ def read_vision(keys: Keys, text: ModelShape) -> QwenVision:
         temporal_patch_size=tower.count("temporal_patch_size", 2**6, 2),
         merge_size=tower.count("spatial_merge_size", 2**6, 2),
         window_size=tower.count("window_size", 2**16, 112),
-        full_layers=_full_layers(tower),
+        full_layers=layers_of(tower, "fullatt_block_indexes", [7, 15, 23, 31]),
         output_size=tower.count("out_hidden_size", 2**20, 3584),
-        rotary_sections=_rotary_sections(keys),
+        rotary_sections=rotary_sections(keys),
         image_token_id=keys.count("image_token_id", 2**24, 151655),
     )
     if not keys.findings:
-        _check_sizes(keys, vision, text)
+        _check_window(keys, vision)
+        check_sizes(keys, vision, text)
     return vision
 
 
-def _rope(keys: Keys) -> Keys:
+def rope_of(keys: Keys) -> Keys:
     """The table of rotary positions, where this version of transformers writes it."""
     place = keys.inner("text_config") if keys.has("text_config") else keys
     return place.inner("rope_parameters" if place.has("rope_parameters") else "rope_scaling")
 
 
-def _rotary_sections(keys: Keys) -> tuple[int, ...]:
-    rope = _rope(keys)
+def rotary_sections(keys: Keys) -> tuple[int, ...]:
+    """Pairs of a head that turn by time, row and column."""
+    rope = rope_of(keys)
     kinds: Mapping[str, object] = rope.values
     for key in ("type", "rope_type"):
         if kinds.get(key) not in _MROPE_TYPES:
@@ -89,15 +85,34 @@ def _rotary_sections(keys: Keys) -> tuple[int, ...]:
     return tuple(map(int, sections))
 
 
-def _full_layers(tower: Keys) -> tuple[int, ...]:
-    layers = tower.values.get("fullatt_block_indexes", [7, 15, 23, 31])
+def refuse_others(tower: Keys, only: Mapping[str, tuple[object, str]]) -> None:
+    """Of a tower's keys and of its rotary positions those of another value than the one."""
+    for place, known in ((tower, only), (tower.inner("rope_parameters"), _ROTARY_OF_TOWER)):
+        for key, (value, why) in known.items():
+            if place.has(key) and place.values[key] != value:
+                place.refuse(key, why)
+
+
+def layers_of(tower: Keys, key: str, default: list[int]) -> tuple[int, ...]:
+    """A list of numbers of the tower's layers."""
+    layers = tower.values.get(key, default)
     if isinstance(layers, list) and all(type(layer) is int for layer in layers):
         return tuple(layers)
-    tower.refuse("fullatt_block_indexes", "it is a list of numbers of layers")
+    tower.refuse(key, "it is a list of numbers of layers")
     return ()
 
 
-def _check_sizes(keys: Keys, vision: QwenVision, text: ModelShape) -> None:
+def _check_window(keys: Keys, vision: QwenVision) -> None:
+    side = vision.patch_size * vision.merge_size
+    if vision.window_size < side:
+        keys.wrong(
+            f"`vision_config.window_size` = {vision.window_size} is less than the {side} pixels a "
+            "side of a token"
+        )
+
+
+def check_sizes(keys: Keys, vision: PatchedVision, text: ModelShape) -> None:
+    """What contradicts itself or the decoder."""
     if vision.hidden_size % vision.num_heads:
         keys.wrong(
             f"`vision_config.hidden_size` = {vision.hidden_size} is not a multiple of "
@@ -107,11 +122,6 @@ def _check_sizes(keys: Keys, vision: QwenVision, text: ModelShape) -> None:
         keys.wrong(
             f"a head of the tower has {vision.hidden_size // vision.num_heads} coordinates, no "
             "multiple of 4, and pairs of them turn by row and by column"
-        )
-    if vision.window_size < vision.patch_size * vision.merge_size:
-        keys.wrong(
-            f"`vision_config.window_size` = {vision.window_size} is less than the "
-            f"{vision.patch_size * vision.merge_size} pixels a side of a token"
         )
     if vision.output_size != text.hidden_size:
         keys.wrong(

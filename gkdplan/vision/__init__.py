@@ -6,11 +6,27 @@ are named as transformers 5 writes them; the decoder's own are named as if it st
 """
 
 from gkdplan.vision.clip import ClipVision
+from gkdplan.vision.patched import PatchedVision
 from gkdplan.vision.qwen import QwenVision
+from gkdplan.vision.qwen3 import Qwen3Vision
 
-__all__ = ["ClipVision", "QwenVision", "VisionShape", "canonical_name", "name_on_disk"]
+__all__ = [
+    "ClipVision",
+    "PatchedVision",
+    "Qwen3Vision",
+    "QwenVision",
+    "VisionShape",
+    "canonical_name",
+    "deep_layers_of",
+    "name_on_disk",
+]
 
-VisionShape = ClipVision | QwenVision
+VisionShape = ClipVision | QwenVision | Qwen3Vision
+
+
+def deep_layers_of(vision: VisionShape | None) -> int:
+    """The decoder's first layers after which a tower speaks again."""
+    return len(vision.deep_layers) if isinstance(vision, Qwen3Vision) else 0
 
 
 def canonical_name(vision: VisionShape | None, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Plans with Qwen2.5-VL: which two models go together, and what an image may weigh."""
+"""Plans with Qwen's eyes: which two models go together, and what an image may weigh."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 from planner_facts import TINY, data_file, facts, plan
 
 from gkdplan.planner.compiler import compile_plan
-from gkdplan.vision import ClipVision, QwenVision
+from gkdplan.vision import ClipVision, Qwen3Vision, QwenVision
 from gkdplan.vocab import Phase
 
 QWEN = QwenVision(
@@ -24,6 +24,20 @@ QWEN = QwenVision(
     image_token_id=7,
 )
 SEEING = replace(TINY, vision=QWEN)
+QWEN3 = Qwen3Vision(
+    hidden_size=16,
+    num_layers=4,
+    num_heads=2,
+    ffn_hidden_size=20,
+    patch_size=4,
+    temporal_patch_size=2,
+    merge_size=2,
+    output_size=96,
+    rotary_sections=(4, 2, 2),
+    image_token_id=7,
+    num_positions=25,
+    deep_layers=(0, 1),
+)
 CLIP = ClipVision(16, 2, 2, 20, 16, 4, "gelu", 1e-5, -2, False, True, 96, 7)
 
 
@@ -59,7 +73,7 @@ def test_an_image_is_cut_alike_for_both(change, words):
 
 
 def test_eyes_of_another_kind_are_refused():
-    for one, other in ((QWEN, CLIP), (CLIP, QWEN)):
+    for one, other in ((QWEN, CLIP), (CLIP, QWEN), (QWEN, QWEN3)):
         models = replace(TINY, vision=one), replace(TINY, vision=other)
         (found,) = [d for d in compiled(*models).diagnostics if d.code == "GK131"]
         assert "by different rules" in found.message
@@ -79,3 +93,38 @@ def test_what_waits_of_images_is_as_much_as_a_prompt_has_room_for():
 
 def test_where_no_row_shows_an_image_only_positions_wait():
     assert temporaries(SEEING) - temporaries(TINY) == 8 * 64 * 3 * 8 + 2 * 64 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("student", "devices", "path", "words"),
+    [
+        (
+            {"parallel": {"pipeline": 2}},
+            2,
+            "student.parallel.pipeline",
+            "speaks to 2 layers, the first stage has 1",
+        ),
+        (
+            {"recompute": {"granularity": "full", "method": "uniform", "num_layers": 1}},
+            1,
+            "student.recompute.granularity",
+            "recomputing whole layers",
+        ),
+        ({"freeze_projector": False}, 1, "student.freeze_projector", "training the mergers"),
+    ],
+)
+def test_what_a_tower_that_speaks_to_layers_cannot_is_refused(student, devices, path, words):
+    speaking = replace(TINY, vision=QWEN3)
+    tables = {"student": student, "cluster": {"devices_per_node": devices}}
+    compilation = compile_plan(plan(**tables), facts(speaking, speaking), "test")
+    found = [d for d in compilation.diagnostics if d.code == "GK590"]
+    assert path in [d.path for d in found]
+    assert any(words in d.message and d.help for d in found)
+    assert compilation.run_plan is None
+
+
+def test_a_tower_may_speak_to_all_layers_of_the_first_stage():
+    speaking = replace(TINY, num_layers=4, vision=QWEN3)
+    tables = {"student": {"parallel": {"pipeline": 2}}, "cluster": {"devices_per_node": 2}}
+    compilation = compile_plan(plan(**tables), facts(speaking, speaking), "test")
+    assert compilation.run_plan is not None

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 from gkdplan import __version__
 from gkdplan.facts.model import DataFile, Facts
+from gkdplan.planner.checks.laid_out import each_model
 from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.planner.layout import stage_layers
 from gkdplan.spec.plan import Plan
+from gkdplan.vision import deep_layers_of
 from gkdplan.vocab import Engine
 
 KEYS = {
@@ -117,11 +120,48 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
             )
 
 
+@rule("GK590")
+def towers_that_speak_to_layers_are_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """What a tower says to the decoder's first layers is added where the tower is, layer by
+    layer, and is not there when layers are computed again."""
+    for model in each_model(plan, facts):
+        spoken = deep_layers_of(model.shape.vision)
+        first = stage_layers(model.shape.num_layers, model.parallel)[0][0]
+        if first < spoken:
+            yield _not_yet(
+                f"the tower of {model.name} speaks to {spoken} layers, the first stage has {first} "
+                "in its first chunk, and layers of several chunks are",
+                model.path("pipeline"),
+                f"give the first chunk {spoken} layers or more",
+            )
+    student = plan.student
+    if not deep_layers_of(facts.student.shape.vision):
+        return
+    if student.recompute.granularity == "full":
+        yield _not_yet(
+            "recomputing whole layers that a tower speaks to is",
+            "student.recompute.granularity",
+            'set it to "selective" or "none"',
+        )
+    if student.freeze_projector is False:
+        yield _not_yet(
+            "training the mergers of a tower that speaks to layers is",
+            "student.freeze_projector",
+            "remove it",
+        )
+
+
+def _not_yet(what: str, path: str, help: str) -> Finding:
+    message = f"{what} not yet available in gkdplan {__version__}"
+    return Finding(message, path, label="not yet available", help=(help,))
+
+
 RULES = (
     only_models_that_see_have_keys_of_sight,
     both_models_see_alike,
     rows_with_images_have_a_model_that_sees,
     what_sight_goes_with_is_available,
+    towers_that_speak_to_layers_are_available,
 )
 
 

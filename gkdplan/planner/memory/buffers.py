@@ -30,7 +30,7 @@ from gkdplan.planner.memory.rank import Rank, Share, rank_of_class
 from gkdplan.planner.memory.student import student_buffers
 from gkdplan.planner.memory.teacher import published_bytes, weight_buffers
 from gkdplan.planner.memory.teacher_forward import forward_buffers, is_let_go_by_teacher
-from gkdplan.planner.memory.vision import looking_bytes, pixel_bytes
+from gkdplan.planner.memory.vision import looking_bytes, pixel_bytes, said_bytes
 from gkdplan.planner.memory.vllm import vllm_buffers
 from gkdplan.runplan.layout import RankClass
 from gkdplan.vocab import Engine, Kernels, Phase, Role
@@ -137,6 +137,7 @@ def _seeing_bytes(share: Share, prompt: int, passing: int) -> int:
     rows = generation.prompts_at_once(share.rows, prompt)
     num_seen = rows * share.seen_of_row
     looking = looking_bytes(share.model, Batch(rows, prompt), num_seen)
+    passing += said_bytes(share.model, num_seen)
     return pixel_bytes(share.model.shape, num_seen) + max(passing, looking)
 
 

@@ -16,7 +16,10 @@ def evaluation_buffers(rank: Rank) -> Iterator[Buffer]:
     phase, moment = Phase.CHECKPOINT, "evaluation"
     student = rank.student
     passing = max(
-        max(activations.forward_bytes(share.model, share.batch), share.looking_bytes)
+        max(
+            activations.forward_bytes(share.model, share.batch) + share.said_bytes,
+            share.looking_bytes,
+        )
         for share in rank.shares
     )
     if rank.draft.models.teacher.offload is Tier.HOST:

@@ -12,6 +12,7 @@ from gkdplan.planner.memory.vision import (
     looking_bytes,
     pixel_bytes,
     position_bytes,
+    said_bytes,
 )
 from gkdplan.runplan.layout import AxisDegrees, RankClass
 from gkdplan.vocab import Role
@@ -49,6 +50,11 @@ class Share:
     def seen_bytes(self) -> int:
         """What is kept of a micro-batch's images for the backward."""
         return kept_bytes(self.model, self.batch.rows * self.seen_of_row)
+
+    @property
+    def said_bytes(self) -> int:
+        """What a tower says to the layers of a micro-batch, held until they have run."""
+        return said_bytes(self.model, self.batch.rows * self.seen_of_row)
 
     @property
     def looking_bytes(self) -> int:

@@ -45,9 +45,10 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     repeated = recompute.repeated_bytes(model, batch)
     passing = repeated + activations.backward_bytes(model, batch)
     in_attention = activations.attention_backward_bytes(model, batch)
+    forward = recompute.forward_bytes(model, batch) + rank.student.said_bytes
     moments = {
         "backward": (saved(held.backward) + norm + passing, kept),
-        "forward": (saved(held.forward) + recompute.forward_bytes(model, batch), kept),
+        "forward": (saved(held.forward) + forward, kept),
     }
     if rank.student.seen_of_row:
         before = (replace(at, num_chunks=max(0, at.num_chunks - 1)) for at in held.forward)

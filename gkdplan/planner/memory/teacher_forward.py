@@ -64,7 +64,7 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
     between = num_held_in_forward(stage, num_micro_batches) * boundary
     passing = between + activations.forward_bytes(model, batch)
     made_once = made // num_micro_batches
-    moments = {"layers": (passing, made - made_once)}
+    moments = {"layers": (passing + rank.teacher.said_bytes, made - made_once)}
     if is_let_go_by_teacher(rank):
         moments |= {name: (held, 0) for name, held in _first_rows(rank).items()}
     if rank.teacher.seen_of_row:

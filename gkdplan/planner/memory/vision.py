@@ -10,7 +10,14 @@ from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.loss import INT64_BYTES
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.shape import ModelShape
-from gkdplan.vision import ClipVision, QwenVision, VisionShape
+from gkdplan.vision import (
+    ClipVision,
+    PatchedVision,
+    Qwen3Vision,
+    QwenVision,
+    VisionShape,
+    deep_layers_of,
+)
 from gkdplan.vocab import Dtype
 
 FP32_BYTES = 4
@@ -39,8 +46,17 @@ def looking_bytes(model: RankModel, batch: Batch, num_tokens: int) -> int:
     if vision is None or num_tokens == 0:
         return 0
     joined = 2 * batch.num_tokens * model.shape.hidden_size
-    joining = (num_tokens * vision.output_size + joined) * model.dtype.num_bytes
+    features = (1 + deep_layers_of(vision)) * num_tokens * vision.output_size
+    joining = (features + joined) * model.dtype.num_bytes
     return max(tower_bytes(vision, num_tokens, model.dtype), joining)
+
+
+def said_bytes(model: RankModel, num_tokens: int) -> int:
+    """What a tower says to the decoder's first layers beside the embedding."""
+    vision = model.shape.vision
+    if vision is None:
+        return 0
+    return deep_layers_of(vision) * num_tokens * vision.output_size * model.dtype.num_bytes
 
 
 def kept_bytes(model: RankModel, num_tokens: int) -> int:
@@ -56,6 +72,8 @@ def kept_bytes(model: RankModel, num_tokens: int) -> int:
             elements = states + 2 * num_tokens * vision.output_size
         case QwenVision():
             elements = 4 * states
+        case Qwen3Vision():
+            raise AssertionError("mergers that learn are refused with GK590")
         case _:
             assert_never(vision)
     return elements * model.dtype.num_bytes
@@ -68,7 +86,13 @@ def tower_bytes(vision: VisionShape, num_tokens: int, dtype: Dtype) -> int:
         case ClipVision():
             return num_states * _clip_elements(vision) * dtype.num_bytes
         case QwenVision():
-            return num_states * _qwen_bytes(vision, dtype)
+            mlp = 3 * vision.hidden_size + 3 * vision.ffn_hidden_size
+            return num_states * _patch_bytes(vision, mlp, dtype)
+        case Qwen3Vision():
+            mlp = 3 * vision.hidden_size + 2 * vision.ffn_hidden_size
+            said = len(vision.deep_layers) * num_tokens * vision.output_size * dtype.num_bytes
+            patch = _patch_bytes(vision, mlp, dtype) + _position_bytes(vision)
+            return num_states * patch + said
         case _:
             assert_never(vision)
 
@@ -84,18 +108,25 @@ def _clip_elements(vision: ClipVision) -> int:
     return max(mlp, attention, projector)
 
 
-def _qwen_bytes(vision: QwenVision, dtype: Dtype) -> int:
+def _position_bytes(vision: Qwen3Vision) -> int:
+    """Of a patch: the position that is interpolated in float32, the numbers and weights of the four
+    between which it lies, and its row and column, all held through the layers."""
+    of_corners = 4 * (INT64_BYTES + FP32_BYTES)
+    return FP32_BYTES * vision.hidden_size + of_corners + 2 * INT64_BYTES
+
+
+def _patch_bytes(vision: PatchedVision, mlp: int, dtype: Dtype) -> int:
     """Of a patch, with h of its width and w bytes an element; the float32 cosines and sines of its
     row and column stay through all layers.
 
-    Of a layer's MLP its width three times beside the layer's input, the sum with attention and the
-    norm of it. Of attention the input, its norm, the fused projection, queries and keys turned, the
-    output of windows, joined and projected, 10 h; or where not float32, turning keys: queries and
-    keys in float32, the turned queries and three parts of the turned keys, 5 h w + 24 h bytes.
+    Of a layer's MLP `mlp` elements: its width three times, or twice where it is not gated, beside
+    the layer's input, the sum with attention and the norm of it. Of attention the input, its norm,
+    the fused projection, queries and keys turned, the output of windows, joined and projected,
+    10 h; or where not float32, turning keys: queries and keys in float32, the turned queries and
+    three parts of the turned keys, 5 h w + 24 h bytes.
     """
     hidden, width = vision.hidden_size, dtype.num_bytes
     angles = 2 * hidden // vision.num_heads * FP32_BYTES
-    mlp = (3 * hidden + 3 * vision.ffn_hidden_size) * width
     attention = 10 * hidden * width
     turning = 0 if dtype is Dtype.FP32 else 5 * hidden * width + 6 * hidden * FP32_BYTES
-    return angles + max(mlp, attention, turning)
+    return angles + max(mlp * width, attention, turning)

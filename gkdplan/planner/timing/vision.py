@@ -5,7 +5,7 @@ from typing import assert_never
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.runplan.model import ModelPlan
-from gkdplan.vision import ClipVision, QwenVision, VisionShape
+from gkdplan.vision import ClipVision, Qwen3Vision, QwenVision, VisionShape
 
 
 def looking_s(draft: Draft, model: ModelPlan, machine: Machine, rows: int) -> float:
@@ -30,6 +30,14 @@ def tower_flops(vision: VisionShape, num_tokens: int) -> int:
             patch = 3 * vision.patch_size**2 * hidden
             seen = num_layers * vision.num_states
             projector = num_tokens * vision.output_size * (hidden + vision.output_size)
+        case Qwen3Vision():
+            num_layers = vision.num_layers
+            layer = 4 * hidden**2 + 2 * hidden * vision.ffn_hidden_size
+            patch = vision.numbers_per_patch * hidden
+            seen = num_layers * num_states
+            merged = vision.patches_per_token * hidden
+            num_merged = (1 + len(vision.deep_layers)) * num_tokens
+            projector = num_merged * merged * (merged + vision.output_size)
         case QwenVision():
             num_layers, num_full = vision.num_layers, len(vision.full_layers)
             layer = 4 * hidden**2 + 3 * hidden * vision.ffn_hidden_size

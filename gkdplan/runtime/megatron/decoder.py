@@ -14,9 +14,9 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 from gkdplan.runtime.loss import bound_
-from gkdplan.runtime.megatron.forward import logit_softcap, output_head, with_images
+from gkdplan.runtime.megatron.forward import Deepen, logit_softcap, output_head, with_images
 from gkdplan.runtime.megatron.products import multiply
-from gkdplan.runtime.megatron.rotary import Rotation, section_of_pairs
+from gkdplan.runtime.megatron.rotary import Rotation
 from gkdplan.runtime.vision.pixels import Pixels
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -58,15 +58,17 @@ class Decoder:
             rotation: (self._at(cos, positions), self._at(sin, positions))
             for rotation, (cos, sin) in self._rotary.items()
         }
-        place = 0
+        place, deep = 0, ()
         for chunk in self._chunks:
             if chunk.pre_process:
-                hidden = _embedded(chunk, tokens_T[None], pixels)
+                hidden, deep = _embedded(chunk, tokens_T[None], pixels)
             else:
                 hidden = self._receive(len(tokens_T))
             for layer in chunk.decoder.layers:
                 turn = turns.get(layer.self_attention.rotation)
                 hidden = _run_layer(layer, place, hidden, turn, attend)
+                if place < len(deep):
+                    hidden = deep[place](hidden)
                 place += 1
             if not chunk.post_process:
                 self._send(hidden)
@@ -76,7 +78,7 @@ class Decoder:
         """[T, 1, 1, R] of a table's rows of all positions."""
         if positions.dim() == 1:
             return table_PR[positions][:, None, None]
-        axes_R = section_of_pairs(self.config.mrope_section).repeat(2)
+        axes_R = self._chunks[0].rotary_pos_emb.axes_F.repeat(2)
         coordinates_R = torch.arange(len(axes_R), device=self.device)
         return table_PR[positions[axes_R].t(), coordinates_R][:, None, None]
 
@@ -119,9 +121,11 @@ class Decoder:
         return hidden
 
 
-def _embedded(chunk: GPTModel, tokens_1T: Tensor, pixels: Pixels | None) -> Tensor:
+def _embedded(
+    chunk: GPTModel, tokens_1T: Tensor, pixels: Pixels | None
+) -> tuple[Tensor, Sequence[Deepen]]:
     if pixels is None:
-        return chunk.embedding(tokens_1T, position_ids=None)
+        return chunk.embedding(tokens_1T, position_ids=None), ()
     return with_images(chunk, tokens_1T, tokens_1T.size(1), pixels)
 
 

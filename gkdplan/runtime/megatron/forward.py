@@ -4,6 +4,10 @@ Legend: S tokens of a row, B rows, H hidden size, N chosen tokens, V this rank's
 vocabulary.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
@@ -15,6 +19,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gkdplan.runtime.vision.pixels import NO_SIGHT, Pixels, Sight
+
+Deepen = Callable[[Tensor], Tensor]
+"""From a layer's hidden states to those with what a tower says to it."""
 
 
 def response_hidden(
@@ -102,12 +109,28 @@ def _decode(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, sight
     if positions_3BS is not None:
         positions_3BS = _padded(model, positions_3BS, value=0)
     sees = model.pre_process and hasattr(model, "vision")
-    embedded = with_images(model, tokens_BS, num_tokens, sight.pixels) if sees else None
+    embedded, deep = with_images(model, tokens_BS, num_tokens, sight.pixels) if sees else (None, ())
     is_last, model.post_process = model.post_process, False
     try:
-        return model(tokens_BS, positions_3BS, None, embedded, padding_mask=padding_BS)
+        with _speaking(model, deep):
+            return model(tokens_BS, positions_3BS, None, embedded, padding_mask=padding_BS)
     finally:
         model.post_process = is_last
+
+
+@contextmanager
+def _speaking(model: GPTModel, deep: Sequence[Deepen]) -> Iterator[None]:
+    """Let what is `deep` be added after each of the first layers."""
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, add=add: (add(output[0]), *output[1:]))
+        for layer, add in zip(model.decoder.layers, deep, strict=False)
+    ]
+    assert len(hooks) == len(deep), "the layers that a tower speaks to are in the first chunk"
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _padding_share(model: GPTModel, padding_BS: Tensor) -> Tensor:
@@ -121,15 +144,36 @@ def _padding_share(model: GPTModel, padding_BS: Tensor) -> Tensor:
 
 def with_images(
     model: GPTModel, tokens_BS: Tensor, num_tokens: int, pixels: Pixels | None
-) -> Tensor:
+) -> tuple[Tensor, Sequence[Deepen]]:
     """The embedding [S, B, H] with the features of images in their places, which count rows of
-    `num_tokens`; under sequence parallelism this rank's S / t tokens of it."""
-    features_FH = None if pixels is None else model.vision(pixels)[pixels.features_F]
+    `num_tokens`; under sequence parallelism this rank's S / t tokens of it. And what adds those of
+    each of the first layers that the tower speaks to."""
+    if pixels is None:
+        return _scattered(model, model.embedding(tokens_BS, position_ids=None)), ()
+    features_FH, *deep = (of_all[pixels.features_F] for of_all in model.vision(pixels))
     embedded_SBH = model.embedding(tokens_BS, position_ids=None)
-    if pixels is not None:
-        places_F = pixels.places_F % num_tokens * len(tokens_BS) + pixels.places_F // num_tokens
-        whole_TH = embedded_SBH.flatten(0, 1).index_copy(0, places_F, features_FH)
-        embedded_SBH = whole_TH.view_as(embedded_SBH)
+    places_F = pixels.places_F % num_tokens * len(tokens_BS) + pixels.places_F // num_tokens
+    whole_TH = embedded_SBH.flatten(0, 1).index_copy(0, places_F, features_FH)
+    adding = [partial(_add_features, model, places_F, said_FH) for said_FH in deep]
+    return _scattered(model, whole_TH.view_as(embedded_SBH)), adding
+
+
+def _add_features(
+    model: GPTModel, places_F: Tensor, features_FH: Tensor, hidden_SBH: Tensor
+) -> Tensor:
+    """In their places among this rank's tokens; what comes is no view, so that a pipeline may free
+    it."""
+    num_places, num_rows = hidden_SBH.size(0) * hidden_SBH.size(1), hidden_SBH.size(1)
+    if model.config.sequence_parallel:
+        places_F = places_F - model.pg_collection.tp.rank() * num_places
+        is_here = (places_F >= 0) & (places_F < num_places)
+        places_F, features_FH = places_F[is_here], features_FH[is_here]
+    where = (places_F // num_rows, places_F % num_rows)
+    return hidden_SBH.index_put(where, features_FH, accumulate=True)
+
+
+def _scattered(model: GPTModel, embedded_SBH: Tensor) -> Tensor:
+    """This rank's share of the tokens."""
     if not model.config.sequence_parallel:
         return embedded_SBH
     return scatter_to_sequence_parallel_region(embedded_SBH, group=model.pg_collection.tp)

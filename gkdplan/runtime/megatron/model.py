@@ -28,7 +28,7 @@ from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
 from gkdplan.runtime.megatron.rotary import RotaryAngles, SectionedAngles
 from gkdplan.runtime.vision.tower import build_tower
 from gkdplan.shape import AttentionShape, ModelShape
-from gkdplan.vision import QwenVision, VisionShape
+from gkdplan.vision import PatchedVision, VisionShape
 from gkdplan.vocab import Dtype, Tier
 
 ACTIVATIONS = {"silu": silu, "gelu_tanh": partial(gelu, approximate="tanh")}
@@ -126,7 +126,7 @@ def sections_of(shape: ModelShape) -> tuple[int, ...] | None:
     """Pairs of a head's coordinates that turn by time, row and column; None where all turn by one
     position."""
     vision = shape.vision
-    return vision.rotary_sections if isinstance(vision, QwenVision) else None
+    return vision.rotary_sections if isinstance(vision, PatchedVision) else None
 
 
 def num_model_layers(plan: ModelPlan) -> int:

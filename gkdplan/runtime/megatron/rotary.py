@@ -23,6 +23,7 @@ from gkdplan.rope import (
     YarnScaling,
 )
 from gkdplan.shape import ModelShape
+from gkdplan.vision import PatchedVision, VisionShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +90,36 @@ class RotaryAngles(RotaryEmbedding):  # type: ignore[misc]
 
 
 class SectionedAngles(RotaryAngles):
-    """Of a model whose tokens stand in time, row and column, each of which turns a section of a
-    head's pairs of coordinates, in this order (Bai et al., arXiv 2502.13923, section 2.1.3).
+    """Of a model whose tokens stand in time, row and column, each of which turns some of a head's
+    pairs of coordinates (Bai et al., arXiv 2502.13923, section 2.1.3).
 
-    Called with positions [3, B, S] and the sections it gives their angles [S, B, 1, R], float32.
+    Called with positions [3, B, S] it gives their angles [S, B, 1, R], float32. `axes_F` says which
+    of its positions each pair of coordinates turns by, int64 [R/2].
     """
+
+    def __init__(self, shape: ModelShape, context_group: ProcessGroup) -> None:
+        super().__init__(shape, context_group)
+        self.axes_F = axes_of_pairs(shape.vision)
 
     def forward(
         self, positions_3BS: Tensor, sections: Sequence[int], cp_group: ProcessGroup | None = None
     ) -> Tensor:
         """The positions are this rank's share: nothing is cut here."""
         (frequencies_F,) = frequency_tables(self._shape, positions_3BS.size(-1))
-        axes_F = section_of_pairs(sections)
-        half = positions_3BS[axes_F].float() * frequencies_F.to(positions_3BS.device)[:, None, None]
+        frequencies_F11 = frequencies_F.to(positions_3BS.device)[:, None, None]
+        half = positions_3BS[self.axes_F].float() * frequencies_F11
         return torch.cat((half, half)).permute(2, 1, 0)[:, :, None]
 
 
-def section_of_pairs(sections: Sequence[int]) -> Tensor:
-    """Which of its positions each pair of coordinates turns by, int64 [R/2]."""
-    return torch.arange(len(sections)).repeat_interleave(torch.tensor(sections))
+def axes_of_pairs(vision: VisionShape | None) -> Tensor:
+    """One section after the other, or in turn, time where rows or columns have no pair left."""
+    assert isinstance(vision, PatchedVision), "one position turns all pairs"
+    sections = torch.tensor(vision.rotary_sections)
+    if not vision.has_interleaved_sections:
+        return torch.arange(len(sections)).repeat_interleave(sections)
+    pairs = torch.arange(int(sections.sum()))
+    axes = pairs % len(sections)
+    return torch.where(pairs // len(sections) < sections[axes], axes, 0)
 
 
 def frequency_tables(shape: ModelShape, num_positions: int) -> list[Tensor]:

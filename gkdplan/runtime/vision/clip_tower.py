@@ -43,7 +43,7 @@ class ClipTower(nn.Module):  # type: ignore[misc]
         self._num_layers = shape.feature_layer % (shape.num_layers + 1)
         self._first_token = 0 if shape.with_class_token else 1
 
-    def forward(self, pixels: Pixels) -> Tensor:
+    def forward(self, pixels: Pixels) -> tuple[Tensor, ...]:
         """The features of all images, whose `values` are [I, 3, P, P], one after the other:
         [I * N, H].
 
@@ -54,4 +54,4 @@ class ClipTower(nn.Module):  # type: ignore[misc]
         states = tower.pre_layrnorm(tower.embeddings(pixels_I3PP))
         for layer in tower.encoder.layers[: self._num_layers]:
             states = layer(states, attention_mask=None)
-        return self.multi_modal_projector(states[:, self._first_token :]).flatten(0, 1)
+        return (self.multi_modal_projector(states[:, self._first_token :]).flatten(0, 1),)

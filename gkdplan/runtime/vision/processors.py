@@ -5,7 +5,7 @@ from typing import Any, assert_never
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from gkdplan.vision import ClipVision, QwenVision, VisionShape
+from gkdplan.vision import ClipVision, PatchedVision, Qwen3Vision, QwenVision, VisionShape
 
 
 def grid_of(shape: VisionShape, processor: Any, height: int, width: int) -> tuple[int, int]:
@@ -16,7 +16,7 @@ def grid_of(shape: VisionShape, processor: Any, height: int, width: int) -> tupl
     match shape:
         case ClipVision():
             return 1, shape.tokens_per_image
-        case QwenVision():
+        case QwenVision() | Qwen3Vision():
             side, size = shape.patch_size * shape.merge_size, processor.size
             smallest, largest = size["shortest_edge"], size["longest_edge"]
             resized = smart_resize(height, width, side, smallest, largest)
@@ -34,7 +34,7 @@ def misfit_of(shape: VisionShape, processor: Any) -> str | None:
     match shape:
         case ClipVision():
             expected = (1, 3, shape.image_size, shape.image_size)
-        case QwenVision():
+        case QwenVision() | Qwen3Vision():
             for key, value in _settings(shape).items():
                 found = getattr(processor, key, None)
                 if found != value:
@@ -49,7 +49,7 @@ def misfit_of(shape: VisionShape, processor: Any) -> str | None:
     return f"it makes {list(blank.shape)} of an image, and the tower takes {list(expected)}"
 
 
-def _settings(shape: QwenVision) -> dict[str, int | bool]:
+def _settings(shape: PatchedVision) -> dict[str, int | bool]:
     """By the processor's names."""
     return {
         "do_resize": True,

@@ -38,8 +38,7 @@ class QwenTower(nn.Module):  # type: ignore[misc]
         for parameter in self.visual.parameters():
             parameter.data = parameter.data.to(dtype)
 
-    def forward(self, pixels: Pixels) -> Tensor:
+    def forward(self, pixels: Pixels) -> tuple[Tensor, ...]:
         """The features of all images, whose `values` are [K, numbers of a patch], one after the
         other: [F, H]."""
-        features: Tensor = self.visual(pixels.values, grid_thw=pixels.grids_I3).pooler_output
-        return features
+        return (self.visual(pixels.values, grid_thw=pixels.grids_I3).pooler_output,)

@@ -5,11 +5,12 @@ from typing import assert_never
 import torch
 
 from gkdplan.runtime.vision.clip_tower import ClipTower
+from gkdplan.runtime.vision.qwen3_tower import Qwen3Tower
 from gkdplan.runtime.vision.qwen_tower import QwenTower
-from gkdplan.vision import ClipVision, QwenVision, VisionShape
+from gkdplan.vision import ClipVision, Qwen3Vision, QwenVision, VisionShape
 
 
-def build_tower(shape: VisionShape, dtype: torch.dtype) -> ClipTower | QwenTower:
+def build_tower(shape: VisionShape, dtype: torch.dtype) -> ClipTower | QwenTower | Qwen3Tower:
     """On the host; no generator of random numbers moves."""
     with torch.random.fork_rng(devices=[]):
         match shape:
@@ -17,5 +18,7 @@ def build_tower(shape: VisionShape, dtype: torch.dtype) -> ClipTower | QwenTower
                 return ClipTower(shape, dtype)
             case QwenVision():
                 return QwenTower(shape, dtype)
+            case Qwen3Vision():
+                return Qwen3Tower(shape, dtype)
             case _:
                 assert_never(shape)

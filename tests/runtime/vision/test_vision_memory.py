@@ -13,7 +13,7 @@ from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.model import TORCH_DTYPES
 from gkdplan.runtime.vision.pixels import Pixels
 from gkdplan.runtime.vision.tower import build_tower
-from gkdplan.vision import ClipVision, QwenVision
+from gkdplan.vision import ClipVision, Qwen3Vision, QwenVision, VisionShape, deep_layers_of
 from gkdplan.vocab import Dtype
 
 CLIP = ClipVision(
@@ -45,6 +45,20 @@ QWEN = QwenVision(
     rotary_sections=(1, 1, 2),
     image_token_id=1,
 )
+QWEN3 = Qwen3Vision(
+    hidden_size=64,
+    num_layers=4,
+    num_heads=2,
+    ffn_hidden_size=256,
+    patch_size=4,
+    temporal_patch_size=2,
+    merge_size=2,
+    output_size=96,
+    rotary_sections=(2, 1, 1),
+    image_token_id=1,
+    num_positions=25,
+    deep_layers=(1, 2),
+)
 TOWERS = {
     "wide MLP": (CLIP, Dtype.FP32),
     "narrow MLP": (replace(CLIP, ffn_hidden_size=32), Dtype.FP32),
@@ -53,6 +67,9 @@ TOWERS = {
     "qwen with a wide MLP": (replace(QWEN, ffn_hidden_size=320), Dtype.FP32),
     "qwen in bf16": (QWEN, Dtype.BF16),
     "qwen with a wide MLP in bf16": (replace(QWEN, ffn_hidden_size=480), Dtype.BF16),
+    "qwen3": (QWEN3, Dtype.FP32),
+    "qwen3 with a wide MLP": (replace(QWEN3, ffn_hidden_size=640), Dtype.FP32),
+    "qwen3 in bf16": (QWEN3, Dtype.BF16),
 }
 SIDE = 24
 """Patches of an image of Qwen's: 144 tokens."""
@@ -73,12 +90,13 @@ def test_what_is_alive_in_a_tower_is_what_is_priced(kind, num_images):
     with torch.no_grad(), meter:
         meter.mark_phase()
         features = tower(pixels)
-    assert features.shape == (num_tokens, vision.output_size)
+    size = (num_tokens, vision.output_size)
+    assert [tuple(of_one.shape) for of_one in features] == [size] * (1 + deep_layers_of(vision))
     passing = meter.peak_bytes - held
     assert passing == pytest.approx(tower_bytes(vision, num_tokens, dtype), rel=0.1)
 
 
-@pytest.mark.parametrize("vision", [CLIP, replace(CLIP, with_class_token=True), QWEN])
+@pytest.mark.parametrize("vision", [CLIP, replace(CLIP, with_class_token=True), QWEN, QWEN3])
 def test_flops_are_those_that_torch_counts(vision):
     """Of one image, in products that it knows. CLIP's class token is cut out of no pixels."""
     tower = build_tower(vision, torch.float32)
@@ -92,7 +110,7 @@ def test_flops_are_those_that_torch_counts(vision):
     assert counter.get_total_flops() == tower_flops(vision, num_tokens) - of_no_patch
 
 
-def _images(vision: ClipVision | QwenVision, num_images: int) -> tuple[Pixels, int]:
+def _images(vision: VisionShape, num_images: int) -> tuple[Pixels, int]:
     """Of noise, and the tokens that they take."""
     nowhere = torch.zeros(0, dtype=torch.int64)
     if isinstance(vision, ClipVision):

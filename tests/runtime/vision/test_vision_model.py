@@ -20,6 +20,7 @@ from tiny_vision import (
     reference_inputs,
     save_image,
     save_llava,
+    save_qwen3_vl,
     save_qwen_vl,
 )
 from transformers import Qwen2Config
@@ -54,6 +55,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "full": {"strategy": "full", "feature_layer": -1, "bias": False},
     "qwen2-tied": {"decoder": Qwen2Config, "tied": True},
     "qwen-vl": {"save": save_qwen_vl},
+    "qwen3-vl": {"save": save_qwen3_vl, "deep_layers": (0, 2)},
+    "qwen3-vl-tied": {"save": save_qwen3_vl, "tied": True, "deep_layers": (1,)},
     "qwen-vl-tied": {"save": save_qwen_vl, "tied": True, "hidden": 48, "sections": (3, 2, 1)},
 }
 
@@ -74,19 +77,19 @@ def test_one_process_equals_transformers(seeing: Path) -> None:
 
 
 def test_two_processes_equal_transformers(seeing: Path) -> None:
-    run_on_ranks(_equal_transformers, 2, seeing, ("default", "qwen-vl"), LAYOUTS)
+    run_on_ranks(_equal_transformers, 2, seeing, ("default", "qwen-vl", "qwen3-vl-tied"), LAYOUTS)
 
 
 def test_a_saved_student_is_the_same_bytes_and_loads_in_transformers(
     seeing: Path, tmp_path: Path
 ) -> None:
-    for name in ("default", "qwen-vl", "qwen-vl-tied"):
+    for name in ("default", "qwen-vl", "qwen-vl-tied", "qwen3-vl"):
         run_on_ranks(_save, 1, seeing / name, tmp_path / name, ((ONE, ((2,),)),))
         run_on_ranks(_save, 2, seeing / name, tmp_path / name, LAYOUTS)
 
 
 def test_a_student_of_some_layers_keeps_its_eyes(seeing: Path, tmp_path: Path) -> None:
-    for name in ("default", "qwen-vl"):
+    for name in ("default", "qwen-vl", "qwen3-vl-tied"):
         run_on_ranks(_save_last_layer, 1, seeing / name, tmp_path / name)
 
 

@@ -1,4 +1,4 @@
-"""What Qwen2.5-VL makes of a row with images: tokens by their size, and positions."""
+"""What Qwen's models make of a row with images: tokens by their size, and positions."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_vision import SIZES, load_reference, save_image, save_qwen_vl
+from tiny_vision import SIZES, load_reference, save_image, save_qwen3_vl, save_qwen_vl
 from transformers import AutoImageProcessor
 
 from gkdplan.diagnostics import UserError
@@ -26,9 +26,9 @@ from gkdplan.runtime.vision.tower import build_tower
 IMAGE, TEXT = {"type": "image"}, {"type": "text", "text": "what is it?"}
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = save_qwen_vl(tmp_path_factory.mktemp("qwen"))
+@pytest.fixture(scope="module", params=[save_qwen_vl, save_qwen3_vl])
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = request.param(tmp_path_factory.mktemp("qwen"))
     for number, size in enumerate(SIZES):
         save_image(home / f"{number}.png", number, size)
     return home
@@ -104,10 +104,12 @@ def test_features_are_those_of_transformers_to_the_bit(home, dtype):
     tower.visual.load_state_dict(reference.visual.state_dict())
     nowhere = torch.zeros(0, dtype=torch.int64)
     with torch.no_grad():
-        expected = torch.cat(reference.get_image_features(values, grids_I3).pooler_output)
-        found = tower(Pixels(values, nowhere, nowhere, grids_I3))
-    assert found.dtype is dtype
-    assert torch.equal(found, expected)
+        expected = reference.get_image_features(values, grids_I3)
+        first, *deep = tower(Pixels(values, nowhere, nowhere, grids_I3))
+    assert first.dtype is dtype
+    assert torch.equal(first, torch.cat(expected.pooler_output))
+    for found, of_images in zip(deep, getattr(expected, "deepstack_features", ()), strict=True):
+        assert torch.equal(found, torch.cat(of_images))
 
 
 def test_an_image_that_is_a_line_is_refused_with_its_row(home):

@@ -128,3 +128,12 @@ def test_a_tower_may_speak_to_all_layers_of_the_first_stage():
     tables = {"student": {"parallel": {"pipeline": 2}}, "cluster": {"devices_per_node": 2}}
     compilation = compile_plan(plan(**tables), facts(speaking, speaking), "test")
     assert compilation.run_plan is not None
+
+
+def test_no_pipeline_of_a_tower_that_speaks_makes_compiling_raise():
+    speaking = replace(TINY, vision=QWEN3)
+    parallel = {"pipeline": 10**9, "virtual_pipeline": 10**9}
+    compilation = compile_plan(
+        plan(student={"parallel": parallel}), facts(speaking, speaking), "test"
+    )
+    assert compilation.run_plan is None

@@ -125,8 +125,11 @@ def towers_that_speak_to_layers_are_available(plan: Plan, facts: Facts) -> Itera
     """What a tower says to the decoder's first layers is added where the tower is, layer by
     layer, and is not there when layers are computed again."""
     for model in each_model(plan, facts):
-        spoken = deep_layers_of(model.shape.vision)
-        first = stage_layers(model.shape.num_layers, model.parallel)[0][0]
+        spoken, num_layers = deep_layers_of(model.shape.vision), model.shape.num_layers
+        num_chunks = model.parallel.pipeline * model.parallel.virtual_pipeline
+        if not spoken or num_chunks > num_layers:  # refused by the rules of pipelines
+            continue
+        first = next((stage[0] for stage in stage_layers(num_layers, model.parallel)), 0)
         if first < spoken:
             yield _not_yet(
                 f"the tower of {model.name} speaks to {spoken} layers, the first stage has {first} "

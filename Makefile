@@ -34,6 +34,7 @@ bench: $(BENCH_INSTALLED) $(TEACHER)
 	$(BIN)/python -W ignore benchmarks/heads.py
 	$(BIN)/python -W ignore benchmarks/step.py
 	$(BIN)/python -W ignore benchmarks/generation.py
+	$(BIN)/python -W ignore benchmarks/saving.py
 	$(BIN)/python -W ignore benchmarks/curve.py
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -37,7 +37,7 @@ def export(
     """
     refuse_existing(Path(output))
     part = "adapter" if adapter else "student"
-    exporting = runtime("exporting")
+    exporting = runtime("saved.exporting")
     exported = exporting.export(Path(source), Path(output), part, dtype, model_card)
     if json:
         answer = check_json(exported.diagnostics, None)

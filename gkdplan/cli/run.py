@@ -31,7 +31,7 @@ from gkdplan.runplan.diff import compare
 from gkdplan.runplan.model import RunPlan
 
 if TYPE_CHECKING:
-    from gkdplan.runtime.placement import Placement
+    from gkdplan.runtime.hosts.placement import Placement
     from gkdplan.runtime.result import RunResult
 
 
@@ -81,7 +81,7 @@ def run(
 
 
 def _placement(run_plan: RunPlan) -> "Placement | None":
-    found: Placement | None = runtime("placement").placement_of(os.environ, run_plan.layout)
+    found: Placement | None = runtime("hosts.placement").placement_of(os.environ, run_plan.layout)
     return found
 
 
@@ -98,7 +98,7 @@ def _run_as_rank(compiled: Compiled, placement: "Placement", resume: str, json: 
     exit_code = 1
     try:
         with blamed(run_plan), compiled.placing():
-            result = runtime("member").run_as_rank(run_plan, placement, resume)
+            result = runtime("hosts.member").run_as_rank(run_plan, placement, resume)
         result = replace(result, diagnostics=compiled.placed(result.diagnostics))
         if is_first:
             _show_result(compiled, result, json)
@@ -124,7 +124,7 @@ def _said_once_a_host() -> Iterator[None]:
     try:
         yield
     except UserError:
-        if runtime("placement").speaks(os.environ, "LOCAL_RANK"):
+        if runtime("hosts.placement").speaks(os.environ, "LOCAL_RANK"):
             raise
         raise typer.Exit(1) from None
 

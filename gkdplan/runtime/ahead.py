@@ -6,12 +6,12 @@ from typing import Any
 
 from gkdplan.runplan.draw import source_of_step
 from gkdplan.runplan.steps import Draw
-from gkdplan.runtime.checkpoint import saved_responses
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.responses import of_all_ranks, requests_of_share
 from gkdplan.runtime.rollout.engine import Completion
 from gkdplan.runtime.rollout.served import ServedEngine
+from gkdplan.runtime.saved.checkpoint import saved_responses
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_examples import examples_of_step
 from gkdplan.vocab import Source

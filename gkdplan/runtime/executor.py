@@ -32,7 +32,7 @@ from gkdplan.runtime.generating import generate, refit
 from gkdplan.runtime.growth import growth
 from gkdplan.runtime.guards import Guards, diverged, write_batch
 from gkdplan.runtime.megatron.load_balance import take_mean_loss
-from gkdplan.runtime.saving import Saver
+from gkdplan.runtime.saved.saving import Saver
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_examples import examples_of_rank
 from gkdplan.runtime.step_state import StepState

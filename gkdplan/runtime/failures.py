@@ -9,10 +9,11 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.runtime import full_disk, lost_ranks
+from gkdplan.runtime.hosts import lost_ranks
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.result import STOPPED_RESUMABLE
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved import full_disk
+from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.runtime.worker import position_file
 
 RAISED, KILLED, NO_SERVER, NO_TEACHER = "GK530", "GK531", "GK546", "GK551"

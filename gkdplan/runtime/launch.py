@@ -18,13 +18,12 @@ from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime import full_disk, worker
+from gkdplan.runtime import worker
 from gkdplan.runtime.boards import has_wandb, no_wandb
-from gkdplan.runtime.claim import open_run_directory
 from gkdplan.runtime.failures import exit_code_of, how_to_go_on, what_failed
 from gkdplan.runtime.gpus import too_small
 from gkdplan.runtime.host_memory import too_little
-from gkdplan.runtime.hung_ranks import killed_soon
+from gkdplan.runtime.hosts.hung_ranks import killed_soon
 from gkdplan.runtime.interrupts import Interrupted, own_signal_handlers, signals_of_torch
 from gkdplan.runtime.kernels import (
     has_transformer_engine,
@@ -34,7 +33,9 @@ from gkdplan.runtime.kernels import (
 from gkdplan.runtime.loss.compiled import has_cpp_compiler
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.rollout.servers import not_ready
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved import full_disk
+from gkdplan.runtime.saved.claim import open_run_directory
+from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.runtime.stopping import StopRequest
 from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.runtime.vllm_package import has_vllm, no_vllm

@@ -13,7 +13,6 @@ from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.steps import Draw
 from gkdplan.runtime.average import StudentAverage, open_average
 from gkdplan.runtime.boards import open_boards
-from gkdplan.runtime.checkpoint import restore
 from gkdplan.runtime.data.batch import MicroBatch, Row, collate, micro_batches, row_share
 from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.deal import Deal
@@ -41,9 +40,10 @@ from gkdplan.runtime.residency import (
     let_student_rest,
 )
 from gkdplan.runtime.rollout.engine import RolloutEngine
-from gkdplan.runtime.run_directory import RunDirectory
 from gkdplan.runtime.sampler import open_engine
 from gkdplan.runtime.samples.taken import Samples, take_samples
+from gkdplan.runtime.saved.checkpoint import restore
+from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.server import ServedTeacher
 from gkdplan.runtime.teacher.server_samples import ServedSampler

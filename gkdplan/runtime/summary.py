@@ -7,7 +7,7 @@ from typing import Any
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.responses import completions_of_engine, sample_responses
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.runtime.session import Session
 from gkdplan.vocab import Engine, Role
 

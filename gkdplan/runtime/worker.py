@@ -17,11 +17,11 @@ import torch.distributed as dist
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.full_disk import disk_errors
+from gkdplan.runtime.hosts.roll_call import RollCall, is_of_another_rank
 from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.roll_call import RollCall, is_of_another_rank
+from gkdplan.runtime.saved.full_disk import disk_errors
 from gkdplan.runtime.stopping import StopRequest, take_signals_of_a_rank
 
 LAST_WORDS_S = 1.0

@@ -10,7 +10,7 @@ from tiny_plans import compile_tiny, make_home, plan_text
 
 from gkdplan.cli import main
 from gkdplan.runtime.launch import run
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(180)]
 

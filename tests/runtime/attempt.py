@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved.run_directory import RunDirectory
 
 COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run", "plan.toml")
 

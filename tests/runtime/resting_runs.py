@@ -14,7 +14,7 @@ from tiny_plans import compile_tiny
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.vocab import Phase
 
 NUM_STEPS = 4

@@ -15,12 +15,12 @@ from tiny_plans import compile_tiny
 from torch import Tensor
 
 from gkdplan.runplan.codec import decode, encode
-from gkdplan.runtime import saving
-from gkdplan.runtime.claim import open_run_directory
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.live_bytes import LiveBytes
-from gkdplan.runtime.manifest import flaw
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved import saving
+from gkdplan.runtime.saved.claim import open_run_directory
+from gkdplan.runtime.saved.manifest import flaw
+from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.vocab import Phase
 
 BESIDE = {"save_interval": "2\nasync_save = true"}

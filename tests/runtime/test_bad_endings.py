@@ -10,7 +10,7 @@ from tiny_plans import compile_tiny, make_home
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode, encode, seal
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import RunDirectory, read_metrics
+from gkdplan.runtime.saved.run_directory import RunDirectory, read_metrics
 
 
 @pytest.fixture

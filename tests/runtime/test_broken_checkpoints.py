@@ -12,7 +12,7 @@ from tiny_plans import compile_tiny
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.steps import saving_of
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.manifest import NAME, flaw
+from gkdplan.runtime.saved.manifest import NAME, flaw
 
 LORA = 'tuning = "lora"\n[student.lora]\nrank = 4'
 KINDS = {

@@ -14,9 +14,9 @@ from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Checkpoint, saving_of
-from gkdplan.runtime import full_disk
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved import full_disk
+from gkdplan.runtime.saved.run_directory import RunDirectory
 
 NAME_BYTES = 250
 """Of a tensor at most: its name, shape and place in the file, and Adam's counter."""

@@ -22,7 +22,7 @@ from gkdplan.runtime.generating import refit
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.responses import completions_of_engine, of_all_ranks, sample_responses
 from gkdplan.runtime.rollout.engine import Request
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
 from gkdplan.vocab import Role
 

@@ -12,7 +12,7 @@ from tiny_plans import compile_tiny, make_home
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.evaluation import evaluate
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 
 PAYLOADS = {"hidden": "", "logits": "", "top_k": "top_k = 8\nsft_alpha = 0.5"}
 """All ids are measured, whatever travels in training."""

@@ -14,7 +14,7 @@ from tiny_plans import compile_tiny, make_home, plan_text
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 
 NUM_STEPS = 40
 LAYOUTS = {"parallel": "pipeline = 2", "teacher": "[teacher.parallel]\ntensor = 2"}

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from tiny_plans import make_home, plan_text
 
-from gkdplan.runtime.manifest import flaw
-from gkdplan.runtime.run_directory import RunDirectory, read_metrics
+from gkdplan.runtime.saved.manifest import flaw
+from gkdplan.runtime.saved.run_directory import RunDirectory, read_metrics
 
 MAIN = "from gkdplan.cli.main import main; main()"
-BLIND = f"from gkdplan.runtime import full_disk; full_disk.free_bytes = lambda path: 2**40; {MAIN}"
+BLIND = (
+    "from gkdplan.runtime.saved import full_disk; full_disk.free_bytes = lambda path: 2**40; "
+    f"{MAIN}"
+)
 """As on a disk that others fill after the run has looked at it."""
 SIZE = 8 * 2**20
 

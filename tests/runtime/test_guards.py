@@ -19,7 +19,7 @@ from gkdplan.runplan.codec import encode, seal
 from gkdplan.runtime import executor, host_memory
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.guards import Guards
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.runtime.step_state import StepState
 from gkdplan.runtime.summary import summarise
 from gkdplan.vocab import Source

@@ -14,7 +14,7 @@ from tiny_plans import compile_tiny, make_home, plan_text
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import RunDirectory, read_metrics
+from gkdplan.runtime.saved.run_directory import RunDirectory, read_metrics
 
 PER_KILL = 3
 """Steps of the run for each time that a rank is killed."""

@@ -12,7 +12,7 @@ from tiny_plans import make_home, plan_text
 from two_hosts import two_hosts, why_not
 
 from gkdplan.cli.main import run
-from gkdplan.runtime.run_directory import RunDirectory, read_metrics
+from gkdplan.runtime.saved.run_directory import RunDirectory, read_metrics
 
 pytestmark = pytest.mark.timeout(600)
 

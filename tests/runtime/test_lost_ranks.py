@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from gloo_ranks import run_on_ranks
 
-from gkdplan.runtime.lost_ranks import Answer, master_is_gone, named, who_is_lost
+from gkdplan.runtime.hosts.lost_ranks import Answer, master_is_gone, named, who_is_lost
+from gkdplan.runtime.hosts.roll_call import RollCall, is_of_another_rank
 from gkdplan.runtime.phases import Position
-from gkdplan.runtime.roll_call import RollCall, is_of_another_rank
 
 HOSTS = ("a", "a", "b", "b")
 AT = Position(7, "teacher")

@@ -14,7 +14,7 @@ from two_hosts import Tasks, two_hosts, why_not
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import RunDirectory, read_metrics
+from gkdplan.runtime.saved.run_directory import RunDirectory, read_metrics
 
 TIMEOUT_S = 10
 NUM_STEPS = 400

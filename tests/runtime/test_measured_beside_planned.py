@@ -14,7 +14,7 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runplan.steps import Move
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.residency import Residency
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.vocab import Phase
 
 FILLED = {"prompt": 40, "completion": 24, "truncation": "right", "steps": 2, "rows": 8}

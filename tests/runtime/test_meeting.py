@@ -11,11 +11,11 @@ import torch.distributed as dist
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.layout import Layout
-from gkdplan.runtime import meeting, member
-from gkdplan.runtime.meeting import Hello, hear_hellos, open_store, refusals, say_hello
-from gkdplan.runtime.network import interface_towards
-from gkdplan.runtime.placement import Placement, placement_of, speaks
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.hosts import joining, meeting
+from gkdplan.runtime.hosts.meeting import Hello, hear_hellos, open_store, refusals, say_hello
+from gkdplan.runtime.hosts.network import interface_towards
+from gkdplan.runtime.hosts.placement import Placement, placement_of, speaks
+from gkdplan.runtime.saved.run_directory import RunDirectory
 
 TORCHRUN = {
     "RANK": "3",
@@ -178,19 +178,19 @@ def vars_of(found: Diagnostic) -> dict:
 
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_a_run_directory_that_a_host_does_not_see_is_refused(is_shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(member, "SHOWN_WITHIN_S", 10.0 if is_shared else 0.5)
+    monkeypatch.setattr(joining, "SHOWN_WITHIN_S", 10.0 if is_shared else 0.5)
     here, store = RunDirectory(tmp_path / "here"), dist.HashStore()
     here.path.mkdir()
-    mark = (here.path if is_shared else tmp_path / "there") / member.SEEN
+    mark = (here.path if is_shared else tmp_path / "there") / joining.SEEN
     done = threading.Event()
     other = threading.Thread(target=_look, args=(store, mark, done), daemon=True)
     other.start()
     hosts = ["host-a", "host-a", "host-b", "host-b"]
     if is_shared:
-        member._be_seen_by_all(store, 2, here, hosts)
+        joining._be_seen_by_all(store, 2, here, hosts)
     else:
         with pytest.raises(UserError) as refusal:
-            member._be_seen_by_all(store, 2, here, hosts)
+            joining._be_seen_by_all(store, 2, here, hosts)
         (found,) = refusal.value.diagnostics
         assert found.code == "GK584"
         assert "host-b does not see the run directory" in found.message
@@ -202,7 +202,7 @@ def test_a_run_directory_that_a_host_does_not_see_is_refused(is_shared, tmp_path
 def _look(store, mark: Path, done: threading.Event) -> None:
     """As the first rank of the second host does."""
     while not done.wait(0.02):
-        if member._sees(store, mark):
+        if joining._sees(store, mark):
             meeting.say(store, "sees/2", True)
             return
 
@@ -217,7 +217,7 @@ def test_what_rank_0_decided_for_ranks_of_an_earlier_start_is_not_taken(run_plan
     placement, directory = Placement(1, 1, 2, "a", 1, 1), RunDirectory(tmp_path)
 
     def follow() -> None:
-        started.append(member._follow(shared, run_plan, placement, directory, "p1 again")[1])
+        started.append(joining._follow(shared, run_plan, placement, directory, "p1 again")[1])
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -231,9 +231,9 @@ def test_what_rank_0_decided_for_ranks_of_an_earlier_start_is_not_taken(run_plan
 def _attempt(shared, run_plan, name: str, start: dict) -> None:
     store = meeting.of_attempt(shared, name)
     meeting.say(store, "plan", encode(run_plan))
-    meeting.say(store, "seals", member._seals(run_plan))
+    meeting.say(store, "seals", joining._seals(run_plan))
     meeting.say(store, "start", start)
-    meeting.say(shared, member.ATTEMPT, name)
+    meeting.say(shared, joining.ATTEMPT, name)
 
 
 def test_the_interface_of_the_loopback_leads_to_the_loopback():

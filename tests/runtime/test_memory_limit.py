@@ -16,7 +16,7 @@ from gkdplan.runplan.codec import encode, seal
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.growth import growth
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.vocab import Phase
 
 FILLED = {"prompt": 40, "completion": 24, "truncation": "right", "steps": 4, "rows": 8}

@@ -13,7 +13,7 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Move
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.runtime.trace import trace
 from gkdplan.vocab import Phase
 

@@ -13,9 +13,9 @@ from tiny_plans import compile_tiny
 
 from gkdplan.runplan.codec import encode, seal
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.claim import open_run_directory
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import RunDirectory, read_metrics
+from gkdplan.runtime.saved.claim import open_run_directory
+from gkdplan.runtime.saved.run_directory import RunDirectory, read_metrics
 
 TENSOR, DATA = {"devices": 2, "tensor": 2}, {"devices": 2}
 STAGES = {"devices": 2, "parallel": "pipeline = 2"}

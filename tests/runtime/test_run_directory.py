@@ -10,9 +10,9 @@ import pytest
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import decode, seal
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.claim import open_run_directory
-from gkdplan.runtime.manifest import write_manifest
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved.claim import open_run_directory
+from gkdplan.runtime.saved.manifest import write_manifest
+from gkdplan.runtime.saved.run_directory import RunDirectory
 
 
 def _into(run_plan: RunPlan, output: Path | str, **changes: object) -> RunPlan:

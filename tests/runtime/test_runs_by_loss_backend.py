@@ -6,7 +6,7 @@ import pytest
 from tiny_plans import compile_plan_text, make_home, plan_text
 
 from gkdplan.runtime.launch import run
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 
 
 def losses_by(backend: str, home: Path, output: Path) -> list[float]:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.vocab import Phase
 
 NUM_STEPS = 6

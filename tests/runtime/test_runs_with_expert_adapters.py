@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 
 NUM_STEPS = 4
 LORA = 'tuning = "lora"\n[student.lora]\nrank = 4\nalpha = 16.0'

@@ -15,7 +15,7 @@ from tiny_plans import compile_tiny
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.vocab import Phase
 
 DECAY, NUM_STEPS = 0.75, 4

@@ -36,7 +36,7 @@ from gkdplan.runtime.rollout.asking import Vocabulary
 from gkdplan.runtime.rollout.engine import Request
 from gkdplan.runtime.rollout.served import ServedEngine
 from gkdplan.runtime.rollout.servers import Wanted
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
 from gkdplan.samples import manifest_of
 from gkdplan.vocab import Engine, Role

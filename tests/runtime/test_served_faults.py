@@ -26,7 +26,7 @@ from gkdplan.diagnostics import UserError
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.rollout.engine import Request
 from gkdplan.runtime.rollout.served import ServedEngine
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.vocab import Engine
 
 pytestmark = [pytest.mark.grid, pytest.mark.timeout(900)]

@@ -19,8 +19,8 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import DataSource
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.launch import run
-from gkdplan.runtime.run_directory import read_metrics
 from gkdplan.runtime.samples.taken import take_samples
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.samples import prompt_fingerprint
 
 

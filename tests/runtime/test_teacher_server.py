@@ -30,7 +30,7 @@ from gkdplan.runtime.http_server import API_KEY
 from gkdplan.runtime.loss import TopK
 from gkdplan.runtime.rollout.engine import Request
 from gkdplan.runtime.rollout.sampling import row_seed
-from gkdplan.runtime.run_directory import RunDirectory, read_metrics
+from gkdplan.runtime.saved.run_directory import RunDirectory, read_metrics
 from gkdplan.runtime.teacher.payload import teacher_payloads
 from gkdplan.runtime.teacher.scores import Question
 from gkdplan.runtime.teacher.server import ServedTeacher

@@ -14,9 +14,9 @@ from saved_student import greedy_completion
 from tiny_plans import compile_tiny, make_home
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runtime.claim import open_run_directory
 from gkdplan.runtime.launch import run
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.claim import open_run_directory
+from gkdplan.runtime.saved.run_directory import read_metrics
 
 LAYOUTS = {
     "one": {"devices": 1, "tensor": 1},

@@ -33,7 +33,7 @@ from gkdplan.runtime.data.examples import Example, load_examples
 from gkdplan.runtime.launch import run
 from gkdplan.runtime.megatron.gradients import full_gradients
 from gkdplan.runtime.responses import sample_responses
-from gkdplan.runtime.run_directory import read_metrics
+from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.vision.images import load_eyes
 from gkdplan.vision import VisionShape, canonical_name

@@ -20,10 +20,7 @@ from torch import Tensor
 from gkdplan.runplan.diff import course
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Checkpoint
-from gkdplan.runtime.background import Background
-from gkdplan.runtime.checkpoint import RESPONSES, STATE, file_of, layout_of
 from gkdplan.runtime.live_bytes import LiveBytes
-from gkdplan.runtime.manifest import entry_of, sync_directory, write_manifest
 from gkdplan.runtime.megatron.adapter_files import save_adapters
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
@@ -32,7 +29,10 @@ from gkdplan.runtime.megatron.saved_state import Piece, write_state
 from gkdplan.runtime.megatron.student_files import write_student
 from gkdplan.runtime.megatron.training_state import own_storage, state_tensors
 from gkdplan.runtime.megatron.weights import save_student
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved.background import Background
+from gkdplan.runtime.saved.checkpoint import RESPONSES, STATE, file_of, layout_of
+from gkdplan.runtime.saved.manifest import entry_of, sync_directory, write_manifest
+from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.runtime.session import Session
 
 POLL_S = 0.02

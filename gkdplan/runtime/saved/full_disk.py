@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Checkpoint, saving_of
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.units import format_bytes
 
 CODE, TOO_SMALL = "GK536", "GK538"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from gkdplan.runtime.failures import exit_code_of
-from gkdplan.runtime.placement import Placement
-from gkdplan.runtime.roll_call import Verdict
+from gkdplan.runtime.hosts.placement import Placement
+from gkdplan.runtime.hosts.roll_call import Verdict
 
 
 class NodeLog:

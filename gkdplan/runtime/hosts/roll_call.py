@@ -18,7 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from gkdplan.diagnostics import Diagnostic
-from gkdplan.runtime.lost_ranks import Answer, master_is_gone, who_is_lost
+from gkdplan.runtime.hosts.lost_ranks import Answer, master_is_gone, who_is_lost
 from gkdplan.runtime.phases import Position
 
 HEARING_S = 3.0

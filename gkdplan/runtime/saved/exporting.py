@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from gkdplan.diagnostics import Diagnostic, Severity, UserError, error
 from gkdplan.runplan.codec import decode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.manifest import flaw
-from gkdplan.runtime.run_directory import RunDirectory
+from gkdplan.runtime.saved.manifest import flaw
+from gkdplan.runtime.saved.run_directory import RunDirectory
 
 CODE = "GK588"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from gkdplan.diagnostics import Diagnostic, UserError, error, note, warning
 from gkdplan.runplan.diff import Change
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.run_directory import LOCK_NAME, RunDirectory
+from gkdplan.runtime.saved.run_directory import LOCK_NAME, RunDirectory
 
 MOST_SHOWN = 5
 """Of the keys that differ."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
-from gkdplan.runtime.placement import Placement
+from gkdplan.runtime.hosts.placement import Placement
 
 ANSWER_S = 30.0
 """What a rank takes to answer that is there already."""

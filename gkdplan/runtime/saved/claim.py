@@ -12,9 +12,9 @@ from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.codec import decode, encode
 from gkdplan.runplan.diff import Label, compare, is_result, obstacles
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.manifest import flaw
-from gkdplan.runtime.run_directory import RunDirectory
-from gkdplan.runtime.run_refusals import (
+from gkdplan.runtime.saved.manifest import flaw
+from gkdplan.runtime.saved.run_directory import RunDirectory
+from gkdplan.runtime.saved.run_refusals import (
     already_begun,
     finished,
     foreign,

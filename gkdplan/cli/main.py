@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from gkdplan import __version__
+from gkdplan.cli.bugs import show_bug
 from gkdplan.cli.runtime import INTERRUPTED
 from gkdplan.diagnostics import UserError, error
 
@@ -100,7 +101,7 @@ def _run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as bug:
-        _show_bug(bug)
+        show_bug(bug)
         return BROKEN
     return OK
 
@@ -158,18 +159,3 @@ def _show_refusal(refusal: UserError, as_json: bool) -> None:
         show_findings_json(refusal.diagnostics)
     else:
         show_findings(refusal.diagnostics, sys.stderr)
-
-
-def _show_bug(bug: Exception) -> None:
-    lines = [
-        f"internal error: {type(bug).__name__}: {bug}",
-        *getattr(bug, "__notes__", ()),
-        f"this is a bug in gkdplan {__version__}, not in your plan",
-    ]
-    if os.environ.get("GKDPLAN_TRACEBACK") == "1":
-        import traceback
-
-        traceback.print_exception(bug)
-    else:
-        lines.append("GKDPLAN_TRACEBACK=1 shows where it happened")
-    print("\n".join(lines), file=sys.stderr)

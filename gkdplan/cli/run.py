@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gkdplan.cli.arguments import AsJson, PlanPath
+from gkdplan.cli.bugs import show_bug
 from gkdplan.cli.compiling import DEFAULT_PLAN, Compiled, blamed, compile_file
 from gkdplan.cli.files import read_lock, write_whole
 from gkdplan.cli.findings import show_findings, show_findings_json
@@ -110,8 +110,8 @@ def _run_as_rank(compiled: Compiled, placement: "Placement", resume: str, json: 
             show_findings_json(refusal.diagnostics)
         else:
             show_findings(refusal.diagnostics, sys.stderr)
-    except Exception:
-        traceback.print_exc()
+    except Exception as bug:
+        show_bug(bug)
         exit_code = 2
     sys.stdout.flush()
     sys.stderr.flush()

@@ -111,7 +111,8 @@ def test_a_plan_that_does_not_fit_gets_edits_with_their_bytes(workplace, capsys)
 
 @pytest.mark.parametrize("as_json", [[], ["--json"]])
 def test_an_error_that_no_layout_mends_is_shown(workplace, capsys, as_json):
-    text = Path("plan.toml").read_text().replace("steps = 3", 'steps = 3\nloggers = ["wandb"]')
+    length = "max_completion_length = 16"
+    text = Path("plan.toml").read_text().replace(length, f"{length}\ntensor = 1")
     Path("plan.toml").write_text(text)
     status, out, err = searched(capsys, *as_json)
     assert status == 1

@@ -147,8 +147,8 @@ def _run(lock: str, start_step: int, last_step: int) -> None:
 
 def _save_again(lock: str, step: int, output: str) -> None:
     """What a session has when it begins to go on."""
-    executor = Executor(open_silently(lock, step))
-    executor.session = replace(executor.session, directory=RunDirectory(Path(output)))
+    session = open_silently(lock, step)
+    executor = Executor(replace(session, directory=RunDirectory(Path(output))))
     executor._save(executor.plan.steps[-1], step)
 
 

@@ -16,18 +16,21 @@ LOOK_EVERY_S = 0.2
 @contextmanager
 def killed_soon() -> Iterator[None]:
     """While entered, what is left of this process's ranks `GRACE_S` after one failed is killed."""
-    done = threading.Event()
-    threading.Thread(target=_watch, args=(done,), name="ends hung ranks", daemon=True).start()
+    done, others = threading.Event(), set(multiprocessing.active_children())
+    threading.Thread(
+        target=_watch, args=(done, others), name="ends hung ranks", daemon=True
+    ).start()
     try:
         yield
     finally:
         done.set()
 
 
-def _watch(done: threading.Event) -> None:
+def _watch(done: threading.Event, others: set[BaseProcess]) -> None:
+    """`others` are children that were there before, and are none of these ranks."""
     ranks: set[BaseProcess] = set()
     while not done.wait(LOOK_EVERY_S):
-        ranks |= set(multiprocessing.active_children())
+        ranks |= set(multiprocessing.active_children()) - others
         if any(rank.exitcode for rank in ranks):
             _kill_after(time.monotonic() + GRACE_S, ranks)
             return

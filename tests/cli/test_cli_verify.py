@@ -98,6 +98,7 @@ def test_vllm_is_not_traced_in_silence(plan, capsys):
     assert "does not yet trace `generation.engine =" in capsys.readouterr().err
 
 
+@pytest.mark.grid
 def test_what_rests_on_the_host_is_traced_there(plan, capsys):
     text = PLAN.replace("[student]", '[student]\noffload = "cpu"')
     Path(plan).write_text(f'{text}[optimizer]\noffload = "cpu"\n', encoding="utf-8")

@@ -56,13 +56,15 @@ MIX = {"lmbda": 0.4, "seq_kd": 0.5, "distributed": "false"}
 PLAN = {"generation": 'engine = "none"', "distributed": "false"}
 
 PROJECTING = ("llava", "qwen-vl")
-KINDS = (*PROJECTING, "qwen3-vl")
-"""Those of which a projector may learn, and all."""
+"""Those of which a projector may learn; Qwen3-VL's runs are in the grid."""
 
 pytestmark = pytest.mark.timeout(900)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[*PROJECTING, pytest.param("qwen3-vl", marks=pytest.mark.grid)],
+)
 def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_home(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -25,7 +25,7 @@ LAYOUTS = {
 }
 SAMPLES = {"lmbda": 0.5, "seq_kd": 0.3, "devices": 2, "save_interval": 2, "rows": 4}
 CASES = [
-    pytest.param("data", 2, id="twice"),
+    pytest.param("data", 2, id="twice", marks=pytest.mark.grid),
     *(pytest.param(layout, 20, marks=pytest.mark.grid) for layout in LAYOUTS),
 ]
 

@@ -29,6 +29,7 @@ CLUSTER = f"collective_timeout_s = {TIMEOUT_S}\njoin_timeout_s = 120"
 LAST = 9
 
 pytestmark = [
+    pytest.mark.grid,
     pytest.mark.timeout(600),
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
 ]

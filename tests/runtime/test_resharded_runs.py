@@ -90,6 +90,7 @@ GREEDY = {"lmbda": 0.3, "seq_kd": 0.5, "distill": "sampling_temperature = 0.0"}
 CHAIN = (TENSOR, STAGES, DATA, ONE)
 
 
+@pytest.mark.grid
 def test_a_run_through_four_layouts_is_that_of_one_process(homes, tmp_path):
     """The bounds are those of a run in another layout from its first step."""
     for number, layout in enumerate(CHAIN):

@@ -2,7 +2,7 @@
 
 `tests/bad_plans/GKnnn_reason.toml` is a plan, and the text file beside it is the exact outcome in
 a working directory with the models and data of `build_world`. `python tests/bad_plan_world.py`
-writes every outcome anew, with the examples of `gkdplan explain` and docs/codes.md: read the
+writes every outcome anew, with the examples of `gkdplan explain` and docs/codes/: read the
 difference before you keep it.
 """
 
@@ -21,11 +21,11 @@ from bad_pairs import write_bad_pairs
 from bad_samples import write_samples
 
 from gkdplan.cli.main import run
-from gkdplan.codes.reference import reference
+from gkdplan.cli.code_pages import write_code_pages
 from gkdplan.planner.token_bounds import byte_alphabet
 
 BAD_PLANS = Path(__file__).parent / "bad_plans"
-CODES_PAGE = Path(__file__).parents[1] / "docs" / "codes.md"
+CODE_PAGES = Path(__file__).parents[1] / "docs" / "codes"
 EXAMPLES = Path(__file__).parents[1] / "gkdplan" / "cli" / "examples"
 
 CONFIG = {
@@ -161,8 +161,7 @@ def _write_byte_level(directory: Path) -> None:
 
 
 def regenerate() -> None:
-    """Write every outcome, one finding of each code as its example, and the page of all codes."""
-    CODES_PAGE.write_text(reference())
+    """Write every outcome, one finding of each code as its example, and the pages of the codes."""
     EXAMPLES.mkdir(exist_ok=True)
     for example in EXAMPLES.glob("*.txt"):
         example.unlink()
@@ -175,6 +174,7 @@ def regenerate() -> None:
             example = EXAMPLES / f"{code}.txt"
             if not example.exists() and (block := finding_of(code, text)):
                 example.write_text(block + "\n")
+    write_code_pages(CODE_PAGES)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from gkdplan.cli.code_pages import code_pages
 from gkdplan.codes import CODES
-from gkdplan.codes.reference import reference
 
-PAGE = Path(__file__).parents[1] / "docs" / "codes.md"
+PAGES = Path(__file__).parents[1] / "docs" / "codes"
 
 
 def test_titles_are_short_and_lower_case():
@@ -17,9 +17,11 @@ def test_titles_are_short_and_lower_case():
         assert row.mend.endswith("."), code
 
 
-def test_the_page_of_codes_is_the_table():
-    assert PAGE.read_text() == reference(), "python -m gkdplan.codes.reference > docs/codes.md"
+def test_the_pages_of_codes_are_the_table():
+    written = {page.name: page.read_text(encoding="utf-8") for page in PAGES.iterdir()}
+    assert written == code_pages(), "python -m gkdplan.cli.code_pages docs/codes"
 
 
-def test_every_code_has_its_place_on_the_page():
-    assert [code for code in CODES if f"### {code}: " not in PAGE.read_text()] == []
+def test_every_code_is_in_the_list():
+    listed = code_pages()["README.md"]
+    assert [code for code in CODES if f"[{code}]({code}.md)" not in listed] == []

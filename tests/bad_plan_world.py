@@ -20,8 +20,8 @@ from bad_models import write_bad_data, write_bad_models
 from bad_pairs import write_bad_pairs
 from bad_samples import write_samples
 
-from gkdplan.cli.main import run
 from gkdplan.cli.code_pages import write_code_pages
+from gkdplan.cli.main import run
 from gkdplan.planner.token_bounds import byte_alphabet
 
 BAD_PLANS = Path(__file__).parent / "bad_plans"

@@ -1,4 +1,4 @@
-"""`gkdplan init`: a first plan that passes check, in the fastest layout that fits."""
+"""`gkdplan init`: a first plan that passes check, in a plain and fast layout that fits."""
 
 import sys
 from dataclasses import replace
@@ -18,6 +18,7 @@ from gkdplan.planner.search.searching import Found
 from gkdplan.planner.search.searching import search as search_layouts
 from gkdplan.report.search import ranking_table
 from gkdplan.report.verdict import verdict
+from gkdplan.runplan.ranking import Option
 from gkdplan.spec.beginning import Beginning, first_plan
 from gkdplan.spec.load import load_plan
 from gkdplan.vocab import Kernels, Verdict
@@ -25,6 +26,8 @@ from gkdplan.vocab import Kernels, Verdict
 NOT_AVAILABLE = "GK590"
 CONSIDERED = 20
 """Layouts among which one with room to spare is looked for."""
+AS_FAST = 1.05
+"""Predicted times whose ratio is below this do not tell two layouts apart."""
 
 Model = Annotated[str | None, typer.Option(metavar="MODEL", help="A directory, or a hub id.")]
 
@@ -46,7 +49,8 @@ def init(
 ) -> None:
     """Write a first plan, which fits and passes check.
 
-    What no option says is asked for. The layout is the fastest that fits with room to spare.
+    What no option says is asked for. The layout fits, with room to spare where one does, and is the
+    plainest of those that are about as fast as the fastest.
     """
     refuse_existing(Path(path))
     known = Beginning(
@@ -65,7 +69,7 @@ def init(
     if not found.plans:
         show(ranking_table(found.ranking, width()))
         raise UserError(_without_a_layout(path))
-    text = plan_text_of(path, text, found, _roomy(found))
+    text = plan_text_of(path, text, found, _plainest(found))
     written = _compiled(path, text)
     run_plan = written.require()
     write_whole(Path(path), text)
@@ -92,10 +96,17 @@ def _first(path: str, known: Beginning) -> tuple[str, Compiled]:
     return text, compiled
 
 
-def _roomy(found: Found) -> int:
-    """The place of the fastest layout that fits with room to spare; else of the fastest."""
-    verdicts = [option.verdict for option in found.ranking.options]
-    return verdicts.index(Verdict.FITS) if Verdict.FITS in verdicts else 0
+def _plainest(found: Found) -> int:
+    """The place of the layout that sets the fewest keys, among those that have room to spare, or
+    among all where none has, and are about as fast as the fastest of them."""
+    options = found.ranking.options
+    roomy = [option for option in options if option.verdict is Verdict.FITS] or list(options)
+    as_fast = [option for option in roomy if option.step_s <= AS_FAST * roomy[0].step_s]
+    return options.index(min(as_fast, key=_keys_set))
+
+
+def _keys_set(option: Option) -> int:
+    return sum(value is not None for _, value in option.changes)
 
 
 def _compiled(path: str, text: str) -> Compiled:

@@ -69,6 +69,13 @@ def test_a_layout_with_room_to_spare_is_preferred_to_a_faster_one(capsys) -> Non
     assert json.loads(capsys.readouterr().out)["summary"]["verdict"] == "fits"
 
 
+def test_a_plain_layout_is_preferred_to_one_that_is_hardly_faster(capsys) -> None:
+    """Two GPUs: stages in 18 chunks are predicted to be 1% faster than a whole student on each."""
+    models = ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-7B-Instruct")
+    assert run(["init", *options(*models, "h100-80gb", 2)]) == 0
+    assert "parallel" not in tomllib.loads(Path("plan.toml").read_text())["student"]
+
+
 def test_models_that_only_torchs_kernels_run_get_them(capsys) -> None:
     assert run(["init", *options("google/gemma-2-2b", "google/gemma-2-2b", "h100-80gb", 1)]) == 0
     assert tomllib.loads(Path("plan.toml").read_text())["cluster"]["kernels"] == "torch"

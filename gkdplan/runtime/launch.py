@@ -1,5 +1,6 @@
 """One process a rank, through torch's own launcher."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -107,21 +108,34 @@ def start_ranks(
     this process was told to stop; no process is left behind.
     """
     set_environment(num_ranks)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_ranks,
-        run_id=run_id,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        start_method="spawn",
-        signals_to_handle=signals_of_torch(stop),
-    )
-    with own_signal_handlers(stop), killed_soon():
+    with _torchs_own_files_go(), own_signal_handlers(stop), killed_soon():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=num_ranks,
+            run_id=run_id,
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            start_method="spawn",
+            signals_to_handle=signals_of_torch(stop),
+        )
         results: dict[int, Any] = elastic_launch(config, main)(*arguments)
     return results
+
+
+@contextlib.contextmanager
+def _torchs_own_files_go() -> Iterator[None]:
+    """torch's launcher leaves a directory of empty logs, and a file of each rank that was killed,
+    where this process has its temporary files: meanwhile that is one that goes."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch:
+        tempfile.tempdir = scratch
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def set_environment(num_ranks: int) -> None:

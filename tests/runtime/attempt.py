@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ COMMAND = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "r
 
 @dataclass(frozen=True)
 class Ending:
-    """How an attempt ended; `first_step` is the step after which it began."""
+    """How an attempt ended; `first_step` is the step after which it began, `left` are processes and
+    `litter` temporary files that are still there."""
 
     first_step: int
     exit_code: int
     err: str
     left: list[int]
+    litter: list[str]
     took_s: float
 
 
@@ -32,9 +35,11 @@ class Attempt:
     def __init__(self, place: Path) -> None:
         self.directory = RunDirectory(place / "run")
         self.first_step = self.newest()
+        self.temporary = Path(tempfile.mkdtemp(prefix="tmp", dir=place))
         self.process = subprocess.Popen(
             COMMAND, cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-            start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)},
         )  # fmt: skip
 
     def newest(self) -> int:
@@ -61,7 +66,8 @@ class Attempt:
         deadline = time.monotonic() + 5
         while (left := self.alive()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return Ending(self.first_step, self.process.returncode, err, left, took_s)
+        litter = [path.name for path in self.temporary.iterdir()]
+        return Ending(self.first_step, self.process.returncode, err, left, litter, took_s)
 
     def alive(self) -> list[int]:
         return [p.pid for p in psutil.process_iter() if self._is_running(p)]

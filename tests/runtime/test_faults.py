@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,31 +35,43 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def story(place) -> dict[str, Ending]:
-    """One run of a student in stages and a teacher over tensor ranks, stopped in seven ways, a
+    """One run of a student in stages and a teacher over tensor ranks, stopped in four ways, a
     second one while it starts, and the attempt that finishes it."""
     home = make_home(place / "home")
     (place / "plan.toml").write_text(plan_text(home, "run", devices=2, **CHANGES))
-    endings = {}
-    for name, stop in STOPS.items():
-        attempt = Attempt(place)
-        if name == "SIGTERM":
-            attempt.wait_until(attempt.directory.lock.exists)
-            endings["second"] = Attempt(place).end()
-        attempt.wait_for_a_checkpoint()
-        stop(attempt)
-        endings[name] = attempt.end()
-    endings["finished"] = Attempt(place).end()
-    return endings
+    first = Attempt(place)
+    first.wait_until(first.directory.lock.exists)
+    second = Attempt(place).end()
+    endings = {"SIGTERM": _ending(first, STOPS["SIGTERM"])}
+    endings |= {name: _ending(Attempt(place), STOPS[name]) for name in STOPS if name != "SIGTERM"}
+    return endings | {"second": second, "finished": Attempt(place).end()}
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory) -> dict[str, Ending]:
+    """Such a run, stopped in the other ways."""
+    place = tmp_path_factory.mktemp("rare")
+    home = make_home(place / "home")
+    (place / "plan.toml").write_text(plan_text(home, "run", devices=2, **CHANGES))
+    return {name: _ending(Attempt(place), stop) for name, stop in RARE_STOPS.items()}
+
+
+def _ending(attempt: Attempt, stop: Callable[[Attempt], None]) -> Ending:
+    attempt.wait_for_a_checkpoint()
+    stop(attempt)
+    return attempt.end()
 
 
 STOPS = {
     "SIGTERM": lambda attempt: attempt.process.terminate(),
-    "SIGUSR1 to all": lambda attempt: os.killpg(attempt.process.pid, signal.SIGUSR1),
-    "SIGTERM twice": lambda attempt: _terminate_twice(attempt),
     "Ctrl-C": lambda attempt: os.killpg(attempt.process.pid, signal.SIGINT),
     "killed rank": lambda attempt: os.kill(attempt.ranks()[1], signal.SIGKILL),
-    "stopped rank": lambda attempt: os.kill(attempt.ranks()[1], signal.SIGSTOP),
     "killed launcher": lambda attempt: attempt.process.kill(),
+}
+RARE_STOPS = {
+    "SIGUSR1 to all": lambda attempt: os.killpg(attempt.process.pid, signal.SIGUSR1),
+    "SIGTERM twice": lambda attempt: _terminate_twice(attempt),
+    "stopped rank": lambda attempt: os.kill(attempt.ranks()[1], signal.SIGSTOP),
 }
 
 
@@ -77,13 +90,14 @@ def test_a_schedulers_signal_stops_all_and_says_where_it_goes_on(story):
     ending = story["SIGTERM"]
     assert ending.exit_code == 4
     assert "error[GK533]: the run was stopped by SIGTERM" in ending.err
-    goes_on = f"it goes on after step {story['SIGUSR1 to all'].first_step}"
+    goes_on = f"it goes on after step {story['Ctrl-C'].first_step}"
     assert goes_on in " ".join(ending.err.split())
     assert "Traceback" not in ending.err
 
 
-def test_a_signal_to_every_process_saves_once(story):
-    ending = story["SIGUSR1 to all"]
+@pytest.mark.grid
+def test_a_signal_to_every_process_saves_once(rare):
+    ending = rare["SIGUSR1 to all"]
     assert ending.exit_code == 4
     assert "error[GK533]: the run was stopped by SIGUSR1" in ending.err
     assert "Traceback" not in ending.err
@@ -105,10 +119,11 @@ def test_a_killed_stage_is_named_although_the_one_that_waits_for_it_raises_too(s
     assert ending.took_s < TIMEOUT_S
 
 
-def test_a_rank_that_hangs_is_named_with_the_phase_in_which_the_other_waited(story):
+@pytest.mark.grid
+def test_a_rank_that_hangs_is_named_with_the_phase_in_which_the_other_waited(rare):
     """The limit of the collective, 3 s to hear who is there, 3 s until what hangs is killed, and
     what a busy machine takes."""
-    ending = story["stopped rank"]
+    ending = rare["stopped rank"]
     said = " ".join(ending.err.split())
     assert ending.exit_code == 4, ending.err
     assert f"error[GK537]: rank 1 on {os.uname().nodename} does not answer" in said
@@ -118,9 +133,21 @@ def test_a_rank_that_hangs_is_named_with_the_phase_in_which_the_other_waited(sto
     assert ending.took_s < TIMEOUT_S + 20
 
 
-@pytest.mark.parametrize("name", STOPS)
-def test_no_process_is_left(story, name):
+@pytest.mark.parametrize("name", [*STOPS, "second", "finished"])
+def test_nothing_is_left(story, name):
+    """A launcher that was killed leaves its temporary files, and no process; of ranks that were
+    killed, what other packages made for themselves stays."""
     assert story[name].left == []
+    ours = [
+        name for name in story[name].litter if not name.endswith(("wandb-media", "wandb-artifacts"))
+    ]
+    assert ours == [] or name == "killed launcher"
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("name", RARE_STOPS)
+def test_nothing_is_left_by_rare_stops(rare, name):
+    assert (rare[name].left, rare[name].litter) == ([], [])
 
 
 def test_the_stopped_run_goes_on_to_its_end(story, place):

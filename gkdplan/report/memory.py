@@ -17,7 +17,7 @@ from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.ledger import ClassMemory
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.sampling import VllmPlan
-from gkdplan.runplan.steps import Move, saving_of
+from gkdplan.runplan.steps import Move, TeacherForward, saving_of
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Phase, Tier, Verdict
 
@@ -175,13 +175,24 @@ def capacity(engine: VllmPlan) -> str:
 def move_list(run_plan: RunPlan, width: int) -> str:
     """One aligned line a move, names cut where it would be too wide; then what is not prefetched
     and why."""
+    streams = [wrap("", sentence, width) for sentence in streamed(run_plan)]
     rows = move_rows(run_plan)
     if not rows:
-        return "nothing moves between device and host"
+        return "\n".join(streams) or "nothing moves between device and host"
     when = max(len(row[0]) for row in rows)
     rows = [[f"{row[0]:<{when}}  {row[1]}", *row[2:]] for row in rows]
     about = [wrap("", sentence, width) for sentence in not_prefetched(run_plan)]
-    return "\n".join([*_align(rows, width), *about])
+    return "\n".join([*_align(rows, width), *about, *streams])
+
+
+def streamed(run_plan: RunPlan) -> list[str]:
+    """A sentence for a teacher whose layers visit the device: no move holds them for a phase."""
+    return [
+        f"the teacher's layers visit the device two at a time: {format_bytes(step.streamed_bytes)} "
+        f"a step from the host, in {plural(step.num_micro_batches, 'forward')}"
+        for step in run_plan.steps
+        if isinstance(step, TeacherForward) and step.streamed_bytes
+    ]
 
 
 def move_rows(run_plan: RunPlan) -> list[list[str]]:

@@ -139,7 +139,7 @@ def test_nothing_is_left(story, name):
     killed, what other packages made for themselves stays."""
     assert story[name].left == []
     ours = [
-        name for name in story[name].litter if not name.endswith(("wandb-media", "wandb-artifacts"))
+        file for file in story[name].litter if not file.endswith(("wandb-media", "wandb-artifacts"))
     ]
     assert ours == [] or name == "killed launcher"
 

@@ -12,7 +12,7 @@ import torch
 from gloo_ranks import run_on_ranks
 from safetensors.torch import load_file
 from silent_session import open_silently
-from tiny_plans import compile_tiny
+from tiny_plans import compile_tiny, make_home_for_vllm
 from transformers import AutoModelForCausalLM
 
 from gkdplan.diagnostics import UserError
@@ -64,12 +64,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A student and a teacher whose heads have 32 columns, the fewest that vLLM knows on a CPU."""
-    home = tmp_path_factory.mktemp("home")
-    tiny.save_llama(home / "student", num_layers=2, hidden=128, max_positions=256, seed=2)
-    tiny.save_llama(home / "teacher", num_layers=4, hidden=128, max_positions=256, seed=1)
-    tiny.save_rows(home / "rows.jsonl")
-    return home
+    return make_home_for_vllm(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")

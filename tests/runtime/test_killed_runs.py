@@ -10,7 +10,7 @@ import pytest
 from attempt import Attempt, Ending
 from gloo_ranks import run_on_ranks
 from silent_session import open_silently
-from tiny_plans import compile_tiny, make_home, plan_text
+from tiny_plans import compile_tiny, make_home, make_home_for_vllm, plan_text
 
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
@@ -22,6 +22,7 @@ LAYOUTS = {
     "stages": {"parallel": "pipeline = 2", "teacher": "[teacher.parallel]\ntensor = 2"},
     "data": {"distributed": "true"},
     "tensor": {"tensor": 2, "save_interval": "1\nasync_save = true"},
+    "engines": {"generation": 'engine = "vllm"\ngpu_memory_utilization = 0.004'},
 }
 SAMPLES = {"lmbda": 0.5, "seq_kd": 0.3, "devices": 2, "save_interval": 2, "rows": 4}
 CASES = [
@@ -29,7 +30,7 @@ CASES = [
     *(pytest.param(layout, 20, marks=pytest.mark.grid) for layout in LAYOUTS),
 ]
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.mark.parametrize(("layout", "num_kills"), CASES)
@@ -39,7 +40,8 @@ def test_ranks_killed_at_random_leave_no_trace_in_what_the_run_ends_with(
     draw = random.Random(f"{layout} {num_kills}")
     num_steps = PER_KILL * num_kills + 2
     changes = SAMPLES | LAYOUTS[layout] | {"steps": num_steps}
-    home = make_home(tmp_path / "home")
+    make = make_home_for_vllm if layout == "engines" else make_home
+    home = make(tmp_path / "home")
     (tmp_path / "plan.toml").write_text(plan_text(home, "run", **changes))
     for step in sorted(draw.randrange(num_steps) for _ in range(num_kills)):
         ending = _kill_a_rank(tmp_path, step, draw)

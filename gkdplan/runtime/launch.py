@@ -182,8 +182,6 @@ def check_samplers(run_plan: RunPlan) -> None:
 def _not_yet_run(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What was planned and what this executor has no code for."""
     layout = run_plan.layout
-    if layout.num_nodes > 1 and run_plan.sampling.vllm is not None:
-        yield planned_only("generation.engine", "vllm, on ranks of several nodes")
     if layout.backend == "nccl" and layout.kernels is Kernels.TORCH:
         for role in Role:
             degree = getattr(layout, role).context

@@ -231,19 +231,12 @@ def test_what_is_not_available_is_refused_by_name(path, tables):
     assert compilation.run_plan is None
 
 
-@pytest.mark.parametrize(
-    ("path", "tables"),
-    [
-        (
-            "generation.engine",
-            {"cluster": {"num_nodes": 2}, "generation": {"engine": "vllm"}},
-        ),
-    ],
-)
-def test_what_is_planned_but_not_run_compiles_with_a_warning(path, tables):
-    shape = replace(TINY, head_dim=32)  # which vllm knows on a cpu
-    compilation = compile_plan(plan(**tables), facts(shape, shape), "test")
-    found = first("GK591", [f for f in compilation.diagnostics if f.path == path])
+def test_what_is_planned_but_not_run_compiles_with_a_warning():
+    cluster = {"device": "h100-80gb", "devices_per_node": 2, "kernels": "torch"}
+    shared = plan(cluster=cluster, student={"parallel": {"context": 2}})
+    compilation = compile_plan(shared, facts(device="h100-80gb"), "test")
+    found = first("GK591", compilation.diagnostics)
+    assert found.path == "student.parallel.context"
     assert found.severity is Severity.WARNING
     assert found.label == "planned, but not yet run"
     assert compilation.run_plan is not None

@@ -37,10 +37,9 @@ def test_an_engine_that_is_not_installed_is_found_before_a_rank_starts(run_plan,
 
 def test_everything_comes_at_once(run_plan):
     several = on_gpus(run_plan, Kernels.TORCH, context=2)
-    engine = VllmPlan(1, 0.5, 0, 144, 8, 1152, 0, 128, 64, 2**20)
-    sampling = replace(several.sampling, engine=Engine.VLLM, vllm=engine)
-    several = replace(several, layout=replace(several.layout, num_nodes=2), sampling=sampling)
-    assert refused(several) == ["generation.engine", "student.parallel.context"]
+    layout = replace(several.layout, teacher=several.layout.student)
+    both = ["student.parallel.context", "teacher.parallel.context"]
+    assert refused(replace(several, layout=layout)) == both
 
 
 def on_gpus(run_plan: RunPlan, kernels: Kernels, context: int = 1) -> RunPlan:

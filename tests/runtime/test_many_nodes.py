@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gloo_ranks import run_on_ranks
 from silent_session import open_silently
-from tiny_plans import compile_tiny, make_home, plan_text
+from tiny_plans import compile_tiny, make_home, make_home_for_vllm, plan_text
 from two_hosts import Tasks, two_hosts, why_not
 
 from gkdplan.runplan.codec import encode
@@ -135,6 +135,33 @@ def test_going_on_after_the_cut_trains_what_one_host_trains(story):
     assert [line["loss"] for line in ours[:LAST]] == [line["loss"] for line in theirs]
     student = f"checkpoints/step_{LAST}/student/model.safetensors"
     assert (run.path / student).read_bytes() == (story.place / "one" / student).read_bytes()
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_engines_on_two_hosts_sample_what_they_do_on_one(tensor: int, tmp_path: Path):
+    """vLLM inside the ranks, an engine on each and on both of a host."""
+    engine = f'engine = "vllm"\ngpu_memory_utilization = 0.004\ntensor = {tensor}'
+    changes = {"tensor": 2, "lmbda": 1.0, "steps": 3, "generation": engine}
+    home = make_home_for_vllm(tmp_path / "home")
+    text = plan_text(home, "run", devices=2, cluster=f"num_nodes = 2\n{CLUSTER}", **changes)
+    (tmp_path / "plan.toml").write_text(text)
+    with two_hosts() as hosts, Tasks(dict.fromkeys(hosts, tmp_path)) as tasks:
+        ended = tasks.end(limit_s=240)
+    assert [code for code, *_ in ended] == [0, 0, 0, 0], ended
+    alone = compile_tiny(home, tmp_path / "one", devices=4, **changes)
+    run_on_ranks(_run, 4, encode(alone), timeout_s=240, only_once=True)
+    ours, theirs = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "one")
+    assert ours.completions.read_bytes() == theirs.completions.read_bytes()
+    losses = [
+        [line["loss"] for line in read_metrics(directory.metrics) if "loss" in line]
+        for directory in (ours, theirs)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 3
+
+
+def _run(lock: str) -> None:
+    Executor(open_silently(lock)).run(0)
 
 
 def _run_some_steps(lock: str) -> None:

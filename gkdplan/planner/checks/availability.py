@@ -6,7 +6,6 @@ from dataclasses import replace
 from gkdplan import __version__
 from gkdplan.diagnostics import Severity
 from gkdplan.planner.checks.rule import Finding, plan_rule
-from gkdplan.planner.draft import effective_mix
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine, Kernels, Role
 
@@ -47,19 +46,11 @@ def feature_is_available(plan: Plan) -> Iterator[Finding]:
 @plan_rule("GK591", Severity.WARNING)
 def value_is_run(plan: Plan) -> Iterator[Finding]:
     """Every value that is planned and priced, and that `gkdplan run` refuses."""
-    if plan.cluster.num_nodes > 1 and _has_vllm_on_its_ranks(plan):
-        yield not_yet_run("generation.engine", "vllm")
     if plan.cluster.kernels is Kernels.TORCH and plan.cluster.device != "cpu":
         for role in Role:
             parallel = getattr(plan, role).parallel
             if parallel is not None and parallel.context > 1:
                 yield not_yet_run(f"{role}.parallel.context", parallel.context)
-
-
-def _has_vllm_on_its_ranks(plan: Plan) -> bool:
-    generation = plan.generation
-    is_here = generation.engine is Engine.VLLM and generation.mode == "colocate"
-    return is_here and effective_mix(plan)[0] > 0
 
 
 RULES = (feature_is_available, value_is_run)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gkdplan.cli.arguments import AsJson
+from gkdplan.cli.completion import codes
 from gkdplan.cli.terminal import show_json, width
 from gkdplan.codes import CODES, Code
 from gkdplan.report.wrapping import wrap
@@ -15,7 +16,9 @@ from gkdplan.runplan.model import SCHEMA_VERSION
 
 
 def explain(
-    code: Annotated[str | None, typer.Argument(metavar="CODE", help="Such as GK203.")] = None,
+    code: Annotated[
+        str | None, typer.Argument(metavar="CODE", help="Such as GK203.", autocompletion=codes)
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Explain a diagnostic's code by an example, or list them all."""

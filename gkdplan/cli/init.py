@@ -9,6 +9,7 @@ import typer
 
 from gkdplan.cli.arguments import AsJson
 from gkdplan.cli.compiling import Compiled, compile_loaded
+from gkdplan.cli.completion import device_names, models
 from gkdplan.cli.files import refuse_existing, write_whole
 from gkdplan.cli.findings import show_findings, show_findings_json
 from gkdplan.cli.search import LAYOUT_CODES, plan_text_of, refuse_other_errors
@@ -29,7 +30,10 @@ CONSIDERED = 20
 AS_FAST = 1.05
 """Predicted times whose ratio is below this do not tell two layouts apart."""
 
-Model = Annotated[str | None, typer.Option(metavar="MODEL", help="A directory, or a hub id.")]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="A directory, or a hub id.", autocompletion=models),
+]
 
 
 def init(
@@ -40,7 +44,10 @@ def init(
         list[str] | None, typer.Option(metavar="FILE", help="Rows; may be given several times.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help='Of the device table, or "cpu".')
+        str | None,
+        typer.Option(
+            metavar="DEVICE", help='Of the device table, or "cpu".', autocompletion=device_names
+        ),
     ] = None,
     devices: Annotated[int, typer.Option(min=1, metavar="N", help="Devices of a node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Nodes.")] = 1,

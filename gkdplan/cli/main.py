@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from gkdplan import __version__
+from gkdplan.cli import completion
 from gkdplan.cli.bugs import show_bug
 from gkdplan.cli.runtime import INTERRUPTED
 from gkdplan.diagnostics import UserError, error
@@ -85,6 +86,8 @@ def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         command = typer.main.get_command(_app(arguments))
+        if completion.is_asked_for():
+            completion.answer(command)
         with command.make_context("gkdplan", list(arguments)) as context:
             command.invoke(context)
     except typer.Exit as ending:
@@ -109,13 +112,12 @@ def _run(arguments: Sequence[str]) -> int:
 def _app(arguments: Sequence[str]) -> typer.Typer:
     """The command that is asked for, or all of them to list."""
     app = typer.Typer(
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         help="Plan a distillation, prove that it fits, and run exactly that plan.",
     )
     app.callback(invoke_without_command=True)(_without_command)
-    wants_none = not arguments or arguments[0] == "--version"
+    wants_none = arguments[:1] == ["--version"] or not (arguments or completion.is_asked_for())
     asked = COMMANDS.keys() & arguments[:1]
     for name in () if wants_none else asked or COMMANDS:
         app.command(name)(_function(COMMANDS[name]))

@@ -4,13 +4,13 @@ import sys
 
 import typer
 
-from gkdplan.cli.arguments import AsJson, PlanPath
+from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import compile_file
 from gkdplan.cli.findings import show_findings, show_findings_json
 from gkdplan.report.verdict import verdict
 
 
-def check(path: PlanPath = None, json: AsJson = False) -> None:
+def check(path: PlanPath = None, quiet: Quiet = False, json: AsJson = False) -> None:
     """Say what is wrong with a plan, whether it fits, and its peak."""
     compiled = compile_file(path)
     if json:

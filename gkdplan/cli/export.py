@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gkdplan.cli.arguments import AsJson
+from gkdplan.cli.arguments import AsJson, Quiet
 from gkdplan.cli.files import refuse_existing
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.runtime import runtime
@@ -29,6 +29,7 @@ def export(
     adapter: Annotated[
         bool, typer.Option("--adapter", help="The adapters of LoRA, as PEFT has them.")
     ] = False,
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Copy a run's student, checked byte for byte, with a model card.

@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from gkdplan.cli.terminal import width
-from gkdplan.diagnostics import Diagnostic
+from gkdplan.diagnostics import Diagnostic, Severity
+from gkdplan.quiet import is_quiet
 from gkdplan.runplan.ledger import Ledger
 
 
 def show_findings(diagnostics: Sequence[Diagnostic], file: TextIO) -> None:
-    """Print every finding and their count; nothing where there is none."""
+    """Print every finding and their count, with `--quiet` those that are errors; nothing where
+    there is none."""
+    if is_quiet():
+        diagnostics = [found for found in diagnostics if found.severity is Severity.ERROR]
     if not diagnostics:
         return
     from gkdplan.report.diagnostics import write_diagnostics

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from gkdplan.cli.arguments import AsJson
+from gkdplan.cli.arguments import AsJson, Quiet
 from gkdplan.cli.files import read_text, refuse_existing, write_whole
 from gkdplan.cli.findings import show_findings
-from gkdplan.cli.terminal import show_json
+from gkdplan.cli.terminal import remark, show_json
 from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.report.diagnostics import check_json
 
@@ -30,6 +30,7 @@ def import_(
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="The GPU, which no flag names.")
     ] = "h100-80gb",
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Turn a command of ms-swift into a plan.
@@ -60,6 +61,6 @@ def import_(
     for _, of_one_file in groupby(lost, lambda finding: finding.span and finding.span.file):
         show_findings(tuple(of_one_file), sys.stderr)
     if output:
-        print(f"wrote {output}: `gkdplan check {output}`", file=sys.stderr)
+        remark(f"wrote {output}: `gkdplan check {output}`")
     else:
         print(text, end="")

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from gkdplan.cli.arguments import AsJson
+from gkdplan.cli.arguments import AsJson, Quiet
 from gkdplan.cli.compiling import Compiled, compile_loaded
 from gkdplan.cli.completion import device_names, models
 from gkdplan.cli.files import refuse_existing, write_whole
 from gkdplan.cli.findings import show_findings, show_findings_json
 from gkdplan.cli.search import LAYOUT_CODES, plan_text_of, refuse_other_errors
-from gkdplan.cli.terminal import show, width
+from gkdplan.cli.terminal import remark, show, width
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.planner.search.searching import Found
 from gkdplan.planner.search.searching import search as search_layouts
@@ -52,6 +52,7 @@ def init(
     devices: Annotated[int, typer.Option(min=1, metavar="N", help="Devices of a node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Nodes.")] = 1,
     lora: Annotated[bool, typer.Option("--lora", help="Train adapters.")] = False,
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Write a first plan, which fits and passes check.
@@ -84,7 +85,8 @@ def init(
         show_findings_json(written.diagnostics, run_plan.ledger)
         return
     show_findings(written.diagnostics, sys.stderr)
-    print(f"wrote {path}\n{verdict(run_plan)}\n\nnext: {_next(path)}")
+    print(f"wrote {path}\n{verdict(run_plan)}")
+    remark(f"\nnext: {_next(path)}")
 
 
 def _first(path: str, known: Beginning) -> tuple[str, Compiled]:
@@ -140,4 +142,4 @@ def _without_a_layout(path: str) -> Diagnostic:
 
 
 def _next(path: str) -> str:
-    return f"`gkdplan plan {path}` shows what it decides, `gkdplan run {path}` runs it"
+    return f"`gkdplan plan {path}` shows what it decides,\n      `gkdplan run {path}` runs it"

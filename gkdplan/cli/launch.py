@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gkdplan.cli.arguments import AsJson, PlanPath
+from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import DEFAULT_PLAN, compile_file
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show_json
@@ -29,6 +29,7 @@ def launch(
     claim: Annotated[
         str, typer.Option(help="Of k8s: the volume claim with the plan and its files, at /work.")
     ] = "gkdplan-work",
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Print what starts a plan on its nodes: a script or a manifest."""

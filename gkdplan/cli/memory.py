@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from gkdplan.cli.arguments import AsJson, PlanOrLockPath
+from gkdplan.cli.arguments import AsJson, PlanOrLockPath, Quiet
 from gkdplan.cli.files import compile_or_read, write_page
 from gkdplan.cli.findings import show_findings
-from gkdplan.cli.terminal import show, show_json, width
+from gkdplan.cli.terminal import remark, show, show_json, width
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.memory import memory_report
 from gkdplan.report.outline import header
@@ -31,6 +31,7 @@ def memory(
         int | None,
         typer.Option(metavar="RANK", help="Of this rank, where the fullest are not asked for."),
     ] = None,
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Show every buffer by phase, the peak, the budget and the moves."""
@@ -42,7 +43,7 @@ def memory(
         from gkdplan.report.page import lock_page
 
         write_page(Path(html), lock_page(run_plan))
-        print(f"wrote {html}", file=sys.stderr)
+        remark(f"wrote {html}")
     if explain is not None:
         _explain(compiled.decided(), explain, rank, as_json=json)
         return

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from gkdplan.cli.arguments import AsJson, PlanPath
+from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.files import read_replaceable_lock, write_whole
 from gkdplan.cli.findings import show_findings
-from gkdplan.cli.terminal import show, show_json, width
+from gkdplan.cli.terminal import remark, show, show_json, width
 from gkdplan.planner.what_if import peak_differences
 from gkdplan.report.changes import change_json, change_list
 from gkdplan.report.diagnostics import check_json
@@ -24,6 +24,7 @@ def plan(
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="LOCK", help="Write a lock.")
     ] = None,
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Show every decision, the memory by phase and the steps.
@@ -34,7 +35,7 @@ def plan(
     replaced = read_replaceable_lock(Path(output)) if output else None
     if output and compiled.ok:
         write_whole(Path(output), encode(compiled.require()))
-        print(f"wrote {output}", file=sys.stderr)
+        remark(f"wrote {output}")
     if json:
         show_json(_answer(compiled, replaced))
     else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from gkdplan.cli.arguments import AsJson, PlanPath
+from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.bugs import show_bug
 from gkdplan.cli.compiling import DEFAULT_PLAN, Compiled, blamed, compile_file
 from gkdplan.cli.files import read_lock, write_whole
@@ -20,6 +20,7 @@ from gkdplan.cli.models import with_models_at_hand
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.diagnostics import Diagnostic, Severity, UserError, error
+from gkdplan.quiet import is_quiet
 from gkdplan.report.changes import described, gravest_first
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.ending import ending
@@ -50,6 +51,7 @@ def run(
             help="Go on from the newest checkpoint, never, or from DIR, with later ones renamed.",
         ),
     ] = "auto",
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Compile a plan, show its outline and its memory, and run it."""
@@ -67,7 +69,8 @@ def run(
         _run_as_rank(compiled, placement, resume, json)
     if not json:
         show_findings(compiled.diagnostics, sys.stderr)
-        show(outline(run_plan, width()))
+        if dry_run or not is_quiet():
+            show(outline(run_plan, width()))
         sys.stdout.flush()
     if dry_run:
         if json:
@@ -91,7 +94,8 @@ def _run_as_rank(compiled: Compiled, placement: "Placement", resume: str, json: 
     run_plan, is_first = compiled.require(), placement.rank == 0
     if is_first and not json:
         show_findings(compiled.diagnostics, sys.stderr)
-        show(outline(run_plan, width()))
+        if not is_quiet():
+            show(outline(run_plan, width()))
         sys.stdout.flush()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     warnings.simplefilter("ignore")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gkdplan import __version__
-from gkdplan.cli.arguments import AsJson, PlanPath
+from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_loaded
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.models import with_models_at_hand
@@ -55,6 +55,7 @@ def sample(
         str, typer.Option("-o", "--output", metavar="FILE", help="Where the samples go.")
     ],
     path: PlanPath = None,
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Keep one response of a model to every row in a file."""

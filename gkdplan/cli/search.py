@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from gkdplan.cli.arguments import AsJson, PlanPath
+from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.files import refuse_existing, write_whole
 from gkdplan.cli.findings import show_findings
-from gkdplan.cli.terminal import show, show_json, width
+from gkdplan.cli.terminal import remark, show, show_json, width
 from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.planner.checks.edits import Edit, edits_that_fit
 from gkdplan.planner.search.searching import SEARCHED, Found
@@ -38,6 +38,7 @@ def search(
     planned: Annotated[
         bool, typer.Option("--planned", help="Also layouts that `gkdplan run` does not run yet.")
     ] = False,
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Rank the layouts of a plan that fit by their predicted time.
@@ -57,9 +58,9 @@ def search(
     if output and found.plans:
         assert compiled.source is not None
         write_whole(Path(output), plan_text_of(output, compiled.source.text, found))
-        print(f"wrote {output}", file=sys.stderr)
+        remark(f"wrote {output}")
     elif output:
-        print(f"{output} is not written", file=sys.stderr)
+        remark(f"{output} is not written")
     if json:
         show_json(_answer(found.ranking, edits))
     else:

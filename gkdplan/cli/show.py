@@ -2,7 +2,7 @@
 
 import sys
 
-from gkdplan.cli.arguments import AsJson, PlanOrLockPath
+from gkdplan.cli.arguments import AsJson, PlanOrLockPath, Quiet
 from gkdplan.cli.files import compile_or_read
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import show as show_report
@@ -11,7 +11,7 @@ from gkdplan.report.outline import outline
 from gkdplan.runplan.codec import to_record
 
 
-def show(path: PlanOrLockPath = None, json: AsJson = False) -> None:
+def show(path: PlanOrLockPath = None, quiet: Quiet = False, json: AsJson = False) -> None:
     """Print what a lock, or a plan, decides."""
     compiled = compile_or_read(path)
     run_plan = compiled.decided()

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from gkdplan.quiet import is_quiet
+
 _NARROWEST, _WIDEST = 60, 120
 
 
@@ -25,6 +27,12 @@ def show(report: str) -> None:
     from gkdplan.report.colour import coloured
 
     Console(highlight=False).print(coloured(report), soft_wrap=True)
+
+
+def remark(line: str) -> None:
+    """Say something beside the result, on stderr, to whoever wants to hear it."""
+    if not is_quiet():
+        print(line, file=sys.stderr)
 
 
 def show_json(answer: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gkdplan import __version__
-from gkdplan.cli.arguments import AsJson, PlanPath
+from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_for_device
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.rehearsing import rehearse
@@ -30,6 +30,7 @@ def verify(
     trace: Annotated[
         bool, typer.Option("--trace", help="Hold the ledger against a traced step instead.")
     ] = False,
+    quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
     """Hold a plan's step, at reduced size, against one process."""

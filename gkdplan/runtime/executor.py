@@ -97,7 +97,9 @@ class Executor:
             for action in self.plan.steps:
                 self._walk(action, state)
         if not state.is_skipped:
-            self.session.progress.finish_step(step, state.source, state.loss, state.num_tokens)
+            held = max(self.session.phases.peak_bytes.values(), default=0)
+            said = (step, state.source, state.loss, state.num_tokens, held)
+            self.session.progress.finish_step(*said)
 
     def _walk(self, action: Step, state: StepState) -> None:
         phases = self.session.phases

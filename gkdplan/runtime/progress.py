@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from gkdplan.quiet import is_quiet
 from gkdplan.runplan.model import RunPlan
+from gkdplan.units import format_bytes
 from gkdplan.vocab import Phase, Source
 
 
@@ -18,15 +20,16 @@ class Progress:
 
     def __init__(self, run_plan: RunPlan, start_step: int, *, shown: bool, terminal: bool) -> None:
         self._num_steps = run_plan.training.num_steps
-        self._shown = shown
+        self._shown = shown = shown and not is_quiet()
         self._terminal = terminal
-        self._started_s = time.monotonic()
+        self._started_s = self._finished_s = time.monotonic()
+        self._peak_bytes = 0
         console = Console(file=sys.stderr, force_terminal=terminal, soft_wrap=not terminal)
         self._console = console
         self._bar = Bar(
             TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[phase]:<10}"),
             TextColumn("{task.fields[news]}"),
             TimeRemainingColumn(compact=True),
@@ -52,14 +55,23 @@ class Progress:
     def enter_phase(self, phase: Phase | str) -> None:
         self._bar.update(self._task, phase=str(phase))
 
-    def finish_step(self, step: int, source: Source, loss: float, num_tokens: int) -> None:
-        """One step is done: `loss` is the mean of its `num_tokens` response tokens."""
-        news = f"loss {loss:.4f} from {source}"
+    def finish_step(
+        self, step: int, source: Source, loss: float, num_tokens: int, peak_bytes: int = 0
+    ) -> None:
+        """One step is done: `loss` is the mean of its `num_tokens` response tokens; `peak_bytes`
+        were held on this rank's device, 0 where the step was not measured."""
+        now_s = time.monotonic()
+        pace = f"{num_tokens / (now_s - self._finished_s):,.0f} tok/s"
+        self._finished_s = now_s
+        self._peak_bytes = peak_bytes or self._peak_bytes
+        held = [format_bytes(self._peak_bytes)] if self._peak_bytes else []
+        news = " ".join([f"loss {loss:.4f} {source}", pace, *held])
         self._bar.update(self._task, completed=step, news=news)
         if self._shown and not self._terminal:
-            elapsed_s = time.monotonic() - self._started_s
+            elapsed_s = now_s - self._started_s
             self._say(
-                f"step {step}/{self._num_steps}  {news}, {num_tokens} tokens, {elapsed_s:.0f} s"
+                f"step {step}/{self._num_steps}  loss {loss:.4f} from {source}, "
+                f"{num_tokens} tokens, {pace}, {elapsed_s:.0f} s"
             )
 
     def tell(self, line: str) -> None:

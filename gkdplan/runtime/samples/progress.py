@@ -8,12 +8,14 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gkdplan.quiet import is_quiet
+
 
 class SampleProgress:
     """What rank 0 tells the person who waits; the other ranks tell nothing."""
 
     def __init__(self, *, shown: bool, terminal: bool) -> None:
-        self._shown, self._terminal = shown, terminal
+        self._shown, self._terminal = shown and not is_quiet(), terminal
         self._started_s = time.monotonic()
         self._console = Console(file=sys.stderr, force_terminal=terminal, soft_wrap=not terminal)
         self._bar = Progress(
@@ -23,7 +25,7 @@ class SampleProgress:
             TextColumn("{task.fields[news]}"),
             TimeRemainingColumn(compact=True),
             console=self._console,
-            disable=not (shown and terminal),
+            disable=not (self._shown and terminal),
         )
         self._task = self._bar.add_task("rows", total=None, news="")
 

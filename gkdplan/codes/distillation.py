@@ -133,7 +133,7 @@ CODES: dict[str, Code] = {
     "GK460": Code(
         "a data file that cannot be read",
         "There is nothing to learn from.",
-        "Name an existing .jsonl or .json file, relative to the working directory.",
+        "Name an existing file of rows, relative to the working directory.",
     ),
     "GK461": Code(
         "a bad number of rows",
@@ -169,6 +169,11 @@ CODES: dict[str, Code] = {
         "a row that names no teacher",
         "With several teachers each row says whose distribution it is learnt from.",
         "Give every row a `teacher.server.column` that holds one of the keys of `urls`.",
+    ),
+    "GK469": Code(
+        "rows in a format whose reader is not installed",
+        "Planning needs no reader of tables, so none is installed with it.",
+        "Install the extra `data`, or convert the file to .jsonl.",
     ),
     "GK470": Code(
         "a data file changed after the plan was compiled",

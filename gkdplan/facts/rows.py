@@ -1,14 +1,15 @@
 """The entries of data.train and data.eval: "data/alpaca.jsonl", "data/alpaca.jsonl#1000"."""
 
 import os
+from collections.abc import Callable
 from difflib import get_close_matches
 
-from gkdplan import __version__
 from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.json_file import UnreadableError
 from gkdplan.facts.model import DataFile, TeacherColumn
-from gkdplan.facts.survey import Survey, survey_lines, survey_list
+from gkdplan.facts.survey import Survey, survey_lines, survey_list, survey_table
 from gkdplan.pictures import USUAL_LIMITS, PictureLimits
+from gkdplan.rowfiles import FORMATS, NoReaderError, TableError, is_table
 from gkdplan.text import printable
 
 MAX_LIMIT_DIGITS = 15
@@ -24,25 +25,25 @@ def read_data_file(
     """One entry's file; None where there is an error. The findings have no path yet. Where there
     are several teachers, the `column` of a row names its own.
 
-    .jsonl holds one row a line (blank lines do not count), .json one list. The fingerprint is the
-    sha256 of the whole file. GK460: the file cannot be read; GK461: a bad `#N`; GK462: no rows;
-    GK463: a row cannot be used; GK464: another format; GK465, a warning: fewer rows than `#N`;
-    GK466, a note: only the first rows were checked; GK467: a row shows an image that cannot be
-    used; GK468: a row without a teacher; GK590: a format of a later version. Of an image no more
-    is read than its beginning.
+    .jsonl holds one row a line (blank lines do not count), .json one list, other formats a table.
+    The fingerprint is the sha256 of the whole file. GK460: the file cannot be read; GK461: a bad
+    `#N`; GK462: no rows; GK463: a row cannot be used; GK464: another format; GK465, a warning:
+    fewer rows than `#N`; GK466, a note: only the first rows were checked; GK467: a row shows an
+    image that cannot be used; GK468: a row without a teacher; GK469: a format whose reader is not
+    installed. Of an image no more is read than its beginning.
     """
     path, suffix = _split(entry)
     limit = _limit(suffix)
     if suffix is not None and limit is None:
         return None, (_bad_limit(path, suffix),)
-    extension = os.path.splitext(path)[1].lower()
-    if extension not in (".jsonl", ".json"):
-        return None, (_other_format(path, extension),)
+    survey_of = _surveyor(path)
+    if survey_of is None:
+        return None, (_other_format(path),)
     try:
-        survey = (survey_lines if extension == ".jsonl" else survey_list)(
-            path, limit, column, limits
-        )
-    except UnreadableError as failure:
+        survey = survey_of(path, limit, column, limits)
+    except NoReaderError as failure:
+        return None, (_no_reader(path, failure),)
+    except (UnreadableError, TableError) as failure:
         return None, (_unreadable(path, failure),)
     if survey.faults:
         return None, (_unusable_rows(survey),)
@@ -85,6 +86,13 @@ def _conclude(
     return file, tuple(findings)
 
 
+def _surveyor(path: str) -> Callable[..., Survey] | None:
+    """What reads a file of this name; None where nothing does."""
+    if is_table(path):
+        return survey_table
+    return {".jsonl": survey_lines, ".json": survey_list}.get(os.path.splitext(path)[1].lower())
+
+
 def _split(entry: str) -> tuple[str, str | None]:
     """The path and what follows the last `#`; a `#` inside a directory's name is part of it."""
     path, mark, suffix = entry.rpartition("#")
@@ -109,21 +117,23 @@ def _bad_limit(path: str, suffix: str) -> Diagnostic:
     )
 
 
-def _other_format(path: str, extension: str) -> Diagnostic:
-    if extension == ".parquet":
-        return error(
-            "GK590",
-            f"`{printable(path)}`: Parquet is not yet available in gkdplan {__version__}",
-            help=("convert the file to .jsonl, one row a line",),
-        )
+def _other_format(path: str) -> Diagnostic:
     return error(
         "GK464",
         f"`{printable(path)}` is in no known format of rows",
-        notes=("known extensions: .jsonl (one row a line) and .json (one list)",),
+        notes=(f"known are {FORMATS}",),
     )
 
 
-def _unreadable(path: str, failure: UnreadableError) -> Diagnostic:
+def _no_reader(path: str, failure: NoReaderError) -> Diagnostic:
+    return error(
+        "GK469",
+        f"`{printable(path)}` {failure}",
+        help=("install it: `pip install 'gkdplan[data]'`", "or convert it to .jsonl"),
+    )
+
+
+def _unreadable(path: str, failure: Exception) -> Diagnostic:
     help: tuple[str, ...] = ()
     if not os.path.lexists(path):
         help = tuple(f'did you mean "{printable(near)}"?' for near in _nearest_files(path))

@@ -16,6 +16,7 @@ from gkdplan.facts.json_file import UnreadableError, opened, parse, read_bytes
 from gkdplan.facts.model import TeacherColumn
 from gkdplan.facts.prompts import LongestPrompts
 from gkdplan.pictures import USUAL_LIMITS, PictureError, PictureLimits, contents_of, pictures_of
+from gkdplan.rowfiles import BadRow, fingerprint_of, open_table
 from gkdplan.text import shown
 from gkdplan.turns import ASSISTANT, fault_of, is_text
 
@@ -72,6 +73,14 @@ class Survey:
             self.faults.append(f"{path}:{number} {failure}")
         else:
             self.check(f"{path}:{number}", row)
+
+    def check_cells(self, place: str, row: dict[str, object] | BadRow) -> None:
+        """The same for a row of a table."""
+        if isinstance(row, BadRow):
+            self.num_checked += 1
+            self.faults.append(f"{place} {row.reason}")
+        else:
+            self.check(place, row)
 
     def _look_at_pictures(self, place: str, row: dict[str, object]) -> None:
         if "messages" not in row:
@@ -142,6 +151,28 @@ def survey_list(
     survey = Survey(sha256(text).hexdigest(), len(rows), column=column, limits=limits)
     for number, row in enumerate(islice(rows, limit), start=1):
         survey.check(f"{path}, row {number},", row)
+    return survey
+
+
+def survey_table(
+    path: str,
+    limit: int | None,
+    column: TeacherColumn | None = None,
+    limits: PictureLimits = USUAL_LIMITS,
+) -> Survey:
+    """A table: rows past `limit`, or of a large file past the first NUM_CHECKED_ROWS, are counted
+    and not checked. Raises TableError."""
+    survey = Survey(fingerprint_of(path), column=column, limits=limits)
+    is_small = os.path.isfile(path) and os.path.getsize(path) <= FULL_CHECK_BYTES
+    num_to_check = min(limit or sys.maxsize, sys.maxsize if is_small else NUM_CHECKED_ROWS)
+    table = open_table(path)
+    for place, row in table.rows:
+        survey.num_rows += 1
+        if survey.num_rows <= num_to_check:
+            survey.check_cells(place, row)
+        elif table.num_rows is not None:
+            break
+    survey.num_rows = table.num_rows or survey.num_rows
     return survey
 
 

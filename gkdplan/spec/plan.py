@@ -260,7 +260,8 @@ class Data(Section):
     """The rows: messages, or prompt and completion."""
 
     train: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """Files of rows: "data/alpaca.jsonl", or "data/alpaca.jsonl#1000" for the first 1,000."""
+    """Files of rows (.jsonl, .json, .csv, .parquet, or a dataset that Hugging Face's datasets saved
+    to disk): "data/alpaca.jsonl", or "data/alpaca.jsonl#1000" for the first 1,000."""
     eval: tuple[Text, ...] = ()
     """Files of held-out rows."""
     max_length: Count = 2048

@@ -81,7 +81,7 @@ def test_all_findings_are_given_at_once_with_their_places(
         tmp_path / "nowhere",
         model_directory,
         device="tpu-v5",
-        train=(str(rows_file), "none.jsonl", "x.parquet"),
+        train=(str(rows_file), "none.jsonl", "x.xlsx"),
         eval=("x.jsonl#0",),
     )
     assert facts is None
@@ -90,7 +90,7 @@ def test_all_findings_are_given_at_once_with_their_places(
         ("GK103", "teacher.model"),
         ("GK120", "cluster.device"),
         ("GK460", "data.train[1]"),
-        ("GK590", "data.train[2]"),
+        ("GK464", "data.train[2]"),
         ("GK461", "data.eval[0]"),
     ]
 

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.pictures import Part, Picture, contents_of, pictures_of, text_of
+from gkdplan.rowfiles import BadRow, TableError, fingerprint_of, is_table, open_table
 from gkdplan.runplan.model import DataSource
 from gkdplan.turns import ASSISTANT, fault_of, is_text
 
@@ -63,14 +63,15 @@ def read_rows(
 ) -> list[Row]:
     """The rows that the plan takes of one file, in the file's order.
 
-    A `.json` file holds one list of rows, any other one row a line; blank lines do not count.
+    A `.json` file holds one list of rows, a table one row a line of it, any other file one row a
+    line; blank lines do not count.
     `key` is the key path of the plan that names the file ("data.train[0]"). Where there are several
     `teachers`, the `teacher_column` of a row holds one of them.
 
     Raises UserError where the file is not the one that the plan was compiled from (GK470, GK471),
     a row is not one of the three forms (GK472), or it names none of the teachers (GK484).
     """
-    items = list(islice(_items(_read_unchanged(source, key), source.path, key), source.limit))
+    items = list(islice(_items(source, key), source.limit))
     rows = [_row(item, location, key) for location, item in items]
     if teacher_column is None:
         return rows
@@ -81,34 +82,42 @@ def read_rows(
     return [replace(row, teacher=teacher) for row, teacher in named]
 
 
-def _items(content: bytes, path: str, key: str) -> Iterator[tuple[str, Any]]:
+def _items(source: DataSource, key: str) -> Iterator[tuple[str, Any]]:
     """(where it stands, what it holds) of each row."""
-    if path.lower().endswith(".json"):
-        items = _parse(content, path, key)
-        if not isinstance(items, list):
-            raise _malformed(path, key, "the file does not hold one list")
-        for number, item in enumerate(items, start=1):
-            yield f"{path}, row {number}", item
-        return
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            location = f"{path}:{number}"
-            yield location, _parse(line, location, key)
-
-
-def _read_unchanged(source: DataSource, key: str) -> bytes:
+    path = source.path
     try:
-        content = Path(source.path).read_bytes()
-    except OSError as failure:
-        raise UserError(
-            error(
-                "GK471",
-                f"the data file `{source.path}` cannot be read: {_lower(failure)}",
-                key,
-                help=(f"put the file back, or name another in `{key}`",),
-            )
-        ) from failure
-    digest = sha256(content).hexdigest()
+        _require_unchanged(source, key)
+        if is_table(path):
+            yield from _cells(path, key)
+        elif path.lower().endswith(".json"):
+            yield from _listed(path, key)
+        else:
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        location = f"{path}:{number}"
+                        yield location, _parse(line, location, key)
+    except (OSError, TableError) as failure:
+        raise _unreadable(path, key, failure) from failure
+
+
+def _listed(path: str, key: str) -> Iterator[tuple[str, Any]]:
+    items = _parse(Path(path).read_bytes(), path, key)
+    if not isinstance(items, list):
+        raise _malformed(path, key, "the file does not hold one list")
+    for number, item in enumerate(items, start=1):
+        yield f"{path}, row {number}", item
+
+
+def _cells(path: str, key: str) -> Iterator[tuple[str, Any]]:
+    for location, item in open_table(path).rows:
+        if isinstance(item, BadRow):
+            raise _malformed(location, key, f"it {item.reason}")
+        yield location, item
+
+
+def _require_unchanged(source: DataSource, key: str) -> None:
+    digest = fingerprint_of(source.path)
     if digest != source.fingerprint:
         raise UserError(
             error(
@@ -122,7 +131,18 @@ def _read_unchanged(source: DataSource, key: str) -> bytes:
                 help=("compile the plan again, or put the old file back",),
             )
         )
-    return content
+
+
+def _unreadable(path: str, key: str, failure: OSError | TableError) -> UserError:
+    reason = f"cannot be read: {_lower(failure)}" if isinstance(failure, OSError) else str(failure)
+    return UserError(
+        error(
+            "GK471",
+            f"the data file `{path}` {reason}",
+            key,
+            help=(f"put the file back, or name another in `{key}`",),
+        )
+    )
 
 
 def _lower(failure: OSError) -> str:

@@ -1,13 +1,18 @@
 """What a data file's rows say, and what is refused before a token is made."""
 
+import csv
 import json
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
+from datasets import Dataset
 
 from gkdplan.diagnostics import UserError
+from gkdplan.rowfiles import fingerprint_of
+from gkdplan.runplan.model import DataSource
 from gkdplan.runtime.data.rows import TextRow, TurnsRow, read_rows
 
 USER = {"role": "user", "content": "how are you?"}
@@ -139,3 +144,41 @@ def test_a_row_that_names_no_teacher_is_named(data_file, row, says) -> None:
     assert f"{source.path}:2" in found.message
     assert says in found.message
     assert found.notes == ("known values: maths, code",)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "saved"])
+def test_a_table_has_the_rows_of_json(kind, data_file, tmp_path):
+    rows = [
+        {"prompt": "a, b", "completion": ' "c"\nd'},
+        {"messages": [USER, ASSISTANT]},
+        {"prompt": "e"},
+    ]
+    columns = [{"prompt": None, "completion": None, "messages": None} | row for row in rows]
+    path = tmp_path / f"table.{kind}"
+    match kind:
+        case "csv":
+            cells = ([_cell(row[name]) for name in columns[0]] for row in columns)
+            with open(path, "w", newline="") as file:
+                csv.writer(file).writerows([columns[0], *cells])
+        case "parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(columns), path)
+        case "saved":
+            Dataset.from_list(columns).save_to_disk(path)
+    source = DataSource(str(path), None, 3, fingerprint_of(str(path)))
+    of_table, of_json = (read_rows(s, "data.train[0]") for s in (source, data_file(*rows)))
+    assert [replace(row, location="") for row in of_table] == [
+        replace(row, location="") for row in of_json
+    ]
+    ends = (":2", ":4", ":5") if kind == "csv" else (", row 1", ", row 2", ", row 3")
+    assert [row.location for row in of_table] == [f"{path}{end}" for end in ends]
+
+
+def test_a_table_that_is_no_longer_there_is_said(tmp_path):
+    with pytest.raises(UserError) as refusal:
+        read_rows(DataSource(str(tmp_path / "x.csv"), None, 3, "0"), "data.train[0]")
+    (finding,) = refusal.value.diagnostics
+    assert finding.code == "GK471"
+
+
+def _cell(value):
+    return json.dumps(value) if isinstance(value, list) else value

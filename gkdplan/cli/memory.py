@@ -42,7 +42,7 @@ def memory(
     if html and run_plan:
         from gkdplan.report.page import lock_page
 
-        write_page(Path(html), lock_page(run_plan))
+        write_page(Path(html), lock_page(run_plan, compiled.diagnostics))
         remark(f"wrote {html}")
     if explain is not None:
         _explain(compiled.decided(), explain, rank, as_json=json)

@@ -26,7 +26,7 @@ from gkdplan.report.diagnostics import check_json
 from gkdplan.report.ending import ending
 from gkdplan.report.outline import outline
 from gkdplan.report.page import run_page
-from gkdplan.report.run_record import read_run
+from gkdplan.report.run_record import DIAGNOSTICS, diagnostic_line, read_run
 from gkdplan.runplan.codec import to_record
 from gkdplan.runplan.diff import compare
 from gkdplan.runplan.model import RunPlan
@@ -150,7 +150,9 @@ def _refuse_if_stale(path: str, locked: str, run_plan: RunPlan) -> None:
 def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:
     """The page, then the ending; a run that stopped has a page of as far as it came."""
     page = result.run_dir / "report.html"
-    result = replace(result, diagnostics=(*result.diagnostics, *_write_page(page, result)))
+    found = (*compiled.diagnostics, *result.diagnostics)
+    unwritten = _written(page, "".join(map(diagnostic_line, found)))
+    result = replace(result, diagnostics=(*result.diagnostics, *unwritten))
     places = {"metrics": result.run_dir / "metrics.jsonl", "report": page}
     if result.student_dir:
         places = {"student": result.student_dir, **places}
@@ -161,10 +163,11 @@ def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:
         show(f"\n{ending(result.summary, places, width())}")
 
 
-def _write_page(page: Path, result: "RunResult") -> tuple[Diagnostic, ...]:
+def _written(page: Path, diagnostics: str) -> tuple[Diagnostic, ...]:
     """What stands in the way of the page; the run is as it is without one."""
     try:
-        write_whole(page, run_page(read_run(result.run_dir)))
+        write_whole(page.with_name(DIAGNOSTICS), diagnostics)
+        write_whole(page, run_page(read_run(page.parent)))
     except UserError as refusal:
         return tuple(replace(found, severity=Severity.WARNING) for found in refusal.diagnostics)
     return ()

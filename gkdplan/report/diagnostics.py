@@ -54,7 +54,7 @@ def check_json(diagnostics: Sequence[Diagnostic], ledger: Ledger | None) -> dict
     return {
         "schema_version": SCHEMA_VERSION,
         "ok": num_errors == 0,
-        "diagnostics": [_finding_json(finding) for finding in diagnostics],
+        "diagnostics": [finding_json(finding) for finding in diagnostics],
         "summary": {
             "num_errors": num_errors,
             "num_warnings": _count(diagnostics, Severity.WARNING),
@@ -69,7 +69,8 @@ def _count(diagnostics: Sequence[Diagnostic], severity: Severity) -> int:
     return sum(finding.severity is severity for finding in diagnostics)
 
 
-def _finding_json(finding: Diagnostic) -> dict[str, Any]:
+def finding_json(finding: Diagnostic) -> dict[str, Any]:
+    """One finding as `check --json` gives it."""
     span = finding.span
     return {
         "code": finding.code,

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
+from gkdplan.diagnostics import Diagnostic
 from gkdplan.report import words
+from gkdplan.report.findings_section import findings_section
 from gkdplan.report.markup import Markup, join, section, tag
 from gkdplan.report.memory import unit_of
 from gkdplan.report.plan_sections import plan_sections
@@ -23,9 +25,10 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _NUM_SAMPLES = 3
 
 
-def lock_page(run_plan: RunPlan) -> str:
-    """The page of what was decided."""
+def lock_page(run_plan: RunPlan, diagnostics: Sequence[Diagnostic] = ()) -> str:
+    """The page of what was decided, and of what was found where a plan was compiled for it."""
     sections = [_tiles(_plan_tiles(run_plan)), *plan_sections(run_plan, {})]
+    sections += _findings(diagnostics)
     return _page(run_plan, "run plan", sections)
 
 
@@ -33,7 +36,12 @@ def run_page(record: RunRecord) -> str:
     """The page of what happened, beside what was decided."""
     sections = [_tiles(_run_tiles(record)), *_run_sections(record)]
     sections += plan_sections(record.run_plan, record.measured_peak_bytes)
+    sections += _findings(record.diagnostics)
     return _page(record.run_plan, "run", sections)
+
+
+def _findings(diagnostics: Sequence[Diagnostic]) -> list[Markup]:
+    return [findings_section(diagnostics)] if diagnostics else []
 
 
 def _page(run_plan: RunPlan, kind: str, sections: Sequence[Markup]) -> str:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gkdplan.diagnostics import UserError, error
+from gkdplan.diagnostics import Diagnostic, Severity, Span, UserError, error
+from gkdplan.report.diagnostics import finding_json
 from gkdplan.runplan.codec import decode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.vocab import Phase, Source
 
 T = TypeVar("T")
+DIAGNOSTICS = "diagnostics.jsonl"
+"""What was found as the run was compiled, and as it ran: a finding a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class RunRecord:
     steps: tuple[StepRecord, ...]
     evaluations: tuple[Evaluation, ...]
     completions: tuple[Completion, ...]
+    diagnostics: tuple[Diagnostic, ...] = ()
 
     @property
     def measured_peak_bytes(self) -> dict[Phase, int]:
@@ -93,6 +97,7 @@ def read_run(directory: Path) -> RunRecord:
         steps=tuple(record for record in metrics if isinstance(record, StepRecord)),
         evaluations=tuple(record for record in metrics if isinstance(record, Evaluation)),
         completions=tuple(_records(directory / "completions.jsonl", _completion)),
+        diagnostics=tuple(_records(directory / DIAGNOSTICS, _diagnostic)),
     )
 
 
@@ -134,3 +139,22 @@ def _evaluation(line: dict[str, Any]) -> Evaluation:
 
 def _completion(line: dict[str, Any]) -> Completion:
     return Completion(line["step"], Source(line["source"]), line["question"], line["completion"])
+
+
+def diagnostic_line(finding: Diagnostic) -> str:
+    """One finding as a line of the file of diagnostics."""
+    return json.dumps(finding_json(finding), ensure_ascii=False) + "\n"
+
+
+def _diagnostic(line: dict[str, Any]) -> Diagnostic:
+    span = Span(**line["span"]) if line["span"] else None
+    return Diagnostic(
+        code=line["code"],
+        severity=Severity(line["severity"]),
+        message=line["message"],
+        path=line["path"],
+        label=line["label"],
+        notes=tuple(line["notes"]),
+        help=tuple(line["help"]),
+        span=span,
+    )

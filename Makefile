@@ -31,6 +31,7 @@ docs: $(TESTS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: $(BENCH_INSTALLED) $(TEACHER)
+	$(BIN)/python benchmarks/newcomer.py
 	$(BIN)/python benchmarks/check_cold.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python -W ignore benchmarks/loss.py

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
-    """Of a run on one process that evaluates twice and samples from all sources, and of its lock."""
+    """Of a run that evaluates twice and samples from all sources, and of its lock."""
     place = tmp_path_factory.mktemp("report")
     home = make_home(place / "home")
     (place / "plan.toml").write_text(plan_text(home, "run", devices=2, **LENGTH))

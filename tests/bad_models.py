@@ -62,7 +62,7 @@ def write_bad_data(data: Path) -> None:
     domains = ["maths", "code, and more", "biology", None]
     named = [{"prompt": "a", "completion": "b", "domain": domain} for domain in domains]
     (data / "domains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in named))
-    (data / "rows.xlsx").write_text("prompt,completion\nsay one,1\n")
+    (data / "rows.txt").write_text("say one\n")
     row = json.dumps({"prompt": "say one", "completion": "1", "source": "x" * LARGE_ROW_BYTES})
     (data / "large.jsonl").write_text(f"{row}\n" * NUM_LARGE_ROWS)
 

@@ -135,6 +135,7 @@ def _compile(plan: Plan) -> tuple[Facts | None, RunPlan | None, tuple[Diagnostic
         samples=plan.teacher.samples,
         column=_teacher_column(plan),
         limits=picture_limits(plan),
+        max_bad_rows=plan.data.max_bad_rows,
     )
     if facts is None:
         return None, None, seen + check_plan_alone(plan)

@@ -148,12 +148,13 @@ CODES: dict[str, Code] = {
     "GK463": Code(
         "a row that cannot be used",
         "Leaving it out in silence would train on other data than you named.",
-        "Write every row as one of the three forms, one a line in .jsonl.",
+        "Write every row as one of the three forms, or let `data.max_bad_rows` be left out.",
     ),
     "GK464": Code(
         "data in an unknown format",
-        "The extension says how rows are read; guessing could read them wrong.",
-        "Convert the file to .jsonl, one row a line.",
+        "The extension says how rows are read; guessing could read them wrong. Nothing is "
+        "downloaded, and no code of a dataset is run.",
+        "Name a .jsonl, .json, .csv, .parquet or .arrow file, or a folder of `save_to_disk`.",
     ),
     "GK465": Code(
         "fewer rows than asked for",
@@ -171,9 +172,9 @@ CODES: dict[str, Code] = {
         "Give every row a `teacher.server.column` that holds one of the keys of `urls`.",
     ),
     "GK469": Code(
-        "rows in a format whose reader is not installed",
-        "Planning needs no reader of tables, so none is installed with it.",
-        "Install the extra `data`, or convert the file to .jsonl.",
+        "a format whose package is not installed",
+        "Parquet and Arrow are read by pyarrow, which the base install goes without.",
+        "Type `pip install 'gkdplan[data]'`, or convert the file to .jsonl.",
     ),
     "GK470": Code(
         "a data file changed after the plan was compiled",
@@ -249,5 +250,21 @@ CODES: dict[str, Code] = {
         "a row that names no teacher, found as the run starts",
         "Of a large file only the first rows are checked before; the run reads every row.",
         "Give the row one of the values shown, or add its value to `teacher.server.urls`.",
+    ),
+    "GK490": Code(
+        "rows that are left out",
+        "`data.max_bad_rows` lets a run go on without rows that cannot be used: it learns from "
+        "fewer.",
+        "Mend the rows that are named, and leave `data.max_bad_rows` out.",
+    ),
+    "GK491": Code(
+        "weights that are not one for each file",
+        "`data.weights` say how much of each file of `data.train` an epoch holds, in their order.",
+        "Write as many weights as there are files.",
+    ),
+    "GK492": Code(
+        "a file whose weight gives it no row",
+        "An epoch has a whole number of rows of each file; of this one it is none.",
+        "Give the file a larger weight, or take it out.",
     ),
 }

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterable
 
 from gkdplan.diagnostics import Diagnostic, error, note
-from gkdplan.facts.json_file import UnreadableError, read_object, reason
 from gkdplan.facts.model import WeightFacts
 from gkdplan.facts.safetensors import Tensor, read_header
 from gkdplan.facts.tensors import compare_tensors
 from gkdplan.families.tensors import expected_tensors
+from gkdplan.json_file import UnreadableError, read_object, reason
 from gkdplan.shape import ModelShape
 from gkdplan.text import listed, printable, shown
 from gkdplan.vision import canonical_name

@@ -7,7 +7,6 @@ from gkdplan.diagnostics import Diagnostic, Severity, error, note
 from gkdplan.facts.checkpoint import read_weights
 from gkdplan.facts.config import MAX_CONFIG_BYTES, read_shape
 from gkdplan.facts.devices import find_device
-from gkdplan.facts.json_file import UnreadableError, read_object
 from gkdplan.facts.known import find_known
 from gkdplan.facts.locate import find_snapshot, nearest_model
 from gkdplan.facts.model import (
@@ -24,6 +23,7 @@ from gkdplan.facts.samples import read_samples_file
 from gkdplan.facts.token_map import TokenMap
 from gkdplan.facts.tokenizer import read_tokenizer
 from gkdplan.facts.weights import fingerprint
+from gkdplan.json_file import UnreadableError, read_object
 from gkdplan.pictures import USUAL_LIMITS, PictureLimits
 from gkdplan.shape import ModelShape
 from gkdplan.text import printable, shown
@@ -42,6 +42,7 @@ def look_up(
     samples: str | None = None,
     column: TeacherColumn | None = None,
     limits: PictureLimits = USUAL_LIMITS,
+    max_bad_rows: int = 0,
 ) -> tuple[Facts | None, Findings]:
     """Facts of the two models, the device, the data files and the file of the teacher's samples;
     None where there is an error.
@@ -49,7 +50,8 @@ def look_up(
     A model is a directory (relative to the working directory), else a hub id in Hugging Face's
     local cache, else a hub id with bundled facts. Nothing is downloaded; of tensors no more is read
     than `weights.fingerprint` does, where there are samples. Where there are several teachers,
-    every row names its own in `column`. What a row shows is within `limits`. Every finding is
+    every row names its own in `column`. What a row shows is within `limits`; of each
+    file `max_bad_rows` may be left out. Every finding is
     returned at once, at "student.model", "teacher.revision", "cluster.device", "data.train[0]",
     "teacher.samples"; a model that both roles name is read once, and only its errors are repeated.
     """
@@ -64,9 +66,9 @@ def look_up(
     findings += _placed(found, teacher.role)
     device_facts, found = find_device(device)
     findings += found
-    train_files, found = _read_data(train, "data.train", column, limits)
+    train_files, found = _read_data(train, "data.train", column, limits, max_bad_rows)
     findings += found
-    eval_files, found = _read_data(eval, "data.eval", column, limits)
+    eval_files, found = _read_data(eval, "data.eval", column, limits, max_bad_rows)
     findings += found
     samples_file, found = _read_samples(samples, teacher)
     findings += found
@@ -87,12 +89,16 @@ def _placed(findings: Findings, table: str) -> list[Diagnostic]:
 
 
 def _read_data(
-    entries: tuple[str, ...], key: str, column: TeacherColumn | None, limits: PictureLimits
+    entries: tuple[str, ...],
+    key: str,
+    column: TeacherColumn | None,
+    limits: PictureLimits,
+    max_bad_rows: int,
 ) -> tuple[tuple[DataFile, ...], Findings]:
     files: list[DataFile] = []
     findings: list[Diagnostic] = []
     for index, entry in enumerate(entries):
-        file, found = read_data_file(entry, column, limits)
+        file, found = read_data_file(entry, column, limits, max_bad_rows)
         files += [file] if file else []
         findings += [replace(finding, path=f"{key}[{index}]") for finding in found]
     return tuple(files), tuple(findings)

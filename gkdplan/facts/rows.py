@@ -1,57 +1,60 @@
 """The entries of data.train and data.eval: "data/alpaca.jsonl", "data/alpaca.jsonl#1000"."""
 
 import os
-from collections.abc import Callable
 from difflib import get_close_matches
 
 from gkdplan.diagnostics import Diagnostic, error, note, warning
-from gkdplan.facts.json_file import UnreadableError
 from gkdplan.facts.model import DataFile, TeacherColumn
-from gkdplan.facts.survey import Survey, survey_lines, survey_list, survey_table
+from gkdplan.facts.survey import Survey, survey_rows
+from gkdplan.json_file import UnreadableError
 from gkdplan.pictures import USUAL_LIMITS, PictureLimits
-from gkdplan.rowfiles import FORMATS, NoReaderError, TableError, is_table
+from gkdplan.rowfiles import ForeignFormatError, MissingPackageError, open_rows
 from gkdplan.text import printable
 
 MAX_LIMIT_DIGITS = 15
 MAX_MESSAGE_LENGTH = 240
+NUM_SHOWN = 3
+"""Rows that are named of those that are left out."""
 FORMS = 'a row is {"messages": [...]}, {"prompt", "completion"} or {"prompt"}'
 
 Findings = tuple[Diagnostic, ...]
 
 
 def read_data_file(
-    entry: str, column: TeacherColumn | None = None, limits: PictureLimits = USUAL_LIMITS
+    entry: str,
+    column: TeacherColumn | None = None,
+    limits: PictureLimits = USUAL_LIMITS,
+    max_bad: int = 0,
 ) -> tuple[DataFile | None, Findings]:
-    """One entry's file; None where there is an error. The findings have no path yet. Where there
-    are several teachers, the `column` of a row names its own.
+    """One entry's file, or folder; None where there is an error. The findings have no path yet.
+    Where there are several teachers, the `column` of a row names its own. Up to `max_bad` rows of
+    the checked ones may be such as cannot be used; they count as none.
 
-    .jsonl holds one row a line (blank lines do not count), .json one list, other formats a table.
-    The fingerprint is the sha256 of the whole file. GK460: the file cannot be read; GK461: a bad
-    `#N`; GK462: no rows; GK463: a row cannot be used; GK464: another format; GK465, a warning:
-    fewer rows than `#N`; GK466, a note: only the first rows were checked; GK467: a row shows an
-    image that cannot be used; GK468: a row without a teacher; GK469: a format whose reader is not
-    installed. Of an image no more is read than its beginning.
+    The formats are those of `rowfiles`. GK460: the file cannot be read; GK461: a bad `#N`; GK462:
+    no rows; GK463: a row cannot be used; GK464: another format; GK465, a warning: fewer rows than
+    `#N`; GK466, a note: only the first rows were checked; GK467: a row shows an image that cannot
+    be used; GK468: a row without a teacher; GK469: a format whose package is not installed; GK490,
+    a warning: rows that are left out. Of an image no more is read than its beginning.
     """
     path, suffix = _split(entry)
     limit = _limit(suffix)
     if suffix is not None and limit is None:
         return None, (_bad_limit(path, suffix),)
-    survey_of = _surveyor(path)
-    if survey_of is None:
-        return None, (_other_format(path),)
     try:
-        survey = survey_of(path, limit, column, limits)
-    except NoReaderError as failure:
-        return None, (_no_reader(path, failure),)
-    except (UnreadableError, TableError) as failure:
+        survey = survey_rows(open_rows(path), limit, column, limits)
+    except ForeignFormatError as failure:
+        return None, (_other_format(path, failure),)
+    except MissingPackageError as package:
+        return None, (_missing_package(path, package),)
+    except UnreadableError as failure:
         return None, (_unreadable(path, failure),)
-    if survey.faults:
-        return None, (_unusable_rows(survey),)
+    if len(survey.faults) > max_bad:
+        return None, (_unusable_rows(survey, max_bad),)
     if survey.strays:
         return None, (_rows_without_teacher(survey),)
     if survey.blind_spots:
         return None, (_unusable_images(survey),)
-    if survey.num_rows == 0:
+    if survey.num_rows == len(survey.faults):
         return None, (error("GK462", f"`{printable(path)}` holds no rows"),)
     return _conclude(survey, entry, path, limit, limits)
 
@@ -60,15 +63,19 @@ def _conclude(
     survey: Survey, entry: str, path: str, limit: int | None, limits: PictureLimits
 ) -> tuple[DataFile, Findings]:
     """What all checked rows have, the unchecked ones are taken to have too."""
-    num_taken = min(limit or survey.num_rows, survey.num_rows)
-    num_unchecked = num_taken - survey.num_checked
+    num_wanted = min(limit or survey.num_rows, survey.num_rows)
+    num_unchecked = num_wanted - survey.num_checked
+    num_bad = len(survey.faults)
+    num_taken = num_wanted - num_bad
 
     def of_all(num_found: int) -> int:
-        return num_taken if num_found == survey.num_checked else num_found
+        return num_taken if num_found == survey.num_checked - num_bad else num_found
 
     findings: list[Diagnostic] = []
     if limit is not None and limit > survey.num_rows:
         findings.append(_fewer_rows(path, limit, survey.num_rows))
+    if num_bad:
+        findings.append(_rows_left_out(path, survey))
     if num_unchecked:
         findings.append(_partly_checked(path, survey, num_unchecked))
     file = DataFile(
@@ -84,13 +91,6 @@ def _conclude(
         most_images=limits.number if num_unchecked else survey.most_images,
     )
     return file, tuple(findings)
-
-
-def _surveyor(path: str) -> Callable[..., Survey] | None:
-    """What reads a file of this name; None where nothing does."""
-    if is_table(path):
-        return survey_table
-    return {".jsonl": survey_lines, ".json": survey_list}.get(os.path.splitext(path)[1].lower())
 
 
 def _split(entry: str) -> tuple[str, str | None]:
@@ -117,23 +117,23 @@ def _bad_limit(path: str, suffix: str) -> Diagnostic:
     )
 
 
-def _other_format(path: str) -> Diagnostic:
+def _other_format(path: str, failure: ForeignFormatError) -> Diagnostic:
     return error(
         "GK464",
         f"`{printable(path)}` is in no known format of rows",
-        notes=(f"known are {FORMATS}",),
+        notes=failure.notes,
     )
 
 
-def _no_reader(path: str, failure: NoReaderError) -> Diagnostic:
+def _missing_package(path: str, package: MissingPackageError) -> Diagnostic:
     return error(
         "GK469",
-        f"`{printable(path)}` {failure}",
-        help=("install it: `pip install 'gkdplan[data]'`", "or convert it to .jsonl"),
+        f"`{printable(path)}` is read by {package}, which is not installed",
+        help=("install it: `pip install 'gkdplan[data]'`", "or convert the file to .jsonl"),
     )
 
 
-def _unreadable(path: str, failure: Exception) -> Diagnostic:
+def _unreadable(path: str, failure: UnreadableError) -> Diagnostic:
     help: tuple[str, ...] = ()
     if not os.path.lexists(path):
         help = tuple(f'did you mean "{printable(near)}"?' for near in _nearest_files(path))
@@ -160,16 +160,27 @@ def _fewer_rows(path: str, limit: int, num_rows: int) -> Diagnostic:
 
 
 def _partly_checked(path: str, survey: Survey, num_others: int) -> Diagnostic:
-    are_alike = survey.num_responses in (0, survey.num_checked)
+    are_alike = survey.num_responses in (0, survey.num_checked - len(survey.faults))
     taken = "are taken to be like them" if are_alike else "are taken to have no response"
     checked = f"only the first {survey.num_checked:,} rows of `{printable(path)}` were checked"
     return note("GK466", f"{checked}: the other {num_others:,} {taken}")
 
 
-def _unusable_rows(survey: Survey) -> Diagnostic:
+def _rows_left_out(path: str, survey: Survey) -> Diagnostic:
+    count = f"{len(survey.faults):,} of {survey.num_checked:,} checked rows"
+    return warning(
+        "GK490",
+        f"{count} of `{printable(path)}` cannot be used, and are left out",
+        notes=tuple(printable(fault, MAX_MESSAGE_LENGTH) for fault in survey.faults[:NUM_SHOWN]),
+        help=("mend them, and leave `data.max_bad_rows` out",),
+    )
+
+
+def _unusable_rows(survey: Survey, max_bad: int) -> Diagnostic:
     count = f"{len(survey.faults):,} of {survey.num_checked:,} checked rows cannot be used"
     first = printable(survey.faults[0], MAX_MESSAGE_LENGTH)
-    return error("GK463", first, notes=(count,), help=(FORMS,))
+    allowed = (f"`data.max_bad_rows` = {max_bad:,}",) if max_bad else ()
+    return error("GK463", first, notes=(count, *allowed), help=(FORMS,))
 
 
 def _unusable_images(survey: Survey) -> Diagnostic:

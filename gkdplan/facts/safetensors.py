@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
-from gkdplan.facts.json_file import UnreadableError, opened, parse
+from gkdplan.json_file import UnreadableError, opened, parse
 from gkdplan.text import printable, shown
 
 MAX_HEADER_BYTES = 100_000_000

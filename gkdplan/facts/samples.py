@@ -4,8 +4,8 @@ from functools import partial
 from hashlib import sha256
 
 from gkdplan.diagnostics import Diagnostic, error
-from gkdplan.facts.json_file import UnreadableError, opened, parse
 from gkdplan.facts.model import SamplesFile
+from gkdplan.json_file import UnreadableError, opened, parse
 from gkdplan.samples import Manifest, NoManifestError, manifest_of
 from gkdplan.text import printable
 

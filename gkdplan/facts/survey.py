@@ -5,26 +5,21 @@ A row is an object with `messages` (a list of {"role", "content"}), or with `pro
 assistant's turn, or that has no completion, is a prompt, for a model to answer.
 """
 
-import os
 import sys
 from dataclasses import dataclass, field
-from functools import partial
-from hashlib import sha256
 from itertools import islice
 
-from gkdplan.facts.json_file import UnreadableError, opened, parse, read_bytes
 from gkdplan.facts.model import TeacherColumn
 from gkdplan.facts.prompts import LongestPrompts
+from gkdplan.json_file import UnreadableError
 from gkdplan.pictures import USUAL_LIMITS, PictureError, PictureLimits, contents_of, pictures_of
-from gkdplan.rowfiles import BadRow, fingerprint_of, open_table
+from gkdplan.rowfiles import RowFile
 from gkdplan.text import shown
 from gkdplan.turns import ASSISTANT, fault_of, is_text
 
 FULL_CHECK_BYTES = 8 * 2**20
-"""Up to this size every row of a .jsonl file is checked, beyond it the first NUM_CHECKED_ROWS."""
+"""Up to this size every row of a file is checked, beyond it the first NUM_CHECKED_ROWS."""
 NUM_CHECKED_ROWS = 1000
-MAX_LINE_BYTES = 64 * 2**20
-MAX_LIST_BYTES = 512 * 2**20
 
 
 @dataclass(slots=True)
@@ -53,6 +48,9 @@ class Survey:
     def check(self, place: str, row: object) -> None:
         """Count a row as one with a response, a prompt, or one that cannot be used."""
         self.num_checked += 1
+        if isinstance(row, UnreadableError):
+            self.faults.append(f"{place} {row}")
+            return
         try:
             self.num_responses += _has_response(row)
         except UnreadableError as failure:
@@ -60,27 +58,9 @@ class Survey:
             return
         assert isinstance(row, dict)
         self.num_conversations += "messages" in row
-        self.longest.see(place.rstrip(","), row)
+        self.longest.see(place, row)
         self._find_teacher(place, row)
         self._look_at_pictures(place, row)
-
-    def check_line(self, path: str, number: int, line: bytes) -> None:
-        """The same for the row on one line of a file."""
-        try:
-            row = parse(line.rstrip(), first_line=number)
-        except UnreadableError as failure:
-            self.num_checked += 1
-            self.faults.append(f"{path}:{number} {failure}")
-        else:
-            self.check(f"{path}:{number}", row)
-
-    def check_cells(self, place: str, row: dict[str, object] | BadRow) -> None:
-        """The same for a row of a table."""
-        if isinstance(row, BadRow):
-            self.num_checked += 1
-            self.faults.append(f"{place} {row.reason}")
-        else:
-            self.check(place, row)
 
     def _look_at_pictures(self, place: str, row: dict[str, object]) -> None:
         if "messages" not in row:
@@ -105,74 +85,26 @@ class Survey:
         value = row.get(self.column.name)
         if value not in self.column.values:
             holds = "no" if value is None else f"{shown(value)} as its"
-            self.strays.append(
-                f"{place} holds a row with {holds} `{self.column.name}`, which names no teacher"
-            )
+            names = f"{holds} `{self.column.name}`, which names no teacher"
+            self.strays.append(f"{place} holds a row with {names}")
 
 
-def survey_lines(
-    path: str,
+def survey_rows(
+    file: RowFile,
     limit: int | None,
     column: TeacherColumn | None = None,
     limits: PictureLimits = USUAL_LIMITS,
 ) -> Survey:
-    """A .jsonl file: one row a line, blank lines do not count; rows past `limit` are not checked.
+    """Of a file's rows; those past `limit` are not checked.
 
-    Raises UnreadableError.
+    Raises UnreadableError and MissingPackageError, as `file` does.
     """
-    survey, digest = Survey(column=column, limits=limits), sha256()
-    with opened(path) as file:
-        is_small = os.fstat(file.fileno()).st_size <= FULL_CHECK_BYTES
-        num_to_check = min(limit or sys.maxsize, sys.maxsize if is_small else NUM_CHECKED_ROWS)
-        for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), start=1):
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                raise UnreadableError(f"has more than {MAX_LINE_BYTES:,} bytes on line {number}")
-            digest.update(line)
-            if not line.strip():
-                continue
-            survey.num_rows += 1
-            if survey.num_rows <= num_to_check:
-                survey.check_line(path, number, line)
-    survey.fingerprint = digest.hexdigest()
-    return survey
-
-
-def survey_list(
-    path: str,
-    limit: int | None,
-    column: TeacherColumn | None = None,
-    limits: PictureLimits = USUAL_LIMITS,
-) -> Survey:
-    """A .json file: one list of rows. Raises UnreadableError."""
-    text = read_bytes(path, MAX_LIST_BYTES)
-    rows = parse(text)
-    if not isinstance(rows, list):
-        raise UnreadableError("does not hold one list of rows")
-    survey = Survey(sha256(text).hexdigest(), len(rows), column=column, limits=limits)
-    for number, row in enumerate(islice(rows, limit), start=1):
-        survey.check(f"{path}, row {number},", row)
-    return survey
-
-
-def survey_table(
-    path: str,
-    limit: int | None,
-    column: TeacherColumn | None = None,
-    limits: PictureLimits = USUAL_LIMITS,
-) -> Survey:
-    """A table: rows past `limit`, or of a large file past the first NUM_CHECKED_ROWS, are counted
-    and not checked. Raises TableError."""
-    survey = Survey(fingerprint_of(path), column=column, limits=limits)
-    is_small = os.path.isfile(path) and os.path.getsize(path) <= FULL_CHECK_BYTES
+    found = file.identity()
+    survey = Survey(found.fingerprint, found.num_rows, column=column, limits=limits)
+    is_small = file.num_bytes <= FULL_CHECK_BYTES
     num_to_check = min(limit or sys.maxsize, sys.maxsize if is_small else NUM_CHECKED_ROWS)
-    table = open_table(path)
-    for place, row in table.rows:
-        survey.num_rows += 1
-        if survey.num_rows <= num_to_check:
-            survey.check_cells(place, row)
-        elif table.num_rows is not None:
-            break
-    survey.num_rows = table.num_rows or survey.num_rows
+    for place, row in islice(file.rows(), num_to_check):
+        survey.check(place, row)
     return survey
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from gkdplan.facts.json_file import UnreadableError, parse, read_bytes
+from gkdplan.json_file import UnreadableError, parse, read_bytes
 from gkdplan.text import shown
 
 TOKENIZER_FILE = "tokenizer.json"

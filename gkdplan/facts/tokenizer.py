@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 
 from gkdplan.diagnostics import Diagnostic, error, note
-from gkdplan.facts.json_file import UnreadableError, read_bytes, read_object
 from gkdplan.facts.model import TokenizerFacts
 from gkdplan.facts.token_map import (
     SETTINGS_FILE,
@@ -14,6 +13,7 @@ from gkdplan.facts.token_map import (
     token_text,
     with_later_tokens,
 )
+from gkdplan.json_file import UnreadableError, read_bytes, read_object
 from gkdplan.text import shown
 
 TEMPLATE_FILE = "chat_template.jinja"

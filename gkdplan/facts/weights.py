@@ -4,9 +4,9 @@ import os
 from hashlib import sha256
 
 from gkdplan.facts.checkpoint import weight_files
-from gkdplan.facts.json_file import UnreadableError, opened
 from gkdplan.facts.locate import find_snapshot
 from gkdplan.facts.safetensors import read_header
+from gkdplan.json_file import UnreadableError, opened
 
 FIRST_BYTES = 4096
 """Of each tensor: a few MB of a dense model, and training moves every tensor."""

@@ -266,6 +266,8 @@ def _data(plan: Plan, facts: Facts) -> DataPlan:
         shuffle=data.shuffle,
         samples=_samples(facts) if takes_samples(plan) else None,
         pictures=None if facts.student.shape.vision is None else _pictures(plan, facts),
+        weights=data.weights,
+        max_bad_rows=data.max_bad_rows,
     )
 
 

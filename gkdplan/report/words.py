@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from gkdplan.runplan.layout import AxisDegrees, Layout
+from gkdplan.runplan.mixing import rows_of_files
 from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute, RunPlan, TeacherServer
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.shape import PROJECTIONS
@@ -175,8 +176,23 @@ def data(run_plan: RunPlan) -> str:
     }[run_plan.data.truncation]
     length = plural(run_plan.data.max_length, "token")
     order = "shuffled in each epoch" if run_plan.data.shuffle else "in the files' order"
-    rows = f"{plural(train, 'row')} {order}, {held_out:,} held out"
-    return f"{rows}; prompts up to {length}, {longer}"
+    rows = f"{plural(train, 'row')} {order}{_mix(run_plan)}, {held_out:,} held out"
+    return f"{rows}; prompts up to {length}, {longer}{_bad_rows(run_plan)}"
+
+
+def _mix(run_plan: RunPlan) -> str:
+    """What an epoch holds of each file, where weights decide it."""
+    data, num_rows = run_plan.data, run_plan.batch.global_rows
+    if data.weights is None:
+        return ""
+    num_taken = sum(source.num_rows for source in data.train) // num_rows * num_rows
+    of_files = zip(rows_of_files(data.weights, num_taken), data.train, strict=False)
+    return f" ({', '.join(f'{taken:,} of {source.path}' for taken, source in of_files)})"
+
+
+def _bad_rows(run_plan: RunPlan) -> str:
+    limit = run_plan.data.max_bad_rows
+    return f"; up to {plural(limit, 'bad row')} of a file may be left out" if limit else ""
 
 
 def batch(run_plan: RunPlan) -> str:

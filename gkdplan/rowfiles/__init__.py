@@ -1,26 +1,6 @@
-"""Rows of files that are tables (CSV, Parquet, Arrow): one at a time, with the place of each.
+"""Files of rows, whatever their format, read one after the other: no row waits for the next."""
 
-What reads JSON is elsewhere, for its findings name lines and columns of the text.
-"""
+from gkdplan.rowfiles.formats import ForeignFormatError, open_rows
+from gkdplan.rowfiles.row_file import Identity, MissingPackageError, RowFile
 
-from gkdplan.rowfiles.table import (
-    FORMATS,
-    BadRow,
-    NoReaderError,
-    Table,
-    TableError,
-    fingerprint_of,
-    is_table,
-    open_table,
-)
-
-__all__ = [
-    "FORMATS",
-    "BadRow",
-    "NoReaderError",
-    "Table",
-    "TableError",
-    "fingerprint_of",
-    "is_table",
-    "open_table",
-]
+__all__ = ["ForeignFormatError", "Identity", "MissingPackageError", "RowFile", "open_rows"]

@@ -1,100 +1,167 @@
-"""Parquet, and the Arrow files of a dataset that was saved to disk, a batch of rows at a time."""
+"""Formats of columns, which pyarrow reads: Parquet, Arrow, and folders of `save_to_disk`.
 
-import json
+Arrow's types hold data alone: nothing is unpickled, and no code of a dataset is run.
+"""
+
 import os
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from typing import Any, TypeGuard
 
-from gkdplan.rowfiles.table import NoReaderError, Table, TableError
+from gkdplan.json_file import UnreadableError, opened, read_object
+from gkdplan.rowfiles.row_file import Identity, Located, MissingPackageError, fingerprint_of
 
-ROWS_OF_A_BATCH = 256
-
-
-def read_parquet(path: str) -> Table:
-    """Raises TableError, and NoReaderError without pyarrow."""
-    arrow = _arrow()
-    try:
-        file = arrow.parquet.ParquetFile(path)
-    except (OSError, ValueError) as failure:
-        raise TableError(f"is not Parquet: {_first_line(failure)}") from failure
-    batches = file.iter_batches(batch_size=ROWS_OF_A_BATCH)
-    return Table(_rows(path, batches, arrow), file.metadata.num_rows)
+ROWS_AT_ONCE = 256
+MAX_STATE_BYTES = 16 * 2**20
+STATE = "state.json"
 
 
-def read_saved(directory: str) -> Table:
-    """What `Dataset.save_to_disk` wrote: state.json names the Arrow files, in their order.
+@dataclass(frozen=True, slots=True)
+class Parquet:
+    """A .parquet file."""
 
-    Raises TableError, also for a DatasetDict, whose splits are directories of their own, and
-    NoReaderError without pyarrow.
-    """
-    if splits := _json(directory, "dataset_dict.json").get("splits"):
-        within = " or ".join(f'"{os.path.join(directory, str(split))}"' for split in splits)
-        raise TableError(f"holds several splits: name one, {within}")
-    state = _json(directory, "state.json")
-    files = [entry.get("filename") for entry in state.get("_data_files", ())]
-    if not files or not all(_is_inside(name) for name in files):
-        raise TableError("is a directory, and none that `save_to_disk` wrote")
-    if state.get("_indices_data_files") or state.get("_indices_files"):
-        raise TableError("orders its rows by indices: save it after `flatten_indices()`")
-    arrow = _arrow()
-    paths = [os.path.join(directory, name) for name in files]
-    return Table(_rows(directory, _batches(paths, arrow), arrow))
+    path: str
 
+    @property
+    def num_bytes(self) -> int:
+        return os.path.getsize(self.path)
 
-def _batches(paths: Iterable[str], arrow: Any) -> Iterator[Any]:
-    for path in paths:
-        with arrow.memory_map(path) as file:
-            for batch in arrow.ipc.open_stream(file):
-                for start in range(0, batch.num_rows, ROWS_OF_A_BATCH):
-                    yield batch.slice(start, ROWS_OF_A_BATCH)
+    def identity(self) -> Identity:
+        with _parquet(self.path) as file:
+            return Identity(fingerprint_of(self.path), file.metadata.num_rows)
+
+    def rows(self) -> Iterator[Located]:
+        with _parquet(self.path) as file:
+            yield from _numbered(self.path, file.iter_batches(ROWS_AT_ONCE))
 
 
-def _rows(path: str, batches: Iterable[Any], arrow: Any) -> Iterator[tuple[str, dict[str, object]]]:
-    number = 0
-    try:
-        for batch in batches:
-            for row in batch.to_pylist():
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    """A .arrow file: a stream of record batches, as `datasets` writes it, or a file of them."""
+
+    path: str
+
+    @property
+    def num_bytes(self) -> int:
+        return os.path.getsize(self.path)
+
+    def identity(self) -> Identity:
+        with _batches(self.path) as batches:
+            return Identity(fingerprint_of(self.path), sum(batch.num_rows for batch in batches))
+
+    def rows(self) -> Iterator[Located]:
+        with _batches(self.path) as batches:
+            yield from _numbered(self.path, batches)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedDataset:
+    """A folder that `Dataset.save_to_disk` wrote; its rows are numbered through its files."""
+
+    path: str
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.num_bytes for file in self._files())
+
+    def identity(self) -> Identity:
+        digest, num_rows = sha256(), 0
+        for file in self._files():
+            found = file.identity()
+            digest.update(f"{found.fingerprint}  {os.path.basename(file.path)}\n".encode())
+            num_rows += found.num_rows
+        return Identity(digest.hexdigest(), num_rows)
+
+    def rows(self) -> Iterator[Located]:
+        number = 0
+        for file in self._files():
+            for _, row in file.rows():
                 number += 1
-                yield f"{path}, row {number}", _without_nulls(row)
-    except (OSError, ValueError, arrow.ArrowException) as failure:
-        raise TableError(f"cannot be read after row {number}: {_first_line(failure)}") from failure
+                yield f"{self.path}, row {number}", row
+
+    def _files(self) -> list[Arrow]:
+        state = _json(self.path, STATE)
+        if state.get("_indices_data_files") or state.get("_indices_files"):
+            raise UnreadableError("orders its rows by indices: save it after `flatten_indices()`")
+        entries = state.get("_data_files")
+        entries = entries if isinstance(entries, list) else []
+        names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
+        files = [Arrow(os.path.join(self.path, name)) for name in names if _is_plain(name)]
+        if not files or len(files) != len(names):
+            raise UnreadableError(self._reason())
+        return files
+
+    def _reason(self) -> str:
+        splits = _json(self.path, "dataset_dict.json").get("splits")
+        if not isinstance(splits, list) or not splits:
+            return "is a directory, and none that `save_to_disk` wrote"
+        within = " or ".join(f'"{os.path.join(self.path, str(split))}"' for split in splits)
+        return f"holds several splits: name one, {within}"
 
 
-def _without_nulls(cell: Any) -> Any:
-    match cell:
-        case dict():
-            return {key: _without_nulls(inner) for key, inner in cell.items() if inner is not None}
-        case list():
-            return [_without_nulls(inner) for inner in cell]
-        case _:
-            return cell
-
-
-def _json(directory: str, name: str) -> dict[str, Any]:
-    """{} where the file is not there."""
+def _json(directory: str, name: str) -> dict[str, object]:
+    """{} where the file is not there. Raises UnreadableError."""
+    path = os.path.join(directory, name)
     try:
-        with open(os.path.join(directory, name), encoding="utf-8") as file:
-            value = json.load(file)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as failure:
-        raise TableError(f"has a {name} that cannot be read") from failure
-    return value if isinstance(value, dict) else {}
+        return read_object(path, MAX_STATE_BYTES) if os.path.lexists(path) else {}
+    except UnreadableError as failure:
+        raise UnreadableError(f"has a {name} that {failure}") from failure
 
 
-def _is_inside(name: object) -> bool:
-    return isinstance(name, str) and name == os.path.basename(name) and name not in ("", ".", "..")
+def _is_plain(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and name == os.path.basename(name) and name.endswith(".arrow")
 
 
-def _arrow() -> Any:
+def _numbered(path: str, batches: Any) -> Iterator[Located]:
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", _without_nulls(row)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A column gives every row each of its keys: those of null are none of the row's."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[Any]:
+    with _reading(path, "Parquet"):
+        yield _arrow("pyarrow.parquet").ParquetFile(path, memory_map=True)
+
+
+@contextmanager
+def _batches(path: str) -> Iterator[Any]:
+    with _reading(path, "Arrow"):
+        arrow, ipc = _arrow("pyarrow"), _arrow("pyarrow.ipc")
+        with arrow.memory_map(path) as memory:
+            if memory.read(6) == b"ARROW1":
+                reader = ipc.open_file(memory)
+                yield (reader.get_batch(i) for i in range(reader.num_record_batches))
+            else:
+                memory.seek(0)
+                yield ipc.open_stream(memory)
+
+
+@contextmanager
+def _reading(path: str, name: str) -> Iterator[None]:
+    with opened(path):
+        invalid = _arrow("pyarrow").ArrowException
+        try:
+            yield
+        except (invalid, OSError) as failure:
+            words = " ".join(str(failure).split())[:200]
+            raise UnreadableError(f"is not {name}: {words}") from failure
+
+
+def _arrow(module: str) -> Any:
     try:
-        import pyarrow
-        import pyarrow.ipc
-        import pyarrow.parquet
+        return import_module(module)
     except ImportError as failure:
-        raise NoReaderError("is read by pyarrow, which is not installed") from failure
-    return pyarrow
-
-
-def _first_line(failure: Exception) -> str:
-    return str(failure).split("\n")[0][:200] or type(failure).__name__
+        raise MissingPackageError("pyarrow") from failure

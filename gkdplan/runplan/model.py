@@ -197,7 +197,9 @@ class DataSource:
 @dataclass(frozen=True, slots=True)
 class DataPlan:
     """Rows to learn from and held-out rows; `max_length` counts tokens of a prompt. `samples` are
-    the teacher's, of the rows of `train`, where steps take them from a file."""
+    the teacher's, of the rows of `train`, where steps take them from a file. `weights` say how much
+    of each file of `train` an epoch holds, None where it holds every row once. Of each file up to
+    `max_bad_rows` are left out."""
 
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...]
@@ -206,6 +208,8 @@ class DataPlan:
     shuffle: bool
     samples: DataSource | None = None
     pictures: PictureLimits | None = None
+    weights: tuple[float, ...] | None = None
+    max_bad_rows: int = 0
 
 
 def is_head_needed(objective: Objective, data: DataPlan) -> bool:

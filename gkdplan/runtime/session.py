@@ -214,6 +214,9 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         meter.adopt([head])
     engine = open_engine(plan, mesh, chat, student_source, student, residency, meter, progress.tell)
 
+    metrics = _metrics(plan, directory, start_step, enabled=mesh.rank == 0)
+    if not start_step:
+        _log_bad_rows(metrics, train, held_out)
     return Session(
         plan=plan,
         directory=directory,
@@ -232,7 +235,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
         residency=residency,
         average=average,
         phases=phases,
-        metrics=_metrics(plan, directory, start_step, enabled=mesh.rank == 0),
+        metrics=metrics,
         progress=progress,
     )
 
@@ -272,6 +275,14 @@ def _metrics(
     loggers = plan.training.loggers if enabled else ()
     boards = open_boards(loggers, directory.path, start_step, plan.name, plan.fingerprint)
     return MetricsLog(directory.path, boards, start_step, enabled=enabled)
+
+
+def _log_bad_rows(metrics: MetricsLog, *splits: Examples) -> None:
+    for split in splits:
+        if split.bad_rows:
+            words = f"{len(split.bad_rows):,} rows of `{split.key}` are left out"
+            first = split.bad_rows[0].message
+            metrics.log_warning(step=0, code="GK490", message=f"{words}: the first, {first}")
 
 
 def _open_eyes(plan: RunPlan, student_source: Path) -> Eyes | None:

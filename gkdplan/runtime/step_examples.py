@@ -2,18 +2,17 @@
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runtime.data.examples import Example
-from gkdplan.runtime.data.order import rows_of_rank, rows_of_step
+from gkdplan.runtime.data.order import Order, rows_of_rank
 from gkdplan.runtime.session import Session
 from gkdplan.vocab import Role
 
 
 def examples_of_step(session: Session, step: int) -> list[Example]:
     """The global batch, in order."""
-    plan, examples = session.plan, session.train.examples
-    indices = rows_of_step(
-        len(examples), plan.batch.global_rows, step, plan.training.seed, plan.data.shuffle
-    )
-    return [examples[i] for i in indices]
+    plan, train = session.plan, session.train
+    data = plan.data
+    order = Order(train.file_sizes, plan.training.seed, data.shuffle, data.weights)
+    return [train.examples[i] for i in order.rows_of_step(plan.batch.global_rows, step)]
 
 
 def examples_of_rank(session: Session, step: int, role: Role = Role.STUDENT) -> list[Example]:

@@ -260,10 +260,14 @@ class Data(Section):
     """The rows: messages, or prompt and completion."""
 
     train: Annotated[tuple[Text, ...], Field(min_length=1)]
-    """Files of rows (.jsonl, .json, .csv, .parquet, or a dataset that Hugging Face's datasets saved
-    to disk): "data/alpaca.jsonl", or "data/alpaca.jsonl#1000" for the first 1,000."""
+    """Files of rows (.jsonl, .json, .csv, .parquet, .arrow, or a dataset that Hugging Face's
+    datasets saved to disk): "data/alpaca.jsonl"; "data/alpaca.jsonl#1000" for the first 1,000."""
+    weights: tuple[Positive, ...] | None = None
+    """How much of each file of `train` an epoch holds; left out, every row once."""
     eval: tuple[Text, ...] = ()
     """Files of held-out rows."""
+    max_bad_rows: Index = 0
+    """Of each file, rows that may be left out as they cannot be used; one more is an error."""
     max_length: Count = 2048
     """Tokens of the prompt; a dataset's response is cut at generation.max_completion_length."""
     truncation: Literal["delete", "left", "right", "error"] = "delete"

@@ -4,8 +4,8 @@ import pytest
 
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.facts.config import read_shape
-from gkdplan.facts.json_file import UnreadableError, read_object
 from gkdplan.facts.known import find_known
+from gkdplan.json_file import UnreadableError, read_object
 from gkdplan.rope import Llama3Scaling
 from gkdplan.shape import MoeShape
 

@@ -81,7 +81,7 @@ def test_all_findings_are_given_at_once_with_their_places(
         tmp_path / "nowhere",
         model_directory,
         device="tpu-v5",
-        train=(str(rows_file), "none.jsonl", "x.xlsx"),
+        train=(str(rows_file), "none.jsonl", "x.txt"),
         eval=("x.jsonl#0",),
     )
     assert facts is None

@@ -8,6 +8,7 @@ from gkdplan.diagnostics import Severity
 from gkdplan.facts import survey
 from gkdplan.facts.model import DataFile, TeacherColumn
 from gkdplan.facts.rows import read_data_file
+from gkdplan.rowfiles import row_file
 
 ANSWERED = {"prompt": "q", "completion": "a"}
 PROMPT = {"prompt": "q"}
@@ -77,7 +78,7 @@ def test_json_lines_in_a_json_file_are_told_to_be_renamed(tmp_path: Path) -> Non
     path = write(tmp_path / "x.json", [PROMPT, PROMPT])
     _, (finding,) = read_data_file(path)
     assert finding.code == "GK460"
-    assert "line 2, column 1" in finding.message
+    assert "does not hold one list of rows" in finding.message
     assert ".jsonl" in finding.help[0]
 
 
@@ -157,16 +158,17 @@ def test_a_name_that_no_file_can_have_is_refused(entry: str) -> None:
 
 
 def test_unknown_formats_are_refused() -> None:
-    code, message = refused("data/x.xlsx#3")
-    assert code == "GK464"
-    assert "in no known format of rows" in message
+    assert refused("data/x.txt#3")[0] == "GK464"
+    assert refused("data/x.py")[0] == "GK464"
+    assert refused("https://host/x.jsonl")[0] == "GK464"
+    assert refused("hf://datasets/x/y.parquet")[0] == "GK464"
 
 
 @pytest.fixture
 def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey, "FULL_CHECK_BYTES", 100)
     monkeypatch.setattr(survey, "NUM_CHECKED_ROWS", 4)
-    monkeypatch.setattr(survey, "MAX_LINE_BYTES", 60)
+    monkeypatch.setattr(row_file, "MAX_ROW_BYTES", 60)
 
 
 @pytest.mark.usefixtures("small_bounds")
@@ -218,7 +220,7 @@ def test_the_first_row_that_names_no_teacher_is_named(tmp_path: Path, name: str)
     _, (finding,) = read_data_file(str(path), DOMAINS)
     assert finding.code == "GK468"
     assert "no `domain`, which names no teacher" in finding.message
-    assert (":2 " if name == "x.jsonl" else ", row 2, ") in finding.message
+    assert (":2 " if name == "x.jsonl" else ", row 2 ") in finding.message
     assert finding.notes == (
         "2 of 3 checked rows name no teacher",
         "known values: maths, code",

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gkdplan.facts.json_file import UnreadableError
 from gkdplan.facts.safetensors import DTYPE_BITS, Tensor, read_header
+from gkdplan.json_file import UnreadableError
 
 
 def write(path: Path, header: object, num_data_bytes: int) -> str:

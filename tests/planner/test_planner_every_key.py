@@ -68,6 +68,7 @@ VALUES: dict[str, Any] = {
     "optimizer.betas": (0.8, 0.9),
     "run.loggers": ("tensorboard",),
     "generation.top_p": 0.5,
+    "data.weights": (2.0,),
     "generation.server_url": ("http://host", "http://other"),
     "distill.temperature": 0.5,
 }

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gkdplan.diagnostics import UserError, error
+from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.model import DataPlan, DataSource, TeacherServer
+from gkdplan.runtime.data.bad_rows import BadRows
 from gkdplan.runtime.data.chat import Chat
-from gkdplan.runtime.data.rows import Row, read_rows
+from gkdplan.runtime.data.rows import Row, read_items, read_row
 from gkdplan.runtime.data.tokenise import TokenisedRow, Tokens, tokenise
 from gkdplan.runtime.vision.images import Shown
+
+NUM_SHOWN = 3
+"""Rows that are named of those that are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Examples:
     """The examples of a split, named by its `key` in the plan, and what its limits cost.
 
     `longest` is the prompt with most tokens, and where its row stands, if it exceeds the limit.
+    `file_sizes` are the examples of each file. `bad_rows` say of each row that was left out, as it
+    cannot be used, why.
     """
 
     key: str
@@ -45,11 +51,14 @@ class Examples:
     num_truncated: int
     num_cut: int
     longest: tuple[int, str] | None = None
+    file_sizes: tuple[int, ...] = ()
+    bad_rows: tuple[Diagnostic, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """A line for each kind of loss, so that none is silent."""
         losses = (
+            (len(self.bad_rows), "rows", "left out, they cannot be used"),
             (self.num_deleted, "rows", "left out, their prompts exceed `data.max_length`"),
             (self.num_truncated, "prompts", "cut to `data.max_length`"),
             (self.num_cut, "responses", "cut to `generation.max_completion_length`"),
@@ -57,6 +66,7 @@ class Examples:
         lines = [
             f"{what} of `{self.key}` {fate}: {count:,}" for count, what, fate in losses if count
         ]
+        lines += [f"{found.code}: {found.message}" for found in self.bad_rows[:NUM_SHOWN]]
         if self.longest is not None:
             num_tokens, place = self.longest
             lines.append(
@@ -80,49 +90,49 @@ def load_examples(
     A prompt longer than `data.max_length` tokens is dealt with as `data.truncation` says: "delete"
     leaves the row out, "left" and "right" drop tokens on that side, "error" refuses the run. A
     response longer than `max_completion_length` tokens loses its end, the end of turn included.
-    Where `server` has several teachers, each row names its own.
+    Where `server` has several teachers, each row names its own. Of each file `data.max_bad_rows`
+    may be left out.
 
-    Raises UserError: GK470 to GK487 as `read_rows` and `tokenise` say, GK476 for a prompt that is
-    too long or where all are left out, GK478 for a row without a response where `needs_responses`,
-    GK489 for a prompt with images that would be cut.
+    Raises UserError: GK469 to GK487 as `read_items`, `read_row` and `tokenise` say, GK476 for a
+    prompt that is too long or where all are left out (also all of a file that has a weight), GK478
+    for a row without a response where `needs_responses`, GK489 for a prompt with images that would
+    be cut.
     """
-    located = [
-        (row, f"{key}[{i}]")
-        for i, source in enumerate(sources)
-        for row in _read(source, f"{key}[{i}]", server)
-    ]
     examples: list[Example] = []
+    file_sizes: list[int] = []
     deleted_lengths: list[int] = []
     too_long: list[tuple[int, str]] = []
-    num_truncated = num_cut = 0
-    for index, (row, row_key) in enumerate(located):
-        whole = tokenise(row, chat, row_key)
-        if needs_responses and whole.response is None:
-            raise _no_response(row, row_key)
-        prompt = _fit_prompt(whole, row, data)
-        if prompt != whole.prompt:
-            too_long.append((len(whole.prompt), row.location))
-        if prompt is None:
-            deleted_lengths.append(len(whole.prompt))
-            continue
-        response = whole.response and whole.response[:max_completion_length]
-        num_truncated += prompt != whole.prompt
-        num_cut += response != whole.response
-        prompt_text = chat.decode(prompt, special=True)
-        examples.append(
-            Example(
-                index,
-                row.location,
-                prompt,
-                response,
-                prompt_text,
-                whole.question,
-                row.teacher,
-                whole.shown,
-            )
-        )
+    left_out: list[Diagnostic] = []
+    num_read = num_truncated = num_cut = 0
+    for i, source in enumerate(sources):
+        row_key, num_before = f"{key}[{i}]", len(examples)
+        bad = BadRows(data.max_bad_rows)
+        for index, item in enumerate(read_items(source, row_key), start=num_read):
+            num_read = index + 1
+            try:
+                row = read_row(item, row_key, *_teachers(server))
+                whole = tokenise(row, chat, row_key)
+            except UserError as refusal:
+                bad.leave_out(refusal)
+                continue
+            if needs_responses and whole.response is None:
+                raise _no_response(row, row_key)
+            prompt = _fit_prompt(whole, row, data)
+            if prompt != whole.prompt:
+                too_long.append((len(whole.prompt), row.location))
+            if prompt is None:
+                deleted_lengths.append(len(whole.prompt))
+                continue
+            response = whole.response and whole.response[:max_completion_length]
+            num_truncated += prompt != whole.prompt
+            num_cut += response != whole.response
+            examples.append(_example(index, row, whole, prompt, response, chat))
+        file_sizes.append(len(examples) - num_before)
+        left_out += bad.refusals
     if deleted_lengths and not examples:
         raise _all_too_long(deleted_lengths, key, data)
+    if data.weights and key == "data.train" and 0 in file_sizes:
+        raise _no_row(sources[file_sizes.index(0)], f"{key}[{file_sizes.index(0)}]")
     return Examples(
         key,
         tuple(examples),
@@ -130,13 +140,27 @@ def load_examples(
         num_truncated,
         num_cut,
         max(too_long, default=None),
+        tuple(file_sizes),
+        tuple(left_out),
     )
 
 
-def _read(source: DataSource, key: str, server: TeacherServer | None) -> list[Row]:
-    if server is None:
-        return read_rows(source, key)
-    return read_rows(source, key, server.column, server.values)
+def _teachers(server: TeacherServer | None) -> tuple[str | None, Sequence[str]]:
+    """The column that names a row's teacher, and what it may hold."""
+    return (None, ()) if server is None else (server.column, server.values)
+
+
+def _example(
+    index: int,
+    row: Row,
+    whole: TokenisedRow,
+    prompt: Tokens,
+    response: Tokens | None,
+    chat: Chat,
+) -> Example:
+    text = chat.decode(prompt, special=True)
+    question, teacher, shown = whole.question, row.teacher, whole.shown
+    return Example(index, row.location, prompt, response, text, question, teacher, shown)
 
 
 def _fit_prompt(whole: TokenisedRow, row: Row, data: DataPlan) -> Tokens | None:
@@ -203,6 +227,18 @@ def _all_too_long(lengths: Sequence[int], key: str, data: DataPlan) -> UserError
                 f"({min(lengths)} for the shortest), or set `data.truncation` to "
                 '"left" or "right"',
             ),
+        )
+    )
+
+
+def _no_row(source: DataSource, key: str) -> UserError:
+    return UserError(
+        error(
+            "GK476",
+            f"no row of `{source.path}` is left: its share of an epoch cannot be taken",
+            key,
+            label="`data.weights` gives the file a share",
+            help=("raise `data.max_length`, or take the file and its weight out",),
         )
     )
 

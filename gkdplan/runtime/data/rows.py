@@ -1,15 +1,16 @@
 """The rows of a data file: what each line says, and where it stands."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from gkdplan.diagnostics import UserError, error
+from gkdplan.json_file import UnreadableError
 from gkdplan.pictures import Part, Picture, contents_of, pictures_of, text_of
-from gkdplan.rowfiles import BadRow, TableError, fingerprint_of, is_table, open_table
+from gkdplan.rowfiles import MissingPackageError, RowFile, open_rows
 from gkdplan.runplan.model import DataSource
 from gkdplan.turns import ASSISTANT, fault_of, is_text
 
@@ -58,66 +59,54 @@ class TextRow:
 Row = TurnsRow | TextRow
 
 
-def read_rows(
-    source: DataSource, key: str, teacher_column: str | None = None, teachers: Sequence[str] = ()
-) -> list[Row]:
-    """The rows that the plan takes of one file, in the file's order.
+Item = tuple[str, object]
+"""Where a row stands, and what the file holds there."""
 
-    A `.json` file holds one list of rows, a table one row a line of it, any other file one row a
-    line; blank lines do not count.
-    `key` is the key path of the plan that names the file ("data.train[0]"). Where there are several
-    `teachers`, the `teacher_column` of a row holds one of them.
 
-    Raises UserError where the file is not the one that the plan was compiled from (GK470, GK471),
-    a row is not one of the three forms (GK472), or it names none of the teachers (GK484).
+def read_items(source: DataSource, key: str) -> Iterator[Item]:
+    """What the plan takes of one file, in the file's order, a piece at a time.
+
+    `key` is the key path of the plan that names the file ("data.train[0]").
+
+    Raises UserError where the file is not the one that the plan was compiled from (GK470), cannot
+    be read (GK471), or not without a package (GK469).
     """
-    items = list(islice(_items(source, key), source.limit))
-    rows = [_row(item, location, key) for location, item in items]
-    if teacher_column is None:
-        return rows
-    named = [(row, item.get(teacher_column)) for row, (_, item) in zip(rows, items, strict=True)]
-    for row, teacher in named:
-        if teacher not in teachers:
-            raise _no_teacher(row, teacher_column, teacher, teachers, key)
-    return [replace(row, teacher=teacher) for row, teacher in named]
-
-
-def _items(source: DataSource, key: str) -> Iterator[tuple[str, Any]]:
-    """(where it stands, what it holds) of each row."""
-    path = source.path
     try:
-        _require_unchanged(source, key)
-        if is_table(path):
-            yield from _cells(path, key)
-        elif path.lower().endswith(".json"):
-            yield from _listed(path, key)
-        else:
-            with open(path, "rb") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        location = f"{path}:{number}"
-                        yield location, _parse(line, location, key)
-    except (OSError, TableError) as failure:
-        raise _unreadable(path, key, failure) from failure
+        file = _open_unchanged(source, key)
+        yield from islice(file.rows(), source.limit)
+    except MissingPackageError as package:
+        raise _missing_package(source, package, key) from package
+    except UnreadableError as failure:
+        raise _unreadable(source, str(failure), key) from failure
 
 
-def _listed(path: str, key: str) -> Iterator[tuple[str, Any]]:
-    items = _parse(Path(path).read_bytes(), path, key)
-    if not isinstance(items, list):
-        raise _malformed(path, key, "the file does not hold one list")
-    for number, item in enumerate(items, start=1):
-        yield f"{path}, row {number}", item
+def read_row(
+    item: Item, key: str, teacher_column: str | None = None, teachers: Sequence[str] = ()
+) -> Row:
+    """One row of the three forms. Where there are several `teachers`, its `teacher_column` holds
+    one of them.
+
+    Raises UserError where it is none (GK472), or names none of the teachers (GK484).
+    """
+    location, content = item
+    row = _row(content, location, key)
+    if teacher_column is None:
+        return row
+    assert isinstance(content, dict), "a row of one of the forms"
+    teacher = content.get(teacher_column)
+    if teacher not in teachers:
+        raise _no_teacher(row, teacher_column, teacher, teachers, key)
+    return replace(row, teacher=teacher)
 
 
-def _cells(path: str, key: str) -> Iterator[tuple[str, Any]]:
-    for location, item in open_table(path).rows:
-        if isinstance(item, BadRow):
-            raise _malformed(location, key, f"it {item.reason}")
-        yield location, item
-
-
-def _require_unchanged(source: DataSource, key: str) -> None:
-    digest = fingerprint_of(source.path)
+def _open_unchanged(source: DataSource, key: str) -> RowFile:
+    """Raises UnreadableError where the file is there and not in its format."""
+    file = open_rows(source.path)
+    try:
+        os.stat(source.path)
+        digest = file.identity().fingerprint
+    except OSError as failure:
+        raise _unreadable(source, f"cannot be read: {_lower(failure)}", key) from failure
     if digest != source.fingerprint:
         raise UserError(
             error(
@@ -131,33 +120,17 @@ def _require_unchanged(source: DataSource, key: str) -> None:
                 help=("compile the plan again, or put the old file back",),
             )
         )
-
-
-def _unreadable(path: str, key: str, failure: OSError | TableError) -> UserError:
-    reason = f"cannot be read: {_lower(failure)}" if isinstance(failure, OSError) else str(failure)
-    return UserError(
-        error(
-            "GK471",
-            f"the data file `{path}` {reason}",
-            key,
-            help=(f"put the file back, or name another in `{key}`",),
-        )
-    )
+    return file
 
 
 def _lower(failure: OSError) -> str:
     return (failure.strerror or type(failure).__name__).lower()
 
 
-def _parse(text: bytes, location: str, key: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as failure:
-        raise _malformed(location, key, f"it is not JSON ({failure})") from failure
-
-
 def _row(item: Any, location: str, key: str) -> Row:
     match item:
+        case UnreadableError():
+            raise _malformed(location, key, f"it {item}") from item
         case {"messages": _}:
             fault = fault_of(item)
             if fault is not None:
@@ -204,6 +177,28 @@ def _no_teacher(
             label="every row has one of the teachers of `teacher.server.urls`",
             notes=(f"known values: {', '.join(teachers)}",),
             help=("give the row one of them, or add its value to `teacher.server.urls`",),
+        )
+    )
+
+
+def _unreadable(source: DataSource, reason: str, key: str) -> UserError:
+    return UserError(
+        error(
+            "GK471",
+            f"the data file `{source.path}` {reason}",
+            key,
+            help=(f"put the file back, or name another in `{key}`",),
+        )
+    )
+
+
+def _missing_package(source: DataSource, package: MissingPackageError, key: str) -> UserError:
+    return UserError(
+        error(
+            "GK469",
+            f"`{source.path}` is read by {package}, which is not installed",
+            key,
+            help=("type `pip install 'gkdplan[data]'` on every machine of the run",),
         )
     )
 

@@ -109,3 +109,46 @@ def test_a_row_without_a_response_is_refused_only_where_responses_are_learned_fr
     (finding,) = caught.value.diagnostics
     assert (finding.code, finding.path) == ("GK478", "data.train[0]")
     assert "rows.jsonl:2" in finding.message
+
+
+ALLOWING = replace(PLAN, max_bad_rows=2)
+BAD, REFUSED = {"text": "a"}, {"prompt": ""}
+
+
+def test_bad_rows_are_left_out_up_to_the_limit_and_named(data_file, letters):
+    source = data_file(SHORT, "{", BAD, SHORT)
+    loaded = load_examples([source], letters, ALLOWING, 8)
+    assert [example.row for example in loaded.examples] == [0, 3]
+    assert [found.code for found in loaded.bad_rows] == ["GK472", "GK472"]
+    assert loaded.file_sizes == (2,)
+    assert loaded.notes[0] == "rows of `data.train` left out, they cannot be used: 2"
+    assert f"{source.path}:2" in loaded.notes[1]
+
+
+def test_one_bad_row_more_than_the_limit_is_refused_with_the_count(data_file, letters):
+    with pytest.raises(UserError) as refusal:
+        load_examples([data_file(BAD, SHORT, BAD, SHORT, REFUSED)], letters, ALLOWING, 8)
+    (found,) = refusal.value.diagnostics
+    assert found.code == "GK477"
+    assert found.notes[-1] == (
+        "2 rows of the file before it are such, and `data.max_bad_rows` is 2"
+    )
+
+
+def test_the_limit_is_each_file_s(data_file, letters):
+    sources = [data_file(SHORT, BAD, BAD, name=f"{name}.jsonl") for name in "ab"]
+    loaded = load_examples(sources, letters, ALLOWING, 8)
+    assert [example.row for example in loaded.examples] == [0, 3]
+    assert loaded.file_sizes == (1, 1)
+
+
+def test_a_row_without_a_response_is_no_bad_row(data_file, letters):
+    with pytest.raises(UserError, match="GK478"):
+        load_examples([data_file({"prompt": "a"})], letters, ALLOWING, 8, needs_responses=True)
+
+
+def test_a_file_with_a_weight_and_no_rows_left_is_refused(data_file, letters):
+    sources = [data_file(SHORT, name="a.jsonl"), data_file(LONG, name="b.jsonl")]
+    assert load_examples(sources, letters, PLAN, 8).file_sizes == (1, 0)
+    with pytest.raises(UserError, match=r"GK476.*b\.jsonl"):
+        load_examples(sources, letters, replace(PLAN, weights=(1.0, 1.0)), 8)

@@ -11,12 +11,16 @@ import pytest
 from datasets import Dataset
 
 from gkdplan.diagnostics import UserError
-from gkdplan.rowfiles import fingerprint_of
+from gkdplan.rowfiles import open_rows
 from gkdplan.runplan.model import DataSource
-from gkdplan.runtime.data.rows import TextRow, TurnsRow, read_rows
+from gkdplan.runtime.data.rows import TextRow, TurnsRow, read_items, read_row
 
 USER = {"role": "user", "content": "how are you?"}
 ASSISTANT = {"role": "assistant", "content": "well"}
+
+
+def read_rows(source, key, *teachers):
+    return [read_row(item, key, *teachers) for item in read_items(source, key)]
 
 
 def test_the_last_assistant_turn_is_the_answer(data_file):
@@ -93,7 +97,7 @@ def test_a_row_of_no_known_form_is_refused_with_its_line(data_file, row):
 
 
 def test_a_file_of_one_json_object_is_refused(data_file):
-    with pytest.raises(UserError, match="GK472"):
+    with pytest.raises(UserError, match="GK471"):
         read_rows(data_file('{"prompt": "a"}', name="rows.json"), "data.train[0]")
 
 
@@ -164,7 +168,7 @@ def test_a_table_has_the_rows_of_json(kind, data_file, tmp_path):
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(columns), path)
         case "saved":
             Dataset.from_list(columns).save_to_disk(path)
-    source = DataSource(str(path), None, 3, fingerprint_of(str(path)))
+    source = DataSource(str(path), None, 3, open_rows(str(path)).identity().fingerprint)
     of_table, of_json = (read_rows(s, "data.train[0]") for s in (source, data_file(*rows)))
     assert [replace(row, location="") for row in of_table] == [
         replace(row, location="") for row in of_json

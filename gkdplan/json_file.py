@@ -41,16 +41,21 @@ def parse(text: bytes, first_line: int = 1) -> object:
     Raises UnreadableError where the text is none that JSON allows.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as failure:
-        raise UnreadableError("is nested too deeply") from failure
+        return json.loads(text, parse_constant=refuse_constant)
     except json.JSONDecodeError as failure:
         place = f"line {first_line + failure.lineno - 1}, column {failure.colno}"
         raise UnreadableError(f"is not JSON at {place}: {_lower_first(failure.msg)}") from failure
-    except UnicodeDecodeError as failure:
-        raise UnreadableError("is not UTF-8 text") from failure
-    except ValueError as failure:
-        raise UnreadableError("holds a number with too many digits") from failure
+    except (RecursionError, ValueError) as failure:
+        raise refused_text(failure) from failure
+
+
+def refused_text(failure: RecursionError | ValueError) -> UnreadableError:
+    """Why a parser gave up on a text, otherwise than at a character of it."""
+    if isinstance(failure, RecursionError):
+        return UnreadableError("is nested too deeply")
+    if isinstance(failure, UnicodeDecodeError):
+        return UnreadableError("is not UTF-8 text")
+    return UnreadableError("holds a number with too many digits")
 
 
 def read_object(path: str, max_bytes: int) -> dict[str, object]:
@@ -66,7 +71,8 @@ def reason(failure: OSError) -> str:
     return (failure.strerror or type(failure).__name__).lower()
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Raises UnreadableError: `name` is NaN, Infinity or -Infinity."""
     raise UnreadableError(f"is not JSON: {name} is no number that JSON has")
 
 

@@ -8,14 +8,10 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.diagnostics import UserError, error
 from gkdplan.runtime.data.rows import Turn
-from gkdplan.runtime.data.time_limit import TimeIsUpError, time_limit
+from gkdplan.runtime.data.templates import PROBE, end_of_turn_id, rendering
 from gkdplan.runtime.vision.images import Eyes
-
-PROBE = "answer"
-RENDERING_LIMIT_S = 10.0
-"""Of computing, for one conversation: a rendering takes a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +36,24 @@ class Chat:
         """The tokens that end a sampled response."""
         return frozenset(i for i in (self.end_of_turn_id, self.eos_id) if i is not None)
 
+    @property
+    def has_template(self) -> bool:
+        return bool(self.tokenizer.chat_template)
+
     def render(self, turns: Sequence[Turn], *, generation_prompt: bool) -> str:
         """The chat template's text; the template runs in a sandbox.
 
         Raises jinja2.TemplateError where the template refuses, or fails in any other way, and
         UserError (GK483) where it does not end.
         """
-        try:
-            with time_limit(RENDERING_LIMIT_S):
-                return str(
-                    self.tokenizer.apply_chat_template(
-                        self._as_taken(turns),
-                        tokenize=False,
-                        add_generation_prompt=generation_prompt,
-                    )
+        with rendering(self.tokenizer.name_or_path):
+            return str(
+                self.tokenizer.apply_chat_template(
+                    self._as_taken(turns),
+                    tokenize=False,
+                    add_generation_prompt=generation_prompt,
                 )
-        except TemplateError:
-            raise
-        except TimeIsUpError:
-            raise UserError(_endless(self.tokenizer.name_or_path)) from None
-        except Exception as failure:
-            raise TemplateError(f"{type(failure).__name__}: {failure}") from failure
+            )
 
     def _as_taken(self, turns: Sequence[Turn]) -> list[Turn]:
         if self.eyes is None:
@@ -111,7 +104,8 @@ def load_chat(directory: Path, eyes: Eyes | None = None) -> Chat:
     chat = Chat(tokenizer, eos_id, None, pad_id, eyes)
     if eyes is not None and tokenizer.chat_template:
         _require_images(chat, eyes, directory)
-    return Chat(tokenizer, eos_id, _end_of_turn_id(chat), pad_id, eyes)
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return Chat(tokenizer, eos_id, end_of_turn_id(chat, special | {eos_id}), pad_id, eyes)
 
 
 def _require_images(chat: Chat, eyes: Eyes, directory: Path) -> None:
@@ -132,27 +126,3 @@ def _require_images(chat: Chat, eyes: Eyes, directory: Path) -> None:
                 help=("put the chat_template.jinja of the model into the directory",),
             )
         )
-
-
-def _endless(directory: str) -> Diagnostic:
-    return error(
-        "GK483",
-        f"the chat template in `{directory}` had not ended after {RENDERING_LIMIT_S:g} seconds",
-        "student.model",
-        label="it renders a conversation in a loop that is endless, or as good as endless",
-        help=("mend the template: chat_template.jinja, or its key in tokenizer_config.json",),
-    )
-
-
-def _end_of_turn_id(chat: Chat) -> int | None:
-    """The first special token that the template writes after an assistant's words."""
-    if not chat.tokenizer.chat_template:
-        return None
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": PROBE}]
-    try:
-        closing = chat.render(turns, generation_prompt=False).rpartition(PROBE)[2]
-    except TemplateError:
-        return None
-    added = chat.tokenizer.added_tokens_decoder
-    special = {i for i, token in added.items() if token.special} | {chat.eos_id}
-    return next((i for i in chat.encode(closing) if i in special), None)

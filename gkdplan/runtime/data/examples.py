@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.model import DataPlan, DataSource, TeacherServer
 from gkdplan.runtime.data.bad_rows import BadRows
-from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.rows import Row, read_items, read_row
 from gkdplan.runtime.data.tokenise import TokenisedRow, Tokens, tokenise
-from gkdplan.runtime.vision.images import Shown
+
+if TYPE_CHECKING:
+    from gkdplan.runtime.data.chat import Chat
+    from gkdplan.runtime.vision.images import Shown
 
 NUM_SHOWN = 3
 """Rows that are named of those that are left out."""
@@ -33,7 +36,7 @@ class Example:
     prompt_text: str
     question: str
     teacher: str | None = None
-    shown: tuple[Shown, ...] = ()
+    shown: "tuple[Shown, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Examples:
 
 def load_examples(
     sources: Sequence[DataSource],
-    chat: Chat,
+    chat: "Chat",
     data: DataPlan,
     max_completion_length: int,
     *,
@@ -110,14 +113,14 @@ def load_examples(
         for index, item in enumerate(read_items(source, row_key), start=num_read):
             num_read = index + 1
             try:
-                row = read_row(item, row_key, *_teachers(server))
+                row = read_row(item, row_key, *teacher_column(server))
                 whole = tokenise(row, chat, row_key)
             except UserError as refusal:
                 bad.leave_out(refusal)
                 continue
             if needs_responses and whole.response is None:
-                raise _no_response(row, row_key)
-            prompt = _fit_prompt(whole, row, data)
+                raise no_response(row, row_key)
+            prompt = fit_prompt(whole, row, data)
             if prompt != whole.prompt:
                 too_long.append((len(whole.prompt), row.location))
             if prompt is None:
@@ -130,7 +133,7 @@ def load_examples(
         file_sizes.append(len(examples) - num_before)
         left_out += bad.refusals
     if deleted_lengths and not examples:
-        raise _all_too_long(deleted_lengths, key, data)
+        raise all_too_long(deleted_lengths, key, data)
     if data.weights and key == "data.train" and 0 in file_sizes:
         raise _no_row(sources[file_sizes.index(0)], f"{key}[{file_sizes.index(0)}]")
     return Examples(
@@ -145,7 +148,7 @@ def load_examples(
     )
 
 
-def _teachers(server: TeacherServer | None) -> tuple[str | None, Sequence[str]]:
+def teacher_column(server: TeacherServer | None) -> tuple[str | None, Sequence[str]]:
     """The column that names a row's teacher, and what it may hold."""
     return (None, ()) if server is None else (server.column, server.values)
 
@@ -156,14 +159,14 @@ def _example(
     whole: TokenisedRow,
     prompt: Tokens,
     response: Tokens | None,
-    chat: Chat,
+    chat: "Chat",
 ) -> Example:
     text = chat.decode(prompt, special=True)
     question, teacher, shown = whole.question, row.teacher, whole.shown
     return Example(index, row.location, prompt, response, text, question, teacher, shown)
 
 
-def _fit_prompt(whole: TokenisedRow, row: Row, data: DataPlan) -> Tokens | None:
+def fit_prompt(whole: TokenisedRow, row: Row, data: DataPlan) -> Tokens | None:
     """The prompt within `data.max_length`, or None where its row is left out."""
     prompt = whole.prompt
     if len(prompt) <= data.max_length:
@@ -214,7 +217,7 @@ def _too_long(prompt: Tokens, row: Row, data: DataPlan) -> UserError:
     )
 
 
-def _all_too_long(lengths: Sequence[int], key: str, data: DataPlan) -> UserError:
+def all_too_long(lengths: Sequence[int], key: str, data: DataPlan) -> UserError:
     return UserError(
         error(
             "GK476",
@@ -243,7 +246,7 @@ def _no_row(source: DataSource, key: str) -> UserError:
     )
 
 
-def _no_response(row: Row, key: str) -> UserError:
+def no_response(row: Row, key: str) -> UserError:
     return UserError(
         error(
             "GK478",

@@ -1,16 +1,44 @@
 """A row as tokens: the prompt, and the response that the loss is taken on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from jinja2 import TemplateError
 
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runtime.data.chat import Chat
-from gkdplan.runtime.data.rows import Row, TextRow, TurnsRow
-from gkdplan.runtime.vision.images import Eyes, Shown
+from gkdplan.runtime.data.rows import Row, TextRow, Turn, TurnsRow
+
+if TYPE_CHECKING:
+    from gkdplan.runtime.vision.images import Eyes, Shown
 
 Tokens = tuple[int, ...]
+
+
+class Renderer(Protocol):
+    """What makes tokens of a row: `runtime.data.chat.Chat`, or `LightChat` without torch."""
+
+    @property
+    def eyes(self) -> "Eyes | None":
+        """Those of a model that sees."""
+
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations can be rendered."""
+
+    @property
+    def eos_id(self) -> int | None:
+        """The tokenizer's own end of text."""
+
+    @property
+    def end_of_turn_id(self) -> int | None:
+        """The token with which the template closes an assistant's turn."""
+
+    def render(self, turns: Sequence[Turn], *, generation_prompt: bool) -> str:
+        """The chat template's text."""
+
+    def encode(self, text: str, *, special: bool = False) -> Tokens:
+        """Token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +49,10 @@ class TokenisedRow:
     prompt: Tokens
     response: Tokens | None
     question: str
-    shown: tuple[Shown, ...] = ()
+    shown: "tuple[Shown, ...]" = ()
 
 
-def tokenise(row: Row, chat: Chat, key: str) -> TokenisedRow:
+def tokenise(row: Row, chat: Renderer, key: str) -> TokenisedRow:
     """The tokens of one row.
 
     A conversation: the prompt is the rendering of all turns before the last assistant turn with
@@ -64,7 +92,7 @@ def tokenise(row: Row, chat: Chat, key: str) -> TokenisedRow:
     return tokenised
 
 
-def _with_images(tokenised: TokenisedRow, row: Row, eyes: Eyes, key: str) -> TokenisedRow:
+def _with_images(tokenised: TokenisedRow, row: Row, eyes: "Eyes", key: str) -> TokenisedRow:
     """With as many image tokens as features; elsewhere the token may not stand."""
     image_token = eyes.shape.image_token_id
     pictures = row.pictures if isinstance(row, TurnsRow) else ()
@@ -86,6 +114,8 @@ def _with_images(tokenised: TokenisedRow, row: Row, eyes: Eyes, key: str) -> Tok
             f"shows {num_tokens} images, and at most {eyes.limits.number} are planned for",
             help="raise `data.max_images`, or leave the row out",
         )
+    from gkdplan.runtime.vision.images import Shown
+
     shown = tuple(eyes.measured(Shown(picture, row.location, key)) for picture in pictures)
     numbers = iter([one.num_tokens for one in shown])
     prompt = tuple(
@@ -96,8 +126,8 @@ def _with_images(tokenised: TokenisedRow, row: Row, eyes: Eyes, key: str) -> Tok
     return replace(tokenised, prompt=prompt, shown=shown)
 
 
-def _tokenise_turns(row: TurnsRow, chat: Chat, key: str) -> TokenisedRow:
-    if not chat.tokenizer.chat_template:
+def _tokenise_turns(row: TurnsRow, chat: Renderer, key: str) -> TokenisedRow:
+    if not chat.has_template:
         raise _fault(
             "GK481",
             row,
@@ -123,7 +153,7 @@ def _tokenise_turns(row: TurnsRow, chat: Chat, key: str) -> TokenisedRow:
     return TokenisedRow(prompt, response, row.question)
 
 
-def _response(row: TurnsRow, chat: Chat, key: str, prompt_text: str, full_text: str) -> Tokens:
+def _response(row: TurnsRow, chat: Renderer, key: str, prompt_text: str, full_text: str) -> Tokens:
     """The tokens that the template puts after the prompt, cut behind the end of turn.
 
     They are the tail of the full rendering's tokens. Where a token of it runs over the end of the
@@ -153,7 +183,7 @@ def _response(row: TurnsRow, chat: Chat, key: str, prompt_text: str, full_text: 
     return tail[: len(tail) - tail[::-1].index(chat.end_of_turn_id)]
 
 
-def _tokenise_text(row: TextRow, chat: Chat, key: str) -> TokenisedRow:
+def _tokenise_text(row: TextRow, chat: Renderer, key: str) -> TokenisedRow:
     prompt = chat.encode(row.prompt, special=True)
     if row.completion is None:
         return TokenisedRow(prompt, None, row.prompt)

@@ -200,7 +200,7 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
 
 
 def test_a_template_that_does_not_end_is_named_and_not_waited_for(monkeypatch, tmp_path):
-    monkeypatch.setattr("gkdplan.runtime.data.chat.RENDERING_LIMIT_S", 0.1)
+    monkeypatch.setattr("gkdplan.runtime.data.templates.RENDERING_LIMIT_S", 0.1)
     tiny.save_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(ENDLESS)
     with pytest.raises(UserError, match="GK483") as caught:
@@ -211,7 +211,7 @@ def test_a_template_that_does_not_end_is_named_and_not_waited_for(monkeypatch, t
 
 
 def test_a_rendering_takes_a_small_part_of_its_time(monkeypatch, smollm2_chat):
-    monkeypatch.setattr("gkdplan.runtime.data.chat.RENDERING_LIMIT_S", 1.0)
+    monkeypatch.setattr("gkdplan.runtime.data.templates.RENDERING_LIMIT_S", 1.0)
     assert smollm2_chat.render([{"role": "user", "content": "a"}] * 500, generation_prompt=True)
 
 

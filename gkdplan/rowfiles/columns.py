@@ -12,7 +12,13 @@ from importlib import import_module
 from typing import Any, TypeGuard
 
 from gkdplan.json_file import UnreadableError, opened, read_object
-from gkdplan.rowfiles.row_file import Identity, Located, MissingPackageError, fingerprint_of
+from gkdplan.rowfiles.row_file import (
+    CHUNK_BYTES,
+    Identity,
+    Located,
+    MissingPackageError,
+    fingerprint_of,
+)
 
 ROWS_AT_ONCE = 256
 MAX_STATE_BYTES = 16 * 2**20
@@ -133,7 +139,7 @@ def _without_nulls(value: Any) -> Any:
 @contextmanager
 def _parquet(path: str) -> Iterator[Any]:
     with _reading(path, "Parquet"):
-        yield _arrow("pyarrow.parquet").ParquetFile(path, memory_map=True)
+        yield _arrow("pyarrow.parquet").ParquetFile(path, buffer_size=CHUNK_BYTES, pre_buffer=False)
 
 
 @contextmanager

@@ -19,10 +19,10 @@ def ending(
 ) -> str:
     """The last words of a run.
 
-    `summary` has held_out_before and held_out_after ({"jsd", "cross_entropy"} or None), memory
-    ({phase: {"planned_bytes", "measured_bytes"}}), skipped_steps, warnings ([{"step", "code",
-    "message"}]) and samples ({"teacher" | "student": {"prompt", "completion"}}); `places` are
-    labelled paths.
+    `summary` has held_out_before and held_out_after ({"jsd", "cross_entropy", "top1_agreement"} or
+    None), memory ({phase: {"planned_bytes", "measured_bytes"}}), skipped_steps, warnings ([{"step",
+    "code", "message"}]) and samples ({"teacher" | "student": {"prompt", "completion"}}); `places`
+    are labelled paths.
     """
     samples = _samples(summary.get("samples", {}), width)
     parts = [
@@ -43,6 +43,9 @@ def _held_out(summary: Mapping[str, Any]) -> str:
     for name, key in (("JSD", "jsd"), ("cross-entropy", "cross_entropy")):
         change = f"  {after[key] / before[key] - 1:+.0%}" if before[key] else ""
         lines.append(f"{name:<24}{before[key]:>8.4f}  {after[key]:>8.4f}{change}")
+    if "top1_agreement" in before and "top1_agreement" in after:
+        was, now = before["top1_agreement"], after["top1_agreement"]
+        lines.append(f"{'top-1 agreement':<24}{was:>8.1%}  {now:>8.1%}")
     return "\n".join(lines)
 
 

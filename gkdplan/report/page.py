@@ -17,6 +17,7 @@ from gkdplan.report.run_chart import (
     time_chart,
 )
 from gkdplan.report.run_record import Completion, RunRecord
+from gkdplan.report.token_cards import token_cards
 from gkdplan.runplan.model import RunPlan
 from gkdplan.units import format_count, format_seconds
 from gkdplan.vocab import Role, Source
@@ -118,6 +119,9 @@ def _run_tiles(record: RunRecord) -> list[tuple[str, str, str]]:
             _before_and_after("held-out divergence", before.jsd, after.jsd),
             _before_and_after("held-out cross-entropy", before.cross_entropy, after.cross_entropy),
         ]
+        if before.top1_agreement is not None and after.top1_agreement is not None:
+            below = f"of tokens; {before.top1_agreement:.1%} before"
+            tiles.append(("top-1 agreement", f"{after.top1_agreement:.1%}", below))
     num_steps, planned = len(record.steps), record.run_plan.training.num_steps
     seconds = sum(record.seconds_by_phase.values())
     mean = f"{format_seconds(seconds / num_steps)} a step" if num_steps else ""
@@ -152,6 +156,12 @@ def _run_sections(record: RunRecord) -> list[Markup]:
     samples = _samples(record.completions)
     if samples:
         sections.append(section("What they wrote", "", completion_cards(samples)))
+    if record.read:
+        last = [one for one in record.read if one.step == record.read[-1].step]
+        caption = (
+            "the darker, the more it diverges; underlined where the teacher's first is another"
+        )
+        sections.append(section("Token by token", caption, token_cards(last)))
     if record.seconds_by_phase:
         chart = time_chart(record.seconds_by_phase)
         sections.append(section("Where the time went", "seconds of the whole run", chart))

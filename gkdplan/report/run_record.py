@@ -34,11 +34,13 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Held-out figures after `step` steps, in nats a token."""
+    """Held-out figures after `step` steps; the first two in nats a token."""
 
     step: int
     jsd: float
     cross_entropy: float
+    top1_agreement: float | None = None
+    """The share of tokens whose likeliest id is the teacher's; None in runs of before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,19 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadTokens:
+    """A response token by token: what each diverges by, in nats, and where both models would write
+    the same one."""
+
+    step: int
+    source: Source
+    question: str
+    tokens: tuple[str, ...]
+    divergences: tuple[float, ...]
+    agree: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run as far as it came."""
 
@@ -60,6 +75,7 @@ class RunRecord:
     evaluations: tuple[Evaluation, ...]
     completions: tuple[Completion, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
+    read: tuple[ReadTokens, ...] = ()
 
     @property
     def measured_peak_bytes(self) -> dict[Phase, int]:
@@ -98,6 +114,7 @@ def read_run(directory: Path) -> RunRecord:
         evaluations=tuple(record for record in metrics if isinstance(record, Evaluation)),
         completions=tuple(_records(directory / "completions.jsonl", _completion)),
         diagnostics=tuple(_records(directory / DIAGNOSTICS, _diagnostic)),
+        read=tuple(_records(directory / "tokens.jsonl", _read_tokens)),
     )
 
 
@@ -134,7 +151,20 @@ def _step(line: dict[str, Any]) -> StepRecord:
 
 
 def _evaluation(line: dict[str, Any]) -> Evaluation:
-    return Evaluation(line["step"], line["eval"]["jsd"], line["eval"]["cross_entropy"])
+    means = line["eval"]
+    agreement = means.get("top1_agreement")
+    return Evaluation(line["step"], means["jsd"], means["cross_entropy"], agreement)
+
+
+def _read_tokens(line: dict[str, Any]) -> ReadTokens:
+    return ReadTokens(
+        step=line["step"],
+        source=Source(line["source"]),
+        question=line["question"],
+        tokens=tuple(line["tokens"]),
+        divergences=tuple(line["divergences"]),
+        agree=tuple(line["agree"]),
+    )
 
 
 def _completion(line: dict[str, Any]) -> Completion:

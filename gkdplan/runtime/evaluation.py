@@ -1,4 +1,4 @@
-"""Held-out divergence from the teacher and cross-entropy on the dataset's responses."""
+"""Held-out divergence from the teacher, cross-entropy on the dataset's responses, and agreement."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gkdplan.runtime.data.batch import MicroBatch, Row
 from gkdplan.runtime.data.examples import Example
-from gkdplan.runtime.loss import divergence_and_cross_entropy
+from gkdplan.runtime.loss import TokenMeasures, token_measures
 from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage_output
 from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.runtime.session import Session
@@ -22,70 +22,82 @@ from gkdplan.vocab import Payload, Role
 
 
 def evaluate(session: Session, step: int) -> None:
-    """Log the student's mean JSD and cross-entropy (nats a token) over the held-out rows."""
+    """Log the student's mean JSD and cross-entropy (nats a token), and the share of tokens whose
+    likeliest id is the teacher's too, over the held-out rows."""
     session.phases.enter("evaluate")
-    totals = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
+    rows = [example for example in session.held_out.examples if example.response]
+    totals = torch.zeros(4, dtype=torch.float64, device=session.mesh.device)
     with torch.no_grad(), session.residency.frozen_on_device():
-        for batches in _rounds(session):
-            totals += _sums(session, batches)
+        for examples in rounds(session, rows):
+            for batch, measures in measured(session, examples):
+                totals[:3] += measures.sums()
+                totals[3] += batch.num_response_tokens
     for group in (session.mesh.data_group, session.mesh.pipeline_group):
         if group.size() > 1:
             dist.all_reduce(totals, group=group)
-    divergence, cross_entropy, num_tokens = totals.tolist()
+    *sums, num_tokens = totals.tolist()
+    divergence, cross_entropy, agreement = (one / max(1.0, num_tokens) for one in sums)
     session.metrics.log_eval(
         step=step,
-        jsd=divergence / max(1.0, num_tokens),
-        cross_entropy=cross_entropy / max(1.0, num_tokens),
+        jsd=divergence,
+        cross_entropy=cross_entropy,
+        top1_agreement=agreement,
         num_tokens=int(num_tokens),
     )
 
 
-def _rounds(session: Session) -> Iterator[list[list[Example]]]:
-    """The micro-batches of all ranks, of either model one for each stage at one time.
+def rounds(session: Session, rows: Sequence[Example]) -> Iterator[list[list[Example]]]:
+    """The micro-batches of all ranks, of either model one for each stage at one time: of rows that
+    every rank knows.
 
     Stages wait for each other, and so do ranks that hold each other's experts: a round that has too
     few rows is filled with rows of one token, which has no response.
     """
-    rows = [example for example in session.held_out.examples if example.response]
-    layout, size = session.plan.layout, session.plan.batch.micro_rows
-    num_rows = size * lcm(*(d.data * d.pipeline for d in (layout.student, layout.teacher)))
+    size = session.plan.batch.micro_rows
+    num_rows = rows_of_round(session)
     filler = Example(-1, "", (session.chat.pad_id,), (), "", "")
     for start in range(0, len(rows), num_rows):
-        found = rows[start : start + num_rows]
+        found = list(rows[start : start + num_rows])
         found += [filler] * (num_rows - len(found))
         yield [found[i : i + size] for i in range(0, num_rows, size)]
 
 
-def _sums(session: Session, of_all: Sequence[Sequence[Example]]) -> Tensor:
-    """[sum of divergences, sum of cross-entropies, number of tokens] of one round, float64.
+def rows_of_round(session: Session) -> int:
+    """Rows that all ranks measure at one time."""
+    layout = session.plan.layout
+    both = (layout.student, layout.teacher)
+    return session.plan.batch.micro_rows * lcm(*(d.data * d.pipeline for d in both))
 
-    Those of this rank's share of the rows, on the last stage; zeros on the others.
-    """
+
+def measured(
+    session: Session, of_all: Sequence[Sequence[Example]]
+) -> Iterator[tuple[MicroBatch, TokenMeasures]]:
+    """This rank's micro-batches of one round, on the last stage, with what their response tokens
+    say; none on the others."""
     objective = session.plan.objective
     rows = [[Row(e.prompt, e.response or (), e.shown) for e in batch] for batch in of_all]
     batches = session.deal(Role.STUDENT, rows)
     payloads = _payloads(session, of_all, rows)
-    sums = torch.zeros(3, dtype=torch.float64, device=session.mesh.device)
     for batch, payload, hidden in zip(batches, payloads, _hidden(session, batches), strict=False):
         assert payload is not None
-        divergence, cross_entropy = divergence_and_cross_entropy(
-            hidden,
-            output_head(session.student[-1]),
-            payload.states,
-            session.teacher_head,
-            batch.labels_N,
-            beta=objective.beta,
-            temperature=objective.loss_temperature,
-            group=session.mesh.tensor_group,
-            chunk_tokens=objective.chunk_tokens,
-            backend=objective.loss_backend,
-            vocab_size=session.plan.models.vocab_size,
-            student_softcap=session.plan.models.student.shape.logit_softcap,
-            teacher_softcap=session.plan.models.teacher.shape.logit_softcap,
+        yield (
+            batch,
+            token_measures(
+                hidden,
+                output_head(session.student[-1]),
+                payload.states,
+                session.teacher_head,
+                batch.labels_N,
+                beta=objective.beta,
+                temperature=objective.loss_temperature,
+                group=session.mesh.tensor_group,
+                chunk_tokens=objective.chunk_tokens,
+                backend=objective.loss_backend,
+                vocab_size=session.plan.models.vocab_size,
+                student_softcap=session.plan.models.student.shape.logit_softcap,
+                teacher_softcap=session.plan.models.teacher.shape.logit_softcap,
+            ),
         )
-        counts = divergence.new_tensor(float(batch.num_response_tokens))
-        sums += torch.stack([divergence, cross_entropy, counts])
-    return sums
 
 
 def _payloads(

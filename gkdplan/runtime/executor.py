@@ -32,6 +32,7 @@ from gkdplan.runtime.generating import generate, refit
 from gkdplan.runtime.growth import growth
 from gkdplan.runtime.guards import Guards, diverged, write_batch
 from gkdplan.runtime.megatron.load_balance import take_mean_loss
+from gkdplan.runtime.read_aloud import read_aloud
 from gkdplan.runtime.saved.saving import Saver
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_examples import examples_of_rank
@@ -149,6 +150,7 @@ class Executor:
             case Evaluate():
                 if self._is_due(action.interval, state.step):
                     evaluate(self.session, state.step)
+                    read_aloud(self.session, state)
             case Checkpoint():
                 if self._is_due(action.interval, state.step):
                     with phases.phase(Phase.CHECKPOINT):

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, completions.jsonl and boards, written by one rank."""
+"""The log of a run: metrics.jsonl, completions.jsonl, tokens.jsonl and boards, by one rank."""
 
 import json
 import os
@@ -23,11 +23,13 @@ class MetricsLog:
     ) -> None:
         self._metrics: TextIO | None = None
         self._completions: TextIO | None = None
+        self._tokens: TextIO | None = None
         self._boards = boards
         if not enabled:
             return
         self._metrics = _reopen(run_dir / "metrics.jsonl", start_step)
         self._completions = _reopen(run_dir / "completions.jsonl", start_step)
+        self._tokens = _reopen(run_dir / "tokens.jsonl", start_step)
 
     def log_step(
         self,
@@ -69,9 +71,18 @@ class MetricsLog:
         self._plot(step, "time_s", time_s)
         self._plot(step, "peak_bytes", peak_bytes)
 
-    def log_eval(self, *, step: int, jsd: float, cross_entropy: float, num_tokens: int) -> None:
-        """Held-out means, in nats a token, of the model as it is after `step`."""
-        means = {"jsd": jsd, "cross_entropy": cross_entropy}
+    def log_eval(
+        self,
+        *,
+        step: int,
+        jsd: float,
+        cross_entropy: float,
+        top1_agreement: float,
+        num_tokens: int,
+    ) -> None:
+        """Held-out means of the model as it is after `step`: nats a token, and of the agreement a
+        share of the tokens."""
+        means = {"jsd": jsd, "cross_entropy": cross_entropy, "top1_agreement": top1_agreement}
         _write(self._metrics, {"step": step, "eval": {**means, "num_tokens": num_tokens}})
         self._plot(step, "eval", means)
 
@@ -111,8 +122,34 @@ class MetricsLog:
             },
         )
 
+    def log_tokens(
+        self,
+        *,
+        step: int,
+        source: Source,
+        row: int,
+        question: str,
+        tokens: Sequence[str],
+        divergences: Sequence[float],
+        agree: Sequence[bool],
+    ) -> None:
+        """One response token by token, read by both models as they are after `step`: the divergence
+        of each in nats, and whether both would write the same one there."""
+        _write(
+            self._tokens,
+            {
+                "step": step,
+                "source": source,
+                "row": row,
+                "question": question,
+                "tokens": list(tokens),
+                "divergences": [float(f"{divergence:.6g}") for divergence in divergences],
+                "agree": list(agree),
+            },
+        )
+
     def close(self) -> None:
-        for sink in (self._metrics, self._completions, *self._boards):
+        for sink in (self._metrics, self._completions, self._tokens, *self._boards):
             if sink is not None:
                 sink.close()
 

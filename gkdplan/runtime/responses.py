@@ -1,6 +1,6 @@
 """Responses that a model samples for a step, the same in every layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from typing import TypeVar
@@ -17,6 +17,7 @@ from gkdplan.runtime.session import Session
 from gkdplan.vocab import Role, Source
 
 T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
 
 
 def sample_responses(
@@ -65,11 +66,12 @@ def requests_of_share(
     return mine, [Request(e.prompt, row_seed(seed, step, e.row), e.teacher) for e in mine]
 
 
-def of_all_ranks(mine: Mapping[int, T]) -> dict[int, T]:
-    """What belongs to a row, by the row's number, from every rank; collective over all."""
-    gathered: list[Mapping[int, T]] = [{} for _ in range(dist.get_world_size())]
+def of_all_ranks(mine: Mapping[Key, T]) -> dict[Key, T]:
+    """What belongs to a row, by the row's number, or to a part of one, from every rank; collective
+    over all."""
+    gathered: list[Mapping[Key, T]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(gathered, mine)
-    return {row: one for of_rank in gathered for row, one in of_rank.items()}
+    return {key: one for of_rank in gathered for key, one in of_rank.items()}
 
 
 def log_completions(

@@ -53,6 +53,18 @@ def _check_means(lock: str) -> None:
     assert line["eval"]["jsd"] == pytest.approx(float(jsd), rel=1e-5)
     cross_entropy = sum(_cross_entropy(student, *row, vocab_size) for row in rows) / num_tokens
     assert line["eval"]["cross_entropy"] == pytest.approx(cross_entropy, rel=1e-5)
+    num_agreeing = sum(
+        int((_first(student, *row, vocab_size) == _first(teacher, *row, vocab_size)).sum())
+        for row in rows
+    )
+    assert line["eval"]["top1_agreement"] == pytest.approx(num_agreeing / num_tokens, rel=1e-12)
+
+
+@torch.no_grad()
+def _first(model, prompt, response, vocab_size) -> torch.Tensor:
+    """The likeliest id at each token of a response."""
+    logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+    return logits[:, :vocab_size].argmax(dim=1)
 
 
 @torch.no_grad()

@@ -59,6 +59,7 @@ def test_ranks_killed_at_random_leave_no_trace_in_what_the_run_ends_with(
     assert _files(run.checkpoint(num_steps)) == _files(whole.checkpoint(num_steps))
     assert _lines(run.metrics) == _lines(whole.metrics)
     assert run.completions.read_bytes() == whole.completions.read_bytes()
+    assert run.tokens.read_bytes() == whole.tokens.read_bytes()
     left = {path.name for path in run.checkpoints.iterdir()}
     assert left == {f"step_{step}" for step in run.saved_steps()}
 

@@ -34,7 +34,8 @@ OF_A_RUN = {
     "loss": ".chart .curve, .chart .dot",
     "time": ".bar.time .segment",
     "measured": ".bar.measured .segment",
-    "samples": ".cards .card",
+    "samples": ".cards .completion",
+    "tokens": ".cards .tokens span",
 }
 BOX = "element => { const box = element.getBoundingClientRect(); return box.width * box.height }"
 

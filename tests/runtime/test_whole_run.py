@@ -78,7 +78,8 @@ def test_the_saved_student_continues_greedily_as_the_runtime_does(runs):
 def test_the_whole_record_is_there(runs):
     plan, result = runs["tensor"]
     names = {path.name for path in result.run_dir.iterdir()}
-    assert names == {"plan.lock.json", "metrics.jsonl", "completions.jsonl", "checkpoints"}
+    logs = {"metrics.jsonl", "completions.jsonl", "tokens.jsonl"}
+    assert names == {"plan.lock.json", "checkpoints", *logs}
     assert sorted(p.name for p in (result.run_dir / "checkpoints").iterdir()) == [
         "step_2",
         "step_4",

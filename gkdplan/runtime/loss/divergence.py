@@ -27,18 +27,46 @@ def weighted_divergence(
     backend: Backend,
     sft: Sft | None = None,
 ) -> Tensor:
-    """The sum over rows of weight * (divergence + alpha * cross-entropy), a float64 scalar.
+    """The sum over rows of weight * (divergence + alpha * cross-entropy), a float64 scalar; the
+    rest is as of `row_losses`."""
+    losses_N = row_losses(
+        student_NV,
+        teacher,
+        weights_N,
+        gradient_NV,
+        beta=beta,
+        temperature=temperature,
+        shard=shard,
+        backend=backend,
+        sft=sft,
+    )
+    return (losses_N * weights_N).sum()
+
+
+def row_losses(
+    student_NV: Tensor,
+    teacher: Tensor | TopK,
+    weights_N: Tensor,
+    gradient_NV: Tensor | None,
+    *,
+    beta: float,
+    temperature: float,
+    shard: VocabularyShard,
+    backend: Backend,
+    sft: Sft | None = None,
+) -> Tensor:
+    """The divergence + alpha * cross-entropy of each row [N], float64.
 
     `teacher` is its logits [N, V], or what is known of them. `gradient_NV`, where given, receives
-    the gradient of that sum wrt the student's logits; it may be `student_NV` itself. A row of
-    weight 0 counts 0 and has gradient 0, whatever it holds. What rounding leaves below 0 of a
+    the gradient of the weighted sum wrt the student's logits; it may be `student_NV` itself. A row
+    of weight 0 counts 0 and has gradient 0, whatever it holds. What rounding leaves below 0 of a
     divergence (1e-7 in float32) counts 0.
     Ranks of a tensor group exchange float64 numbers: for logits a gather of 4 a row for a KL
     divergence, else a gather of 2 and a sum of 2; for K likeliest ids a gather of K + 1; for labels
     one more of 2.
     """
     if len(weights_N) == 0:
-        return weights_N.new_zeros((), dtype=torch.float64)
+        return weights_N.new_zeros(0, dtype=torch.float64)
     cross_entropy, labels = None, None
     if sft is not None:
         log_masses_N = backend.log_masses(student_NV)
@@ -60,7 +88,7 @@ def weighted_divergence(
     losses_N = losses_N.clamp_(min=0.0)
     if cross_entropy is not None:
         losses_N += cross_entropy.losses_N
-    return (losses_N.masked_fill(ignored_N, 0.0) * weights_N).sum()
+    return losses_N.masked_fill(ignored_N, 0.0)
 
 
 def _of_buckets(

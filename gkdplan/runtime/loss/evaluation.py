@@ -1,4 +1,6 @@
-"""Held-out divergence and cross-entropy, without gradient."""
+"""Held-out divergence, cross-entropy and agreement of each token, without gradient."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -6,13 +8,30 @@ from torch import Tensor
 
 from gkdplan.runtime.loss.backend import backend_for
 from gkdplan.runtime.loss.cross_entropy import CrossEntropy, Sft, check_labels
-from gkdplan.runtime.loss.divergence import weighted_divergence
+from gkdplan.runtime.loss.divergence import row_losses
 from gkdplan.runtime.loss.heads import TeacherStates, cut_heads
+from gkdplan.runtime.loss.likeliest import likeliest_id
 from gkdplan.runtime.loss.logits import check_objective
 from gkdplan.runtime.loss.top_k import TopK
+from gkdplan.runtime.loss.vocabulary import VocabularyShard
 
 
-def divergence_and_cross_entropy(
+@dataclass(frozen=True, slots=True)
+class TokenMeasures:
+    """Of each of N tokens: the generalized JSD and the student's cross-entropy in nats, float64,
+    and whether the likeliest id is the same of both models, bool."""
+
+    divergences_N: Tensor
+    cross_entropies_N: Tensor
+    agree_N: Tensor
+
+    def sums(self) -> Tensor:
+        """[3], float64: over the tokens, those that agree counted."""
+        columns = (self.divergences_N, self.cross_entropies_N, self.agree_N.double())
+        return torch.stack([column.sum() for column in columns])
+
+
+def token_measures(
     student_hidden: Tensor,
     student_head: Tensor,
     teacher: Tensor | TopK,
@@ -27,8 +46,8 @@ def divergence_and_cross_entropy(
     backend: str | None = None,
     student_softcap: float | None = None,
     teacher_softcap: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Sums over tokens of the generalized JSD and of the student's cross-entropy, float64 scalars.
+) -> TokenMeasures:
+    """What held-out tokens say of the student, the same on every rank of a tensor group.
 
     Shapes as `jsd_linear`; `teacher` are its hidden states, to be multiplied by its head, or its
     likeliest ids and their tail, over which the divergence then is. `labels` [N] are global token
@@ -49,11 +68,16 @@ def divergence_and_cross_entropy(
         raise ValueError(f"{len(student_hidden)} tokens, but labels {tuple(labels.shape)}")
     check_labels(labels, shard.vocab_size)
     weights_N = torch.ones(len(labels), device=labels.device)
-    totals = torch.zeros(2, dtype=torch.float64, device=labels.device)
+    size = {"size": (len(labels),), "device": labels.device}
+    measures = TokenMeasures(
+        torch.zeros(**size, dtype=torch.float64),
+        torch.zeros(**size, dtype=torch.float64),
+        torch.zeros(**size, dtype=torch.bool),
+    )
     with torch.no_grad():
         all_tokens = torch.arange(len(labels), device=labels.device)
         for tokens, student_CV, teacher_CV in heads.chunks(all_tokens):
-            totals[0] += weighted_divergence(
+            measures.divergences_N[tokens] = row_losses(
                 student_CV,
                 teacher_CV,
                 weights_N[tokens],
@@ -66,8 +90,18 @@ def divergence_and_cross_entropy(
             sft = Sft(labels[tokens], alpha=1.0)
             log_masses_C = by.log_masses(student_CV)
             cross_entropy = CrossEntropy(student_CV, log_masses_C, sft, weights_N[tokens], shard)
-            totals[1] += cross_entropy.losses_N.sum()
-    return totals[0], totals[1]
+            measures.cross_entropies_N[tokens] = cross_entropy.losses_N
+            first_C = likeliest_id(student_CV, shard)
+            measures.agree_N[tokens] = first_C == _teachers_first(teacher_CV, shard)
+    return measures
+
+
+def _teachers_first(teacher: Tensor | TopK, shard: VocabularyShard) -> Tensor:
+    """The teacher's likeliest id [N], int64."""
+    if isinstance(teacher, TopK):
+        first_N1 = teacher.log_probs_NK.argmax(dim=1, keepdim=True)
+        return teacher.ids_NK.gather(1, first_N1)[:, 0].long()
+    return likeliest_id(teacher, shard)
 
 
 def _states(hidden: Tensor, head: Tensor | None, softcap: float | None) -> TeacherStates:

@@ -57,6 +57,19 @@ def likeliest(
     return found
 
 
+def likeliest_id(logits_NV: Tensor, shard: VocabularyShard) -> Tensor:
+    """The global id [N], int64, of each row's largest logit; of equals the smallest id."""
+    if logits_NV.shape[1]:
+        values_N, places_N = logits_NV.max(dim=1).values, logits_NV.argmax(dim=1)
+    else:
+        values_N = logits_NV.new_full((len(logits_NV),), -torch.inf)
+        places_N = torch.zeros(len(logits_NV), dtype=torch.int64, device=logits_NV.device)
+    candidates = torch.stack([values_N.double(), (places_N + shard.first_id).double()])
+    values_tN, ids_tN = shard.gather(candidates).unbind(dim=1)
+    is_largest = values_tN == values_tN.max(dim=0).values
+    return ids_tN.masked_fill(~is_largest, torch.inf).min(dim=0).values.long()
+
+
 def _write(
     found: TopK, tokens: slice, logits_CV: Tensor, temperature: float, shard: VocabularyShard
 ) -> None:

@@ -29,6 +29,10 @@ class RunDirectory:
     def completions(self) -> Path:
         return self.path / "completions.jsonl"
 
+    @property
+    def tokens(self) -> Path:
+        return self.path / "tokens.jsonl"
+
     def skipped(self, step: int) -> Path:
         """Where the rows of a step are that was left out."""
         return self.path / "skipped" / f"step_{step}"
@@ -48,7 +52,7 @@ class RunDirectory:
 
 
 def read_metrics(path: Path) -> list[dict[str, object]]:
-    """The lines of a metrics.jsonl file as dicts; none where there is no file."""
+    """The lines of metrics.jsonl, or of another log, as dicts; none where there is no file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

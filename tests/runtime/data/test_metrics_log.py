@@ -34,7 +34,7 @@ def log_steps(run_dir, steps, start_step=0, loggers=(), loss=1.5):
     boards = open_boards(loggers, run_dir, start_step, "name", "fingerprint")
     log = MetricsLog(run_dir, boards, start_step, enabled=True)
     if start_step == 0:
-        log.log_eval(step=0, jsd=0.5, cross_entropy=3.0, num_tokens=10)
+        log.log_eval(step=0, jsd=0.5, cross_entropy=3.0, top1_agreement=0.5, num_tokens=10)
     for step in steps:
         log.log_completion(
             step=step,
@@ -79,7 +79,10 @@ def test_a_step_s_line_is_there_as_soon_as_it_is_logged(tmp_path):
 def test_an_evaluation_s_line(tmp_path):
     log_steps(tmp_path, []).close()
     (line,) = lines_of(tmp_path / "metrics.jsonl")
-    assert line == {"step": 0, "eval": {"jsd": 0.5, "cross_entropy": 3.0, "num_tokens": 10}}
+    assert line == {
+        "step": 0,
+        "eval": {"jsd": 0.5, "cross_entropy": 3.0, "top1_agreement": 0.5, "num_tokens": 10},
+    }
 
 
 def test_a_completion_s_line_keeps_every_sign_of_its_text(tmp_path):
@@ -124,7 +127,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path, num_lost):
 def test_other_ranks_write_nothing(tmp_path):
     log = MetricsLog(tmp_path, (), 0, enabled=False)
     log.log_step(**step_record(1))
-    log.log_eval(step=1, jsd=0.5, cross_entropy=3.0, num_tokens=10)
+    log.log_eval(step=1, jsd=0.5, cross_entropy=3.0, top1_agreement=0.5, num_tokens=10)
     log.log_completion(
         step=1,
         source=Source.STUDENT,

@@ -16,13 +16,13 @@ from loss_oracle import (
     token_losses,
     top_k_losses,
 )
+from measured_sums import divergence_and_cross_entropy
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
 from gkdplan.runtime.loss import (
     TopK,
-    divergence_and_cross_entropy,
     jsd_linear,
     jsd_logits,
     triton_buckets,

@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from gloo_ranks import run_on_ranks
 from loss_oracle import BETAS, loss_and_gradient, relative_error
+from measured_sums import divergence_and_cross_entropy
 from test_loss_linear import NUM_TOKENS, VOCAB, draw
 from torch import Tensor
 
 from gkdplan.runtime.loss import (
     bound_,
     bounded,
-    divergence_and_cross_entropy,
     jsd_linear,
     jsd_logits,
     likeliest,

@@ -9,7 +9,7 @@ import typer
 from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.findings import show_findings
-from gkdplan.cli.terminal import show, show_json, width
+from gkdplan.cli.terminal import remark, show, show_json, width
 from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.report.verdict import verdict
 from gkdplan.runplan.row_lengths import SplitLengths
@@ -34,6 +34,8 @@ def check(
 
         splits, found = measured(compiled)
         findings += found
+    elif data:
+        remark("the rows were not read as tokens: the plan has errors")
     if json:
         _print_json(compiled, findings, splits if data else None)
     else:

@@ -70,6 +70,14 @@ def test_check_as_json_is_one_document(here: Path, capsys: Capture) -> None:
     assert answer["summary"]["verdict"] == "fits"
 
 
+def test_rows_of_a_plan_with_errors_are_not_read_and_that_is_said(
+    here: Path, capsys: Capture
+) -> None:
+    (here / "bad.toml").write_text(PLAN.replace("steps = 2", "steps = 0"))
+    assert main.run(["check", "--data", "bad.toml"]) == 1
+    assert "the rows were not read as tokens: the plan has errors" in capsys.readouterr().err
+
+
 def test_the_json_of_a_bad_plan_has_the_places(here: Path, capsys: Capture) -> None:
     (here / "bad.toml").write_text(PLAN.replace("steps = 2", 'steps = "2"'))
     assert main.run(["check", "bad.toml", "--json"]) == 1

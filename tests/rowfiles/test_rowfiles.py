@@ -94,7 +94,10 @@ def test_places_are_lines_where_a_format_has_lines(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rows=st.lists(st.dictionaries(st.text(max_size=4), st.integers() | st.text() | st.none())),
+    rows=st.lists(
+        st.dictionaries(st.text(max_size=4), st.integers() | st.text() | st.none())
+        | st.integers(10**6)
+    ),
     indent=st.sampled_from([None, 1]),
     ascii=st.booleans(),
     chunk=st.integers(1, 40),

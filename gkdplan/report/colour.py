@@ -9,7 +9,7 @@ _STYLES = (
     (re.compile(r"\btight(?=: peak)"), "bold yellow"),
     (re.compile(r"\bover(?=: peak)"), "bold red"),
     (re.compile(r"^(?:restart|reshard|safe)(?= )", re.MULTILINE), "bold"),
-    (re.compile(r"^[a-z]+(?= {2,}\S)", re.MULTILINE), "cyan"),
+    (re.compile(r"^[a-z]\S*(?: \S+)*(?= {2,}\S)", re.MULTILINE), "cyan"),
     (
         re.compile(
             r"^(?:[GM]iB(?: a rank|, stage)|the other ranks|steps of|moves of).*$", re.MULTILINE

@@ -15,7 +15,7 @@ Piece = tuple[str, str]
 Line = tuple[Piece, ...]
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "bold cyan"}
-_GUTTER = "bold blue"
+_GUTTER = "bold bright_blue"
 
 
 def write_diagnostics(

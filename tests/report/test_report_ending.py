@@ -49,3 +49,4 @@ def test_colour_changes_no_character(run_plan):
     styles = {plain[s.start : s.end]: s.style for s in coloured(plain).spans}
     assert styles["fits"] == "bold green"
     assert styles["vocabulary"] == "cyan"
+    assert styles["student params"] == "cyan"

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -128,7 +129,9 @@ def start_ranks(
 @contextlib.contextmanager
 def _torchs_own_files_go() -> Iterator[None]:
     """torch's launcher leaves a directory of empty logs, and a file of each rank that was killed,
-    where this process has its temporary files: meanwhile that is one that goes."""
+    where this process has its temporary files: meanwhile that is one that goes. multiprocessing
+    keeps its own directory to the end of the process."""
+    multiprocessing.util.get_temp_dir()
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="gkdplan-") as scratch:
         tempfile.tempdir = scratch

@@ -176,11 +176,11 @@ def test_it_misses_where_the_step_is_broken_and_only_there(breaking, rehearsed) 
 
 
 def _leave_gradients_of_a_narrow_middle_partial() -> None:
-    from gkdplan.runtime.megatron import lora
+    from gkdplan.runtime.megatron.lora import dense
 
-    gather = lora.gather_from_sequence_parallel_region
+    gather = dense.gather_from_sequence_parallel_region
     patch.object(
-        lora, "gather_from_sequence_parallel_region",
+        dense, "gather_from_sequence_parallel_region",
         lambda x, **_: gather(x, tensor_parallel_output_grad=False),
     ).start()  # fmt: skip
 

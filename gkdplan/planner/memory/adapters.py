@@ -1,4 +1,4 @@
-"""Parameter tensors of low-rank adapters on a rank, as runtime/megatron/lora.py makes them."""
+"""Parameter tensors of low-rank adapters on a rank, as runtime/megatron/lora makes them."""
 
 from collections.abc import Iterator
 from dataclasses import replace

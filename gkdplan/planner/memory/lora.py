@@ -1,4 +1,4 @@
-"""Bytes of activations that low-rank adapters add, as runtime/megatron/lora.py makes them.
+"""Bytes of activations that low-rank adapters add, as runtime/megatron/lora makes them.
 
 N tokens of a micro-batch, r rank, w bytes of an element, t tensor degree, s = t under sequence
 parallelism, else 1. What the frozen base no longer keeps is left out where it is priced: a linear

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import LoraPlan, Recompute
-from gkdplan.runtime.megatron import lora
 from gkdplan.runtime.megatron.forward import response_hidden
-from gkdplan.runtime.megatron.lora import is_adapter
+from gkdplan.runtime.megatron.lora import dense, is_adapter
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import load_weights
@@ -111,12 +110,12 @@ def _micro_batches() -> list[Tensor]:
 def _masks() -> Iterator[list[Tensor]]:
     """What dropout leaves out, uint8, of one input after the other."""
     masks: list[Tensor] = []
-    real = lora.dropout
+    real = dense.dropout
 
     def dropout(input: Tensor, share: float, training: bool) -> Tensor:
         kept = real(input, share, training)
         masks.append(((kept == 0.0) & (input != 0.0)).byte())
         return kept
 
-    with patch.object(lora, "dropout", dropout):
+    with patch.object(dense, "dropout", dropout):
         yield masks

@@ -239,3 +239,10 @@ def test_a_damaged_tokenizer_is_refused(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match="GK480"):
         load_chat(tmp_path)
+
+
+def test_all_rows_share_the_ints_of_their_ids(smollm2_chat):
+    chat = smollm2_chat
+    first, second = chat.encode("what is two and two?"), chat.encode("what is two and two?")
+    assert all(one is other for one, other in zip(first, second, strict=True))
+    assert max(first) > 256, "smaller ints are shared by Python itself"

@@ -14,6 +14,7 @@ from gkdplan.cli.files import refuse_existing, write_whole
 from gkdplan.cli.findings import show_findings, show_findings_json
 from gkdplan.cli.search import LAYOUT_CODES, plan_text_of, refuse_other_errors
 from gkdplan.cli.terminal import remark, show, width
+from gkdplan.cli.waiting import bar
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.planner.search.searching import Found
 from gkdplan.planner.search.searching import search as search_layouts
@@ -73,7 +74,8 @@ def init(
     text, compiled = _first(path, known)
     assert compiled.plan is not None
     assert compiled.facts is not None
-    found = search_layouts(compiled.plan, compiled.facts, top=CONSIDERED)
+    with bar("meshes") as tell:
+        found = search_layouts(compiled.plan, compiled.facts, top=CONSIDERED, tell=tell)
     if not found.plans:
         show(ranking_table(found.ranking, width()))
         raise UserError(_without_a_layout(path))

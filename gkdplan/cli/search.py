@@ -13,6 +13,7 @@ from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.files import refuse_existing, write_whole
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.terminal import remark, show, show_json, width
+from gkdplan.cli.waiting import bar
 from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.planner.checks.edits import Edit, edits_that_fit
 from gkdplan.planner.search.searching import SEARCHED, Found
@@ -53,7 +54,10 @@ def search(
     assert compiled.plan is not None
     assert compiled.facts is not None
     show_findings(_not_run(compiled), sys.stderr)
-    found = search_layouts(compiled.plan, compiled.facts, top, include_planned=planned)
+    with bar("meshes") as tell:
+        found = search_layouts(
+            compiled.plan, compiled.facts, top, include_planned=planned, tell=tell
+        )
     edits = _edits(compiled, found.ranking)
     if output and found.plans:
         assert compiled.source is not None

@@ -1,6 +1,7 @@
 """`gkdplan search`: its table, its JSON, the plan it writes and its exit codes."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,13 @@ def test_a_layout_that_breaks_a_rule_is_searched_all_the_same(workplace, capsys)
     assert status == 0
     assert "2/1/1/1/1" in out
     assert "own layout" not in out
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+def test_on_a_terminal_a_bar_counts_the_meshes(workplace, capsys, monkeypatch, quiet):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    status, out, err = searched(capsys, "--top", "1", *quiet)
+    assert status == 0
+    assert out.startswith("mesh ")
+    assert ("meshes" in err) == (not quiet)

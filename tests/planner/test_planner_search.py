@@ -163,9 +163,16 @@ def test_the_fastest_that_does_not_fit_says_what_it_lacks():
     assert dropped.device_bytes >= dropped.option.peak_bytes - budget > 0
 
 
-def test_nothing_fits_where_nothing_can():
+def test_nothing_fits_where_nothing_can_and_the_second_search_is_heard_too():
     tiny = {"device": "h100-80gb", "devices_per_node": 2, "memory_limit": "4 GiB"}
-    found = search(wanted(2, cluster=tiny), KNOWN, include_planned=True)
+    heard: list[int] = []
+    found = search(
+        wanted(2, cluster=tiny),
+        KNOWN,
+        include_planned=True,
+        tell=lambda done, total: heard.append(done),
+    )
+    assert heard.count(0) == 2
     assert found.plans == found.ranking.options == ()
     assert found.ranking.counts.slower == 0
     assert found.ranking.dropped is not None
@@ -317,3 +324,10 @@ def test_an_edit_says_what_it_saves_and_whether_it_runs():
     assert "(planned, but not yet run)" not in offload.sentence
     assert "(planned, but not yet run)" in replace(offload, runs=False).sentence
     assert edits["set `student.parallel.tensor` to 2"].runs
+
+
+def test_whoever_waits_hears_of_every_mesh():
+    heard = []
+    search(wanted(2), KNOWN, top=1, tell=lambda done, total: heard.append((done, total)))
+    num_meshes = len(list(meshes(wanted(2), KNOWN)))
+    assert heard == [(done, num_meshes) for done in range(num_meshes)]

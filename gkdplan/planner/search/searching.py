@@ -1,7 +1,7 @@
 """The search: rules first, then time, and memory from the fastest on until enough of them fit."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -30,6 +30,12 @@ SEARCHED = (
     "batch.micro",
 )
 """Keys and tables that candidates set."""
+Tell = Callable[[int, int], None]
+"""Meshes whose layouts are predicted, and of how many."""
+
+
+def _untold(done: int, total: int) -> None:
+    """Nobody waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +46,35 @@ class Found:
     plans: tuple[Plan, ...]
 
 
-def search(plan: Plan, facts: Facts, top: int = 10, *, include_planned: bool = False) -> Found:
+def search(
+    plan: Plan,
+    facts: Facts,
+    top: int = 10,
+    *,
+    include_planned: bool = False,
+    tell: Tell = _untold,
+) -> Found:
     """The `top` fastest layouts of the plan that fit; its other keys stay as they are.
 
     Without `include_planned` those that `gkdplan run` would refuse are left out and counted. Where
-    nothing fits, all that can leave the device does: a streamed teacher, the resting student.
+    nothing fits, all that can leave the device does: a streamed teacher, the resting student, and
+    `tell` hears the meshes again.
     """
-    found = _search(plan, facts, top, include_planned, all_offloads=False)
-    return found if found.plans else _search(plan, facts, top, include_planned, all_offloads=True)
+    found = _search(plan, facts, top, include_planned, tell, all_offloads=False)
+    if found.plans:
+        return found
+    return _search(plan, facts, top, include_planned, tell, all_offloads=True)
 
 
 def _search(
-    plan: Plan, facts: Facts, top: int, include_planned: bool, *, all_offloads: bool
+    plan: Plan, facts: Facts, top: int, include_planned: bool, tell: Tell, *, all_offloads: bool
 ) -> Found:
     considered = planned = 0
     broken: Counter[str] = Counter()
     candidates: list[Candidate] = []
-    for mesh in meshes(plan, facts):
+    every_mesh = tuple(meshes(plan, facts))
+    for num_done, mesh in enumerate(every_mesh):
+        tell(num_done, len(every_mesh))
         num_layers = student_shape(plan, facts).num_layers
         of_mesh = savings(mesh, num_layers, all_offloads=all_offloads)
         sizes = micro_sizes(mesh) or (mesh.batch.micro,)

@@ -79,7 +79,7 @@ def _mixed_epoch(
     return _shuffled(rows, f"{order.seed}:{epoch}") if order.shuffle else rows
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=2)
 def _round(order: Order, file: int, turn: int) -> Sequence[int]:
     """The rows of a file, each once, counted from its own first."""
     rows = range(order.file_sizes[file])

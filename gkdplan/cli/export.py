@@ -11,6 +11,7 @@ from gkdplan.cli.files import refuse_existing
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show_json
+from gkdplan.cli.waiting import bar
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.model_card import model_card
 
@@ -39,7 +40,8 @@ def export(
     refuse_existing(Path(output))
     part = "adapter" if adapter else "student"
     exporting = runtime("saved.exporting")
-    exported = exporting.export(Path(source), Path(output), part, dtype, model_card)
+    with bar(f"the {part}") as tell:
+        exported = exporting.export(Path(source), Path(output), part, dtype, model_card, tell)
     if json:
         answer = check_json(exported.diagnostics, None)
         show_json({**answer, "checkpoint": str(exported.checkpoint), "directory": output})

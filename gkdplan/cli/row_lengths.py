@@ -1,17 +1,15 @@
 """The rows of a compiled plan, measured with the student's tokenizer and without torch."""
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from gkdplan import __version__
 from gkdplan.cli.compiling import Compiled
 from gkdplan.cli.runtime import runtime
+from gkdplan.cli.waiting import Tell, bar
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.facts.locate import find_snapshot
 from gkdplan.planner.draft import dataset_share
-from gkdplan.quiet import is_quiet
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.row_lengths import SplitLengths
 
@@ -33,13 +31,13 @@ def measured(compiled: Compiled) -> tuple[Sequence[SplitLengths], tuple[Diagnost
             raise UserError(_sees())
         directory = _directory(model.model, model.revision)
         measuring = runtime("data.measuring")
-        with _bar(_num_rows(run_plan)) as advance:
+        with bar("rows") as tell:
             splits, found = measuring.measure(
                 run_plan,
                 directory,
                 tokenizer.chat_template,
                 tokenizer.eos_token,
-                advance,
+                _each_row(tell, _num_rows(run_plan)),
                 needs_responses=dataset_share(compiled.plan) > 0,
             )
     except UserError as refusal:
@@ -75,22 +73,14 @@ def _sees() -> Diagnostic:
     )
 
 
-@contextmanager
-def _bar(num_rows: int) -> Iterator[Callable[[], None]]:
-    """A bar with an ETA on stderr, where it is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Eta
+def _each_row(tell: Tell, num_rows: int) -> Callable[[], None]:
+    """Tells of every ROWS_AT_ONCE rows."""
+    num_seen = 0
 
-    columns = TextColumn("rows"), MofNCompleteColumn(), BarColumn(bar_width=30), Eta(compact=True)
-    is_shown = sys.stderr.isatty() and not is_quiet()
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
-        task, num_seen = bar.add_task("rows", total=num_rows), 0
+    def advance() -> None:
+        nonlocal num_seen
+        num_seen += 1
+        if num_seen % ROWS_AT_ONCE == 0:
+            tell(num_seen, num_rows)
 
-        def advance() -> None:
-            nonlocal num_seen
-            num_seen += 1
-            if num_seen % ROWS_AT_ONCE == 0:
-                bar.update(task, completed=num_seen)
-
-        yield advance
+    return advance

@@ -13,6 +13,7 @@ from gkdplan.cli.findings import show_findings
 from gkdplan.cli.rehearsing import rehearse
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
+from gkdplan.cli.waiting import bar
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.report.rehearsal import rehearsal_json, rehearsal_report
 from gkdplan.report.trace import compare, trace_json, trace_table
@@ -46,7 +47,8 @@ def verify(
 
 
 def _verify_step(compiled: Compiled, run_plan: RunPlan, json: bool) -> bool:
-    small, checks = rehearse(compiled, run_plan)
+    with bar("the step at reduced size"):
+        small, checks = rehearse(compiled, run_plan)
     if json:
         show_json({"schema_version": SCHEMA_VERSION, **rehearsal_json(small, run_plan, checks)})
     else:
@@ -60,8 +62,8 @@ def _verify_memory(compiled: Compiled, run_plan: RunPlan, json: bool) -> bool:
     if run_plan.layout.backend != "gloo":
         notes.append(_twin_note(run_plan))
         run_plan = _decided(compile_for_device(compiled, "cpu"))
-    with warnings.catch_warnings(action="ignore"):
-        classes = compare(run_plan, runtime("trace").trace(run_plan))
+    with warnings.catch_warnings(action="ignore"), bar("classes of ranks") as tell:
+        classes = compare(run_plan, runtime("trace").trace(run_plan, tell))
     ok = all(abs(error) <= TOLERANCE for of_class in classes for error in of_class.errors)
     if json:
         show_json(

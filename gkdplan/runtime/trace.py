@@ -6,7 +6,7 @@ micro-batches those that are in flight at one time and one more, and two chunks 
 step before the one that is counted makes what stays: Adam's moments and Megatron's buffers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -52,8 +52,11 @@ from gkdplan.vocab import LossBackend, Phase, Tier
 NUM_LOSS_CHUNKS = 2
 
 
-def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
-    """Peak live bytes of the phases teacher, student and optimizer, for each class of ranks.
+def trace(
+    plan: RunPlan, tell: Callable[[int, int], None] = lambda done, total: None
+) -> dict[RankClass, dict[Phase, int]]:
+    """Peak live bytes of the phases teacher, student and optimizer, for each class of ranks; `tell`
+    hears how many classes are done, and of how many.
 
     `plan.layout.backend` must be "gloo". Raises UserError for a teacher behind a server.
     """
@@ -67,7 +70,11 @@ def trace(plan: RunPlan) -> dict[RankClass, dict[Phase, int]]:
                 help=('remove `[teacher.server]`, with `distill.payload = "top_k"` in its place',),
             )
         )
-    return {rank_class: _trace_class(plan, rank_class) for rank_class in plan.layout.classes}
+    peaks: dict[RankClass, dict[Phase, int]] = {}
+    for rank_class in plan.layout.classes:
+        tell(len(peaks), len(plan.layout.classes))
+        peaks[rank_class] = _trace_class(plan, rank_class)
+    return peaks
 
 
 def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:

@@ -77,7 +77,7 @@ def test_a_gpu_plan_is_traced_and_priced_for_the_cpu_and_says_so(plan, capsys):
 
 
 def test_a_phase_that_misses_by_more_than_a_hundredth_exits_with_1(plan, capsys, monkeypatch):
-    def more_than_planned(run_plan):
+    def more_than_planned(run_plan, tell):
         classes = zip(run_plan.layout.classes, run_plan.ledger.classes, strict=True)
         return {
             rank_class: {

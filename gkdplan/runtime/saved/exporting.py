@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from gkdplan.diagnostics import Diagnostic, Severity, UserError, error
 from gkdplan.runplan.codec import decode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime.saved.manifest import flaw
+from gkdplan.runtime.saved.manifest import bytes_in, flaw
 from gkdplan.runtime.saved.run_directory import RunDirectory
 
 CODE = "GK588"
@@ -22,6 +22,8 @@ INDEX = "model.safetensors.index.json"
 
 Card = Callable[[RunPlan, str], str]
 """A run plan and the name of a checkpoint -> the README.md of a model."""
+Tell = Callable[[int, int], None]
+"""Bytes that were read, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +34,44 @@ class Exported:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def export(source: Path, output: Path, part: str, dtype: str | None, card: Card) -> Exported:
+@dataclass(slots=True)
+class _Meter:
+    tell: Tell
+    done: int = 0
+    total: int = 0
+
+    def expect(self, directory: Path) -> None:
+        self.total += bytes_in(directory)
+        self.tell(self.done, self.total)
+
+    def add(self, num_bytes: int) -> None:
+        self.done += num_bytes
+        self.tell(self.done, self.total)
+
+
+def export(
+    source: Path, output: Path, part: str, dtype: str | None, card: Card, tell: Tell
+) -> Exported:
     """Copy `part` ("student" or "adapter") of a run's newest whole checkpoint, or of the checkpoint
     named, to `output`, with weights in `dtype` where one is given.
 
     Raises UserError (GK588) where there is no whole checkpoint or it has no such part, and what
     `codec.decode` raises for the run's lock.
     """
-    checkpoint, passed_over = _newest_whole(source)
+    meter = _Meter(tell)
+    checkpoint, passed_over = _newest_whole(source, meter)
     files = checkpoint / part
     if not files.is_dir():
         raise _nothing(f"`{checkpoint}` has no {part}", "only a run with LoRA saves adapters")
     lock = RunDirectory(checkpoint.parent.parent).lock
     run_plan = decode(lock.read_text(encoding="utf-8"), str(lock))
     readme = card(run_plan, checkpoint.name)
-    _put_whole(output, lambda partial: _fill(partial, files, dtype, readme))
+    meter.expect(files)
+    _put_whole(output, lambda partial: _fill(partial, files, dtype, readme, meter))
     return Exported(checkpoint, tuple(_passed_over(checkpoint, passed_over)))
 
 
-def _newest_whole(source: Path) -> tuple[Path, dict[Path, str]]:
+def _newest_whole(source: Path, meter: _Meter) -> tuple[Path, dict[Path, str]]:
     """The checkpoint, and why newer ones are not whole."""
     if (source / "checkpoints").is_dir():
         directory = RunDirectory(source)
@@ -59,7 +80,8 @@ def _newest_whole(source: Path) -> tuple[Path, dict[Path, str]]:
         candidates = [source]
     flaws: dict[Path, str] = {}
     for checkpoint in candidates:
-        why = flaw(checkpoint)
+        meter.expect(checkpoint)
+        why = flaw(checkpoint, meter.add)
         if why is None:
             return checkpoint, flaws
         flaws[checkpoint] = why
@@ -92,12 +114,13 @@ def _put_whole(output: Path, fill: Callable[[Path], None]) -> None:
         ) from None
 
 
-def _fill(partial: Path, files: Path, dtype: str | None, readme: str) -> None:
+def _fill(partial: Path, files: Path, dtype: str | None, readme: str, meter: _Meter) -> None:
     for path in sorted(files.iterdir()):
         if dtype and path.suffix == ".safetensors":
             _cast(path, partial / path.name, DTYPES[dtype])
         else:
             shutil.copyfile(path, partial / path.name)
+        meter.add(path.stat().st_size)
     if dtype:
         _say_dtype(partial, dtype)
     (partial / "README.md").write_text(readme, encoding="utf-8")

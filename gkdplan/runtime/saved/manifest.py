@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,10 @@ def sync_directory(directory: Path) -> None:
         os.close(opened)
 
 
-def flaw(directory: Path) -> str | None:
+def flaw(directory: Path, tell: Callable[[int], None] = lambda num_bytes: None) -> str | None:
     """Why the checkpoint in `directory` is not whole, or None where it is: every file of the
-    manifest is there with its length and its sha256. Nothing but the manifest is parsed."""
+    manifest is there with its length and its sha256. Nothing but the manifest is parsed; `tell`
+    hears the bytes of each file that was read."""
     try:
         entries = json.loads((directory / NAME).read_text(encoding="utf-8"))["files"]
         files = {directory / name: entry for name, entry in entries.items()}
@@ -63,7 +64,13 @@ def flaw(directory: Path) -> str | None:
             return f"{name} has {found:,} bytes, not {num_bytes:,}"
         if entry_of(path)["sha256"] != sha256:
             return f"{name} has other bytes than those that were saved"
+        tell(num_bytes)
     return None
+
+
+def bytes_in(directory: Path) -> int:
+    """Of all files."""
+    return sum(path.stat().st_size for path in _files(directory))
 
 
 def _files(directory: Path) -> list[Path]:

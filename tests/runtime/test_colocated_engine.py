@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pytest
 import tiny
 import torch
 from gloo_ranks import run_on_ranks
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from silent_session import open_silently
 from tiny_plans import compile_tiny, make_home_for_vllm
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.codec import encode
@@ -43,6 +44,7 @@ LAYOUTS = {
     },
     "data, an engine on both": {"devices": 2, "generation": f"{VLLM}\ntensor = 2"},
 }  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 FAMILIES = {
     "mistral": {"sliding_window": 8},
     "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8},
@@ -52,6 +54,10 @@ FAMILIES = {
     "glm": {"head_dim": 32},
     "glm4": {"head_dim": 32},
     "olmo2": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": EXPERTS | {"shared_expert_intermediate_size": 64},
+    "qwen3_moe": EXPERTS | {"norm_topk_prob": True, "head_dim": 32},
+    "olmoe": EXPERTS,
 }
 IN_EVERY_RUN = {
     "one process, a tied head",
@@ -114,13 +120,35 @@ def test_vllm_takes_every_tensor_of_a_family(family, tmp_path):
     run_on_ranks(_compare_in_every_step, 1, lock, student, timeout_s=500, only_once=True)
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        pytest.param({"devices": 2, "parallel": "expert = 2"}, marks=pytest.mark.grid),
+        pytest.param(
+            {"devices": 2, "tensor": 2, "parallel": "expert_tensor = 2"}, marks=pytest.mark.grid
+        ),
+    ],
+)
+def test_vllm_takes_experts_with_their_adapters_merged(layout, tmp_path):
+    """Their width is no multiple of 32, which vLLM fills up on a CPU."""
+    keys = {**FAMILIES["qwen3_moe"], "hidden": 128, "max_position_embeddings": 256}
+    for role, seed in (("teacher", 1), ("student", 2)):
+        tiny.save_family(tmp_path / role, "qwen3_moe", seed=seed, **keys)
+    tiny.save_rows(tmp_path / "rows.jsonl")
+    changes = ON_POLICY | {"generation": f"{VLLM}\ntensor = 1", "student": LORA} | layout
+    run_plan = compile_tiny(tmp_path, tmp_path / "run", **changes)
+    run_on_ranks(
+        _compare_in_every_step,
+        run_plan.layout.world_size,
+        encode(run_plan),
+        str(tmp_path / "student"),
+        timeout_s=500,
+        only_once=True,
+    )
+
+
 def _compare_in_every_step(lock: str, student: str) -> None:
-    reference = AutoModelForCausalLM.from_pretrained(
-        student, dtype=torch.float32, attn_implementation="eager"
-    )
-    reference.model.do_not_compile = (
-        True  # vLLM changes the class of a model that it takes as it is
-    )
     session = open_silently(lock)
     executor = Executor(session)
     for step in range(1, NUM_STEPS + 1):
@@ -132,7 +160,22 @@ def _compare_in_every_step(lock: str, student: str) -> None:
         of_trainer = of_all_ranks({e.row: r for e, r in zip(mine, greedy, strict=True)})
         assert {row: completion.tokens for row, completion in found.items()} == of_trainer
         assert {completion.weights_version for completion in found.values()} == {step}
-        _compare_logprobs(session, reference, step + 1, of_trainer)
+        _compare_logprobs(session, student, step + 1, of_trainer)
+
+
+def _reference(student: str, weights: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """That of transformers, of a checkpoint with these tensors: it holds experts under others."""
+    with tempfile.TemporaryDirectory() as directory:
+        shutil.copy(Path(student, "config.json"), directory)
+        whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+        save_file(whole, Path(directory, "model.safetensors"), {"format": "pt"})
+        reference = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, attn_implementation="eager"
+        )
+    reference.model.do_not_compile = (
+        True  # vLLM changes the class of a model that it takes as it is
+    )
+    return reference
 
 
 def test_a_resumed_run_is_the_one_that_never_stopped(home, tmp_path):
@@ -159,13 +202,12 @@ def _run(lock: str, start_step: int) -> None:
     Executor(open_silently(lock, start_step)).run(start_step)
 
 
-def _compare_logprobs(session, reference, step: int, responses: dict) -> None:
+def _compare_logprobs(session, student: str, step: int, responses: dict) -> None:
     """Of the responses' tokens, by vLLM and by transformers with the trainer's weights."""
     from vllm import SamplingParams
 
     weights = dict(merged_tensors(session.student, session.plan.models.student, session.mesh))
-    weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
-    reference.load_state_dict(weights)
+    reference = _reference(student, weights)
     examples = examples_of_step(session, step)
     rows = [[*example.prompt, *responses[example.row]] for example in examples]
     with session.engine._apart():

@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -98,6 +98,12 @@ def make_home(home: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home) -> Iterator[vllm_servers.VllmServer]:
+    with serving(home) as started:
+        yield started
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[vllm_servers.VllmServer]:
     url = vllm_servers.free_url()
     plan = home / "plan.toml"
     plan.write_text(PLAN.format(home=home, url=f'"{url}"'))
@@ -376,6 +382,20 @@ def test_a_run_is_that_of_megatrons_own_generation(server, home, tmp_path, monke
     assert len(drawn[0]) == 4 * 8
     assert {line["weights_version"] + 1 for line in drawn[0]} == {1, 2, 3, 4}
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.grid
+def test_a_run_with_experts_is_that_of_megatrons_own_generation(tmp_path, monkeypatch):
+    """Experts of a width that vLLM fills up on a CPU."""
+    keys = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    keys |= {"hidden": 128, "head_dim": 32, "max_position_embeddings": 256}
+    for role, seed in (("teacher", 1), ("student", 2)):
+        tiny.save_family(tmp_path / role, "olmoe", seed=seed, **keys)
+    tiny.save_rows(tmp_path / "rows.jsonl")
+    with serving(tmp_path) as started:
+        test_a_run_is_that_of_megatrons_own_generation(
+            started, tmp_path, tmp_path, monkeypatch, tensor=1
+        )
 
 
 @pytest.mark.grid

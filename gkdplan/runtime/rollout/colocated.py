@@ -14,6 +14,7 @@ from torch import Tensor
 from gkdplan.runplan.sampling import Sampling, VllmPlan
 from gkdplan.runtime.rollout.answers import checked, logits_are_not_finite
 from gkdplan.runtime.rollout.engine import Completion, NamedTensor, Request
+from gkdplan.runtime.rollout.packed_experts import pack_experts_anew
 from gkdplan.runtime.rollout.shared_memory import own_shared_memory
 from gkdplan.vocab import Dtype, Tier
 
@@ -69,6 +70,8 @@ class ColocatedEngine:
         """One tensor at a time; vLLM keeps those of a module until it has them all."""
         seen: set[str] = set()
         with self._apart():
+            if self._device.type == "cpu":
+                pack_experts_anew(self._runner.model)
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": _noted(tensors, seen)}
             )

@@ -20,6 +20,7 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 from vllm.distributed.weight_transfer.packed_tensor import unpack_tensor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
+from gkdplan.runtime.rollout.packed_experts import pack_experts_anew
 from gkdplan.runtime.rollout.servers import SIZES
 
 BACKEND = "gloo"
@@ -50,6 +51,10 @@ class GlooWeightTransferEngine(NCCLWeightTransferEngine):
         packed = torch.empty(sum(sizes), dtype=torch.uint8)
         self.model_update_group.broadcast([packed], dist.BroadcastOptions()).wait()
         self.model.load_weights(unpack_tensor(packed, update_info.names, shapes, dtypes, sizes))
+
+    def start_weight_update(self) -> None:
+        pack_experts_anew(self.model)
+        super().start_weight_update()
 
     def finish_weight_update(self) -> None:
         """A tied head has no tensor of its own, so vLLM leaves what a CPU has packed of the old

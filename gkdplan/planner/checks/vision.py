@@ -104,7 +104,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         "teacher.samples": (teacher.samples is not None, "remove it"),
         "teacher.stream": (teacher.stream, "remove it"),
         "teacher.self": (teacher.self_ is not None, "name a model as `teacher.model`"),
-        "student.tuning": (student.tuning == "lora", 'set it to "full"'),
         "student.init": (student.init == "random", 'set it to "pretrained"'),
         "student.freeze_vision": (student.freeze_vision is False, "remove it"),
         "student.freeze_language": (student.freeze_language is True, "remove it"),
@@ -118,6 +117,10 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
                 label="not yet available",
                 help=(help,),
             )
+    if student.freeze_projector is False and student.tuning == "lora":
+        yield _not_yet(
+            "a projector that learns beside adapters is", "student.freeze_projector", "remove it"
+        )
 
 
 @rule("GK590")

@@ -1,6 +1,7 @@
 """Adapters as a directory that PEFT loads: adapter_config.json and adapter_model.safetensors."""
 
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from gkdplan.runtime.megatron.adapters import whole_adapters
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.shape import OF_EXPERTS, ModelShape
 
+_DECODER = "model.language_model."
+
 
 def save_adapters(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, out_dir: Path) -> None:
     """Write `out_dir`, which must not exist yet; every rank takes part and rank 0 writes.
@@ -28,7 +31,7 @@ def save_adapters(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, out_d
     tensors = {}
     for name, a, b in whole_adapters(chunks, plan, mesh):
         if mesh.rank == 0:
-            stem = f"base_model.model.{name}"
+            stem = f"base_model.model.{_module_path(plan.shape, name)}"
             tensors[f"{stem}.lora_A.weight"] = a.cpu().contiguous().clone()
             tensors[f"{stem}.lora_B.weight"] = b.cpu().contiguous().clone()
     if mesh.rank == 0:
@@ -37,6 +40,18 @@ def save_adapters(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, out_d
         config = json.dumps(_config(plan), indent=2, sort_keys=True)
         (out_dir / "adapter_config.json").write_text(config + "\n", encoding="utf-8")
     dist.barrier()
+
+
+def _module_path(shape: ModelShape, name: str) -> str:
+    """The decoder of a model that sees is a module of transformers' model."""
+    return name if shape.vision is None else _DECODER + name.removeprefix("model.")
+
+
+def _target_modules(shape: ModelShape, targets: Sequence[str]) -> list[str] | str:
+    """Their names, or, beside a tower whose projections may have the same ones, a pattern of their
+    paths."""
+    names = list(map(partial(_module_name, shape), targets))
+    return names if shape.vision is None else rf"{re.escape(_DECODER)}.*\.({'|'.join(names)})"
 
 
 def _module_name(shape: ModelShape, target: str) -> str:
@@ -61,6 +76,6 @@ def _config(plan: ModelPlan) -> dict[str, object]:
         "peft_type": "LORA",
         "r": lora.rank,
         "revision": plan.revision,
-        "target_modules": list(map(partial(_module_name, plan.shape), lora.targets)),
+        "target_modules": _target_modules(plan.shape, lora.targets),
         "task_type": "CAUSAL_LM",
     }

@@ -249,22 +249,22 @@ def test_a_run_teaches_and_saves_a_student_that_sees(home, tmp_path, forks):
 
 @pytest.mark.parametrize("layout", ["one process", "pipeline 2"])
 def test_a_run_of_rows_as_long_as_planned_needs_what_the_ledger_says(layout, home, tmp_path, forks):
-    ratios = _measured(home, tmp_path, **PLAN, **LAYOUTS[layout])
+    ratios = measured_peaks(home, tmp_path, **PLAN, **LAYOUTS[layout])
     assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
 
 
 def test_a_projector_that_learns_needs_what_the_ledger_says(home_with_projector, tmp_path, forks):
     changes = {**PLAN, **LAYOUTS["pipeline 2"], "student": "freeze_projector = false"}
-    ratios = _measured(home_with_projector, tmp_path, **changes)
+    ratios = measured_peaks(home_with_projector, tmp_path, **changes)
     assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
 
 
 def test_sampling_from_images_needs_what_the_ledger_says(home, tmp_path, forks):
-    ratios = _measured(home, tmp_path, lmbda=1.0)
+    ratios = measured_peaks(home, tmp_path, lmbda=1.0)
     assert ratios["generate"] == pytest.approx(1.0, rel=0.1)
 
 
-def _measured(home: Path, tmp_path: Path, **changes) -> dict[str, float]:
+def measured_peaks(home: Path, tmp_path: Path, **changes) -> dict[str, float]:
     """Of each phase of a later step the measured peak over the planned one, where every prompt is
     as long as planned and shows two images, of nearly all its tokens where their size counts."""
     rows = tmp_path / "home"
@@ -275,7 +275,7 @@ def _measured(home: Path, tmp_path: Path, **changes) -> dict[str, float]:
     content = [*({"type": "image", "image": p} for p in pictures), {"type": "text", "text": "say"}]
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "a blue sky"}]
     (rows / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 8)
-    (example, *_) = _examples(rows, home / "student")
+    (example, *_) = read_rows(rows, home / "student")
     lengths = {"prompt": len(example.prompt), "completion": len(example.response)}
     result = run(compile_tiny(rows, tmp_path / "run", **lengths, **changes, steps=2))
     assert result.exit_code == 0, result.diagnostics
@@ -284,7 +284,7 @@ def _measured(home: Path, tmp_path: Path, **changes) -> dict[str, float]:
     return {phase: measured[phase] / planned[phase] for phase in measured}
 
 
-def _examples(rows: Path, student: Path):
+def read_rows(rows: Path, student: Path):
     """As a run of the rows reads them."""
     text = (rows / "rows.jsonl").read_bytes()
     source = DataSource(str(rows / "rows.jsonl"), None, 8, sha256(text).hexdigest())

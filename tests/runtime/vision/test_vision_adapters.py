@@ -1,0 +1,132 @@
+"""A student that sees and has low-rank adapters: its decoder learns, its eyes stay as they are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from gloo_ranks import launched_as_forks, run_on_ranks
+from peft import PeftModel
+from safetensors.torch import load_file
+from silent_session import open_silently
+from test_vision_runs import PLAN, make_home, measured_peaks, read_rows
+from tiny_plans import compile_plan_text, compile_tiny, plan_text
+from tiny_vision import load_reference, reference_inputs
+
+from gkdplan.facts.config import read_shape
+from gkdplan.runplan.codec import encode
+from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.saved.run_directory import read_metrics
+
+NUM_STEPS = 4
+LORA = """tuning = "lora"
+[student.lora]
+rank = 4
+alpha = 16.0
+targets = ["all-linear"]"""
+CHANGES = {
+    "student": LORA,
+    "micro": 4,
+    "steps": NUM_STEPS,
+    "lmbda": 0.4,
+    "seq_kd": 0.4,
+    "distill": "sampling_temperature = 0.0",
+}
+LAYOUTS = {"alone": {}, "staged": {"devices": 2, "parallel": "pipeline = 2"}}
+KINDS = [
+    pytest.param("llava", marks=pytest.mark.grid),
+    "qwen-vl",
+    pytest.param("qwen3-vl", marks=pytest.mark.grid),
+]
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_loads_the_adapters_of_a_model_that_sees(kind, tmp_path):
+    """Two stages save what one process does, and what PEFT makes of it are the logits of the merged
+    student, of text with an image."""
+    home = make_home(kind, tmp_path)
+    alone, staged = (_run(home, tmp_path / name, layout) for name, layout in LAYOUTS.items())
+    for mine, one in zip(_steps(staged), _steps(alone), strict=True):
+        assert mine["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        assert mine["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    _assert_only_the_decoder_moved(home / "student", _last(staged) / "student")
+    _assert_peft_gives_the_merged_logits(home, _last(staged))
+
+
+def test_adapters_of_a_model_that_sees_need_what_the_ledger_says(tmp_path):
+    with launched_as_forks():
+        home = make_home("llava", tmp_path)
+        (tmp_path / "filled").mkdir()
+        ratios = measured_peaks(home, tmp_path / "filled", **PLAN, student=LORA)
+    assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
+
+
+def test_a_teacher_that_is_the_base_sees_without_a_second_copy(tmp_path):
+    """The same losses and adapters as beside a copy on the host."""
+    home = make_home("qwen-vl", tmp_path)
+    (tmp_path / "base").mkdir()
+    for name in ("student", "teacher"):
+        (tmp_path / "base" / name).symlink_to(home / "student")
+    (tmp_path / "base" / "rows.jsonl").symlink_to(home / "rows.jsonl")
+    runs = []
+    for offload in ("none", "cpu"):
+        changes = CHANGES | {"offload": offload, "teacher": f'model = "{home}/base/student"'}
+        text = plan_text(tmp_path / "base", tmp_path / offload, **changes)
+        run_plan = compile_plan_text(text.replace(f'model = "{tmp_path}/base/teacher"\n', "", 1))
+        assert run_plan.models.teacher.is_students_base is (offload == "none")
+        run_on_ranks(_execute, 1, encode(run_plan))
+        runs.append(tmp_path / offload)
+    of_base, of_copy = (_steps(run) for run in runs)
+    assert [one["loss"] for one in of_base] == [one["loss"] for one in of_copy]
+    assert max(one["loss"] for one in of_base) > 0
+    base, copy = (load_file(_last(run) / "adapter" / "adapter_model.safetensors") for run in runs)
+    assert all(torch.equal(tensor, copy[name]) for name, tensor in base.items())
+
+
+def _run(home: Path, output: Path, layout: dict[str, object]) -> Path:
+    run_plan = compile_tiny(home, output, **CHANGES | layout)
+    run_on_ranks(_execute, run_plan.layout.world_size, encode(run_plan))
+    adapters = load_file(_last(output) / "adapter" / "adapter_model.safetensors")
+    assert sum(map(torch.numel, adapters.values())) == run_plan.models.student.lora.num_parameters
+    return output
+
+
+def _execute(lock: str) -> None:
+    Executor(open_silently(lock)).run(0)
+
+
+def _assert_only_the_decoder_moved(before: Path, after: Path) -> None:
+    old, new = (load_file(path / "model.safetensors") for path in (before, after))
+    assert old.keys() == new.keys()
+    for name, tensor in new.items():
+        is_of_eyes = any(part in name for part in ("vision_tower", "visual", "projector"))
+        is_adapted = name.endswith("_proj.weight") and not is_of_eyes
+        assert torch.equal(tensor, old[name]) != is_adapted, name
+
+
+def _assert_peft_gives_the_merged_logits(home: Path, saved: Path) -> None:
+    student = home / "student"
+    base, untouched = (load_reference(student, dtype=torch.float64) for _ in range(2))
+    adapted = PeftModel.from_pretrained(base, saved / "adapter")
+    merged = load_reference(saved / "student", dtype=torch.float64)
+    example = next(one for one in read_rows(home, student) if one.shown)
+    tokens, pictures = (
+        (*example.prompt, *example.response),
+        [one.picture.path for one in example.shown],
+    )
+    shape, _ = read_shape(json.loads((student / "config.json").read_text()), "config")
+    inputs = reference_inputs(student, tokens, pictures, shape.vision.image_token_id)
+    with torch.no_grad():
+        expected, found, before = (m(**inputs).logits for m in (merged, adapted, untouched))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0.0)
+    assert float((expected - before).abs().max()) > 1e-3
+
+
+def _steps(output: Path) -> list[dict]:
+    return [line for line in read_metrics(output / "metrics.jsonl") if "loss" in line]
+
+
+def _last(output: Path) -> Path:
+    return output / "checkpoints" / f"step_{NUM_STEPS}"

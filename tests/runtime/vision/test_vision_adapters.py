@@ -64,7 +64,8 @@ def test_adapters_of_a_model_that_sees_need_what_the_ledger_says(tmp_path):
 
 
 def test_a_teacher_that_is_the_base_sees_without_a_second_copy(tmp_path):
-    """The same losses and adapters as beside a copy on the host."""
+    """The same losses and adapters as beside a copy on the host. What moves the student from its
+    base is the cross-entropy."""
     home = make_home("qwen-vl", tmp_path)
     (tmp_path / "base").mkdir()
     for name in ("student", "teacher"):
@@ -72,7 +73,11 @@ def test_a_teacher_that_is_the_base_sees_without_a_second_copy(tmp_path):
     (tmp_path / "base" / "rows.jsonl").symlink_to(home / "rows.jsonl")
     runs = []
     for offload in ("none", "cpu"):
-        changes = CHANGES | {"offload": offload, "teacher": f'model = "{home}/base/student"'}
+        changes = CHANGES | {
+            "offload": offload,
+            "teacher": f'model = "{home}/base/student"',
+            "distill": "sft_alpha = 0.5",
+        }
         text = plan_text(tmp_path / "base", tmp_path / offload, **changes)
         run_plan = compile_plan_text(text.replace(f'model = "{tmp_path}/base/teacher"\n', "", 1))
         assert run_plan.models.teacher.is_students_base is (offload == "none")
@@ -110,6 +115,9 @@ def _assert_peft_gives_the_merged_logits(home: Path, saved: Path) -> None:
     student = home / "student"
     base, untouched = (load_reference(student, dtype=torch.float64) for _ in range(2))
     adapted = PeftModel.from_pretrained(base, saved / "adapter")
+    with_adapters = [name for name, module in adapted.named_modules() if hasattr(module, "lora_A")]
+    assert with_adapters
+    assert all(".language_model." in name for name in with_adapters), "and none in the tower"
     merged = load_reference(saved / "student", dtype=torch.float64)
     example = next(one for one in read_rows(home, student) if one.shown)
     tokens, pictures = (

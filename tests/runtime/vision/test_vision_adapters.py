@@ -32,7 +32,12 @@ CHANGES = {
     "seq_kd": 0.4,
     "distill": "sampling_temperature = 0.0",
 }
-LAYOUTS = {"alone": {}, "staged": {"devices": 2, "parallel": "pipeline = 2"}}
+LAYOUTS = {
+    "alone": {},
+    "tensor": {"devices": 2, "tensor": 2},
+    "context": {"devices": 2, "parallel": "context = 2"},
+    "staged": {"devices": 2, "parallel": "pipeline = 2"},
+}
 KINDS = [
     pytest.param("llava", marks=pytest.mark.grid),
     "qwen-vl",
@@ -44,13 +49,15 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_loads_the_adapters_of_a_model_that_sees(kind, tmp_path):
-    """Two stages save what one process does, and what PEFT makes of it are the logits of the merged
+    """Two ranks of every axis learn what one process does, and what PEFT makes of it are the logits of the merged
     student, of text with an image."""
     home = make_home(kind, tmp_path)
-    alone, staged = (_run(home, tmp_path / name, layout) for name, layout in LAYOUTS.items())
-    for mine, one in zip(_steps(staged), _steps(alone), strict=True):
-        assert mine["loss"] == pytest.approx(one["loss"], abs=1e-5)
-        assert mine["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+    runs = [_run(home, tmp_path / name, layout) for name, layout in LAYOUTS.items()]
+    alone, *_, staged = runs
+    for run in runs[1:]:
+        for mine, one in zip(_steps(run), _steps(alone), strict=True):
+            assert mine["loss"] == pytest.approx(one["loss"], abs=1e-5), run.name
+            assert mine["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3), run.name
     _assert_only_the_decoder_moved(home / "student", _last(staged) / "student")
     _assert_peft_gives_the_merged_logits(home, _last(staged))
 

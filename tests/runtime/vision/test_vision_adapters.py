@@ -49,8 +49,8 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_loads_the_adapters_of_a_model_that_sees(kind, tmp_path):
-    """Two ranks of every axis learn what one process does, and what PEFT makes of it are the logits of the merged
-    student, of text with an image."""
+    """Two ranks of every axis learn what one process does, and what PEFT makes of it are the logits
+    of the merged student, of text with an image."""
     home = make_home(kind, tmp_path)
     runs = [_run(home, tmp_path / name, layout) for name, layout in LAYOUTS.items()]
     alone, *_, staged = runs

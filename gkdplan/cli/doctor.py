@@ -46,7 +46,7 @@ def doctor(
         show_findings(findings, sys.stdout)
         if path and not findings:
             show(f"\n{path} misses nothing here")
-    raise typer.Exit(any(finding.severity is Severity.ERROR for finding in findings))
+    raise typer.Exit(int(any(finding.severity is Severity.ERROR for finding in findings)))
 
 
 def _devices(machine: Machine) -> Any:

@@ -72,8 +72,10 @@ def look_at_machine(output: str) -> Machine:
 
 
 def _packages() -> Iterator[Package]:
-    for text in metadata.requires("gkdplan") or ():
-        requirement = Requirement(text)
+    """Each once, of the first extra that asks for it."""
+    asked = [Requirement(text) for text in metadata.requires("gkdplan") or ()]
+    first = {requirement.name: requirement for requirement in reversed(asked)}
+    for requirement in sorted(first.values(), key=asked.index):
         yield Package(
             requirement.name,
             _extra_of(requirement),

@@ -164,10 +164,10 @@ def test_the_fastest_that_does_not_fit_says_what_it_lacks():
 
 
 def test_nothing_fits_where_nothing_can_and_the_second_search_is_heard_too():
-    tiny = {"device": "h100-80gb", "devices_per_node": 2, "memory_limit": "4 GiB"}
+    tiny = {"device": "h100-80gb", "devices_per_node": 1, "memory_limit": "4 GiB"}
     heard: list[int] = []
     found = search(
-        wanted(2, cluster=tiny),
+        wanted(1, cluster=tiny),
         KNOWN,
         include_planned=True,
         tell=lambda done, total: heard.append(done),

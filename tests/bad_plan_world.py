@@ -162,18 +162,20 @@ def _write_byte_level(directory: Path) -> None:
 
 def regenerate() -> None:
     """Write every outcome, one finding of each code as its example, and the pages of the codes."""
-    EXAMPLES.mkdir(exist_ok=True)
-    for example in EXAMPLES.glob("*.txt"):
-        example.unlink()
+    plans = sorted(BAD_PLANS.glob("*.toml"))
     with tempfile.TemporaryDirectory() as directory:
         world = build_world(Path(directory))
-        for plan in sorted(BAD_PLANS.glob("*.toml")):
-            text = outcome(plan, world)
-            plan.with_suffix(".txt").write_text(text)
-            code = plan.name.partition("_")[0]
-            example = EXAMPLES / f"{code}.txt"
-            if not example.exists() and (block := finding_of(code, text)):
-                example.write_text(block + "\n")
+        outcomes = {plan: outcome(plan, world) for plan in plans}
+    examples: dict[str, str] = {}
+    for plan, text in outcomes.items():
+        plan.with_suffix(".txt").write_text(text)
+        code = plan.name.partition("_")[0]
+        if code not in examples and (block := finding_of(code, text)):
+            examples[code] = block
+    for example in EXAMPLES.glob("*.txt"):
+        example.unlink()
+    for code, block in examples.items():
+        (EXAMPLES / f"{code}.txt").write_text(block + "\n")
     write_code_pages(CODE_PAGES)
 
 

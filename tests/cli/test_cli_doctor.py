@@ -26,6 +26,11 @@ def test_every_package_stands_with_its_version(capsys):
     assert lines["gloo"] == "there"
 
 
+def test_a_package_that_several_extras_ask_for_stands_once():
+    names = [package.name for package in machine.look_at_machine("runs").packages]
+    assert len(names) == len(set(names))
+
+
 def test_the_json_has_the_same_facts(capsys):
     assert run(["doctor", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

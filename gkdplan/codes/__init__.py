@@ -1,6 +1,7 @@
 """The code table: what each diagnostic means, why it is refused and what mends it."""
 
 from gkdplan.codes import (
+    data,
     distillation,
     layout,
     memory,
@@ -19,6 +20,7 @@ CODES: dict[str, Code] = {
     **layout.CODES,
     **memory.CODES,
     **distillation.CODES,
+    **data.CODES,
     **running.CODES,
     **samples.CODES,
     **teacher_server.CODES,

@@ -1,14 +1,11 @@
 """A real bash completes commands, options, codes, models and devices; files are its own to find."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 
 
 @pytest.fixture

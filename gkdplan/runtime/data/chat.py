@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runtime.data.rows import Turn
-from gkdplan.runtime.data.templates import PROBE, end_of_turn_id, rendering
+from gkdplan.runtime.data.templates import PROBE, end_of_turn_id, no_tokenizer, rendering
 from gkdplan.runtime.vision.images import Eyes
 
 
@@ -93,15 +93,7 @@ def load_chat(directory: Path, eyes: Eyes | None = None) -> Chat:
             directory, local_files_only=True, trust_remote_code=False
         )
     except Exception as failure:
-        raise UserError(
-            error(
-                "GK480",
-                f"the tokenizer in `{directory}` cannot be loaded",
-                "student.model",
-                notes=(" ".join(str(failure).split()),),
-                help=("put tokenizer.json and tokenizer_config.json beside config.json",),
-            )
-        ) from failure
+        raise no_tokenizer(directory, failure) from failure
     eos_id = tokenizer.eos_token_id
     pad_id = next(i for i in (tokenizer.pad_token_id, eos_id, 0) if i is not None)
     chat = Chat(tokenizer, eos_id, None, pad_id, eyes)

@@ -4,9 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.model import DataPlan, DataSource, TeacherServer
 from gkdplan.runtime.data.bad_rows import BadRows
+from gkdplan.runtime.data.refused_rows import (
+    all_too_long,
+    cut_images,
+    no_response,
+    no_row,
+    too_long,
+)
 from gkdplan.runtime.data.rows import Row, read_items, read_row
 from gkdplan.runtime.data.tokenise import TokenisedRow, Tokens, tokenise
 
@@ -104,7 +111,7 @@ def load_examples(
     examples: list[Example] = []
     file_sizes: list[int] = []
     deleted_lengths: list[int] = []
-    too_long: list[tuple[int, str]] = []
+    long_prompts: list[tuple[int, str]] = []
     left_out: list[Diagnostic] = []
     num_read = num_truncated = num_cut = 0
     for i, source in enumerate(sources):
@@ -122,7 +129,7 @@ def load_examples(
                 raise no_response(row, row_key)
             prompt = fit_prompt(whole, row, data)
             if prompt != whole.prompt:
-                too_long.append((len(whole.prompt), row.location))
+                long_prompts.append((len(whole.prompt), row.location))
             if prompt is None:
                 deleted_lengths.append(len(whole.prompt))
                 continue
@@ -135,14 +142,14 @@ def load_examples(
     if deleted_lengths and not examples:
         raise all_too_long(deleted_lengths, key, data)
     if data.weights and key == "data.train" and 0 in file_sizes:
-        raise _no_row(sources[file_sizes.index(0)], f"{key}[{file_sizes.index(0)}]")
+        raise no_row(sources[file_sizes.index(0)], f"{key}[{file_sizes.index(0)}]")
     return Examples(
         key,
         tuple(examples),
         len(deleted_lengths),
         num_truncated,
         num_cut,
-        max(too_long, default=None),
+        max(long_prompts, default=None),
         tuple(file_sizes),
         tuple(left_out),
     )
@@ -172,7 +179,7 @@ def fit_prompt(whole: TokenisedRow, row: Row, data: DataPlan) -> Tokens | None:
     if len(prompt) <= data.max_length:
         return prompt
     if whole.shown and data.truncation in ("left", "right"):
-        raise _cut_images(prompt, row, data)
+        raise cut_images(prompt, row, data)
     match data.truncation:
         case "left":
             return prompt[-data.max_length :]
@@ -181,81 +188,6 @@ def fit_prompt(whole: TokenisedRow, row: Row, data: DataPlan) -> Tokens | None:
         case "delete":
             return None
         case "error":
-            raise _too_long(prompt, row, data)
+            raise too_long(prompt, row, data)
         case _:
             raise AssertionError(f"unknown truncation {data.truncation}")
-
-
-def _cut_images(prompt: Tokens, row: Row, data: DataPlan) -> UserError:
-    return UserError(
-        error(
-            "GK489",
-            f"the row at `{row.location}` shows images in a prompt of {len(prompt):,} tokens, "
-            f"longer than `data.max_length` = {data.max_length:,}",
-            "data.max_length",
-            label=f'`data.truncation = "{data.truncation}"` would cut through an image',
-            help=(
-                f'raise `data.max_length` to {len(prompt)}, or set `data.truncation` to "delete"',
-            ),
-        )
-    )
-
-
-def _too_long(prompt: Tokens, row: Row, data: DataPlan) -> UserError:
-    return UserError(
-        error(
-            "GK476",
-            f"the row at `{row.location}` has a prompt of {len(prompt):,} tokens, "
-            f"longer than `data.max_length` = {data.max_length:,}",
-            "data.max_length",
-            label='`data.truncation = "error"` refuses it',
-            help=(
-                f"raise `data.max_length` to {len(prompt)}, or set `data.truncation` "
-                'to "delete", "left" or "right"',
-            ),
-        )
-    )
-
-
-def all_too_long(lengths: Sequence[int], key: str, data: DataPlan) -> UserError:
-    return UserError(
-        error(
-            "GK476",
-            f"no row of `{key}` is left: all {len(lengths):,} prompts are longer than "
-            f"`data.max_length` = {data.max_length:,}",
-            "data.max_length",
-            label='`data.truncation = "delete"` leaves them out',
-            help=(
-                f"raise `data.max_length` to {max(lengths)} to keep all of them "
-                f"({min(lengths)} for the shortest), or set `data.truncation` to "
-                '"left" or "right"',
-            ),
-        )
-    )
-
-
-def _no_row(source: DataSource, key: str) -> UserError:
-    return UserError(
-        error(
-            "GK476",
-            f"no row of `{source.path}` is left: its share of an epoch cannot be taken",
-            key,
-            label="`data.weights` gives the file a share",
-            help=("raise `data.max_length`, or take the file and its weight out",),
-        )
-    )
-
-
-def no_response(row: Row, key: str) -> UserError:
-    return UserError(
-        error(
-            "GK478",
-            f"the row at `{row.location}` holds no response",
-            key,
-            label="some steps learn from the dataset's responses",
-            help=(
-                "give every row a response, or set `distill.lmbda` or `distill.seq_kd` to 1 "
-                "with a generation engine",
-            ),
-        )
-    )

@@ -13,9 +13,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from gkdplan.diagnostics import UserError, error
 from gkdplan.runtime.data.rows import Turn
-from gkdplan.runtime.data.templates import end_of_turn_id, rendering
+from gkdplan.runtime.data.templates import end_of_turn_id, no_tokenizer, rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +63,7 @@ def load_light_chat(directory: str, template: str | None, eos_token: str | None)
         compiled = None if not template else _environment().from_string(template)
         named = _special_tokens(Path(directory, "tokenizer_config.json"))
     except Exception as failure:
-        raise UserError(
-            error(
-                "GK480",
-                f"the tokenizer in `{directory}` cannot be loaded",
-                "student.model",
-                notes=(" ".join(str(failure).split()),),
-                help=("put tokenizer.json and tokenizer_config.json beside config.json",),
-            )
-        ) from failure
+        raise no_tokenizer(directory, failure) from failure
     if eos_token is not None:
         named["eos_token"] = eos_token
     eos_id = None if eos_token is None else tokenizer.token_to_id(eos_token)

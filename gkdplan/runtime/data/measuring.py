@@ -9,9 +9,10 @@ from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.row_lengths import Histogram, Lengths, SplitLengths
 from gkdplan.runtime.data.bad_rows import FAULTS_OF_A_ROW, BadRows
-from gkdplan.runtime.data.examples import all_too_long, fit_prompt, no_response, teacher_column
+from gkdplan.runtime.data.examples import fit_prompt, teacher_column
 from gkdplan.runtime.data.light_chat import load_light_chat
 from gkdplan.runtime.data.order import require_global_batch
+from gkdplan.runtime.data.refused_rows import all_too_long, no_response
 from gkdplan.runtime.data.rows import Item, read_items, read_row
 from gkdplan.runtime.data.tokenise import Renderer, TokenisedRow, tokenise
 

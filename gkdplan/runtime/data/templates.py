@@ -55,3 +55,16 @@ def _endless(directory: str) -> Diagnostic:
         label="it renders a conversation in a loop that is endless, or as good as endless",
         help=("mend the template: chat_template.jinja, or its key in tokenizer_config.json",),
     )
+
+
+def no_tokenizer(directory: object, failure: Exception) -> UserError:
+    """Why the tokenizer in `directory` was not loaded (GK480)."""
+    return UserError(
+        error(
+            "GK480",
+            f"the tokenizer in `{directory}` cannot be loaded",
+            "student.model",
+            notes=(" ".join(str(failure).split()),),
+            help=("put tokenizer.json and tokenizer_config.json beside config.json",),
+        )
+    )

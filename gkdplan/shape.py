@@ -26,8 +26,9 @@ def parts_of(projection: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class MoeShape:
-    """The experts of every layer: gated MLPs of which a router picks some for each token.
+    """The experts of layers: gated MLPs of which a router picks some for each token.
 
+    All layers have them but `dense_layers`, which have one gated MLP, of the model's width.
     `shared_ffn_hidden_size` is the width of an expert that sees every token, 0 where there is none;
     `shared_expert_gate` says that its output is scaled by a gate of its own. `weights_sum_to_one`
     says that the router's weights of a token's experts are scaled to that sum.
@@ -39,6 +40,12 @@ class MoeShape:
     shared_ffn_hidden_size: int = 0
     shared_expert_gate: bool = False
     weights_sum_to_one: bool = True
+    dense_layers: tuple[int, ...] = ()
+
+    def keeping(self, layers: Sequence[int]) -> "MoeShape | None":
+        """Of a model that is made of these layers; None where none of them has experts."""
+        dense = tuple(new for new, old in enumerate(layers) if old in self.dense_layers)
+        return replace(self, dense_layers=dense) if len(dense) < len(layers) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +86,8 @@ class ModelShape:
     """Sizes of a decoder-only transformer with RMSNorm, rotary positions, and a gated MLP or
     experts.
 
-    With `moe` every layer has experts in place of the MLP of `ffn_hidden_size`, whose `activation`
-    is "silu" or "gelu_tanh".
+    With `moe` layers have experts in place of the MLP of `ffn_hidden_size`, whose `activation` is
+    "silu" or "gelu_tanh": all but those that it calls dense.
 
     `vocab_size` is the number of rows of the embedding in the checkpoint, which may exceed the
     tokenizer's true size; `scaled_embeddings` are multiplied by sqrt(hidden_size). `logit_softcap`
@@ -138,8 +145,27 @@ class ModelShape:
         return self.query_size + self.kv_size if self.qk_norm_of_all_heads else 2 * self.head_dim
 
     @property
+    def num_dense_layers(self) -> int:
+        """Layers with a gated MLP: all, where there are no experts."""
+        return self.num_layers if self.moe is None else len(self.moe.dense_layers)
+
+    @property
+    def without_experts(self) -> "ModelShape":
+        """That of a model whose every layer is like the dense ones of this."""
+        return replace(self, moe=None)
+
+    def of_layer(self, layer: int) -> "ModelShape":
+        """That of a model whose every layer is like this one, as far as experts go."""
+        if self.moe is None or not self.moe.dense_layers:
+            return self
+        if layer in self.moe.dense_layers:
+            return self.without_experts
+        return replace(self, moe=replace(self.moe, dense_layers=()))
+
+    @property
     def num_parameters_per_layer(self) -> int:
-        """Projections, optional qkv bias and q and k norms, MLP or experts, norms."""
+        """Projections, optional qkv bias and q and k norms, MLP or experts, norms: of a layer with
+        experts where there are such, else of a dense one."""
         hidden, query, kv = self.hidden_size, self.query_size, self.kv_size
         attention = 2 * hidden * query + 2 * hidden * kv
         bias = query + 2 * kv if self.qkv_bias else 0
@@ -162,12 +188,15 @@ class ModelShape:
         """Parameters of the checkpoint, vision included; a tied head counts once."""
         matrices = 1 if self.tied_embeddings else 2
         embeddings = matrices * self.vocab_size * self.hidden_size
-        layers = self.num_layers * self.num_parameters_per_layer
+        num_dense, dense = self.num_dense_layers, self.without_experts
+        layers = (self.num_layers - num_dense) * self.num_parameters_per_layer
+        layers += num_dense * dense.num_parameters_per_layer
         vision = 0 if self.vision is None else self.vision.num_parameters
         return embeddings + layers + self.hidden_size + vision
 
     def projection_size(self, name: str) -> tuple[int, int]:
-        """(out, in) features of one of PROJECTIONS, or of FUSED_PROJECTIONS; of one expert's."""
+        """(out, in) features of one of PROJECTIONS, or of FUSED_PROJECTIONS; of one expert's, where
+        there are experts: `without_experts` has those of a dense layer."""
         if name in FUSED_PROJECTIONS:
             sizes = [self.projection_size(part) for part in parts_of(name)]
             return sum(rows for rows, _ in sizes), sizes[0][1]
@@ -189,7 +218,12 @@ class ModelShape:
 
     def keeping(self, layers: Sequence[int]) -> "ModelShape":
         """The shape of a model that is made of these layers, in this order."""
-        return replace(self, num_layers=len(layers), attention=self.attention.keeping(layers))
+        return replace(
+            self,
+            num_layers=len(layers),
+            attention=self.attention.keeping(layers),
+            moe=self.moe and self.moe.keeping(layers),
+        )
 
     def with_layers(self, num_layers: int) -> "ModelShape":
         """The shape of a model that is made of the first layers."""

@@ -1,5 +1,6 @@
 """The tensors of a checkpoint against the shape's own count of parameters."""
 
+from dataclasses import replace
 from math import prod
 
 from hypothesis import given
@@ -25,10 +26,19 @@ EXPERTS = st.builds(
     st.booleans(),
     st.booleans(),
     st.none() | EXPERTS,
+    st.frozensets(st.integers(0, 3)),
 )
 def test_tensors_sum_to_the_shapes_own_count(
-    family: str, num_layers: int, tied: bool, bias: bool, norm: bool, moe: MoeShape | None
+    family: str,
+    num_layers: int,
+    tied: bool,
+    bias: bool,
+    norm: bool,
+    moe: MoeShape | None,
+    dense: frozenset[int],
 ) -> None:
+    if moe is not None:
+        moe = replace(moe, dense_layers=(*dense,)).keeping(range(num_layers))
     shape = ModelShape(
         family=family,
         hidden_size=6,
@@ -46,5 +56,8 @@ def test_tensors_sum_to_the_shapes_own_count(
         qk_norm=norm,
         moe=moe,
     )
-    sizes = expected_tensors(shape).values()
-    assert sum(prod(size) for size in sizes) == shape.num_parameters
+    tensors = expected_tensors(shape)
+    assert sum(map(prod, tensors.values())) == shape.num_parameters
+    with_experts = {name.split(".")[2] for name in tensors if ".experts.0." in name}
+    num_with_experts = 0 if moe is None else len({*range(num_layers)} - dense)
+    assert len(with_experts) == num_with_experts == num_layers - shape.num_dense_layers

@@ -105,7 +105,7 @@ def _shape(keys: Keys, family: Family) -> ModelShape:
         rope_scaling=rotary.scaling,
         tied_embeddings=keys.flag("tie_word_embeddings", family.is_tied),
         attention=replace(attention, rotary_fraction=rotary.fraction),
-        moe=None if family.experts is None else read_experts(keys, family.experts),
+        moe=None if family.experts is None else read_experts(keys, family.experts, num_layers),
         **own,
     )
 

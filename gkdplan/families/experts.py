@@ -1,9 +1,16 @@
 """The experts of a model: their keys in a config.json."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from gkdplan.families.dense_layers import (
+    no_dense_layers,
+    no_keys_of_dense_layers,
+    read_by_step,
+    written_by_step,
+)
 from gkdplan.families.keys import Keys
-from gkdplan.shape import MoeShape
+from gkdplan.shape import ModelShape, MoeShape
 
 MAX_EXPERTS = 2**14
 MAX_FFN = 2**22
@@ -16,29 +23,40 @@ class ExpertKeys:
     `number` is the key of how many there are; transformers 5 writes it for every family under one,
     so both spellings are read. `shared_ffn` is the key of the shared expert's width where the
     family has one, which then has a gate. Where `weights_sum_to_one` a token's do in every model of
-    the family.
+    the family. `read_dense` gives the layers without experts, of so many, and `write_dense` spells
+    them again.
     """
 
     ffn: str
     shared_ffn: str | None = None
     weights_sum_to_one: bool = False
     number: str = "num_experts"
+    read_dense: Callable[[Keys, int], tuple[int, ...]] = no_dense_layers
+    write_dense: Callable[[ModelShape], dict[str, object]] = no_keys_of_dense_layers
 
 
-QWEN3 = ExpertKeys("moe_intermediate_size")
-QWEN2 = ExpertKeys("moe_intermediate_size", "shared_expert_intermediate_size")
+QWEN3 = ExpertKeys("moe_intermediate_size", read_dense=read_by_step, write_dense=written_by_step)
+QWEN2 = ExpertKeys(
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    read_dense=read_by_step,
+    write_dense=written_by_step,
+)
 MIXTRAL = ExpertKeys("intermediate_size", weights_sum_to_one=True, number="num_local_experts")
 OLMOE = ExpertKeys("intermediate_size")
 
 NUM_EXPERTS = ("num_experts", "num_local_experts")
 
 
-def read_experts(keys: Keys, family: ExpertKeys) -> MoeShape:
-    """The experts of every layer; findings are left in `keys`.
+def read_experts(keys: Keys, family: ExpertKeys, num_layers: int) -> MoeShape | None:
+    """The experts of the layers that have them, None where none has; findings are left in `keys`.
 
-    GK104: more experts a token than there are, or two counts of them; GK105: layers without
-    experts. Sizes have no defaults: those of transformers fit one model of the family only.
+    GK104: more experts a token than there are, or two counts of them. Sizes have no defaults: those
+    of transformers fit one model of the family only.
     """
+    dense = family.read_dense(keys, num_layers)
+    if len(dense) == num_layers:
+        return None
     num_experts = _read_count(keys)
     moe = MoeShape(
         num_experts=num_experts,
@@ -49,10 +67,8 @@ def read_experts(keys: Keys, family: ExpertKeys) -> MoeShape:
         ),
         shared_expert_gate=family.shared_ffn is not None,
         weights_sum_to_one=family.weights_sum_to_one or keys.flag("norm_topk_prob", False),
+        dense_layers=dense,
     )
-    for key, only in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
-        if keys.has(key) and keys.values[key] != only:
-            keys.refuse(key, "every layer has experts")
     if not keys.findings and moe.num_experts_per_token > num_experts:
         keys.wrong(
             f"`num_experts_per_tok` = {moe.num_experts_per_token} exceeds the {num_experts} experts"
@@ -60,8 +76,11 @@ def read_experts(keys: Keys, family: ExpertKeys) -> MoeShape:
     return moe
 
 
-def written_experts(family: ExpertKeys, moe: MoeShape) -> dict[str, object]:
+def written_experts(family: ExpertKeys, shape: ModelShape) -> dict[str, object]:
     """The same keys, of a shape."""
+    dense, moe = family.write_dense(shape), shape.moe
+    if moe is None:
+        return dense
     shared = {} if family.shared_ffn is None else {family.shared_ffn: moe.shared_ffn_hidden_size}
     return {
         family.number: moe.num_experts,
@@ -69,6 +88,7 @@ def written_experts(family: ExpertKeys, moe: MoeShape) -> dict[str, object]:
         family.ffn: moe.expert_ffn_hidden_size,
         "norm_topk_prob": moe.weights_sum_to_one,
         **shared,
+        **dense,
     }
 
 

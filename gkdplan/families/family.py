@@ -33,9 +33,9 @@ class Family:
     the reason. `default_theta`, `default_fraction` and `is_tied` are what transformers assumes of
     rotary positions and of the head where the config does not say; a family that
     `rotates_part` of a head may have another fraction than 1; with `has_rope_by_layer` layers of a
-    window may have other rotary positions. Families with `experts` have
-    them in every layer. `read` gives the fields of ModelShape that the family's own keys say, for a
-    number of layers, and `write` spells them again.
+    window may have other rotary positions. `experts` say how a family spells them. `read` gives the
+    fields of ModelShape that the family's own keys say, for a number of layers, and `write` spells
+    them again.
     """
 
     model_type: str

@@ -65,6 +65,15 @@ class Keys:
         items.findings = self.findings
         return tuple(items.number(str(i), at_least, at_most) for i in range(length))
 
+    def layers(self, key: str, num_layers: int) -> tuple[int, ...]:
+        """A list of numbers of the model's layers; none where it is left out."""
+        values = self.values[key] if self.has(key) else []
+        known = range(num_layers)
+        if isinstance(values, list) and all(type(n) is int and n in known for n in values):
+            return tuple(values)
+        self._wrong(key, f"a list of numbers of layers, from 0 to {num_layers - 1}")
+        return ()
+
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
         value = self.values[key] if self.has(key) else default

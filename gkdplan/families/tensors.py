@@ -1,5 +1,7 @@
 """The tensors of a Hugging Face checkpoint by name and shape."""
 
+from functools import lru_cache
+
 from gkdplan.families import FAMILIES
 from gkdplan.families.names import ExpertNames, Names
 from gkdplan.shape import PROJECTIONS, ModelShape, MoeShape, parts_of
@@ -30,18 +32,23 @@ def expected_tensors(shape: ModelShape) -> Sizes:
     A projection's weight is [outputs, inputs], as torch.nn.Linear stores it.
     """
     names, hidden = names_of(shape), shape.hidden_size
-    layer = _norms(names, hidden) | _attention(names, shape)
-    if shape.moe is None:
-        layer |= _dense_mlp(names, shape)
-    else:
-        layer |= _expert_tensors(names.experts, shape, shape.moe)
     tensors: Sizes = {f"{names.embedding}.weight": (shape.vocab_size, hidden)}
     for index in range(shape.num_layers):
+        layer = _layer(names, shape.of_layer(index))
         tensors |= {f"{names.layers}.{index}.{name}": size for name, size in layer.items()}
     tensors[f"{names.final_norm}.weight"] = (hidden,)
     if not shape.tied_embeddings:
         tensors[f"{names.head}.weight"] = (shape.vocab_size, hidden)
     return tensors if shape.vision is None else tensors | shape.vision.tensors()
+
+
+@lru_cache(maxsize=64)
+def _layer(names: Names, shape: ModelShape) -> Sizes:
+    """Without its prefix, of a model whose layers are all alike."""
+    block = _norms(names, shape.hidden_size) | _attention(names, shape)
+    if shape.moe is None:
+        return block | _dense_mlp(names, shape)
+    return block | _expert_tensors(names.experts, shape, shape.moe)
 
 
 def _norms(names: Names, hidden: int) -> Sizes:

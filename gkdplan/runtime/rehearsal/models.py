@@ -63,9 +63,7 @@ def _drawn(name: str, size: tuple[int, ...], seed: int) -> Tensor:
 def _config(shape: ModelShape) -> dict[str, Any]:
     """The keys by which transformers, and this project's facts, know the shape again."""
     family = FAMILIES[shape.family]
-    experts = {}
-    if family.experts is not None and shape.moe is not None:
-        experts = written_experts(family.experts, shape.moe)
+    experts = {} if family.experts is None else written_experts(family.experts, shape)
     return {
         "architectures": [family.architecture],
         "model_type": shape.family,

@@ -1,0 +1,39 @@
+"""Which layers of a model with experts have none, as configs say it."""
+
+from gkdplan.families.keys import Keys
+from gkdplan.shape import ModelShape
+
+MAX_STEP = 2**12
+
+
+def no_dense_layers(keys: Keys, num_layers: int) -> tuple[int, ...]:
+    """Every layer has experts; keys by which another family says otherwise are refused (GK105)."""
+    for key, only in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
+        if keys.has(key) and keys.values[key] != only:
+            keys.refuse(key, "every layer of the family has experts")
+    return ()
+
+
+def read_by_step(keys: Keys, num_layers: int) -> tuple[int, ...]:
+    """Each `decoder_sparse_step`-th layer has experts, but for those of `mlp_only_layers`.
+
+    GK104: a number of no layer; GK105: layers without experts. Source:
+    transformers/models/qwen3_moe/modeling_qwen3_moe.py, Qwen3MoeDecoderLayer.
+    """
+    step = keys.count("decoder_sparse_step", MAX_STEP, 1)
+    named = keys.layers("mlp_only_layers", num_layers)
+    for key, is_used in (("decoder_sparse_step", step > 1), ("mlp_only_layers", bool(named))):
+        if is_used:
+            keys.refuse(key, "layers without experts are not available yet")
+    return tuple(layer for layer in range(num_layers) if layer in named or (layer + 1) % step)
+
+
+def no_keys_of_dense_layers(shape: ModelShape) -> dict[str, object]:
+    """For a family whose every layer has experts."""
+    return {}
+
+
+def written_by_step(shape: ModelShape) -> dict[str, object]:
+    """The same keys, of a shape: each dense layer by its number."""
+    layers = range(shape.num_layers) if shape.moe is None else shape.moe.dense_layers
+    return {"decoder_sparse_step": 1, "mlp_only_layers": list(layers)}

@@ -15,12 +15,16 @@ from transformers import (
     AutoTokenizer,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
@@ -34,9 +38,16 @@ CHAT_TEMPLATE = (
     "{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+INTERN_TOKENS = {
+    "start_image_token": "<img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "end_image_token": "</img>",
+    "video_token": "<video>",
+}
 QWEN_TOKENS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 NUM_PIXELS = 12
 PATCH = 4
+TILE = 16
 TOKENS_PER_IMAGE = (NUM_PIXELS // PATCH) ** 2
 
 
@@ -190,11 +201,62 @@ def save_qwen3_vl(
     return _save(directory, Qwen3VLForConditionalGeneration(config))
 
 
+def save_internvl(
+    directory: Path,
+    *,
+    num_layers: int = 2,
+    hidden: int = 32,
+    tower_hidden: int = 16,
+    tower_layers: int = 2,
+    decoder: type = Qwen2Config,
+    tower: dict[str, object] | None = None,
+    tied: bool = False,
+    seed: int = 0,
+) -> Path:
+    """A random InternVL, whose tiles of 16 x 16 pixels have 4 tokens, before a decoder with
+    "dynamic" rotary positions."""
+    torch.manual_seed(seed)
+    image_token = save_intern_eyes(directory)
+    vision = {
+        "hidden_size": tower_hidden,
+        "intermediate_size": 2 * tower_hidden,
+        "num_hidden_layers": tower_layers,
+        "num_attention_heads": 2,
+        "image_size": TILE,
+        "patch_size": PATCH,
+        "attention_bias": True,
+        **(tower or {}),
+    }
+    text = decoder(
+        vocab_size=304,
+        hidden_size=hidden,
+        intermediate_size=48,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        max_position_embeddings=512,
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6},
+        bos_token_id=None,
+        eos_token_id=2,
+        tie_word_embeddings=tied,
+    )
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=text.to_dict(),
+        image_token_id=image_token,
+        image_seq_length=(TILE // PATCH // 2) ** 2,
+        tie_word_embeddings=tied,
+    )
+    return _save(directory, InternVLForConditionalGeneration(config))
+
+
 def _save(directory: Path, model: PreTrainedModel) -> Path:
     model = model.float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            is_norm = ("norm" in name or "ln_q" in name) and name.endswith("weight")
+            is_norm = any(part in name for part in ("norm", "ln_q")) and name.endswith("weight")
             parameter.copy_(float(is_norm) + 0.15 * torch.randn_like(parameter))
     model.save_pretrained(directory)
     return directory
@@ -217,6 +279,19 @@ def save_qwen_eyes(directory: Path) -> int:
     )
     template = CHAT_TEMPLATE.replace(IMAGE_TOKEN, "".join(QWEN_TOKENS))
     return _save_eyes(directory, processor, template, QWEN_TOKENS)
+
+
+def save_intern_eyes(directory: Path) -> int:
+    """The same of InternVL, whose images are cut into 4 tiles at most, and whose tokenizer names
+    the marks around them, which the template leaves out."""
+    processor = GotOcr2ImageProcessorPil(size={"height": TILE, "width": TILE}, max_patches=4)
+    tokens = tuple(INTERN_TOKENS.values())[:3]
+    template = CHAT_TEMPLATE.replace(IMAGE_TOKEN, tokens[1] + "\n")
+    image_token = _save_eyes(directory, processor, template, tokens)
+    path = directory / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "extra_special_tokens": INTERN_TOKENS}))
+    return image_token
 
 
 def _save_eyes(directory: Path, processor: Any, template: str, tokens: tuple[str, ...]) -> int:
@@ -244,7 +319,10 @@ def reference_inputs(
     if pictures:
         processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
         images = [Image.open(picture) for picture in pictures]
-        inputs |= processor(images=images, return_tensors="pt")
+        is_tiled = isinstance(processor, GotOcr2ImageProcessorPil)
+        options = {"crop_to_patches": True} if is_tiled else {}
+        inputs |= processor(images=images, return_tensors="pt", **options)
+        inputs.pop("num_patches", None)
         inputs["pixel_values"] = inputs["pixel_values"].double()
     if "image_grid_thw" in inputs:
         inputs["mm_token_type_ids"] = (ids == image_token).int()
@@ -252,7 +330,8 @@ def reference_inputs(
 
 
 SIZES = ((20, 14), (40, 18), (9, 33))
-"""Width and height of pictures, of which Qwen2.5-VL makes 4, 10 and 4 tokens."""
+"""Width and height of pictures, of which Qwen2.5-VL makes 4, 10 and 4 tokens, and InternVL 1, 3 and
+5 tiles."""
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (20, 14)) -> Path:

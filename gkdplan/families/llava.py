@@ -55,11 +55,11 @@ def read_vision(keys: Keys, text: ModelShape) -> ClipVision:
         patch_size=tower.count("patch_size", 2**10),
         activation=str(activation),
         norm_eps=tower.number("layer_norm_eps", 0.0, 1.0, 1e-5),
+        output_size=text.hidden_size,
+        image_token_id=keys.count("image_token_index", text.vocab_size - 1, 32000),
         feature_layer=_feature_layer(keys),
         with_class_token=_with_class_token(keys),
         projector_bias=keys.flag("multimodal_projector_bias", True),
-        output_size=text.hidden_size,
-        image_token_id=keys.count("image_token_index", text.vocab_size - 1, 32000),
     )
     if not keys.findings:
         _check_sizes(keys, vision, text)

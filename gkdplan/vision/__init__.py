@@ -6,22 +6,26 @@ are named as transformers 5 writes them; the decoder's own are named as if it st
 """
 
 from gkdplan.vision.clip import ClipVision
+from gkdplan.vision.intern import InternVision
 from gkdplan.vision.patched import PatchedVision
 from gkdplan.vision.qwen import QwenVision
 from gkdplan.vision.qwen3 import Qwen3Vision
+from gkdplan.vision.tiled import TiledVision
 
 __all__ = [
     "ClipVision",
+    "InternVision",
     "PatchedVision",
     "Qwen3Vision",
     "QwenVision",
+    "TiledVision",
     "VisionShape",
     "canonical_name",
     "deep_layers_of",
     "name_on_disk",
 ]
 
-VisionShape = ClipVision | QwenVision | Qwen3Vision
+VisionShape = ClipVision | InternVision | QwenVision | Qwen3Vision
 
 
 def deep_layers_of(vision: VisionShape | None) -> int:

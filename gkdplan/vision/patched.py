@@ -36,6 +36,8 @@ class PatchedVision:
     """How those of the projector begin: the merger is part of the tower's module."""
     num_position_axes: ClassVar[int] = 3
     """Numbers that say where a token stands."""
+    has_marks: ClassVar[bool] = False
+    """Whether the tokens of an image stand between two marks that no chat template writes."""
     has_interleaved_sections: ClassVar[bool] = False
     """Whether pairs turn by time, row and column in turn, and not one section after the other."""
 

@@ -11,10 +11,17 @@ from gkdplan.facts.known import find_known, known_ids
 # LLaVA-1.5-7B is Llama-2-7b with 64 more rows twice, 64*2*4096, a tower of CLIP-L/14 at 336 pixels,
 # 1024 + 588*1024 + 577*1024 + 24*(4*1024*1025 + 4096*1025 + 1024*4097 + 4*1024) + 4*1024, and the
 # projector, 1025*4096 + 4097*4096.
+# InternVL3-1B is Qwen2.5-0.5B, with 151674 ids and a head of its own, 357898112 + 2*151674*896, a
+# tower of 1024 at 448 pixels, 1024 + 1025*1024 + 589*1024 + 24*(4*1024*1025 + 1025*4096 + 4097*1024
+# + 6*1024), and the projector, 2*4096 + 4097*896 + 897*896.
 PUBLISHED = {
     "llava-hf/llava-1.5-7b-hf": 7_063_427_072,
     "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
     "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656,
+    "OpenGVLab/InternVL3-1B-hf": 938_193_024,
+    "OpenGVLab/InternVL3-2B-hf": 2_088_957_440,
+    "OpenGVLab/InternVL3-8B-hf": 7_944_373_760,
+    "OpenGVLab/InternVL3_5-8B-HF": 8_528_318_464,
     "Qwen/Qwen3-VL-2B-Instruct": 2_127_532_032,
     "Qwen/Qwen3-VL-4B-Instruct": 4_437_815_808,
     "Qwen/Qwen3-VL-8B-Instruct": 8_767_123_696,

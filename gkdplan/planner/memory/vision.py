@@ -12,9 +12,11 @@ from gkdplan.planner.memory.model import RankModel
 from gkdplan.shape import ModelShape
 from gkdplan.vision import (
     ClipVision,
+    InternVision,
     PatchedVision,
     Qwen3Vision,
     QwenVision,
+    TiledVision,
     VisionShape,
     deep_layers_of,
 )
@@ -61,8 +63,9 @@ def said_bytes(model: RankModel, num_tokens: int) -> int:
 
 def kept_bytes(model: RankModel, num_tokens: int) -> int:
     """What a projector that learns keeps of a micro-batch for its backward. CLIP's: the tower's
-    states, and what goes into its activation and comes out of it. Qwen's: the states normed, before
-    and after the norm's weight, and the same two."""
+    states, and what goes into its activation and comes out of it. InternVL's: the states joined,
+    before and after its norm, and the same two. Qwen's: the states normed, before and after the
+    norm's weight, and the same two."""
     vision = model.shape.vision
     if vision is None or not model.trains_projector:
         return 0
@@ -70,6 +73,9 @@ def kept_bytes(model: RankModel, num_tokens: int) -> int:
     match vision:
         case ClipVision():
             elements = states + 2 * num_tokens * vision.output_size
+        case InternVision():
+            joined = num_tokens * vision.merged_size
+            elements = 2 * joined + 2 * num_tokens * vision.output_size
         case QwenVision():
             elements = 4 * states
         case Qwen3Vision():
@@ -84,7 +90,11 @@ def tower_bytes(vision: VisionShape, num_tokens: int, dtype: Dtype) -> int:
     num_states = vision.num_states_of(num_tokens)
     match vision:
         case ClipVision():
-            return num_states * _clip_elements(vision) * dtype.num_bytes
+            elements = num_states * _clip_elements(vision)
+            return (elements + _cast_pixels(vision, num_tokens, dtype)) * dtype.num_bytes
+        case InternVision():
+            elements = _intern_elements(vision, num_tokens)
+            return (elements + _cast_pixels(vision, num_tokens, dtype)) * dtype.num_bytes
         case QwenVision():
             mlp = 3 * vision.hidden_size + 3 * vision.ffn_hidden_size
             return num_states * _patch_bytes(vision, mlp, dtype)
@@ -106,6 +116,25 @@ def _clip_elements(vision: ClipVision) -> int:
     attention = 7 * vision.hidden_size
     projector = vision.hidden_size + 2 * vision.output_size
     return max(mlp, attention, projector)
+
+
+def _intern_elements(vision: InternVision, num_tokens: int) -> int:
+    """The tower holds what its first layer takes. Of a layer's MLP its width twice beside the
+    layer's input, attention's output, scaled, the sum of both and the norm of it; of attention the
+    layer's input, its norm, queries, keys, values and two outputs; of the projector the tower's
+    states, joined and normed, or joined and two outputs of one of its layers."""
+    hidden, joined = vision.hidden_size, num_tokens * vision.merged_size
+    out = num_tokens * vision.output_size
+    layer = vision.num_states_of(num_tokens) * max(
+        5 * hidden + 2 * vision.ffn_hidden_size, 8 * hidden
+    )
+    projector = vision.num_states_of(num_tokens) * hidden + joined + max(joined + out, 2 * out)
+    return max(layer, projector)
+
+
+def _cast_pixels(vision: TiledVision, num_tokens: int, dtype: Dtype) -> int:
+    """Numbers of tiles, which the tower takes in its own dtype and holds."""
+    return 0 if dtype is Dtype.FP32 else vision.num_pixels(num_tokens)
 
 
 def _position_bytes(vision: Qwen3Vision) -> int:

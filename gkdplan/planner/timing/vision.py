@@ -5,7 +5,7 @@ from typing import assert_never
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.runplan.model import ModelPlan
-from gkdplan.vision import ClipVision, Qwen3Vision, QwenVision, VisionShape
+from gkdplan.vision import ClipVision, InternVision, Qwen3Vision, QwenVision, VisionShape
 
 
 def looking_s(draft: Draft, model: ModelPlan, machine: Machine, rows: int) -> float:
@@ -21,7 +21,7 @@ def looking_s(draft: Draft, model: ModelPlan, machine: Machine, rows: int) -> fl
 def tower_flops(vision: VisionShape, num_tokens: int) -> int:
     """Of the images of one row: two for each element of a matrix and state, and of attention two
     times two for each pair of states and coordinate. An image of Qwen's is taken to be as large as
-    all of them; a state of CLIP's is one of the patches and the class token."""
+    all of them; a state of a tile is one of its patches and the class token."""
     num_states, hidden = vision.num_states_of(num_tokens), vision.hidden_size
     match vision:
         case ClipVision():
@@ -30,6 +30,12 @@ def tower_flops(vision: VisionShape, num_tokens: int) -> int:
             patch = 3 * vision.patch_size**2 * hidden
             seen = num_layers * vision.num_states
             projector = num_tokens * vision.output_size * (hidden + vision.output_size)
+        case InternVision():
+            num_layers = vision.num_layers
+            layer = 4 * hidden**2 + 2 * hidden * vision.ffn_hidden_size
+            patch = 3 * vision.patch_size**2 * hidden
+            seen = num_layers * vision.num_states
+            projector = num_tokens * vision.output_size * (vision.merged_size + vision.output_size)
         case Qwen3Vision():
             num_layers = vision.num_layers
             layer = 4 * hidden**2 + 2 * hidden * vision.ffn_hidden_size

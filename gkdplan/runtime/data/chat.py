@@ -22,7 +22,8 @@ class Chat:
     template closes an assistant turn (None without a template, or where it closes with plain
     text). `pad_id` is the tokenizer's pad token, else its EOS, else 0: padding stands to the right
     of causal attention, or is masked in sampling, so its id reaches no loss. The template of a
-    model with `eyes` takes every content in parts. All texts share one int of each id, so that what
+    model with `eyes` takes every content in parts; `marks` stand before and after an image's tokens
+    where no template writes them. All texts share one int of each id, so that what
     is kept of rows is 8 bytes a token.
     """
 
@@ -31,6 +32,7 @@ class Chat:
     end_of_turn_id: int | None
     pad_id: int
     eyes: Eyes | None = None
+    marks: tuple[int, ...] = ()
     _ids: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -86,7 +88,8 @@ def load_chat(directory: Path, eyes: Eyes | None = None) -> Chat:
     model's.
 
     Raises UserError where no tokenizer can be loaded (GK480), where its chat template does not
-    end (GK483), and where it does not show the images of a model that sees (GK487).
+    end (GK483), and where it does not show the images of a model that sees, or the tokenizer has no
+    marks for them (GK487).
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -100,7 +103,24 @@ def load_chat(directory: Path, eyes: Eyes | None = None) -> Chat:
     if eyes is not None and tokenizer.chat_template:
         _require_images(chat, eyes, directory)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return Chat(tokenizer, eos_id, end_of_turn_id(chat, special | {eos_id}), pad_id, eyes)
+    marks = _marks_of(tokenizer, directory) if eyes is not None and eyes.shape.has_marks else ()
+    return Chat(tokenizer, eos_id, end_of_turn_id(chat, special | {eos_id}), pad_id, eyes, marks)
+
+
+def _marks_of(tokenizer: Any, directory: Path) -> tuple[int, int]:
+    """As transformers' processor finds them (models/internvl/processing_internvl.py)."""
+    first, last = (getattr(tokenizer, f"{name}_image_token_id", None) for name in ("start", "end"))
+    if isinstance(first, int) and isinstance(last, int):
+        return first, last
+    raise UserError(
+        error(
+            "GK487",
+            f"the tokenizer in `{directory}` does not name the marks around an image",
+            "student.model",
+            label="its `extra_special_tokens` have no `start_image_token` and `end_image_token`",
+            help=("put the tokenizer_config.json of the model into the directory",),
+        )
+    )
 
 
 def _require_images(chat: Chat, eyes: Eyes, directory: Path) -> None:

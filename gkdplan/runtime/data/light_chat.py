@@ -28,6 +28,7 @@ class LightChat:
     eos_id: int | None
     end_of_turn_id: int | None = None
     eyes: None = None
+    marks: tuple[int, ...] = ()
 
     @property
     def has_template(self) -> bool:

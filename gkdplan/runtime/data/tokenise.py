@@ -23,6 +23,10 @@ class Renderer(Protocol):
         """Those of a model that sees."""
 
     @property
+    def marks(self) -> Tokens:
+        """The tokens before and after those of an image, where no template writes them."""
+
+    @property
     def has_template(self) -> bool:
         """Whether conversations can be rendered."""
 
@@ -72,7 +76,7 @@ def tokenise(row: Row, chat: Renderer, key: str) -> TokenisedRow:
         case _:
             assert_never(row)
     if chat.eyes is not None:
-        tokenised = _with_images(tokenised, row, chat.eyes, key)
+        tokenised = _with_images(tokenised, row, chat, chat.eyes, key)
     elif isinstance(row, TurnsRow) and row.pictures:
         raise _fault(
             "GK486",
@@ -92,8 +96,11 @@ def tokenise(row: Row, chat: Renderer, key: str) -> TokenisedRow:
     return tokenised
 
 
-def _with_images(tokenised: TokenisedRow, row: Row, eyes: "Eyes", key: str) -> TokenisedRow:
-    """With as many image tokens as features; elsewhere the token may not stand."""
+def _with_images(
+    tokenised: TokenisedRow, row: Row, chat: Renderer, eyes: "Eyes", key: str
+) -> TokenisedRow:
+    """With as many image tokens as features, between marks where the model has some; elsewhere the
+    token may not stand."""
     image_token = eyes.shape.image_token_id
     pictures = row.pictures if isinstance(row, TurnsRow) else ()
     num_tokens = tokenised.prompt.count(image_token)
@@ -117,11 +124,12 @@ def _with_images(tokenised: TokenisedRow, row: Row, eyes: "Eyes", key: str) -> T
     from gkdplan.runtime.vision.images import Shown
 
     shown = tuple(eyes.measured(Shown(picture, row.location, key)) for picture in pictures)
-    numbers = iter([one.num_tokens for one in shown])
+    before, after = chat.marks[:1], chat.marks[1:]
+    images = iter([(*before, *(image_token,) * one.num_tokens, *after) for one in shown])
     prompt = tuple(
         token
         for one in tokenised.prompt
-        for token in ((one,) * next(numbers) if one == image_token else (one,))
+        for token in (next(images) if one == image_token else (one,))
     )
     return replace(tokenised, prompt=prompt, shown=shown)
 

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.pictures import FORMATS, Picture, PictureError, PictureLimits
-from gkdplan.runtime.vision.processors import grid_of, misfit_of
+from gkdplan.runtime.vision.processors import grid_of, misfit_of, prepared
 from gkdplan.vision import VisionShape
 
 
@@ -62,8 +62,8 @@ class Eyes:
         """What the tower takes of all pictures: numbers, float32, and, where pictures differ by
         them, their frames, rows and columns of patches, int64. Raises UserError (GK485)."""
         images = [self._decoded(shown) for shown in all_shown]
-        prepared = self.processor(images=images, return_tensors="pt")
-        return prepared["pixel_values"].float(), prepared.get("image_grid_thw")
+        made = prepared(self.shape, self.processor, images)
+        return made["pixel_values"].float(), made.get("image_grid_thw")
 
     def _grid(self, shown: Shown, image: Image.Image) -> tuple[int, int]:
         try:

@@ -1,21 +1,43 @@
 """What an image processor of transformers makes of an image, and whether a tower takes it."""
 
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 from PIL import Image
+from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from gkdplan.vision import ClipVision, PatchedVision, Qwen3Vision, QwenVision, VisionShape
+from gkdplan.vision import (
+    ClipVision,
+    InternVision,
+    PatchedVision,
+    Qwen3Vision,
+    QwenVision,
+    VisionShape,
+)
+
+
+def prepared(shape: VisionShape, processor: Any, images: list[Image.Image]) -> Mapping[str, Tensor]:
+    """What the processor makes of images. InternVL's cuts them into tiles, whatever its file says
+    (transformers.models.internvl.processing_internvl)."""
+    options = {"crop_to_patches": True} if isinstance(shape, InternVision) else {}
+    made: Mapping[str, Tensor] = processor(images=images, return_tensors="pt", **options)
+    return made
 
 
 def grid_of(shape: VisionShape, processor: Any, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the tokens of an image of so many pixels; those of CLIP, all in one row.
+    """Rows and columns of the tokens of an image of so many pixels; those of CLIP, all in one row,
+    those of InternVL, each tile in a row.
 
     Raises ValueError where the processor refuses such an image.
     """
     match shape:
         case ClipVision():
-            return 1, shape.tokens_per_image
+            return 1, shape.tokens_per_tile
+        case InternVision():
+            cut = {"crop_to_patches": True}
+            num_tiles = processor.get_number_of_image_patches(height, width, cut)
+            return num_tiles, shape.tokens_per_tile
         case QwenVision() | Qwen3Vision():
             side, size = shape.patch_size * shape.merge_size, processor.size
             smallest, largest = size["shortest_edge"], size["longest_edge"]
@@ -34,6 +56,9 @@ def misfit_of(shape: VisionShape, processor: Any) -> str | None:
     match shape:
         case ClipVision():
             expected = (1, 3, shape.image_size, shape.image_size)
+        case InternVision():
+            num_tiles, _ = grid_of(shape, processor, 30, 40)
+            expected = (num_tiles, 3, shape.image_size, shape.image_size)
         case QwenVision() | Qwen3Vision():
             for key, value in _settings(shape).items():
                 found = getattr(processor, key, None)
@@ -43,7 +68,7 @@ def misfit_of(shape: VisionShape, processor: Any) -> str | None:
             expected = (shape.num_states_of(rows * columns), shape.numbers_per_patch)
         case _:
             assert_never(shape)
-    blank = processor(images=[Image.new("RGB", (40, 30))], return_tensors="pt")["pixel_values"]
+    blank = prepared(shape, processor, [Image.new("RGB", (40, 30))])["pixel_values"]
     if tuple(blank.shape) == expected:
         return None
     return f"it makes {list(blank.shape)} of an image, and the tower takes {list(expected)}"

@@ -42,6 +42,7 @@ KINDS = [
     pytest.param("llava", marks=pytest.mark.grid),
     "qwen-vl",
     pytest.param("qwen3-vl", marks=pytest.mark.grid),
+    pytest.param("internvl", marks=pytest.mark.grid),
 ]
 
 pytestmark = pytest.mark.timeout(900)

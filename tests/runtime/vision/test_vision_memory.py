@@ -13,7 +13,15 @@ from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.model import TORCH_DTYPES
 from gkdplan.runtime.vision.pixels import Pixels
 from gkdplan.runtime.vision.tower import build_tower
-from gkdplan.vision import ClipVision, Qwen3Vision, QwenVision, VisionShape, deep_layers_of
+from gkdplan.vision import (
+    ClipVision,
+    InternVision,
+    Qwen3Vision,
+    QwenVision,
+    TiledVision,
+    VisionShape,
+    deep_layers_of,
+)
 from gkdplan.vocab import Dtype
 
 CLIP = ClipVision(
@@ -25,11 +33,28 @@ CLIP = ClipVision(
     patch_size=7,
     activation="quick_gelu",
     norm_eps=1e-5,
+    output_size=48,
+    image_token_id=1,
     feature_layer=-2,
     with_class_token=False,
     projector_bias=True,
+)
+INTERN = InternVision(
+    hidden_size=32,
+    num_layers=3,
+    num_heads=2,
+    ffn_hidden_size=128,
+    image_size=64,
+    patch_size=8,
+    activation="gelu",
+    norm_eps=1e-6,
     output_size=48,
     image_token_id=1,
+    merge_size=2,
+    qkv_bias=True,
+    qk_norm=False,
+    rms_norms=False,
+    final_norm=False,
 )
 QWEN = QwenVision(
     hidden_size=64,
@@ -63,6 +88,19 @@ TOWERS = {
     "wide MLP": (CLIP, Dtype.FP32),
     "narrow MLP": (replace(CLIP, ffn_hidden_size=32), Dtype.FP32),
     "wide decoder": (replace(CLIP, output_size=512), Dtype.FP32),
+    "clip in bf16": (CLIP, Dtype.BF16),
+    "intern": (INTERN, Dtype.FP32),
+    "intern with a narrow MLP": (replace(INTERN, ffn_hidden_size=32), Dtype.FP32),
+    "intern with a wide decoder": (replace(INTERN, output_size=768), Dtype.FP32),
+    "intern as it is at 6B": (
+        replace(INTERN, qk_norm=True, rms_norms=True, qkv_bias=False),
+        Dtype.FP32,
+    ),
+    "intern in bf16": (INTERN, Dtype.BF16),
+    "intern as it is at 6B in bf16": (
+        replace(INTERN, qk_norm=True, rms_norms=True, final_norm=True),
+        Dtype.BF16,
+    ),
     "qwen": (QWEN, Dtype.FP32),
     "qwen with a wide MLP": (replace(QWEN, ffn_hidden_size=320), Dtype.FP32),
     "qwen in bf16": (QWEN, Dtype.BF16),
@@ -96,16 +134,18 @@ def test_what_is_alive_in_a_tower_is_what_is_priced(kind, num_images):
     assert passing == pytest.approx(tower_bytes(vision, num_tokens, dtype), rel=0.1)
 
 
-@pytest.mark.parametrize("vision", [CLIP, replace(CLIP, with_class_token=True), QWEN, QWEN3])
+@pytest.mark.parametrize(
+    "vision", [CLIP, replace(CLIP, with_class_token=True), INTERN, QWEN, QWEN3]
+)
 def test_flops_are_those_that_torch_counts(vision):
-    """Of one image, in products that it knows. CLIP's class token is cut out of no pixels."""
+    """Of one image, in products that it knows. A tile's class token is cut out of no pixels."""
     tower = build_tower(vision, torch.float32)
     pixels, num_tokens = _images(vision, 1)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         tower(pixels)
     of_no_patch = 0
-    if isinstance(vision, ClipVision):
+    if isinstance(vision, TiledVision):
         of_no_patch = 2 * 3 * vision.patch_size**2 * vision.hidden_size
     assert counter.get_total_flops() == tower_flops(vision, num_tokens) - of_no_patch
 
@@ -113,9 +153,9 @@ def test_flops_are_those_that_torch_counts(vision):
 def _images(vision: VisionShape, num_images: int) -> tuple[Pixels, int]:
     """Of noise, and the tokens that they take."""
     nowhere = torch.zeros(0, dtype=torch.int64)
-    if isinstance(vision, ClipVision):
+    if isinstance(vision, TiledVision):
         values = torch.randn(num_images, 3, vision.image_size, vision.image_size)
-        return Pixels(values, nowhere, nowhere), num_images * vision.tokens_per_image
+        return Pixels(values, nowhere, nowhere), num_images * vision.tokens_per_tile
     values = torch.randn(num_images * SIDE**2, vision.numbers_per_patch)
     grids_I3 = torch.tensor([[1, SIDE, SIDE]] * num_images)
     return Pixels(values, nowhere, nowhere, grids_I3), num_images * (SIDE // vision.merge_size) ** 2

@@ -19,11 +19,12 @@ from tiny_vision import (
     load_reference,
     reference_inputs,
     save_image,
+    save_internvl,
     save_llava,
     save_qwen3_vl,
     save_qwen_vl,
 )
-from transformers import Qwen2Config
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from gkdplan.facts.config import read_shape
 from gkdplan.pictures import Picture, PictureLimits
@@ -57,8 +58,21 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen-vl": {"save": save_qwen_vl},
     "qwen3-vl": {"save": save_qwen3_vl, "deep_layers": (0, 2)},
     "qwen3-vl-tied": {"save": save_qwen3_vl, "tied": True, "deep_layers": (1,)},
+    "internvl": {"save": save_internvl},
+    "internvl-6b": {
+        "save": save_internvl,
+        "decoder": LlamaConfig,
+        "tower": {"norm_type": "rms_norm", "use_qk_norm": True, "attention_bias": False},
+    },
+    "internvl-tied": {
+        "save": save_internvl,
+        "decoder": Qwen3Config,
+        "tied": True,
+        "tower": {"use_mean_pooling": False},
+    },
     "qwen-vl-tied": {"save": save_qwen_vl, "tied": True, "hidden": 48, "sections": (3, 2, 1)},
 }
+SPREAD = ("default", "qwen-vl", "qwen3-vl-tied", "internvl")
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +91,19 @@ def test_one_process_equals_transformers(seeing: Path) -> None:
 
 
 def test_two_processes_equal_transformers(seeing: Path) -> None:
-    run_on_ranks(_equal_transformers, 2, seeing, ("default", "qwen-vl", "qwen3-vl-tied"), LAYOUTS)
+    run_on_ranks(_equal_transformers, 2, seeing, SPREAD, LAYOUTS)
 
 
 def test_a_saved_student_is_the_same_bytes_and_loads_in_transformers(
     seeing: Path, tmp_path: Path
 ) -> None:
-    for name in ("default", "qwen-vl", "qwen-vl-tied", "qwen3-vl"):
+    for name in ("default", "qwen-vl", "qwen-vl-tied", "qwen3-vl", "internvl", "internvl-tied"):
         run_on_ranks(_save, 1, seeing / name, tmp_path / name, ((ONE, ((2,),)),))
         run_on_ranks(_save, 2, seeing / name, tmp_path / name, LAYOUTS)
 
 
 def test_a_student_of_some_layers_keeps_its_eyes(seeing: Path, tmp_path: Path) -> None:
-    for name in ("default", "qwen-vl", "qwen3-vl-tied"):
+    for name in ("default", "qwen-vl", "qwen3-vl-tied", "internvl-tied"):
         run_on_ranks(_save_last_layer, 1, seeing / name, tmp_path / name)
 
 

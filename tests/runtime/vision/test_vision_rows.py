@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def vision(home: Path, image_size: int = NUM_PIXELS) -> ClipVision:
     return ClipVision(
-        16, 2, 2, 32, image_size, 4, "quick_gelu", 1e-5, -2, False, True, 32, save_eyes(home)
+        16, 2, 2, 32, image_size, 4, "quick_gelu", 1e-5, 32, save_eyes(home), -2, False, True
     )
 
 

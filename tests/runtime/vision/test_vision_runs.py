@@ -1,6 +1,7 @@
 """A student that sees learns from a teacher that sees: against the textbook, and in whole runs."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -18,6 +19,7 @@ from tiny_vision import (
     load_reference,
     reference_inputs,
     save_image,
+    save_internvl,
     save_llava,
     save_qwen3_vl,
     save_qwen_vl,
@@ -55,8 +57,8 @@ MIX = {"lmbda": 0.4, "seq_kd": 0.5, "distributed": "false"}
 """All three sources are seen in the steps that a test runs."""
 PLAN = {"generation": 'engine = "none"', "distributed": "false"}
 
-PROJECTING = ("llava", "qwen-vl")
-"""Those of which a projector may learn; Qwen3-VL's runs are in the grid."""
+PROJECTING = ("llava", "qwen-vl", pytest.param("internvl", marks=pytest.mark.grid))
+"""Those of which a projector may learn; the runs of InternVL and Qwen3-VL are in the grid."""
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -81,6 +83,10 @@ def make_home(kind: str, home: Path) -> Path:
     if kind == "llava":
         save_llava(home / "teacher", num_layers=4, hidden=48, tower_hidden=24, seed=1)
         save_llava(home / "student", num_layers=2, hidden=32, seed=2)
+    elif kind == "internvl":
+        teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 3}
+        save_internvl(home / "teacher", **teacher, seed=1)
+        save_internvl(home / "student", num_layers=2, tied=True, seed=2)
     elif kind == "qwen3-vl":
         teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 2}
         save_qwen3_vl(home / "teacher", **teacher, deep_layers=(0, 1), seed=1)
@@ -108,6 +114,14 @@ def test_a_projector_that_learns_has_the_gradients_of_float64(
         home, tmp_path / "run", **PLAN, **LAYOUTS[layout], student="freeze_projector = false"
     )
     run_on_ranks(_check_step, run_plan.layout.world_size, encode(run_plan))
+
+
+def test_internvl_and_its_projector_learn_on_two_stages(tmp_path):
+    """In every run, of what the grid has in all layouts."""
+    home = make_home("internvl", tmp_path)
+    changes = {**PLAN, **LAYOUTS["pipeline 2"], "student": "freeze_projector = false"}
+    run_plan = compile_tiny(home, tmp_path / "run", **changes)
+    run_on_ranks(_check_step, 2, encode(run_plan))
 
 
 def _check_step(lock: str) -> None:
@@ -270,18 +284,27 @@ def measured_peaks(home: Path, tmp_path: Path, **changes) -> dict[str, float]:
     rows = tmp_path / "home"
     rows.mkdir()
     for name in ("student", "teacher"):
-        (rows / name).symlink_to(home / name)
+        shutil.copytree(home / name, rows / name)
+        _let_images_fill_a_prompt(rows / name)
     pictures = [str(save_image(rows / f"{seed}.png", seed, (96, 96))) for seed in range(2)]
     content = [*({"type": "image", "image": p} for p in pictures), {"type": "text", "text": "say"}]
     turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "a blue sky"}]
     (rows / "rows.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 8)
-    (example, *_) = read_rows(rows, home / "student")
+    (example, *_) = read_rows(rows, rows / "student")
     lengths = {"prompt": len(example.prompt), "completion": len(example.response)}
     result = run(compile_tiny(rows, tmp_path / "run", **lengths, **changes, steps=2))
     assert result.exit_code == 0, result.diagnostics
     steps = [line for line in read_metrics(result.run_dir / "metrics.jsonl") if "loss" in line]
     measured, planned = steps[-1]["peak_bytes"], steps[-1]["planned_peak_bytes"]
     return {phase: measured[phase] / planned[phase] for phase in measured}
+
+
+def _let_images_fill_a_prompt(directory: Path) -> None:
+    """Where they are cut into tiles, into many."""
+    path = directory / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    if "max_patches" in settings:
+        path.write_text(json.dumps({**settings, "max_patches": 36}))
 
 
 def read_rows(rows: Path, student: Path):

@@ -1,4 +1,4 @@
-"""Plans with Qwen's eyes: which two models go together, and what an image may weigh."""
+"""Eyes that cut an image by its size: which two models go together, and what it may weigh."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 from planner_facts import TINY, data_file, facts, plan
 
 from gkdplan.planner.compiler import compile_plan
-from gkdplan.vision import ClipVision, Qwen3Vision, QwenVision
+from gkdplan.vision import ClipVision, InternVision, Qwen3Vision, QwenVision
 from gkdplan.vocab import Phase
 
 QWEN = QwenVision(
@@ -38,7 +38,25 @@ QWEN3 = Qwen3Vision(
     num_positions=25,
     deep_layers=(0, 1),
 )
-CLIP = ClipVision(16, 2, 2, 20, 16, 4, "gelu", 1e-5, -2, False, True, 96, 7)
+CLIP = ClipVision(16, 2, 2, 20, 16, 4, "gelu", 1e-5, 96, 7, -2, False, True)
+
+INTERN = InternVision(
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    ffn_hidden_size=20,
+    image_size=24,
+    patch_size=4,
+    activation="gelu",
+    norm_eps=1e-6,
+    output_size=96,
+    image_token_id=7,
+    merge_size=2,
+    qkv_bias=True,
+    qk_norm=False,
+    rms_norms=False,
+    final_norm=False,
+)
 
 
 def compiled(student, teacher, **of_rows):
@@ -73,7 +91,7 @@ def test_an_image_is_cut_alike_for_both(change, words):
 
 
 def test_eyes_of_another_kind_are_refused():
-    for one, other in ((QWEN, CLIP), (CLIP, QWEN), (QWEN, QWEN3)):
+    for one, other in ((QWEN, CLIP), (CLIP, QWEN), (QWEN, QWEN3), (CLIP, INTERN)):
         models = replace(TINY, vision=one), replace(TINY, vision=other)
         (found,) = [d for d in compiled(*models).diagnostics if d.code == "GK131"]
         assert "by different rules" in found.message
@@ -89,6 +107,32 @@ def test_what_waits_of_images_is_as_much_as_a_prompt_has_room_for():
     of_angles = 2 * 64 * 16 * 4
     seeing = temporaries(SEEING, num_rows_with_images=3, most_images=1)
     assert seeing - temporaries(TINY) == of_images + of_positions + of_angles
+
+
+def test_tiles_wait_as_far_as_a_prompt_has_room_for_them():
+    """8 rows of 32 tokens of a prompt, 3 whole tiles of 9 tokens: of each 3 x 24 x 24 float32, and
+    for each token the place and number of its feature, two int64."""
+    seeing = replace(TINY, vision=INTERN)
+    of_images = 8 * 3 * (3 * 24 * 24 * 4 + 9 * 2 * 8)
+    assert (
+        temporaries(seeing, num_rows_with_images=3, most_images=1) - temporaries(TINY) == of_images
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_size": 32}, "the student has 9 tokens a tile of an image, the teacher 16"),
+        ({"patch_size": 2, "merge_size": 4}, None),
+        ({"image_size": 48, "merge_size": 4}, "the student has 24 pixels a side of a tile"),
+        ({"image_token_id": 8}, "the student has 7 as the id of the image token, the teacher 8"),
+    ],
+)
+def test_tiles_are_cut_alike_for_both(change, words):
+    models = (replace(TINY, vision=INTERN), replace(TINY, vision=replace(INTERN, **change)))
+    found = [d.message for d in compiled(*models).diagnostics if d.code == "GK131"]
+    assert (words is None) == (not found)
+    assert all(words in message for message in found[:1])
 
 
 def test_where_no_row_shows_an_image_only_positions_wait():

@@ -29,6 +29,18 @@ class ClipVision(TiledVision):
         """What an image takes of the decoder's sequence."""
         return self.num_states if self.with_class_token else self.num_states - 1
 
+    @property
+    def num_read_layers(self) -> int:
+        """Those before the states that the projector takes."""
+        return self.feature_layer % (self.num_layers + 1)
+
+    def is_read(self, name: str) -> bool:
+        """Whether the features of an image depend on the tensor: not the layers past the one whose
+        states are taken, nor the norm after all of them."""
+        unread = range(self.num_read_layers, self.num_layers)
+        layers = tuple(f"{TOWER}encoder.layers.{index}." for index in unread)
+        return not name.startswith((f"{TOWER}post_layernorm.", *layers))
+
     def most_tokens(self, num_images: int, num_tokens: int) -> int:
         """What `num_images` take of a sequence at most that has room for `num_tokens`."""
         return min(num_images, num_tokens // self.tokens_per_tile) * self.tokens_per_tile

@@ -32,7 +32,7 @@ class PatchedVision:
 
     prefixes: ClassVar[tuple[str, ...]] = (TOWER,)
     """How the names of tensors begin that are not the decoder's."""
-    projector: ClassVar[str] = "visual.merger."
+    projector: ClassVar[tuple[str, ...]] = ("visual.merger.",)
     """How those of the projector begin: the merger is part of the tower's module."""
     num_position_axes: ClassVar[int] = 3
     """Numbers that say where a token stands."""
@@ -76,6 +76,10 @@ class PatchedVision:
     def tensors(self) -> Shapes:
         """Names and shapes, in the order of the modules' parameters."""
         raise NotImplementedError
+
+    def is_read(self, name: str) -> bool:
+        """Whether the features of an image depend on the tensor."""
+        return True
 
     @property
     def num_parameters(self) -> int:

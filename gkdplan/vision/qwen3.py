@@ -21,6 +21,7 @@ class Qwen3Vision(PatchedVision):
     num_positions: int
     deep_layers: tuple[int, ...]
 
+    projector: ClassVar[tuple[str, ...]] = ("visual.merger.", "visual.deepstack_merger_list.")
     has_interleaved_sections: ClassVar[bool] = True
 
     def tensors(self) -> Shapes:

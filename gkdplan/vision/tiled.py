@@ -28,7 +28,7 @@ class TiledVision:
 
     prefixes: ClassVar[tuple[str, ...]] = (TOWER, PROJECTOR)
     """How the names of tensors begin that are not the decoder's."""
-    projector: ClassVar[str] = PROJECTOR
+    projector: ClassVar[tuple[str, ...]] = (PROJECTOR,)
     """How those of the projector begin."""
     num_position_axes: ClassVar[int] = 1
     """Numbers that say where a token stands."""
@@ -56,6 +56,10 @@ class TiledVision:
     def tensors(self) -> Shapes:
         """Names and shapes, in the order of the modules' parameters."""
         raise NotImplementedError
+
+    def is_read(self, name: str) -> bool:
+        """Whether the features of an image depend on the tensor."""
+        return True
 
     @property
     def num_parameters(self) -> int:

@@ -154,7 +154,6 @@ def test_where_no_row_shows_an_image_only_positions_wait():
             "student.recompute.granularity",
             "recomputing whole layers",
         ),
-        ({"freeze_projector": False}, 1, "student.freeze_projector", "training the mergers"),
     ],
 )
 def test_what_a_tower_that_speaks_to_layers_cannot_is_refused(student, devices, path, words):
@@ -165,6 +164,53 @@ def test_what_a_tower_that_speaks_to_layers_cannot_is_refused(student, devices, 
     assert path in [d.path for d in found]
     assert any(words in d.message and d.help for d in found)
     assert compilation.run_plan is None
+
+
+@pytest.mark.parametrize(
+    ("student", "devices", "path", "words"),
+    [
+        (
+            {"freeze_vision": False, "tuning": "lora"},
+            1,
+            "student.freeze_vision",
+            "a tower that learns beside adapters",
+        ),
+        (
+            {"freeze_vision": False, "parallel": {"pipeline": 2, "virtual_pipeline": 2}},
+            2,
+            "student.parallel.virtual_pipeline",
+            "on interleaved stages",
+        ),
+    ],
+)
+def test_where_a_tower_cannot_learn_is_refused(student, devices, path, words):
+    seeing = replace(SEEING, num_layers=4)
+    tables = {"student": student, "cluster": {"devices_per_node": devices}}
+    compilation = compile_plan(plan(**tables), facts(seeing, seeing), "test")
+    found = [d for d in compilation.diagnostics if d.code == "GK590"]
+    assert path in [d.path for d in found]
+    assert any(words in d.message and d.help for d in found)
+    assert compilation.run_plan is None
+
+
+def test_a_tower_that_learns_has_gradients_and_a_state_of_what_is_read():
+    """CLIP's second layer of two is not read where the states before it are taken: 4 x 16 x 17 of
+    attention, 2 x 16 x 20 + 36 of the MLP, 4 x 16 of norms, and 2 x 16 of the norm after it."""
+    seeing = replace(TINY, vision=replace(CLIP, feature_layer=-2))
+    unread = 4 * 16 * 17 + 2 * 16 * 20 + 36 + 4 * 16 + 2 * 16
+    projector = 16 * 96 + 96 + 96 * 96 + 96
+    grads = [
+        compile_plan(
+            plan(student=student, optimizer={"distributed": False}),
+            facts(seeing, seeing, train=(data_file(num_rows_with_images=3, most_images=1),)),
+            "test",
+        )
+        .run_plan.ledger.classes[0]
+        .phases[Phase.STUDENT]
+        .rows["student grads"]
+        for student in ({}, {"freeze_vision": False})
+    ]
+    assert grads[1] - grads[0] == 4 * (CLIP.num_parameters - unread - projector)
 
 
 def test_a_tower_may_speak_to_all_layers_of_the_first_stage():

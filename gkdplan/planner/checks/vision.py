@@ -105,7 +105,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         "teacher.stream": (teacher.stream, "remove it"),
         "teacher.self": (teacher.self_ is not None, "name a model as `teacher.model`"),
         "student.init": (student.init == "random", 'set it to "pretrained"'),
-        "student.freeze_vision": (student.freeze_vision is False, "remove it"),
         "student.freeze_language": (student.freeze_language is True, "remove it"),
     }
     for path, (is_asked, help) in refused.items():
@@ -117,9 +116,15 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
                 label="not yet available",
                 help=(help,),
             )
-    if student.freeze_projector is False and student.tuning == "lora":
+    for key, part in (("freeze_projector", "projector"), ("freeze_vision", "tower")):
+        learns, path = getattr(student, key) is False, f"student.{key}"
+        if learns and student.tuning == "lora":
+            yield _not_yet(f"a {part} that learns beside adapters is", path, "remove it")
+    if student.freeze_vision is False and student.parallel.virtual_pipeline > 1:
         yield _not_yet(
-            "a projector that learns beside adapters is", "student.freeze_projector", "remove it"
+            "a tower that learns on interleaved stages is",
+            "student.parallel.virtual_pipeline",
+            "remove it, or let the tower stay as it is",
         )
 
 
@@ -148,12 +153,6 @@ def towers_that_speak_to_layers_are_available(plan: Plan, facts: Facts) -> Itera
             "recomputing whole layers that a tower speaks to is",
             "student.recompute.granularity",
             'set it to "selective" or "none"',
-        )
-    if student.freeze_projector is False:
-        yield _not_yet(
-            "training the mergers of a tower that speaks to layers is",
-            "student.freeze_projector",
-            "remove it",
         )
 
 

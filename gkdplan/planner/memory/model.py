@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from gkdplan.planner.memory.adapters import with_adapters
 from gkdplan.planner.memory.experts import ExpertShare, expert_share
-from gkdplan.planner.memory.parameters import Parameter, parameters_of_chunk
+from gkdplan.planner.memory.parameters import VISION, Parameter, parameters_of_chunk
 from gkdplan.planner.memory.stage import Stage
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.model import NO_RECOMPUTE, LoraPlan, ModelPlan, Recompute
@@ -65,6 +65,7 @@ class RankModel:
     lora: LoraPlan | None = None
     recompute: Recompute = NO_RECOMPUTE
     experts: ExpertShare | None = None
+    trains_tower: bool = False
     trains_projector: bool = False
     balances_load: bool = False
 
@@ -74,8 +75,8 @@ class RankModel:
         base = chunks_of_stage(
             self.shape, self.padded_vocab_size, self.tensor, self.stage, self.experts
         )
-        if self.trains_projector:
-            base = tuple(tuple(map(self._with_trained_projector, chunk)) for chunk in base)
+        if self.trains_tower or self.trains_projector:
+            base = tuple(tuple(map(self._with_learning_eyes, chunk)) for chunk in base)
         if self.lora is None:
             return base
         return tuple(
@@ -158,10 +159,14 @@ class RankModel:
         """Over how many ranks the tokens between the tensor-parallel regions are divided."""
         return self.tensor if self.sequence else 1
 
-    def _with_trained_projector(self, parameter: Parameter) -> Parameter:
-        assert self.shape.vision is not None, "a text model has no projector to train"
-        is_of_projector = parameter.name.startswith(f"vision.{self.shape.vision.projector}")
-        return replace(parameter, is_trained=True) if is_of_projector else parameter
+    def _with_learning_eyes(self, parameter: Parameter) -> Parameter:
+        vision, name = self.shape.vision, parameter.name.removeprefix(VISION)
+        assert vision is not None, "a text model has no eyes that learn"
+        if name == parameter.name or not vision.is_read(name):
+            return parameter
+        is_of_projector = name.startswith(vision.projector)
+        is_trained = self.trains_projector if is_of_projector else self.trains_tower
+        return replace(parameter, is_trained=is_trained)
 
 
 @lru_cache(maxsize=1024)
@@ -201,6 +206,7 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, fused: Fused, stage: int)
         lora=model.lora,
         recompute=model.recompute,
         experts=expert_share(model.shape, degrees),
+        trains_tower=model.freeze is not None and not model.freeze.vision,
         trains_projector=model.freeze is not None and not model.freeze.projector,
         balances_load=model.load_balance is not None,
     )

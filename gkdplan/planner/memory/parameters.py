@@ -26,6 +26,8 @@ class Parameter:
 
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT_LAYER = "output_layer.weight"
+VISION = "vision."
+"""How the names of a tower's and a projector's parameters begin."""
 
 
 def parameters_of_chunk(
@@ -69,7 +71,7 @@ def _of_vision(shape: ModelShape) -> tuple[Parameter, ...]:
     if shape.vision is None:
         return ()
     return tuple(
-        Parameter(f"vision.{name}", prod(size), is_vector=len(size) == 1, is_trained=False)
+        Parameter(VISION + name, prod(size), is_vector=len(size) == 1, is_trained=False)
         for name, size in shape.vision.tensors().items()
     )
 

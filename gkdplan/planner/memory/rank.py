@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.batch import Batch
+from gkdplan.planner.memory.learning_eyes import backward_bytes, kept_bytes
 from gkdplan.planner.memory.loss import INT64_BYTES, Loss
 from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
 from gkdplan.planner.memory.vision import (
-    kept_bytes,
     looking_bytes,
     pixel_bytes,
     position_bytes,
@@ -50,6 +50,11 @@ class Share:
     def seen_bytes(self) -> int:
         """What is kept of a micro-batch's images for the backward."""
         return kept_bytes(self.model, self.batch.rows * self.seen_of_row)
+
+    @property
+    def seen_backward_bytes(self) -> int:
+        """What passes in the backward of a micro-batch's images."""
+        return backward_bytes(self.model, self.batch.rows * self.seen_of_row)
 
     @property
     def said_bytes(self) -> int:

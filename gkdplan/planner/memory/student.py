@@ -30,8 +30,8 @@ def student_buffers(rank: Rank) -> Iterator[Buffer]:
 
 def _moments(rank: Rank) -> dict[str, Moment]:
     """The loss, where it is; forward and backward of the last layer of a chunk, and of its
-    attention where that goes block by block; and the backward of the embedding, where it is. Other
-    chunks wait for their backward."""
+    attention where that goes block by block; and the backward of the embedding and of images, where
+    they are. Other chunks wait for their backward."""
     model, batch, loss = rank.student.model, rank.student.batch, rank.loss
     num_micro_batches = rank.draft.batch.num_micro_batches
     held = held_in_training(model.stage, num_micro_batches, trains_base=model.trains_base)
@@ -51,8 +51,8 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         "forward": (saved(held.forward) + forward, kept),
     }
     if rank.student.seen_of_row:
-        before = (replace(at, num_chunks=max(0, at.num_chunks - 1)) for at in held.forward)
-        waiting = max(_held_bytes(model, batch, at) for at in before)
+        others = [replace(at, num_chunks=max(0, at.num_chunks - 1)) for at in held.forward]
+        waiting = max(_held_bytes(model, batch, at) + at.num_chunks * seen for at in others)
         moments["images"] = waiting + rank.student.looking_bytes, kept
     if in_attention:
         moments["attention"] = saved(held.backward) + repeated + in_attention, kept
@@ -61,8 +61,11 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         tiles = loss.gradient_bytes() + loss.tile_bytes() + loss.token_bytes()
         moments["loss"] = saved(held.loss) + norm + hidden, tiles
     if held.embedding and model.trains_base:
-        waiting = max(_waiting_bytes(model, batch, at) for at in held.embedding)
-        moments["embedding"] = waiting + activations.embedding_bytes(model, batch), kept
+        waiting = max(
+            _waiting_bytes(model, batch, at) + at.num_chunks * seen for at in held.embedding
+        )
+        passing = max(activations.embedding_bytes(model, batch), rank.student.seen_backward_bytes)
+        moments["embedding"] = waiting + passing, kept
     return moments
 
 

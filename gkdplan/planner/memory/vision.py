@@ -1,12 +1,13 @@
 """Bytes of images on a rank with a tower: what waits of them, and what passes as it looks at them.
 
-Images are counted by the tokens that they take of the decoder's sequence. Nothing of a frozen tower
-is kept for the backward, nor of a frozen projector.
+Images are counted by the tokens that they take of the decoder's sequence. What is kept for the
+backward where tower or projector learns is in learning_eyes.py.
 """
 
 from typing import assert_never
 
 from gkdplan.planner.memory.batch import Batch
+from gkdplan.planner.memory.learning_eyes import kept_bytes
 from gkdplan.planner.memory.loss import INT64_BYTES
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.shape import ModelShape
@@ -43,14 +44,16 @@ def position_bytes(shape: ModelShape, num_tokens: int) -> int:
 
 
 def looking_bytes(model: RankModel, batch: Batch, num_tokens: int) -> int:
-    """The most that is alive in tower and projector, or where the features join the embedding."""
+    """The most that is alive in tower and projector, or where the features join the embedding
+    beside what is kept for the backward."""
     vision = model.shape.vision
     if vision is None or num_tokens == 0:
         return 0
     joined = 2 * batch.num_tokens * model.shape.hidden_size
     features = (1 + deep_layers_of(vision)) * num_tokens * vision.output_size
     joining = (features + joined) * model.dtype.num_bytes
-    return max(tower_bytes(vision, num_tokens, model.dtype), joining)
+    kept = kept_bytes(model, num_tokens)
+    return max(tower_bytes(vision, num_tokens, model.dtype), kept + joining)
 
 
 def said_bytes(model: RankModel, num_tokens: int) -> int:
@@ -59,30 +62,6 @@ def said_bytes(model: RankModel, num_tokens: int) -> int:
     if vision is None:
         return 0
     return deep_layers_of(vision) * num_tokens * vision.output_size * model.dtype.num_bytes
-
-
-def kept_bytes(model: RankModel, num_tokens: int) -> int:
-    """What a projector that learns keeps of a micro-batch for its backward. CLIP's: the tower's
-    states, and what goes into its activation and comes out of it. InternVL's: the states joined,
-    before and after its norm, and the same two. Qwen's: the states normed, before and after the
-    norm's weight, and the same two."""
-    vision = model.shape.vision
-    if vision is None or not model.trains_projector:
-        return 0
-    states = vision.num_states_of(num_tokens) * vision.hidden_size
-    match vision:
-        case ClipVision():
-            elements = states + 2 * num_tokens * vision.output_size
-        case InternVision():
-            joined = num_tokens * vision.merged_size
-            elements = 2 * joined + 2 * num_tokens * vision.output_size
-        case QwenVision():
-            elements = 4 * states
-        case Qwen3Vision():
-            raise AssertionError("mergers that learn are refused with GK590")
-        case _:
-            assert_never(vision)
-    return elements * model.dtype.num_bytes
 
 
 def tower_bytes(vision: VisionShape, num_tokens: int, dtype: Dtype) -> int:

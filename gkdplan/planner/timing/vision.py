@@ -9,12 +9,15 @@ from gkdplan.vision import ClipVision, InternVision, Qwen3Vision, QwenVision, Vi
 
 
 def looking_s(draft: Draft, model: ModelPlan, machine: Machine, rows: int) -> float:
-    """A forward of tower and projector over as many images as the ledger prices. What a projector
-    that learns takes backward is left out: a few hundredths of it."""
+    """A forward of tower and projector over as many images as the ledger prices; of a tower that
+    learns its backward too, twice as much. What a projector takes backward that alone learns is
+    left out: a few hundredths of it."""
     vision = model.shape.vision
     if vision is None:
         return 0.0
-    flops = rows * tower_flops(vision, draft.image_tokens_of_row(model.shape))
+    learns = model.freeze is not None and not model.freeze.vision
+    of_row = tower_flops(vision, draft.image_tokens_of_row(model.shape))
+    flops = rows * of_row * (3 if learns else 1)
     return machine.compute_s(flops, model.dtype)
 
 
@@ -25,7 +28,7 @@ def tower_flops(vision: VisionShape, num_tokens: int) -> int:
     num_states, hidden = vision.num_states_of(num_tokens), vision.hidden_size
     match vision:
         case ClipVision():
-            num_layers = vision.feature_layer % (vision.num_layers + 1)
+            num_layers = vision.num_read_layers
             layer = 4 * hidden**2 + 2 * hidden * vision.ffn_hidden_size
             patch = 3 * vision.patch_size**2 * hidden
             seen = num_layers * vision.num_states

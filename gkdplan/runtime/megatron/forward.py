@@ -161,10 +161,13 @@ def with_images(
 def _add_features(
     model: GPTModel, places_F: Tensor, features_FH: Tensor, hidden_SBH: Tensor
 ) -> Tensor:
-    """In their places among this rank's tokens; what comes is no view, so that a pipeline may free
-    it."""
+    """In their places among this rank's tokens, whose gradients are joined over the tensor axis;
+    what comes is no view, so that a pipeline may free it."""
     num_places, num_rows = hidden_SBH.size(0) * hidden_SBH.size(1), hidden_SBH.size(1)
     if model.config.sequence_parallel:
+        features_FH = copy_to_tensor_model_parallel_region(
+            features_FH, group=model.pg_collection.tp
+        )
         places_F = places_F - model.pg_collection.tp.rank() * num_places
         is_here = (places_F >= 0) & (places_F < num_places)
         places_F, features_FH = places_F[is_here], features_FH[is_here]

@@ -115,10 +115,11 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
 
 
 def _freeze(model: GPTModel, freeze: Freeze, vision: VisionShape) -> None:
-    """What the plan keeps as it is."""
+    """What the plan keeps as it is, and what no feature depends on, which would only decay."""
     for name, parameter in model.vision.named_parameters():
         is_of_projector = name.startswith(vision.projector)
-        if freeze.projector if is_of_projector else freeze.vision:
+        is_frozen = freeze.projector if is_of_projector else freeze.vision
+        if is_frozen or not vision.is_read(name):
             parameter.requires_grad_(False)
 
 

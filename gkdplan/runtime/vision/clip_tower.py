@@ -40,7 +40,7 @@ class ClipTower(nn.Module):  # type: ignore[misc]
         with no_init_weights():
             self.vision_tower = CLIPVisionModel(vision).to(dtype)
             self.multi_modal_projector = LlavaMultiModalProjector(config).to(dtype)
-        self._num_layers = shape.feature_layer % (shape.num_layers + 1)
+        self._num_layers = shape.num_read_layers
         self._first_token = 0 if shape.with_class_token else 1
 
     def forward(self, pixels: Pixels) -> tuple[Tensor, ...]:

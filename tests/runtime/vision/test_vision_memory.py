@@ -1,12 +1,14 @@
 """What a tower needs while it looks, as the ledger prices it, and the FLOPs that are predicted."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from gkdplan.planner.memory.learning_eyes import backward_bytes, kept_bytes
 from gkdplan.planner.memory.vision import tower_bytes
 from gkdplan.planner.timing.vision import tower_flops
 from gkdplan.runtime.live_bytes import LiveBytes
@@ -132,6 +134,44 @@ def test_what_is_alive_in_a_tower_is_what_is_priced(kind, num_images):
     assert [tuple(of_one.shape) for of_one in features] == [size] * (1 + deep_layers_of(vision))
     passing = meter.peak_bytes - held
     assert passing == pytest.approx(tower_bytes(vision, num_tokens, dtype), rel=0.1)
+
+
+LEARNING = [("tower", "projector"), ("tower",), ("projector",)]
+
+
+@pytest.mark.parametrize("parts", LEARNING)
+@pytest.mark.parametrize("kind", TOWERS)
+def test_what_eyes_that_learn_keep_is_what_is_priced(kind, parts):
+    """Their features are kept by nobody, and are alive here. The backward ends in a peak within a
+    tenth: what passes in it is a small part."""
+    vision, dtype = TOWERS[kind]
+    tower = build_tower(vision, TORCH_DTYPES[dtype])
+    for name, parameter in tower.named_parameters():
+        parameter.data.normal_(std=0.02)
+        part = "projector" if name.startswith(vision.projector) else "tower"
+        parameter.requires_grad_(part in parts and vision.is_read(name))
+    pixels, num_tokens = _images(vision, 1)
+    learning = SimpleNamespace(
+        shape=SimpleNamespace(vision=vision),
+        dtype=dtype,
+        trains_tower="tower" in parts,
+        trains_projector="projector" in parts,
+    )
+    meter = LiveBytes(torch.device("cpu"))
+    meter.adopt([*tower.parameters(), *tower.buffers(), pixels.values])
+    held = meter.current_bytes
+    with meter:
+        features = tower(pixels)
+        alive = sum(of_one.nbytes for of_one in features)
+        kept = meter.current_bytes - held - alive
+        assert kept == pytest.approx(kept_bytes(learning, num_tokens), rel=0.01)
+        for parameter in tower.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        before = meter.current_bytes
+        meter.mark_phase()
+        sum((of_one * 1.0).sum() for of_one in features).backward()
+    expected = kept_bytes(learning, num_tokens) + backward_bytes(learning, num_tokens)
+    assert kept + meter.peak_bytes - before == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""Towers and projectors that learn: what they need, what is saved of them, and how they go on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from gloo_ranks import launched_as_forks, run_on_ranks
+from safetensors.torch import load_file
+from silent_session import open_silently
+from test_vision_runs import (
+    LAYOUTS,
+    LEARNING_EYES,
+    MIX,
+    PLAN,
+    TOWER_ALONE,
+    make_home,
+    measured_peaks,
+)
+from tiny_plans import compile_tiny
+from tiny_vision import load_reference
+
+from gkdplan.runplan.codec import encode
+from gkdplan.runtime.executor import Executor
+from gkdplan.vision import canonical_name
+
+IN_THE_GRID = ("llava", "qwen3-vl", "internvl")
+KINDS = ["qwen-vl", *(pytest.param(kind, marks=pytest.mark.grid) for kind in IN_THE_GRID)]
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param("one process", marks=pytest.mark.grid), "pipeline 2"]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_eyes_that_learn_need_what_the_ledger_says(kind, layout, tmp_path):
+    changes = {**PLAN, **LAYOUTS[layout], "student": LEARNING_EYES}
+    with launched_as_forks():
+        ratios = measured_peaks(make_home(kind, tmp_path), tmp_path, **changes)
+    assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("kind", ["llava", "qwen-vl", *IN_THE_GRID[1:]])
+def test_a_tower_that_learns_behind_a_projector_that_does_not(kind, tmp_path):
+    changes = {**PLAN, **LAYOUTS["one process"], "student": TOWER_ALONE}
+    with launched_as_forks():
+        ratios = measured_peaks(make_home(kind, tmp_path), tmp_path, **changes)
+    assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "kind", [*IN_THE_GRID[:1], pytest.param("qwen3-vl", marks=pytest.mark.grid)]
+)
+def test_eyes_that_learn_go_on_in_the_same_bytes_and_are_saved(kind, tmp_path):
+    """On two stages: all that features depend on has moved, what they do not is as it was."""
+    home = make_home(kind, tmp_path)
+    run_plan = compile_tiny(
+        home,
+        home / "run",
+        **{**MIX, "distributed": "true"},
+        devices=2,
+        parallel="pipeline = 2",
+        student=LEARNING_EYES,
+        held_out="[]",
+        steps=4,
+        save_interval=2,
+    )
+    run_on_ranks(_run_and_resume, 2, encode(run_plan))
+    first, again = (_files(home / "run/checkpoints" / name) for name in ("first", "step_4"))
+    assert again == first
+    saved = home / "run/checkpoints/step_4/student"
+    vision = run_plan.models.student.shape.vision
+    before, after = (load_file(path / "model.safetensors") for path in (home / "student", saved))
+    assert before.keys() == after.keys()
+    unread = {name for name in after if not vision.is_read(canonical_name(vision, name))}
+    assert {name for name in after if torch.equal(after[name], before[name])} == unread
+    assert bool(unread) == (kind == "llava")
+    load_reference(saved)
+
+
+def _run_and_resume(lock: str) -> None:
+    session = open_silently(lock)
+    _run(session, (1, 2, 3, 4))
+    if session.is_main:
+        finished = session.directory.checkpoint(4)
+        finished.rename(finished.with_name("first"))
+    dist.barrier()
+    _run(open_silently(lock, start_step=2), (3, 4))
+
+
+def _run(session, steps: tuple[int, ...]) -> None:
+    for step in steps:
+        Executor(session)._run_step(step)
+    session.metrics.close()
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, fields, replace
 
-from gkdplan.facts.model import DataFile, Device, Facts
+from gkdplan.facts.model import DataFile, Facts
 from gkdplan.pictures import USUAL_LIMITS, PictureLimits
-from gkdplan.planner.engine import decide_vllm, refit_bucket_bytes
+from gkdplan.planner.engine import decide_vllm, most_images, refit_bucket_bytes
 from gkdplan.planner.layout import assign_ranks, token_multiple
 from gkdplan.planner.models import decide_inputs, decide_models, round_up
 from gkdplan.planner.zigzag import most_response_tokens
@@ -99,7 +99,7 @@ def draft(plan: Plan, facts: Facts) -> Draft:
         models=models,
         layout=layout,
         objective=_objective(plan, layout, batch, models),
-        sampling=_sampling(plan, models.student, facts.device),
+        sampling=_sampling(plan, models.student, facts),
         data=_data(plan, facts),
         batch=batch,
         optimizer=_optimizer(plan, facts),
@@ -234,7 +234,7 @@ def server_urls(plan: Plan) -> tuple[str, ...]:
     return (url,) if isinstance(url, str) else url or ()
 
 
-def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
+def _sampling(plan: Plan, student: ModelPlan, facts: Facts) -> Sampling:
     is_refitted = plan.generation.engine is Engine.VLLM and effective_mix(plan)[0] > 0
     is_here = is_refitted and plan.generation.mode == "colocate"
     return Sampling(
@@ -248,7 +248,7 @@ def _sampling(plan: Plan, student: ModelPlan, device: Device) -> Sampling:
         server_patience_s=plan.generation.server_patience_s,
         staleness=plan.generation.staleness if is_refitted else 0,
         refit_bucket_bytes=refit_bucket_bytes(student, is_here) if is_refitted else 0,
-        vllm=decide_vllm(plan, student.shape, device) if is_here else None,
+        vllm=decide_vllm(plan, student.shape, facts) if is_here else None,
     )
 
 
@@ -265,16 +265,15 @@ def _data(plan: Plan, facts: Facts) -> DataPlan:
         truncation=data.truncation,
         shuffle=data.shuffle,
         samples=_samples(facts) if takes_samples(plan) else None,
-        pictures=None if facts.student.shape.vision is None else _pictures(plan, facts),
+        pictures=None if facts.student.shape.vision is None else shown_pictures(plan, facts),
         weights=data.weights,
         max_bad_rows=data.max_bad_rows,
     )
 
 
-def _pictures(plan: Plan, facts: Facts) -> PictureLimits:
+def shown_pictures(plan: Plan, facts: Facts) -> PictureLimits:
     """No more of them than the rows show."""
-    number = max(file.most_images for file in (*facts.train, *facts.eval))
-    return replace(picture_limits(plan), number=number)
+    return replace(picture_limits(plan), number=most_images(facts))
 
 
 def picture_limits(plan: Plan) -> PictureLimits:

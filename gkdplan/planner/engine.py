@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import replace
+from math import prod
 
-from gkdplan.facts.model import Device
+from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.memory.engine import EngineModel, forward_bytes, kv_token_bytes, weight_bytes
+from gkdplan.planner.memory.engine_vision import eye_weight_bytes, seeing_bytes
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.sampling import ServerLimits, VllmPlan
 from gkdplan.shape import ModelShape
@@ -29,7 +31,12 @@ def engine_tensor(plan: Plan) -> int:
     return plan.generation.tensor or plan.student.parallel.tensor
 
 
-def decide_vllm(plan: Plan, student: ModelShape, device: Device) -> VllmPlan:
+def most_images(facts: Facts) -> int:
+    """That a row shows."""
+    return max(file.most_images for file in (*facts.train, *facts.eval))
+
+
+def decide_vllm(plan: Plan, student: ModelShape, facts: Facts) -> VllmPlan:
     """An engine on each `tensor` ranks, between which the prompts of a global batch are divided.
 
     The kv cache is what is left of the share: vllm takes gpu_memory_utilization of all of the
@@ -37,7 +44,7 @@ def decide_vllm(plan: Plan, student: ModelShape, device: Device) -> VllmPlan:
     (vllm/v1/worker/gpu_worker.py, determine_available_memory). The run plan names the bytes, so
     that they are what was planned; on a CPU vllm has no other way.
     """
-    generation = plan.generation
+    generation, device = plan.generation, facts.device
     tensor = engine_tensor(plan)
     length = plan.data.max_length + generation.max_completion_length
     num_prompts = -(-plan.batch.global_ * tensor // world_size_of(plan.cluster))
@@ -53,6 +60,7 @@ def decide_vllm(plan: Plan, student: ModelShape, device: Device) -> VllmPlan:
         block_tokens=BLOCK_TOKENS[device.backend],
         num_blocks=0,
         kv_cache_bytes=0,
+        **_images(student, max(1, most_images(facts)), plan.data.max_length),
     )
     share = math.ceil(generation.gpu_memory_utilization * device.memory_bytes)
     model = EngineModel(student, plan.student.dtype, tensor)
@@ -60,6 +68,18 @@ def decide_vllm(plan: Plan, student: ModelShape, device: Device) -> VllmPlan:
     block_bytes = undecided.block_tokens * kv_token_bytes(model)
     num_blocks = left // block_bytes
     return replace(undecided, num_blocks=num_blocks, kv_cache_bytes=num_blocks * block_bytes)
+
+
+def _images(student: ModelShape, max_images: int, max_length: int) -> dict[str, int]:
+    """Of an engine that sees: images of a prompt, and tokens of one image and of all."""
+    vision = student.vision
+    if vision is None:
+        return {}
+    return {
+        "max_images": max_images,
+        "image_tokens": vision.most_tokens(1, max_length),
+        "prompt_image_tokens": vision.most_tokens(max_images, max_length),
+    }
 
 
 def server_limits(plan: Plan, run_plan: RunPlan, role: Role) -> ServerLimits:
@@ -112,9 +132,10 @@ def smallest_share(engine: VllmPlan, model: EngineModel, device: Device) -> int 
 
 
 def _bytes_beside_the_cache(engine: VllmPlan, model: EngineModel, device: Device) -> int:
+    weights = weight_bytes(model) + eye_weight_bytes(model, engine)
     passing = forward_bytes(model, engine.max_num_batched_tokens, engine.max_num_seqs)
     communicator = device.communicator_bytes if engine.tensor > 1 else 0
-    return weight_bytes(model) + passing + communicator + engine.graph_bytes
+    return weights + seeing_bytes(model, engine, passing) + communicator + engine.graph_bytes
 
 
 def refit_bucket_bytes(student: ModelPlan, is_colocated: bool) -> int:
@@ -123,5 +144,7 @@ def refit_bucket_bytes(student: ModelPlan, is_colocated: bool) -> int:
     shape, width = student.shape, student.dtype.num_bytes
     embedding = shape.vocab_size * shape.hidden_size
     largest = max(embedding, shape.hidden_size * max(shape.ffn_hidden_size, shape.query_size))
+    if shape.vision is not None:
+        largest = max(largest, *map(prod, shape.vision.tensors().values()))
     wanted = 0 if is_colocated else REFIT_BUCKET_BYTES
     return min(shape.num_parameters * width, max(wanted, largest * width))

@@ -12,7 +12,8 @@ class VllmPlan:
     `max_model_len` counts the tokens of a prompt and its response. The kv cache is `num_blocks`
     blocks of `block_tokens` tokens, of which vllm keeps one back. At a `sleep_level` of 0 the
     engine stays on the device between uses; at 1 its weights wait on the host, at 2 nowhere, and
-    the cache is dropped.
+    the cache is dropped. Of a model that sees, a prompt shows `max_images` images at most, and each
+    takes `image_tokens` tokens at most, all of them `prompt_image_tokens`.
     """
 
     tensor: int
@@ -25,6 +26,15 @@ class VllmPlan:
     block_tokens: int
     num_blocks: int
     kv_cache_bytes: int
+    max_images: int = 0
+    image_tokens: int = 0
+    prompt_image_tokens: int = 0
+
+    @property
+    def encoder_tokens(self) -> int:
+        """Of images whose features are kept at one time, and that are looked at in one forward
+        (vllm/v1/core/encoder_cache_manager.py, compute_mm_encoder_budget)."""
+        return max(self.max_num_batched_tokens, self.image_tokens) if self.max_images else 0
 
     @property
     def capacity_tokens(self) -> int:

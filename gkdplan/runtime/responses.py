@@ -63,7 +63,10 @@ def requests_of_share(
     """Of examples that all ranks know, those that this rank asks for, and what it asks."""
     mine = [examples[place] for place in engine.share(len(examples))]
     seed = session.plan.training.seed
-    return mine, [Request(e.prompt, row_seed(seed, step, e.row), e.teacher) for e in mine]
+    return mine, [
+        Request(e.prompt, row_seed(seed, step, e.row), e.teacher, session.images_of(e))
+        for e in mine
+    ]
 
 
 def of_all_ranks(mine: Mapping[Key, T]) -> dict[Key, T]:

@@ -18,7 +18,7 @@ from gkdplan.runtime.rollout.colocated import KV_CACHE, WEIGHTS, ColocatedEngine
 from gkdplan.runtime.rollout.engine import RolloutEngine
 from gkdplan.runtime.rollout.served import ServedEngine
 from gkdplan.runtime.rollout.servers import servers_of, wanted_of
-from gkdplan.runtime.student_config import student_config
+from gkdplan.runtime.student_config import files_beside, student_config
 
 
 def open_engine(
@@ -67,17 +67,21 @@ def _colocated(
 ) -> ColocatedEngine:
     engine, student = plan.sampling.vllm, plan.models.student
     assert engine is not None
+    shape = model_shape(student)
     opened = ColocatedEngine(
         engine,
         student_config(student, source),
         dtype=student.dtype,
         seed=plan.training.seed,
-        names=expected_tensors(model_shape(student)),
+        names=expected_tensors(shape),
         vocab_size=plan.models.vocab_size,
+        num_rows=shape.vocab_size,
         stop_ids=chat.stop_ids,
         rank=mesh.rank,
         world_size=mesh.world_size,
         device=mesh.device,
+        vision=shape.vision,
+        files=[] if shape.vision is None else files_beside(source),
     )
     meter.adopt(opened.resident_tensors())
     for name in (WEIGHTS, KV_CACHE):

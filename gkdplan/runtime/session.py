@@ -22,7 +22,7 @@ from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.adapters import draw_adapters
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh, init_teacher_mesh
-from gkdplan.runtime.megatron.model import build_chunks
+from gkdplan.runtime.megatron.model import TORCH_DTYPES, build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import (
     draw_output_head,
@@ -48,8 +48,9 @@ from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.server import ServedTeacher
 from gkdplan.runtime.teacher.server_samples import ServedSampler
 from gkdplan.runtime.vision.images import Eyes, load_eyes, require_alike
-from gkdplan.runtime.vision.pixels import Pixels
+from gkdplan.runtime.vision.pixels import Pixels, PromptImage
 from gkdplan.runtime.vision.positions import positions_of
+from gkdplan.runtime.vision.prompted import images_of_prompt
 from gkdplan.vocab import Role, Source, Tier
 
 
@@ -157,6 +158,14 @@ class Session:
         if eyes is None or eyes.shape.num_position_axes == 1:
             return None
         return [positions_of(e.prompt, e.shown, eyes.shape.image_token_id) for e in examples]
+
+    def images_of(self, example: Example) -> tuple[PromptImage, ...]:
+        """What the student's engine takes of the example's images."""
+        if not example.shown:
+            return ()
+        assert self.chat.eyes is not None
+        dtype = TORCH_DTYPES[self.plan.models.student.dtype]
+        return tuple(images_of_prompt(example.prompt, example.shown, self.chat.eyes, dtype))
 
     def model(self, role: Role) -> Sequence[Any]:
         return self.student if role is Role.STUDENT else self.teacher

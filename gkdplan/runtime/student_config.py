@@ -41,9 +41,13 @@ def write_config(plan: ModelPlan, source_dir: Path, directory: Path) -> None:
     config = student_config(plan, source_dir)
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
-    for name in COPIED_FILES:
-        if (source_dir / name).exists():
-            shutil.copyfile(source_dir / name, directory / name)
+    for file in files_beside(source_dir):
+        shutil.copyfile(file, directory / file.name)
+
+
+def files_beside(source_dir: Path) -> list[Path]:
+    """The source's tokenizer and what prepares its inputs."""
+    return [file for name in COPIED_FILES if (file := source_dir / name).exists()]
 
 
 def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:

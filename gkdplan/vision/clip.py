@@ -92,3 +92,10 @@ class ClipVision(TiledVision):
         if name.startswith(_EARLIER_TOWER):
             return TOWER + name.removeprefix(_EARLIER_TOWER)
         return TiledVision.canonical_name(name)
+
+    @classmethod
+    def earlier_name_on_disk(cls, name: str) -> str:
+        """As transformers 4 wrote it."""
+        if name.startswith(TOWER):
+            return _EARLIER_TOWER + name.removeprefix(TOWER)
+        return TiledVision.name_on_disk(name)

@@ -6,6 +6,7 @@ seconds, and stay alive for the next call.
 
 import gc
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -66,20 +67,23 @@ def run_on_ranks(
     *args: Any,
     timeout_s: float = 240,
     only_once: bool = False,
+    python_path: str | None = None,
 ) -> None:
     """Call `function(*args)` on each rank; a child's failure raises here with its traceback.
 
     `function` must be importable: a plain function of a test module. The processes are replaced
     after a failure, as the others may wait in a collective, where they have too many threads, and
-    where they are of use `only_once`: vLLM keeps the groups of its first world for ever.
+    where they are of use `only_once`: vLLM keeps the groups of its first world for ever. With a
+    `python_path` of their own, which has to be there from the start, they are no forks.
     """
-    ranks = _WORLDS.pop(num_ranks, None) or Ranks(num_ranks)
+    ranks = Ranks(num_ranks, python_path) if python_path else _WORLDS.pop(num_ranks, None)
+    ranks = ranks or Ranks(num_ranks)
     try:
         ranks.run(function, args, timeout_s)
     except BaseException:
         ranks.kill()
         raise
-    if only_once or ranks.num_threads > MAX_THREADS:
+    if only_once or python_path or ranks.num_threads > MAX_THREADS:
         ranks.kill()
     else:
         _WORLDS[num_ranks] = ranks
@@ -88,13 +92,18 @@ def run_on_ranks(
 class Ranks:
     """Processes with a pipe each, waiting for calls."""
 
-    def __init__(self, num_ranks: int) -> None:
+    def __init__(self, num_ranks: int, python_path: str | None = None) -> None:
         self._directory = tempfile.TemporaryDirectory()
         store = Path(self._directory.name) / "rendezvous"
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED_ONCE)
+        context = mp.get_context("spawn" if python_path else "forkserver")
+        if not python_path:
+            context.set_forkserver_preload(IMPORTED_ONCE)
+        environment, path = CHILD_ENVIRONMENT, sys.path
+        if python_path:
+            environment = environment | {"PYTHONPATH": python_path}
+            path = [*path, *python_path.split(os.pathsep)]
         self._pipes, self._processes = [], []
-        with patch.dict(os.environ, CHILD_ENVIRONMENT):
+        with patch.dict(os.environ, environment), patch.object(sys, "path", path):
             for rank in range(num_ranks):
                 ours, theirs = context.Pipe()
                 process = context.Process(

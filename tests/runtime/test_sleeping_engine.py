@@ -45,11 +45,12 @@ def test_weights_wake_for_the_refit_and_the_cache_for_the_sampling(
     assert run_plan.sampling.vllm is not None
     engine = colocated.ColocatedEngine(
         run_plan.sampling.vllm,
-        {"vocab_size": 304},
+        {},
         dtype=Dtype.BF16,
         seed=1,
         names=(),
         vocab_size=300,
+        num_rows=304,
         stop_ids=(2,),
         rank=0,
         world_size=1,

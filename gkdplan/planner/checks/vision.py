@@ -96,9 +96,9 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         return
     student, teacher = plan.student, plan.teacher
     refused = {
-        "generation.engine": (
-            plan.generation.engine is Engine.VLLM,
-            'set it to "megatron"',
+        "generation.mode": (
+            plan.generation.engine is Engine.VLLM and plan.generation.mode == "server",
+            'set it to "colocate"',
         ),
         "teacher.server": (teacher.server is not None, "remove it"),
         "teacher.samples": (teacher.samples is not None, "remove it"),

@@ -121,7 +121,7 @@ def _engine(plan: Plan, facts: Facts) -> VllmPlan | None:
     samples = _is_colocated(plan) and effective_mix(plan)[0] > 0
     if not samples or any(_undivided(shape, engine_tensor(plan))):
         return None
-    return decide_vllm(plan, shape, facts.device)
+    return decide_vllm(plan, shape, facts)
 
 
 def _too_small(engine: VllmPlan, plan: Plan, facts: Facts, message: str) -> Finding:

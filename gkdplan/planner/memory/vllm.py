@@ -12,8 +12,10 @@ from gkdplan.planner.memory.buffer import (
     Buffer,
 )
 from gkdplan.planner.memory.engine import EngineModel, forward_bytes, reload_bytes, weight_bytes
+from gkdplan.planner.memory.engine_vision import eye_weight_bytes, seeing_bytes, waiting_bytes
 from gkdplan.planner.memory.parameters import largest_elements
 from gkdplan.planner.memory.rank import Rank
+from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.vocab import Phase
 
 
@@ -29,10 +31,20 @@ def vllm_buffers(rank: Rank) -> Iterator[Buffer]:
         model = EngineModel(student.shape, student.dtype, engine.tensor)
         refit += reload_bytes(model)
         forward = forward_bytes(model, engine.max_num_batched_tokens, engine.max_num_seqs)
-        yield Buffer(ENGINE_WEIGHTS, weight_bytes(model), FIRST, LAST)
+        forward = seeing_bytes(model, engine, forward)
+        if rank.draft.layout.backend == "gloo":
+            forward += waiting_bytes(model, engine, _rows_asked(rank, engine))
+        weights = weight_bytes(model) + eye_weight_bytes(model, engine)
+        yield Buffer(ENGINE_WEIGHTS, weights, FIRST, LAST)
         yield Buffer(KV_CACHE, engine.kv_cache_bytes, FIRST, LAST)
         yield Buffer(ACTIVATIONS, forward, Phase.GENERATE, Phase.GENERATE)
     yield Buffer(REFIT_BUFFER, refit, Phase.REFIT, Phase.REFIT)
+
+
+def _rows_asked(rank: Rank, engine: VllmPlan) -> int:
+    """Of a global batch, those of one engine: host memory is a cpu's only memory."""
+    draft = rank.draft
+    return -(-draft.batch.global_rows * engine.tensor // draft.layout.world_size)
 
 
 def _gathered_bytes(rank: Rank) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,8 +15,14 @@ from torch import Tensor
 from gkdplan.runplan.sampling import Sampling, VllmPlan
 from gkdplan.runtime.rollout.answers import checked, logits_are_not_finite
 from gkdplan.runtime.rollout.engine import Completion, NamedTensor, Request
+from gkdplan.runtime.rollout.images import (
+    engine_input,
+    options_for_images,
+    under_names_of_vllm,
+)
 from gkdplan.runtime.rollout.packed_experts import pack_experts_anew
 from gkdplan.runtime.rollout.shared_memory import own_shared_memory
+from gkdplan.vision import VisionShape
 from gkdplan.vocab import Dtype, Tier
 
 WEIGHTS, KV_CACHE = "vllm weights", "kv cache"
@@ -43,26 +50,31 @@ class ColocatedEngine:
         seed: int,
         names: Collection[str],
         vocab_size: int,
+        num_rows: int,
         stop_ids: Collection[int],
         rank: int,
         world_size: int,
         device: torch.device,
+        vision: VisionShape | None = None,
+        files: Sequence[Path] = (),
     ) -> None:
         """Collective over the default process group, which is up already.
 
-        `config` is the student's config.json, `names` its tensors. Of its ids those from
-        `vocab_size` on are padding and never sampled; `stop_ids` end a response.
+        `config` is the student's config.json, `names` its tensors. Of the `num_rows` ids of its
+        head those from `vocab_size` on are padding and never sampled; `stop_ids` end a response.
+        Of a model with `vision` vLLM opens tokenizer and image processor, which are `files`.
         """
         self._plan = plan
+        self._vision = vision
         self._names = frozenset(names)
         self._vocab_size = vocab_size
-        self._padding = int(config["vocab_size"]) - vocab_size
+        self._padding = num_rows - vocab_size
         self._stop_ids = sorted(stop_ids)
         self._place, self._num_engines = rank // plan.tensor, world_size // plan.tensor
         self._device = device
         self._version = -1
         with self._apart():
-            self._llm = _start(plan, config, dtype, seed, device)
+            self._llm = _start(plan, config, vision, files, dtype, seed, device)
             if plan.sleep_level:
                 self._llm.sleep(level=plan.sleep_level)
 
@@ -72,9 +84,8 @@ class ColocatedEngine:
         with self._apart():
             if self._device.type == "cpu":
                 pack_experts_anew(self._runner.model)
-            self._llm.collective_rpc(
-                "reload_weights", kwargs={"weights_iterator": _noted(tensors, seen)}
-            )
+            weights = under_names_of_vllm(self._vision, _noted(tensors, seen))
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
             if self._device.type == "cpu":
                 _pack_tied_head(self._runner.model)
             assert seen == self._names, f"a refit of other tensors: {sorted(seen ^ self._names)}"
@@ -89,15 +100,17 @@ class ColocatedEngine:
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         if not requests:
             return []
-        prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
-        settings = [self._settings(request.seed, sampling) for request in requests]
         with self._apart():
+            for number, request in enumerate(requests):
+                settings = self._settings(request.seed, sampling)
+                self._llm.llm_engine.add_request(str(number), engine_input(request), settings)
             try:
-                outputs = self._llm.generate(prompts, settings, use_tqdm=False)
+                outputs = self._llm.wait_for_completion(use_tqdm=False)
             except RuntimeError as failure:
                 if "NaNs detected in logits" in str(failure):
                     raise logits_are_not_finite("vllm") from failure
                 raise
+            self._llm.llm_engine.reset_encoder_cache()  # of images no feature outlives its weights
         completions = [_completion(output.outputs[0]) for output in outputs]
         return checked(completions, self._vocab_size, self._version, "vllm")
 
@@ -123,6 +136,7 @@ class ColocatedEngine:
 
     def _settings(self, seed: int, sampling: Sampling) -> Any:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
             temperature=sampling.temperature,
@@ -133,6 +147,7 @@ class ColocatedEngine:
             stop_token_ids=self._stop_ids,
             ignore_eos=True,
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             allowed_token_ids=list(range(self._vocab_size)) if self._padding else None,
         )
 
@@ -148,7 +163,13 @@ class ColocatedEngine:
 
 
 def _start(
-    plan: VllmPlan, config: Mapping[str, Any], dtype: Dtype, seed: int, device: torch.device
+    plan: VllmPlan,
+    config: Mapping[str, Any],
+    vision: VisionShape | None,
+    files: Sequence[Path],
+    dtype: Dtype,
+    seed: int,
+    device: torch.device,
 ) -> Any:
     _set_environment()
     from vllm import LLM
@@ -159,9 +180,11 @@ def _start(
         tempfile.TemporaryDirectory(prefix="gkdplan-vllm-") as directory,
     ):
         Path(directory, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        for file in files:
+            shutil.copy(file, directory)
         return LLM(
             model=directory,
-            skip_tokenizer_init=True,
+            skip_tokenizer_init=vision is None,
             trust_remote_code=False,
             load_format="dummy",
             dtype=_DTYPES[dtype],
@@ -176,6 +199,7 @@ def _start(
             enable_sleep_mode=plan.sleep_level > 0,
             enforce_eager=not on_gpu,
             disable_log_stats=True,
+            **options_for_images(vision, plan.max_images, plan.image_tokens),
         )
 
 
@@ -196,8 +220,9 @@ def _pack_tied_head(model: Any) -> None:
     """On a CPU vLLM multiplies with a packed copy of a linear layer's weight, made anew where the
     layer's weight is loaded: a tied head loads none (vllm/model_executor/layers/utils.py,
     dispatch_cpu_unquantized_gemm), but where the embedding itself is the head, as in Gemma 2."""
-    if model.config.tie_word_embeddings and hasattr(model, "lm_head"):
-        model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
+    decoder = getattr(model, "language_model", model)
+    if decoder.config.tie_word_embeddings and hasattr(decoder, "lm_head"):
+        decoder.lm_head.quant_method.process_weights_after_loading(decoder.lm_head)
 
 
 def _noted(tensors: Iterator[NamedTensor], seen: set[str]) -> Iterator[NamedTensor]:

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from gkdplan.runplan.sampling import Sampling
+from gkdplan.runtime.vision.pixels import PromptImage
 
 NamedTensor = tuple[str, Tensor]
 """A whole tensor under its Hugging Face name."""
@@ -14,12 +15,14 @@ NamedTensor = tuple[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt as tokens, the seed of its response, and the value that names its teacher, where a
-    teacher samples and there are several."""
+    """A prompt as tokens, the seed of its response, the value that names its teacher, where a
+    teacher samples and there are several, and the images whose tokens the prompt holds, in order.
+    """
 
     prompt: Sequence[int]
     seed: int
     teacher: str | None = None
+    images: Sequence[PromptImage] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The images of a micro-batch as a tower takes them, and where their features and all tokens stand.
 
-Legend: B rows, S tokens, I images, F tokens of images of a rank's share of the rows.
+Legend: B rows, S tokens, I images, P pixels a side, F tokens of images of a rank's share of the
+rows.
 """
 
 from dataclasses import dataclass, replace
@@ -52,3 +53,17 @@ class Sight:
 
 
 NO_SIGHT = Sight()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptImage:
+    """An image of one prompt, whose `num_tokens` tokens stand there from `place` on.
+
+    `values` are its numbers as a tower takes them, in the model's dtype: [1, 3, P, P], or [patches,
+    numbers of a patch] with `grid_13`, int64, its frames, rows and columns of patches.
+    """
+
+    values: Tensor
+    grid_13: Tensor | None
+    place: int
+    num_tokens: int

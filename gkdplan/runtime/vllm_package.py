@@ -1,4 +1,5 @@
-"""Whether vLLM is installed, whichever build: the official one, or that for CPUs."""
+"""Whether vLLM is installed, whichever build: the official one, or that for CPUs, whose own list of
+packages may have been left out."""
 
 from importlib.util import find_spec
 
@@ -8,6 +9,25 @@ from gkdplan.diagnostics import Diagnostic, error
 def has_vllm() -> bool:
     """It is not imported, which takes seconds."""
     return find_spec("vllm") is not None
+
+
+def can_see() -> bool:
+    """Whether what vLLM's models that see import is there too."""
+    return find_spec("torchvision") is not None
+
+
+def cannot_see() -> Diagnostic:
+    """GK527."""
+    return error(
+        "GK527",
+        "the plan samples from images with vllm, whose models that see import `torchvision`, which "
+        "is not installed here",
+        "generation.engine",
+        help=(
+            "install the `torchvision` of this torch's build",
+            'or set `generation.engine` to "megatron", which needs nothing more',
+        ),
+    )
 
 
 def no_vllm() -> Diagnostic:

@@ -11,6 +11,7 @@ from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runtime import kernels, vllm_package
 from gkdplan.runtime.launch import check_machine
+from gkdplan.vision import ClipVision
 from gkdplan.vocab import Engine, Kernels, LossBackend
 
 
@@ -33,6 +34,22 @@ def test_an_engine_that_is_not_installed_is_found_before_a_rank_starts(run_plan,
     with pytest.raises(UserError) as refusal:
         check_machine(replace(run_plan, sampling=sampling))
     assert [found.code for found in refusal.value.diagnostics] == ["GK527"]
+
+
+def test_what_an_engine_that_sees_imports_is_found_before_a_rank_starts(run_plan, monkeypatch):
+    engine = VllmPlan(1, 0.5, 0, 144, 8, 1152, 0, 128, 64, 2**20)
+    sampling = replace(run_plan.sampling, engine=Engine.VLLM, vllm=engine)
+    student = run_plan.models.student
+    clip = ClipVision(16, 2, 2, 20, 16, 4, "gelu", 1e-5, -2, False, True, 512, 7)
+    seeing = replace(student, shape=replace(student.shape, vision=clip))
+    models = replace(run_plan.models, student=seeing)
+    monkeypatch.setattr(vllm_package, "find_spec", lambda name: name != "torchvision" or None)
+    check_machine(replace(run_plan, sampling=sampling))
+    with pytest.raises(UserError) as refusal:
+        check_machine(replace(run_plan, sampling=sampling, models=models))
+    (found,) = refusal.value.diagnostics
+    assert found.code == "GK527"
+    assert "`torchvision`" in found.message
 
 
 def test_everything_comes_at_once(run_plan):

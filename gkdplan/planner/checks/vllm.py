@@ -23,7 +23,8 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 def engine_tensor_divides_the_student(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """num_attention_heads % tensor (vllm/config/model.py, verify_with_parallel_config); kv heads
     % tensor, or tensor % kv heads, and ffn % tensor (vllm/model_executor/layers/linear.py); padded
-    vocabulary % tensor (vllm/model_executor/layers/vocab_parallel_embedding.py)."""
+    vocabulary % tensor (vllm/model_executor/layers/vocab_parallel_embedding.py); of a tower its
+    heads and ffn (vllm/model_executor/models/clip.py, qwen2_5_vl.py)."""
     if not _is_colocated(plan):
         return
     shape, degree = student_shape(plan, facts), engine_tensor(plan)
@@ -154,6 +155,11 @@ def _undivided(shape: ModelShape, degree: int) -> Iterator[tuple[int, str]]:
             yield width, "ffn columns"
     if padded_vocab_rows(shape) % degree:
         yield padded_vocab_rows(shape), "padded rows of the embedding"
+    if shape.vision is not None:
+        if shape.vision.num_heads % degree:
+            yield shape.vision.num_heads, "heads in its tower"
+        if shape.vision.ffn_hidden_size % degree:
+            yield shape.vision.ffn_hidden_size, "ffn columns in its tower"
 
 
 def _mlp_widths(shape: ModelShape) -> tuple[int, ...]:

@@ -11,10 +11,13 @@ from gkdplan.planner.memory.engine import EngineModel
 from gkdplan.planner.memory.vision import tower_bytes
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.vision import ClipVision, VisionShape, deep_layers_of
+from gkdplan.vision.tensors import Shapes
 
 MATRIX = 2
 POSITIONS = "pos"
 """In the names of tables of positions: position_embedding, pos_embed."""
+SUMMED = ("out_proj", "attn.proj", "fc2", "down_proj", "linear_2", "mlp.2")
+"""Linear layers whose outputs are sums over the ranks (RowParallelLinear)."""
 
 
 def eye_weight_bytes(model: EngineModel, engine: VllmPlan) -> int:
@@ -55,13 +58,18 @@ def _tokens_at_once(engine: VllmPlan) -> int:
 
 
 def _elements(vision: VisionShape, tensor: int) -> Iterator[int]:
-    """Of each tensor of a rank: matrices are divided, but those that hold a row for each position;
-    biases are counted whole."""
-    for name, shape in vision.tensors().items():
-        if isinstance(vision, ClipVision) and not _is_made(vision, name):
-            continue
-        is_divided = len(shape) == MATRIX and POSITIONS not in name
-        yield prod(shape) // (tensor if is_divided else 1)
+    """Of each tensor of a rank."""
+    shapes = vision.tensors()
+    for name, shape in shapes.items():
+        if not isinstance(vision, ClipVision) or _is_made(vision, name):
+            yield prod(shape) // (tensor if _is_divided(name, shapes) else 1)
+
+
+def _is_divided(name: str, shapes: Shapes) -> bool:
+    """Matrices are, but tables of positions; so are the biases of those whose outputs are."""
+    layer, _, kind = name.rpartition(".")
+    is_matrix = len(shapes.get(f"{layer}.weight", ())) == MATRIX and POSITIONS not in layer
+    return is_matrix and (kind == "weight" or not layer.endswith(SUMMED))
 
 
 def _is_made(vision: ClipVision, name: str) -> bool:

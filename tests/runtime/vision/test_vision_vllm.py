@@ -1,22 +1,36 @@
 """A real vLLM engine on the ranks samples for a student that sees: its weights and its images."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from gloo_ranks import run_on_ranks
 from silent_session import open_silently
-from tiny_plans import compile_tiny
-from tiny_vision import save_llava, save_qwen3_vl, save_qwen_vl, save_seeing_rows
+from test_vision_runs import read_rows
+from tiny_plans import compile_tiny, plan_text
+from tiny_vision import save_image, save_llava, save_qwen3_vl, save_qwen_vl, save_seeing_rows
 from vllm_for_images import path_for_images
 
+from gkdplan.diagnostics import UserError
+from gkdplan.facts.config import read_shape
+from gkdplan.pictures import PictureLimits
+from gkdplan.planner.memory.engine import EngineModel
+from gkdplan.planner.memory.engine_vision import eye_weight_bytes
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.generating import refit
 from gkdplan.runtime.responses import completions_of_engine, of_all_ranks, sample_responses
 from gkdplan.runtime.step_examples import examples_of_rank, examples_of_step
+from gkdplan.runtime.vision.images import load_eyes
+from gkdplan.runtime.vision.prompted import images_of_prompt
 from gkdplan.vocab import Role
 
 NUM_STEPS = 2
+RUN = (sys.executable, "-c", "from gkdplan.cli.main import main; main()", "run")
 VLLM = 'engine = "vllm"\ngpu_memory_utilization = 0.004'
 ON_POLICY = {
     "lmbda": 1.0,
@@ -41,6 +55,8 @@ CASES = {
         "qwen3-vl", {"devices": 2, "generation": f"{VLLM}\ntensor = 2"}
     ),
 }  # fmt: skip
+EYES = ("vision_tower.", "multi_modal_projector.", "visual.")
+"""How vLLM's names of their tensors begin."""
 IN_EVERY_RUN = {"llava, whose projector learns"}
 
 pytestmark = pytest.mark.timeout(600)
@@ -73,14 +89,75 @@ def test_after_each_update_the_engine_samples_what_the_trainer_does(case, tmp_pa
     run_on_ranks(_compare_in_every_step, ranks, lock, timeout_s=500, python_path=path)
 
 
+@pytest.mark.grid
+@pytest.mark.parametrize("kind", ["llava", "qwen-vl", "qwen3-vl"])
+def test_a_run_writes_what_it_writes_with_megatrons_own_generation(kind, tmp_path):
+    """Both from one plan but for the engine: the same responses, from weights that learnt from the
+    responses before."""
+    home, written = make_home(kind, tmp_path), []
+    for engine in (VLLM, 'engine = "megatron"'):
+        output = tmp_path / f"run-{len(written)}"
+        plan = output.with_suffix(".toml")
+        plan.write_text(plan_text(home, output, **{**ON_POLICY, "generation": engine}))
+        environment = {**os.environ, "PYTHONPATH": path_for_images()}
+        subprocess.run((*RUN, str(plan)), env=environment, check=True, timeout=300)
+        lines = map(json.loads, (output / "completions.jsonl").read_text().splitlines())
+        written.append(sorted((line["step"], line["row"], line["completion"]) for line in lines))
+    assert len(written[0]) == 8 * NUM_STEPS
+    assert written[0] == written[1]
+
+
+def test_an_image_that_changed_since_the_run_began_is_named_with_its_row(tmp_path):
+    home = make_home("qwen-vl", tmp_path)
+    example = read_rows(home, home / "student")[2]
+    eyes = load_eyes(home / "student", seeing_shape(home / "student"), PictureLimits())
+    first, second = images_of_prompt(example.prompt, example.shown, eyes, torch.float32)
+    assert example.prompt[first.place : first.place + first.num_tokens] == (301,) * 4
+    assert second.place == first.place + first.num_tokens + 2
+    assert [len(one.values) for one in (first, second)] == [4 * 4, 4 * 4]
+    save_image(Path(example.shown[1].picture.path), 1, (96, 96))
+    with pytest.raises(UserError) as refusal:
+        list(images_of_prompt(example.prompt, example.shown, eyes, torch.float32))
+    (found,) = refusal.value.diagnostics
+    assert found.code == "GK485"
+    assert "rows.jsonl:3` has the image" in found.message
+
+
 def _compare_in_every_step(lock: str) -> None:
+    eyes = _eyes_made()
     session = open_silently(lock)
+    engine, student = session.plan.sampling.vllm, session.plan.models.student
+    model = EngineModel(student.shape, student.dtype, engine.tensor)
+    assert eyes == [eye_weight_bytes(model, engine)]
     assert {len(e.shown) for e in session.train.examples} == {0, 1, 2}
     executor = Executor(session)
     for step in range(1, NUM_STEPS + 1):
         _compare(session, step)
         executor._run_step(step)
     _compare(session, NUM_STEPS + 1)
+
+
+def _eyes_made() -> list[int]:
+    """Bytes of the tower and the projector of each model that vLLM makes from now on, before it
+    packs them for a CPU, and of the rows in which a tower says something to layers."""
+    from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
+
+    made: list[int] = []
+    load_weights = DummyModelLoader.load_weights
+
+    def noting(loader, model, config) -> None:
+        eyes = [p for name, p in model.named_parameters() if name.startswith(EYES)]
+        eyes += getattr(model, "deepstack_input_embeds", [])
+        made.append(sum(tensor.nbytes for tensor in eyes))
+        load_weights(loader, model, config)
+
+    DummyModelLoader.load_weights = noting
+    return made
+
+
+def seeing_shape(student: Path):
+    shape, _ = read_shape(json.loads((student / "config.json").read_text()), "config")
+    return shape.vision
 
 
 def _compare(session, step: int) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from planner_facts import TINY, data_file, facts, plan
-from test_planner_qwen_vl import CLIP, QWEN, QWEN3
+from test_planner_eyes import CLIP, INTERN, QWEN, QWEN3
 
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.memory.engine import EngineModel
@@ -91,3 +91,9 @@ def test_an_engine_divides_the_tower(change, words):
     found = [d for d in compiled(shape, **tables).diagnostics if d.code == "GK240"]
     assert [words in d.message for d in found] == [True]
     assert found[0].help == ("set `generation.tensor` to 1",)
+
+
+def test_an_engine_of_internvl_is_refused_and_not_ignored():
+    compilation = compiled(replace(WIDE, vision=INTERN))
+    assert ("GK590", "generation.engine") in [(d.code, d.path) for d in compilation.diagnostics]
+    assert compilation.run_plan is None

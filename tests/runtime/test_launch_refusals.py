@@ -40,7 +40,7 @@ def test_what_an_engine_that_sees_imports_is_found_before_a_rank_starts(run_plan
     engine = VllmPlan(1, 0.5, 0, 144, 8, 1152, 0, 128, 64, 2**20)
     sampling = replace(run_plan.sampling, engine=Engine.VLLM, vllm=engine)
     student = run_plan.models.student
-    clip = ClipVision(16, 2, 2, 20, 16, 4, "gelu", 1e-5, -2, False, True, 512, 7)
+    clip = ClipVision(16, 2, 2, 20, 16, 4, "gelu", 1e-5, 512, 7, -2, False, True)
     seeing = replace(student, shape=replace(student.shape, vision=clip))
     models = replace(run_plan.models, student=seeing)
     monkeypatch.setattr(vllm_package, "find_spec", lambda name: name != "torchvision" or None)

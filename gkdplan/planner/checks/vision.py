@@ -8,7 +8,7 @@ from gkdplan.planner.checks.laid_out import each_model
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.layout import stage_layers
 from gkdplan.spec.plan import Plan
-from gkdplan.vision import deep_layers_of
+from gkdplan.vision import InternVision, deep_layers_of
 from gkdplan.vocab import Engine
 
 KEYS = {
@@ -96,6 +96,11 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         return
     student, teacher = plan.student, plan.teacher
     refused = {
+        "generation.engine": (
+            plan.generation.engine is Engine.VLLM
+            and isinstance(facts.student.shape.vision, InternVision),
+            'set it to "megatron"',
+        ),
         "generation.mode": (
             plan.generation.engine is Engine.VLLM and plan.generation.mode == "server",
             'set it to "colocate"',

@@ -39,6 +39,7 @@ ON_POLICY = {
     "steps": NUM_STEPS,
     "save_interval": NUM_STEPS,
 }
+SEEING = {"student": "freeze_projector = false\nfreeze_vision = false"}
 PROJECTING = {"student": "freeze_projector = false"}
 LORA = {"student": 'tuning = "lora"\n[student.lora]\nrank = 4\nalpha = 16.0'}
 APART = f"{VLLM}\ntensor = 1"
@@ -50,7 +51,7 @@ CASES = {
     "qwen2.5-vl on stages": (
         "qwen-vl", {"devices": 2, "parallel": "pipeline = 2", "generation": APART}
     ),
-    "qwen3-vl": ("qwen3-vl", {}),
+    "qwen3-vl, all of which learns": ("qwen3-vl", SEEING),
     "qwen3-vl, an engine on both": (
         "qwen3-vl", {"devices": 2, "generation": f"{VLLM}\ntensor = 2"}
     ),

@@ -27,9 +27,10 @@ from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import saving_of
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.opening import open_session
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import Session, open_session
+from gkdplan.runtime.session import Session
 from gkdplan.vocab import Phase
 
 STEPS = range(4, 8)

@@ -16,9 +16,9 @@ from beside.workload import OFF, ON, read
 from gkdplan.cli.compiling import compile_file
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron import platform
+from gkdplan.runtime.opening import open_session
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import open_session
 from gkdplan.runtime.step_examples import examples_of_rank
 
 

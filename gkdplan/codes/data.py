@@ -140,4 +140,17 @@ CODES: dict[str, Code] = {
         "An epoch has a whole number of rows of each file; of this one it is none.",
         "Give the file a larger weight, or take it out.",
     ),
+    "GK493": Code(
+        "a directory that cannot keep the tokens of rows",
+        "Rank 0 makes them once and every rank maps the files, so that none has them in memory.",
+        "Name a directory in `data.cache` that can be written, or leave the key out: then it is "
+        "in `run.output`.",
+    ),
+    "GK494": Code(
+        "tokens of rows that a rank does not find",
+        "Rank 0 put them where all ranks look, under a name made of the data, the tokenizer's "
+        "files and the versions of what reads them.",
+        "Share `run.output`, or `data.cache` where it is set, between all hosts, and install one "
+        "version of everything on all.",
+    ),
 }

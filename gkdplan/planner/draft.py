@@ -268,6 +268,7 @@ def _data(plan: Plan, facts: Facts) -> DataPlan:
         pictures=None if facts.student.shape.vision is None else shown_pictures(plan, facts),
         weights=data.weights,
         max_bad_rows=data.max_bad_rows,
+        cache=data.cache,
     )
 
 

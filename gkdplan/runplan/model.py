@@ -199,7 +199,8 @@ class DataPlan:
     """Rows to learn from and held-out rows; `max_length` counts tokens of a prompt. `samples` are
     the teacher's, of the rows of `train`, where steps take them from a file. `weights` say how much
     of each file of `train` an epoch holds, None where it holds every row once. Of each file up to
-    `max_bad_rows` are left out."""
+    `max_bad_rows` are left out. `cache` is the directory that keeps the tokens of rows for other
+    runs; None is one in the run's own directory."""
 
     train: tuple[DataSource, ...]
     eval: tuple[DataSource, ...]
@@ -210,6 +211,7 @@ class DataPlan:
     pictures: PictureLimits | None = None
     weights: tuple[float, ...] | None = None
     max_bad_rows: int = 0
+    cache: str | None = None
 
 
 def is_head_needed(objective: Objective, data: DataPlan) -> bool:

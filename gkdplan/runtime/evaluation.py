@@ -55,7 +55,7 @@ def rounds(session: Session, rows: Sequence[Example]) -> Iterator[list[list[Exam
     """
     size = session.plan.batch.micro_rows
     num_rows = rows_of_round(session)
-    filler = Example(-1, "", (session.chat.pad_id,), (), "", "")
+    filler = Example(-1, "", (session.chat.pad_id,), (), "")
     for start in range(0, len(rows), num_rows):
         found = list(rows[start : start + num_rows])
         found += [filler] * (num_rows - len(found))

@@ -99,7 +99,7 @@ def log_completions(
             step=step,
             source=source,
             row=example.row,
-            prompt=example.prompt_text,
+            prompt=session.chat.decode(example.prompt, special=True),
             question=example.question,
             completion=session.chat.decode(completion.tokens),
             num_tokens=len(completion.tokens),

@@ -61,11 +61,11 @@ def train(
 ) -> dict[str, Any]:
     """Everything between the process group's start and its end; the summary, on rank 0."""
     from gkdplan.runtime.executor import Executor
-    from gkdplan.runtime.session import open_session
+    from gkdplan.runtime.opening import open_session
 
     is_first = dist.get_rank() == 0
     with (
-        disk_errors(Path(run_plan.training.output)),
+        disk_errors(Path(run_plan.training.output), "run.output"),
         Progress(run_plan, start_step, shown=is_first, terminal=terminal) as progress,
     ):
         session = open_session(run_plan, start_step, position, progress)

@@ -278,6 +278,8 @@ class Data(Section):
     """Of an image's file; left out, 20 MiB."""
     max_image_pixels: Count | None = None
     """Of an image, width times height; left out, 50 million."""
+    cache: Text | None = None
+    """A directory that keeps the tokens of rows for other runs; left out, one in run.output."""
     shuffle: bool = True
     """A new order of the rows in each epoch."""
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from gkdplan.runplan.codec import decode
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import close_mesh
+from gkdplan.runtime.opening import open_session
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import Session, open_session
+from gkdplan.runtime.session import Session
 
 
 def open_silently(lock: str, start_step: int = 0) -> Session:

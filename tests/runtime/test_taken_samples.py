@@ -91,9 +91,7 @@ def test_a_file_that_changed_after_the_plan_was_compiled_is_refused(home, drawn,
     assert (result.exit_code, found.code, found.path) == (1, "GK560", "teacher.samples")
 
 
-EXAMPLES = [
-    Example(row, f"rows.jsonl:{row + 1}", (1, 2, 3 + row), None, "", "") for row in (0, 1, 4)
-]
+EXAMPLES = [Example(row, f"rows.jsonl:{row + 1}", (1, 2, 3 + row), None, "") for row in (0, 1, 4)]
 GOOD = [
     {"row": e.row, "prompt_sha256": prompt_fingerprint(e.prompt), "response": [5, e.row]}
     for e in EXAMPLES

@@ -24,7 +24,7 @@ from gkdplan.runplan.model import RunPlan, TeacherAddress, TeacherServer
 from gkdplan.runtime import launch
 from gkdplan.runtime.data.batch import Row
 from gkdplan.runtime.data.chat import load_chat
-from gkdplan.runtime.data.examples import load_examples
+from gkdplan.runtime.data.examples import Split, load_examples
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.http_server import API_KEY
 from gkdplan.runtime.loss import TopK
@@ -125,7 +125,7 @@ def test_each_row_asks_its_own_teacher(home, url, tmp_path):
     run_on_ranks(_run, 1, encode(plan))
     chat = load_chat(home / "student")
     examples = load_examples(
-        plan.data.train, chat, plan.data, 12, server=plan.models.teacher.server
+        Split(plan.data.train, plan.data, 12, server=plan.models.teacher.server), chat
     )
     for name, gate in gates.items():
         gate.shut()

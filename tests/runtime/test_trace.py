@@ -20,9 +20,9 @@ from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import close_mesh
+from gkdplan.runtime.opening import open_session
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.session import open_session
 from gkdplan.runtime.trace import trace
 from gkdplan.vocab import Phase, Role
 

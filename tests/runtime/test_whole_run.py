@@ -79,7 +79,7 @@ def test_the_whole_record_is_there(runs):
     plan, result = runs["tensor"]
     names = {path.name for path in result.run_dir.iterdir()}
     logs = {"metrics.jsonl", "completions.jsonl", "tokens.jsonl"}
-    assert names == {"plan.lock.json", "checkpoints", *logs}
+    assert names == {"plan.lock.json", "checkpoints", "rows", *logs}
     assert sorted(p.name for p in (result.run_dir / "checkpoints").iterdir()) == [
         "step_2",
         "step_4",

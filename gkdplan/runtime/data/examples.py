@@ -1,7 +1,8 @@
 """The rows of a run as tokens, within the plan's limits."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gkdplan.diagnostics import Diagnostic, UserError
@@ -31,16 +32,15 @@ class Example:
 
     `row` counts the rows of all files of the split from 0, those that are left out included.
     `location` is where the row stands. `response` is the dataset's, None where the row gives none.
-    `prompt_text` is the prompt as the model sees it, `question` what the user said last. `teacher`
-    is the value that names the row's teacher, None where there is one for all rows. `shown` are the
-    pictures whose tokens the prompt holds, in order.
+    `question` is what the user said last. `teacher` is the value that names the row's teacher, None
+    where there is one for all rows. `shown` are the pictures whose tokens the prompt holds, in
+    order.
     """
 
     row: int
     location: str
     prompt: Tokens
     response: Tokens | None
-    prompt_text: str
     question: str
     teacher: str | None = None
     shown: "tuple[Shown, ...]" = ()
@@ -56,7 +56,7 @@ class Examples:
     """
 
     key: str
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     num_deleted: int
     num_truncated: int
     num_cut: int
@@ -85,92 +85,110 @@ class Examples:
         return tuple(lines)
 
 
-def load_examples(
-    sources: Sequence[DataSource],
-    chat: "Chat",
-    data: DataPlan,
-    max_completion_length: int,
-    *,
-    key: str = "data.train",
-    needs_responses: bool = False,
-    server: TeacherServer | None = None,
-) -> Examples:
-    """Read and tokenise every row of `sources`, the files that the plan's `key` names.
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Files of rows, `key` of the plan, and what decides the examples that they hold.
 
     A prompt longer than `data.max_length` tokens is dealt with as `data.truncation` says: "delete"
     leaves the row out, "left" and "right" drop tokens on that side, "error" refuses the run. A
     response longer than `max_completion_length` tokens loses its end, the end of turn included.
     Where `server` has several teachers, each row names its own. Of each file `data.max_bad_rows`
-    may be left out.
+    may be left out. With `needs_responses` every row has to have one.
+    """
+
+    sources: tuple[DataSource, ...]
+    data: DataPlan
+    max_completion_length: int
+    key: str = "data.train"
+    needs_responses: bool = False
+    server: TeacherServer | None = None
+
+
+def load_examples(
+    split: Split,
+    chat: "Chat",
+    keep: Callable[[Iterator[Example]], Sequence[Example]] = tuple,
+) -> Examples:
+    """Read and tokenise every row of the split, which `keep` takes one after the other.
 
     Raises UserError: GK469 to GK487 as `read_items`, `read_row` and `tokenise` say, GK476 for a
     prompt that is too long or where all are left out (also all of a file that has a weight), GK478
-    for a row without a response where `needs_responses`, GK489 for a prompt with images that would
+    for a row without a response where the split needs it, GK489 for a prompt with images that would
     be cut.
     """
-    examples: list[Example] = []
-    file_sizes: list[int] = []
-    deleted_lengths: list[int] = []
-    long_prompts: list[tuple[int, str]] = []
-    left_out: list[Diagnostic] = []
-    num_read = num_truncated = num_cut = 0
-    for i, source in enumerate(sources):
-        row_key, num_before = f"{key}[{i}]", len(examples)
-        bad = BadRows(data.max_bad_rows)
-        for index, item in enumerate(read_items(source, row_key), start=num_read):
-            num_read = index + 1
+    tally = _Tally()
+    examples = keep(_taken(split, chat, tally))
+    if tally.deleted_lengths and not examples:
+        raise all_too_long(tally.deleted_lengths, split.key, split.data)
+    if split.data.weights and split.key == "data.train" and 0 in tally.file_sizes:
+        place = tally.file_sizes.index(0)
+        raise no_row(split.sources[place], f"{split.key}[{place}]")
+    return Examples(
+        split.key,
+        examples,
+        len(tally.deleted_lengths),
+        tally.num_truncated,
+        tally.num_cut,
+        tally.longest,
+        tuple(tally.file_sizes),
+        tuple(tally.left_out),
+    )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of the rows so far; `deleted_lengths` are of the prompts that were left out."""
+
+    file_sizes: list[int] = field(default_factory=list)
+    deleted_lengths: "array[int]" = field(default_factory=lambda: array("q"))
+    longest: tuple[int, str] | None = None
+    left_out: list[Diagnostic] = field(default_factory=list)
+    num_read: int = 0
+    num_truncated: int = 0
+    num_cut: int = 0
+
+
+def _taken(split: Split, chat: "Chat", tally: _Tally) -> Iterator[Example]:
+    for i, source in enumerate(split.sources):
+        key, bad = f"{split.key}[{i}]", BadRows(split.data.max_bad_rows)
+        tally.file_sizes.append(0)
+        for index, item in enumerate(read_items(source, key), start=tally.num_read):
+            tally.num_read = index + 1
             try:
-                row = read_row(item, row_key, *teacher_column(server))
-                whole = tokenise(row, chat, row_key)
+                row = read_row(item, key, *teacher_column(split.server))
+                whole = tokenise(row, chat, key)
             except UserError as refusal:
                 bad.leave_out(refusal)
                 continue
-            if needs_responses and whole.response is None:
-                raise no_response(row, row_key)
-            prompt = fit_prompt(whole, row, data)
-            if prompt != whole.prompt:
-                long_prompts.append((len(whole.prompt), row.location))
-            if prompt is None:
-                deleted_lengths.append(len(whole.prompt))
-                continue
-            response = whole.response and whole.response[:max_completion_length]
-            num_truncated += prompt != whole.prompt
-            num_cut += response != whole.response
-            examples.append(_example(index, row, whole, prompt, response, chat))
-        file_sizes.append(len(examples) - num_before)
-        left_out += bad.refusals
-    if deleted_lengths and not examples:
-        raise all_too_long(deleted_lengths, key, data)
-    if data.weights and key == "data.train" and 0 in file_sizes:
-        raise no_row(sources[file_sizes.index(0)], f"{key}[{file_sizes.index(0)}]")
-    return Examples(
-        key,
-        tuple(examples),
-        len(deleted_lengths),
-        num_truncated,
-        num_cut,
-        max(long_prompts, default=None),
-        tuple(file_sizes),
-        tuple(left_out),
-    )
+            example = _fitted(index, row, whole, key, split, tally)
+            if example is not None:
+                tally.file_sizes[-1] += 1
+                yield example
+        tally.left_out += bad.refusals
+
+
+def _fitted(
+    index: int, row: Row, whole: TokenisedRow, key: str, split: Split, tally: _Tally
+) -> Example | None:
+    """The row within the split's limits, or None where it is left out."""
+    if split.needs_responses and whole.response is None:
+        raise no_response(row, key)
+    prompt = fit_prompt(whole, row, split.data)
+    if prompt != whole.prompt:
+        found = (len(whole.prompt), row.location)
+        tally.longest = found if tally.longest is None else max(tally.longest, found)
+    if prompt is None:
+        tally.deleted_lengths.append(len(whole.prompt))
+        return None
+    response = whole.response and whole.response[: split.max_completion_length]
+    tally.num_truncated += prompt != whole.prompt
+    tally.num_cut += response != whole.response
+    return Example(index, row.location, prompt, response, whole.question, row.teacher, whole.shown)
 
 
 def teacher_column(server: TeacherServer | None) -> tuple[str | None, Sequence[str]]:
     """The column that names a row's teacher, and what it may hold."""
     return (None, ()) if server is None else (server.column, server.values)
-
-
-def _example(
-    index: int,
-    row: Row,
-    whole: TokenisedRow,
-    prompt: Tokens,
-    response: Tokens | None,
-    chat: "Chat",
-) -> Example:
-    text = chat.decode(prompt, special=True)
-    question, teacher, shown = whole.question, row.teacher, whole.shown
-    return Example(index, row.location, prompt, response, text, question, teacher, shown)
 
 
 def fit_prompt(whole: TokenisedRow, row: Row, data: DataPlan) -> Tokens | None:

@@ -72,7 +72,7 @@ def read_items(source: DataSource, key: str) -> Iterator[Item]:
     be read (GK471), or not without a package (GK469).
     """
     try:
-        file = _open_unchanged(source, key)
+        file = open_unchanged(source, key)
         yield from islice(file.rows(), source.limit)
     except MissingPackageError as package:
         raise _missing_package(source, package, key) from package
@@ -99,8 +99,11 @@ def read_row(
     return replace(row, teacher=teacher)
 
 
-def _open_unchanged(source: DataSource, key: str) -> RowFile:
-    """Raises UnreadableError where the file is there and not in its format."""
+def open_unchanged(source: DataSource, key: str) -> RowFile:
+    """The file, where it is the one that the plan was compiled from.
+
+    Raises UserError (GK470, GK471), and UnreadableError where it is there and not in its format.
+    """
     file = open_rows(source.path)
     try:
         os.stat(source.path)

@@ -10,10 +10,10 @@ from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron.adapters import draw_adapters
 from gkdplan.runtime.megatron.gradients import full_gradients
 from gkdplan.runtime.megatron.mesh import close_mesh
+from gkdplan.runtime.opening import open_session
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.rehearsal.outcome import Outcome
-from gkdplan.runtime.session import open_session
 
 
 def rehearse(locks: dict[str, str], home: str, position: Position) -> None:

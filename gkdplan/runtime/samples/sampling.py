@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.data.chat import Chat
-from gkdplan.runtime.data.examples import Example, load_examples
+from gkdplan.runtime.data.examples import Example, Split, load_examples
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.responses import of_all_ranks
 from gkdplan.runtime.rollout.engine import Request, SampleEngine
@@ -39,13 +39,8 @@ def sample_rows(
     whose cache of keys and values the plan has priced. Raises UserError for what the user can mend.
     """
     position.phase = "load"
-    rows = load_examples(
-        plan.data.train,
-        chat,
-        plan.data,
-        plan.sampling.max_completion_length,
-        server=plan.models.teacher.server,
-    )
+    limit, server = plan.sampling.max_completion_length, plan.models.teacher.server
+    rows = load_examples(Split(plan.data.train, plan.data, limit, server=server), chat)
     for line in replace(rows, num_cut=0).notes:  # no response of the dataset is read here
         progress.tell(line)
     examples, size = rows.examples, plan.batch.global_rows

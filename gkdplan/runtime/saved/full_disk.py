@@ -54,8 +54,9 @@ def _too_small(output: Path, saving: Checkpoint, num_more: int, free: int, keep:
 
 
 @contextmanager
-def disk_errors(output: Path) -> Iterator[None]:
-    """Raises UserError (GK536) where a write inside fails because the disk of `output` is full."""
+def disk_errors(directory: Path, key: str) -> Iterator[None]:
+    """Raises UserError (GK536) where a write inside fails because the disk of `directory`, which
+    the plan's `key` names, is full."""
     try:
         yield
     except (OSError, SafetensorError) as failure:
@@ -64,9 +65,9 @@ def disk_errors(output: Path) -> Iterator[None]:
         raise UserError(
             error(
                 CODE,
-                f"the disk of `{output}` is full",
-                "run.output",
-                notes=(f"{free_bytes(output):,} bytes are free", str(failure)),
+                f"the disk of `{directory}` is full",
+                key,
+                notes=(f"{free_bytes(directory):,} bytes are free", str(failure)),
                 help=("free space and run the same command again: checkpoints are whole",),
             )
         ) from failure

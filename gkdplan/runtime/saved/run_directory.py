@@ -33,6 +33,11 @@ class RunDirectory:
     def tokens(self) -> Path:
         return self.path / "tokens.jsonl"
 
+    @property
+    def rows(self) -> Path:
+        """Where the tokens of its rows are, unless `data.cache` names another place."""
+        return self.path / "rows"
+
     def skipped(self, step: int) -> Path:
         """Where the rows of a step are that was left out."""
         return self.path / "skipped" / f"step_{step}"

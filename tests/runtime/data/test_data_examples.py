@@ -6,7 +6,7 @@ import pytest
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.model import DataPlan
-from gkdplan.runtime.data.examples import load_examples
+from gkdplan.runtime.data.examples import Split, load_examples
 
 PLAN = DataPlan(train=(), eval=(), max_length=8, truncation="delete", shuffle=True)
 SHORT = {"prompt": "abc", "completion": "de"}
@@ -23,14 +23,14 @@ def letters(tiny_chat):
 
 def load(data_file, chat, *rows, truncation="delete", max_completion_length=8, **options):
     data = replace(PLAN, truncation=truncation)
-    return load_examples([data_file(*rows)], chat, data, max_completion_length, **options)
+    return load_examples(Split((data_file(*rows),), data, max_completion_length, **options), chat)
 
 
 def test_an_example_holds_the_row_s_tokens_and_words(data_file, letters):
     (example,) = load(data_file, letters, SHORT).examples
     assert example.prompt == letters.encode("abc")
     assert example.response == (*letters.encode("de"), letters.eos_id)
-    assert (example.row, example.prompt_text, example.question) == (0, "abc", "abc")
+    assert (example.row, example.question) == (0, "abc")
 
 
 def test_delete_leaves_out_the_rows_whose_prompts_are_too_long_and_says_so(data_file, letters):
@@ -49,7 +49,7 @@ def test_a_side_that_is_truncated_loses_its_tokens_and_the_response_stays(
 ):
     loaded = load(data_file, letters, SHORT, LONG, truncation=truncation)
     example = loaded.examples[1]
-    assert example.prompt_text == kept
+    assert letters.decode(example.prompt) == kept
     assert example.response == (*letters.encode("fff"), letters.eos_id)
     assert (loaded.num_truncated, loaded.num_deleted) == (1, 0)
     assert loaded.notes[0] == "prompts of `data.train` cut to `data.max_length`: 1"
@@ -95,7 +95,7 @@ def test_a_long_response_is_cut_and_counted(data_file, letters):
 
 def test_rows_are_numbered_across_files(data_file, letters):
     sources = [data_file(SHORT, LONG, name="a.jsonl"), data_file(SHORT, SHORT, name="b.jsonl")]
-    loaded = load_examples(sources, letters, PLAN, 8)
+    loaded = load_examples(Split(sources, PLAN, 8), letters)
     assert [example.row for example in loaded.examples] == [0, 2, 3]
 
 
@@ -117,7 +117,7 @@ BAD, REFUSED = {"text": "a"}, {"prompt": ""}
 
 def test_bad_rows_are_left_out_up_to_the_limit_and_named(data_file, letters):
     source = data_file(SHORT, "{", BAD, SHORT)
-    loaded = load_examples([source], letters, ALLOWING, 8)
+    loaded = load_examples(Split((source,), ALLOWING, 8), letters)
     assert [example.row for example in loaded.examples] == [0, 3]
     assert [found.code for found in loaded.bad_rows] == ["GK472", "GK472"]
     assert loaded.file_sizes == (2,)
@@ -127,7 +127,7 @@ def test_bad_rows_are_left_out_up_to_the_limit_and_named(data_file, letters):
 
 def test_one_bad_row_more_than_the_limit_is_refused_with_the_count(data_file, letters):
     with pytest.raises(UserError) as refusal:
-        load_examples([data_file(BAD, SHORT, BAD, SHORT, REFUSED)], letters, ALLOWING, 8)
+        load_examples(Split((data_file(BAD, SHORT, BAD, SHORT, REFUSED),), ALLOWING, 8), letters)
     (found,) = refusal.value.diagnostics
     assert found.code == "GK477"
     assert found.notes[-1] == (
@@ -137,18 +137,20 @@ def test_one_bad_row_more_than_the_limit_is_refused_with_the_count(data_file, le
 
 def test_the_limit_is_each_file_s(data_file, letters):
     sources = [data_file(SHORT, BAD, BAD, name=f"{name}.jsonl") for name in "ab"]
-    loaded = load_examples(sources, letters, ALLOWING, 8)
+    loaded = load_examples(Split(sources, ALLOWING, 8), letters)
     assert [example.row for example in loaded.examples] == [0, 3]
     assert loaded.file_sizes == (1, 1)
 
 
 def test_a_row_without_a_response_is_no_bad_row(data_file, letters):
     with pytest.raises(UserError, match="GK478"):
-        load_examples([data_file({"prompt": "a"})], letters, ALLOWING, 8, needs_responses=True)
+        load_examples(
+            Split((data_file({"prompt": "a"}),), ALLOWING, 8, needs_responses=True), letters
+        )
 
 
 def test_a_file_with_a_weight_and_no_rows_left_is_refused(data_file, letters):
     sources = [data_file(SHORT, name="a.jsonl"), data_file(LONG, name="b.jsonl")]
-    assert load_examples(sources, letters, PLAN, 8).file_sizes == (1, 0)
+    assert load_examples(Split(sources, PLAN, 8), letters).file_sizes == (1, 0)
     with pytest.raises(UserError, match=r"GK476.*b\.jsonl"):
-        load_examples(sources, letters, replace(PLAN, weights=(1.0, 1.0)), 8)
+        load_examples(Split(sources, replace(PLAN, weights=(1.0, 1.0)), 8), letters)

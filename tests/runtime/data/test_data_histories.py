@@ -6,7 +6,7 @@ import tiny
 from gkdplan.diagnostics import UserError
 from gkdplan.facts.rows import read_data_file
 from gkdplan.runplan.model import DataPlan
-from gkdplan.runtime.data.examples import load_examples
+from gkdplan.runtime.data.examples import Split, load_examples
 
 PLAN = DataPlan(train=(), eval=(), max_length=4096, truncation="error", shuffle=True)
 
@@ -65,7 +65,7 @@ def test_the_prompt_is_the_whole_history_and_the_answer_its_last_turn(
     answered = [[*turns, turn("assistant", "red, I think")] for turns in HISTORIES.values()]
     rows = [*HISTORIES.values(), *answered]
     source = data_file(*({"messages": turns} for turns in rows))
-    examples = load_examples([source], chat, PLAN, 4096).examples
+    examples = load_examples(Split((source,), PLAN, 4096), chat).examples
     assert len(examples) == 2 * len(HISTORIES)
     for example, turns in zip(examples, rows, strict=True):
         is_answered = turns[-1]["role"] == "assistant"
@@ -97,8 +97,8 @@ def test_a_template_that_wants_other_turns_refuses_the_row(tiny_chat, data_file)
     )
     source = data_file({"messages": [turn("user", "a"), turn("user", "b")]})
     with pytest.raises(UserError, match=r"GK473.*rows.jsonl:1.*turns must alternate"):
-        load_examples([source], tiny_chat(strict), PLAN, 8)
-    assert load_examples([source], tiny_chat(), PLAN, 8).examples[0].question == "b"
+        load_examples(Split((source,), PLAN, 8), tiny_chat(strict))
+    assert load_examples(Split((source,), PLAN, 8), tiny_chat()).examples[0].question == "b"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_template_that_wants_other_turns_refuses_the_row(tiny_chat, data_file)
 def test_check_and_run_refuse_a_row_at_its_line(tiny_chat, data_file, row, reason):
     source = data_file({"messages": ROUND}, row)
     with pytest.raises(UserError) as refusal:
-        load_examples([source], tiny_chat(), PLAN, 8)
+        load_examples(Split((source,), PLAN, 8), tiny_chat())
     (of_run,) = refusal.value.diagnostics
     _, (of_check,) = read_data_file(source.path)
     assert (of_run.code, of_check.code) == ("GK472", "GK463")

@@ -12,7 +12,7 @@ from tiny import CHAT_TEMPLATE
 from gkdplan.diagnostics import UserError
 from gkdplan.runplan.model import DataPlan
 from gkdplan.runplan.row_lengths import Histogram, Lengths
-from gkdplan.runtime.data.examples import load_examples
+from gkdplan.runtime.data.examples import Split, load_examples
 from gkdplan.runtime.data.light_chat import load_light_chat
 from gkdplan.runtime.data.measuring import measure
 from gkdplan.runtime.data.rows import read_items, read_row
@@ -109,7 +109,7 @@ def measured(tiny_chat, data_file, run_plan):
 def test_what_is_counted_is_what_a_run_does(measured) -> None:
     rows = [SHORT, LONG, SHORT, {"prompt": "abcd", "completion": ""}, {"prompt": "ab"}]
     split, found, plan, chat = measured(*rows)
-    run = load_examples(plan.data.train, chat, plan.data, 4)
+    run = load_examples(Split(plan.data.train, plan.data, 4), chat)
     assert found == ()
     assert (split.num_rows, split.num_taken) == (5, len(run.examples)) == (5, 4)
     assert split.num_long == run.num_deleted == 1
@@ -121,7 +121,7 @@ def test_what_is_counted_is_what_a_run_does(measured) -> None:
 @pytest.mark.parametrize("truncation", ["left", "right"])
 def test_tokens_that_responses_lose_are_counted(measured, truncation) -> None:
     split, found, plan, chat = measured(SHORT, LONG, truncation=truncation)
-    run = load_examples(plan.data.train, chat, plan.data, 4)
+    run = load_examples(Split(plan.data.train, plan.data, 4), chat)
     assert found == ()
     assert split.num_cut == run.num_cut == 1
     assert split.num_tokens_cut == 9 + 1 - 4  # nine letters and the end

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gkdplan.runplan.model import OptimizerPlan, RunPlan
 from gkdplan.runtime.data.chat import load_chat
-from gkdplan.runtime.data.examples import load_examples
+from gkdplan.runtime.data.examples import Split, load_examples
 
 NUM_STEPS = 2
 
@@ -76,7 +76,7 @@ def as_saved(parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 def _rows(plan: RunPlan) -> Sequence[tuple[Sequence[int], Sequence[int]]]:
     chat = load_chat(Path(plan.models.student.model))
     data, longest = plan.data, plan.sampling.max_completion_length
-    found = load_examples(data.train, chat, data, longest, needs_responses=True)
+    found = load_examples(Split(data.train, data, longest, needs_responses=True), chat)
     return [(example.prompt, example.response or ()) for example in found.examples]
 
 

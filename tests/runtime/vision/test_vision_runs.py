@@ -31,7 +31,7 @@ from gkdplan.pictures import PictureLimits
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import DataPlan, DataSource, Freeze, RunPlan
 from gkdplan.runtime.data.chat import load_chat
-from gkdplan.runtime.data.examples import Example, load_examples
+from gkdplan.runtime.data.examples import Example, Split, load_examples
 from gkdplan.runtime.launch import run
 from gkdplan.runtime.megatron.gradients import full_gradients
 from gkdplan.runtime.responses import sample_responses
@@ -332,7 +332,7 @@ def read_rows(rows: Path, student: Path):
     data = DataPlan((source,), (), 512, "error", False)
     shape, _ = read_shape(json.loads((student / "config.json").read_text()), "config")
     chat = load_chat(student, load_eyes(student, shape.vision, PictureLimits()))
-    return load_examples((source,), chat, data, 64).examples
+    return load_examples(Split((source,), data, 64), chat).examples
 
 
 def test_a_corrupt_image_is_named_with_its_row(home, tmp_path, forks):

@@ -140,6 +140,12 @@ CODES: dict[str, Code] = {
         "An epoch has a whole number of rows of each file; of this one it is none.",
         "Give the file a larger weight, or take it out.",
     ),
+    "GK495": Code(
+        "more answers than held-out prompts",
+        "An evaluation lets the student answer the first `run.eval_samples` prompts of "
+        "`data.eval`, each once.",
+        "Lower `run.eval_samples`, or add rows to `data.eval`.",
+    ),
     "GK493": Code(
         "a directory that cannot keep the tokens of rows",
         "Rank 0 makes them once and every rank maps the files, so that none has them in memory.",

@@ -329,4 +329,5 @@ def _training(plan: Plan, facts: Facts) -> Training:
         loggers=run.loggers,
         max_skipped_steps=run.max_skipped_steps,
         async_save=run.async_save,
+        eval_samples=run.eval_samples,
     )

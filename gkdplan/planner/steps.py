@@ -76,7 +76,7 @@ def _steps(draft: Draft, moves: Sequence[Move]) -> Iterator[Step]:
     yield from _moves_of(moves, Phase.CHECKPOINT)
     if draft.data.eval:
         num_rows = sum(source.num_rows for source in draft.data.eval)
-        yield Evaluate(interval=training.eval_interval, num_rows=num_rows)
+        yield Evaluate(training.eval_interval, num_rows, training.eval_samples)
     yield Checkpoint(
         interval=training.save_interval,
         keep=training.keep,

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.report import words
+from gkdplan.report.answer_cards import answer_cards
 from gkdplan.report.findings_section import findings_section
 from gkdplan.report.markup import Markup, join, section, tag
 from gkdplan.report.memory import unit_of
@@ -156,6 +157,9 @@ def _run_sections(record: RunRecord) -> list[Markup]:
     samples = _samples(record.completions)
     if samples:
         sections.append(section("What they wrote", "", completion_cards(samples)))
+    if record.answers:
+        caption = "the student's likeliest words, beside those of the dataset"
+        sections.append(section("Held-out prompts", caption, answer_cards(record.answers)))
     if record.read:
         last = [one for one in record.read if one.step == record.read[-1].step]
         caption = (

@@ -54,6 +54,18 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What the student wrote to a held-out prompt after `step` steps; `expected` is the row's own
+    response."""
+
+    step: int
+    row: int
+    question: str
+    expected: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReadTokens:
     """A response token by token: what each diverges by, in nats, and where both models would write
     the same one."""
@@ -76,6 +88,7 @@ class RunRecord:
     completions: tuple[Completion, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
     read: tuple[ReadTokens, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
     @property
     def measured_peak_bytes(self) -> dict[Phase, int]:
@@ -115,6 +128,7 @@ def read_run(directory: Path) -> RunRecord:
         completions=tuple(_records(directory / "completions.jsonl", _completion)),
         diagnostics=tuple(_records(directory / DIAGNOSTICS, _diagnostic)),
         read=tuple(_records(directory / "tokens.jsonl", _read_tokens)),
+        answers=tuple(_records(directory / "answers.jsonl", _answer)),
     )
 
 
@@ -169,6 +183,11 @@ def _read_tokens(line: dict[str, Any]) -> ReadTokens:
 
 def _completion(line: dict[str, Any]) -> Completion:
     return Completion(line["step"], Source(line["source"]), line["question"], line["completion"])
+
+
+def _answer(line: dict[str, Any]) -> Answer:
+    keys = ("step", "row", "question", "expected", "answer")
+    return Answer(**{key: line[key] for key in keys})
 
 
 def diagnostic_line(finding: Diagnostic) -> str:

@@ -125,7 +125,8 @@ def sentence(step: Step) -> str:
         case Evaluate():
             each = f", {_each(step.interval)}" if step.interval else ""
             rows = plural(step.num_rows, "held-out row")
-            return f"JSD and cross-entropy on {rows}: before step 1{each}, at the end"
+            answers = f", {step.num_samples:,} answered" if step.num_samples else ""
+            return f"JSD and cross-entropy on {rows}{answers}: before step 1{each}, at the end"
         case Checkpoint():
             each = f"{_each(step.interval)}, " if step.interval else ""
             size = format_bytes(step.num_bytes)

@@ -96,6 +96,7 @@ _RULES = (
     _Rule("training.keep", _SAFE),
     _Rule("training.async_save", _SAFE),
     _Rule("training.eval_interval", _SAFE),
+    _Rule("training.eval_samples", _SAFE),
     _Rule("training.loggers", _SAFE),
     _Rule("training.max_skipped_steps", _SAFE),
     _Rule("training.*", _RESTART),

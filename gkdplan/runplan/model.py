@@ -249,7 +249,8 @@ class OptimizerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How long the run is and what it leaves; intervals are in steps."""
+    """How long the run is and what it leaves; intervals are in steps. `eval_samples` are held-out
+    prompts that the student answers at each evaluation."""
 
     output: str
     num_steps: int
@@ -260,6 +261,7 @@ class Training:
     loggers: tuple[str, ...]
     max_skipped_steps: int = 0
     async_save: bool = False
+    eval_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,10 +160,12 @@ class OptimizerStep:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Held-out divergence and cross-entropy: before the first step, each `interval`, at the end."""
+    """Held-out divergence and cross-entropy: before the first step, each `interval`, at the end.
+    The student answers the first `num_samples` prompts."""
 
     interval: int
     num_rows: int
+    num_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
-"""Where the scalars of a run are drawn, besides metrics.jsonl: TensorBoard, Weights & Biases."""
+"""Where a run's scalars are drawn and its answers shown, besides its own files: TensorBoard,
+Weights & Biases."""
 
 import hashlib
 import os
 from collections.abc import Sequence
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +13,11 @@ from gkdplan.diagnostics import Diagnostic, error
 
 
 class Board(Protocol):
-    """A place for scalars by name and step."""
+    """A place for scalars and words by name and step."""
 
     def plot(self, step: int, name: str, value: float) -> None: ...
+
+    def write(self, step: int, name: str, words: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -57,6 +61,11 @@ class TensorBoard:
     def plot(self, step: int, name: str, value: float) -> None:
         self._writer.add_scalar(name, value, step)
 
+    def write(self, step: int, name: str, words: str) -> None:
+        """As it stands: a text of a board is Markdown."""
+        indented = "".join(f"    {line}\n" for line in words.split("\n"))
+        self._writer.add_text(name, indented, step)
+
     def close(self) -> None:
         self._writer.close()
 
@@ -89,6 +98,11 @@ class WandB:
 
     def plot(self, step: int, name: str, value: float) -> None:
         self._run.log({name: value}, step=step)
+
+    def write(self, step: int, name: str, words: str) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Html(f"<pre>{escape(words)}</pre>", inject=False)}, step=step)
 
     def close(self) -> None:
         self._run.finish()

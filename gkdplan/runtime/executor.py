@@ -31,6 +31,7 @@ from gkdplan.runtime.evaluation import evaluate
 from gkdplan.runtime.generating import generate, refit
 from gkdplan.runtime.growth import growth
 from gkdplan.runtime.guards import Guards, diverged, write_batch
+from gkdplan.runtime.held_out_answers import answer_held_out
 from gkdplan.runtime.megatron.load_balance import take_mean_loss
 from gkdplan.runtime.read_aloud import read_aloud
 from gkdplan.runtime.saved.saving import Saver
@@ -149,7 +150,7 @@ class Executor:
                 self._log(state)
             case Evaluate():
                 if self._is_due(action.interval, state.step):
-                    evaluate(self.session, state.step)
+                    self._evaluate(action, state.step)
                     read_aloud(self.session, state)
             case Checkpoint():
                 if self._is_due(action.interval, state.step):
@@ -231,5 +232,11 @@ class Executor:
         return step == self.plan.training.num_steps or bool(interval and step % interval == 0)
 
     def _evaluate_before_training(self) -> None:
-        if any(isinstance(action, Evaluate) for action in self.plan.steps):
-            evaluate(self.session, 0)
+        for action in self.plan.steps:
+            if isinstance(action, Evaluate):
+                self._evaluate(action, step=0)
+
+    def _evaluate(self, action: Evaluate, step: int) -> None:
+        evaluate(self.session, step)
+        if action.num_samples:
+            answer_held_out(self.session, step, action.num_samples)

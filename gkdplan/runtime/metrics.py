@@ -1,4 +1,5 @@
-"""The log of a run: metrics.jsonl, completions.jsonl, tokens.jsonl and boards, by one rank."""
+"""The log of a run: metrics, completions, answers and tokens as JSON Lines, and boards, by one
+rank."""
 
 import json
 import os
@@ -24,12 +25,14 @@ class MetricsLog:
         self._metrics: TextIO | None = None
         self._completions: TextIO | None = None
         self._tokens: TextIO | None = None
+        self._answers: TextIO | None = None
         self._boards = boards
         if not enabled:
             return
         self._metrics = _reopen(run_dir / "metrics.jsonl", start_step)
         self._completions = _reopen(run_dir / "completions.jsonl", start_step)
         self._tokens = _reopen(run_dir / "tokens.jsonl", start_step)
+        self._answers = _reopen(run_dir / "answers.jsonl", start_step)
 
     def log_step(
         self,
@@ -148,8 +151,35 @@ class MetricsLog:
             },
         )
 
+    def log_answer(
+        self,
+        *,
+        step: int,
+        row: int,
+        question: str,
+        expected: str,
+        answer: str,
+        num_tokens: int,
+    ) -> None:
+        """What the student as it is after `step` writes to a held-out prompt, `num_tokens` long,
+        beside the row's own response."""
+        _write(
+            self._answers,
+            {
+                "step": step,
+                "row": row,
+                "question": question,
+                "expected": expected,
+                "answer": answer,
+                "num_tokens": num_tokens,
+            },
+        )
+        words = f"{question}\n\nexpected: {expected}\n\nstudent: {answer}"
+        for board in self._boards:
+            board.write(step, f"eval/row_{row}", words)
+
     def close(self) -> None:
-        for sink in (self._metrics, self._completions, self._tokens, *self._boards):
+        for sink in (self._metrics, self._completions, self._tokens, self._answers, *self._boards):
             if sink is not None:
                 sink.close()
 

@@ -339,6 +339,8 @@ class Run(Section):
     """Whether checkpoints are written beside the steps that follow, from a copy in host memory."""
     eval_interval: Index = 0
     """Steps between evaluations; 0 evaluates before the first step and after the last."""
+    eval_samples: Index = 0
+    """Held-out prompts, the first ones of data.eval, that the student answers at an evaluation."""
     max_skipped_steps: Index = 0
     """Steps in a row whose loss or gradient is not finite that change nothing; one more stops the
     run."""

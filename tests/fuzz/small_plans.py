@@ -72,6 +72,7 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
         "max_length": [24, 48],
         "truncation": ["left", "right", "delete"],
         "shuffle": [False],
+        "cache": ["tokens"],
     },
     "batch": {"micro": [1, 2, 3], "global": [2, 4, 8]},
     "optimizer": {
@@ -85,6 +86,7 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
         "epochs": [1],
         "save_interval": [1],
         "eval_interval": [1],
+        "eval_samples": [1, 4],
         "keep": [1],
         "loggers": [["tensorboard"]],
     },

@@ -90,8 +90,9 @@ BESIDE_THE_RUNTIME = {
     "server_url",  # of a teacher: as it is not yet run
     "refit_bucket_bytes",
     "vllm",
-    "save_interval",  # the steps carry both intervals
+    "save_interval",  # the steps carry these
     "eval_interval",
+    "eval_samples",
 }
 
 

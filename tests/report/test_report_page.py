@@ -182,6 +182,30 @@ def test_the_newest_samples_of_each_model_are_shown(run_directory):
     assert "<i>2</i>" not in page.text
 
 
+def test_a_held_out_prompt_has_its_first_and_its_last_answer(run_directory):
+    answers = [
+        {"step": step, "row": row, "question": f"Wo {row}?", "expected": "<hier>"}
+        | {"answer": f"answer {row} of {step}", "num_tokens": 3}
+        for step in (0, 2, 3)
+        for row in (4, 9)
+    ]
+    lines = "".join(json.dumps(line) + "\n" for line in answers)
+    (run_directory / "answers.jsonl").write_text(lines + '{"step": 4')
+    text = Page(run_page(read_run(run_directory))).text
+    begin = text.index("Wo 4?")
+    said = [words for words in text[begin:] if words.strip()][:14]
+    for row in (4, 9):
+        card, said = said[:7], said[7:]
+        first, last = f"answer {row} of 0", f"answer {row} of 3"
+        assert card == [
+            f"Wo {row}?",
+            *("expected", "<hier>"),
+            *("student, step 0", first),
+            *("student, step 3", last),
+        ]
+    assert "answer 4 of 2" not in text
+
+
 def test_a_run_that_has_only_begun_has_a_page(run_directory):
     (run_directory / "metrics.jsonl").unlink()
     (run_directory / "completions.jsonl").unlink()

@@ -59,6 +59,7 @@ output = "{output}"
 steps = {steps}
 save_interval = {save_interval}
 keep = 4
+{run}
 """
 DEFAULTS = {
     "devices": 1,
@@ -87,6 +88,7 @@ DEFAULTS = {
     "optimizer": "",
     "steps": 6,
     "save_interval": 2,
+    "run": "",
 }
 
 

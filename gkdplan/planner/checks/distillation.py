@@ -85,6 +85,21 @@ def eval_rows_have_responses(plan: Plan, facts: Facts) -> Iterator[Finding]:
             )
 
 
+@rule("GK495")
+def answered_prompts_are_there(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Every prompt that is to be answered is a held-out row."""
+    num_rows = sum(file.num_rows for file in facts.eval)
+    asked = plan.run.eval_samples
+    if facts.eval and asked > num_rows:
+        yield Finding(
+            f"`run.eval_samples` asks for answers to {asked:,} held-out prompts, and `data.eval` "
+            f"has {num_rows:,} rows",
+            "run.eval_samples",
+            label="there are no more prompts",
+            help=(f"lower it to {num_rows}, or add rows to `data.eval`",),
+        )
+
+
 @rule("GK414")
 def temperatures_can_be_computed(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Logits over a tiny temperature overflow float32, and a huge one makes all tokens alike."""
@@ -161,6 +176,7 @@ RULES = (
     samples_have_an_engine,
     dataset_steps_have_responses,
     eval_rows_have_responses,
+    answered_prompts_are_there,
     temperatures_can_be_computed,
     held_out_rows_are_not_trained_on,
     top_k_is_within_the_vocabulary,

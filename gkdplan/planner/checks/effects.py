@@ -88,6 +88,8 @@ def _of_the_run(plan: Plan, facts: Facts) -> Effectless:
         yield "run.keep", "without `run.save_interval` only the last step is saved"
     elif run.save_interval > steps > 0:
         yield "run.save_interval", f"the run has {steps:,} steps, and the last one is saved anyway"
+    if not facts.eval:
+        yield "run.eval_samples", "`data.eval` names no rows"
     if run.eval_interval and not facts.eval:
         yield "run.eval_interval", "`data.eval` names no rows"
     elif run.eval_interval > steps > 0:

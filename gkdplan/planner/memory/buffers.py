@@ -64,6 +64,7 @@ def _buffers(rank: Rank) -> Iterator[Buffer]:
     yield from _saving(rank)
     if rank.draft.data.eval:
         yield from evaluation_buffers(rank)
+        yield from _answering(rank)
 
 
 def _resident(rank: Rank) -> Iterator[Buffer]:
@@ -121,20 +122,36 @@ def _routing_bytes(rank: Rank) -> int:
 
 
 def _sampling(rank: Rank, role: Role) -> Iterator[Buffer]:
-    share, prompt = rank.share(role), rank.draft.data.max_length
+    share = rank.share(role)
+    yield from _sampled(rank, share, share.rows, Phase.GENERATE, f"{role} samples")
+
+
+def _answering(rank: Rank) -> Iterator[Buffer]:
+    """The student writes to held-out prompts, as many on every rank of the data axis."""
+    num_rows = -(-rank.draft.training.eval_samples // rank.draft.layout.student.data)
+    share = rank.share(Role.STUDENT)
+    yield from _sampled(rank, share, num_rows, Phase.CHECKPOINT, "held-out prompts")
+
+
+def _sampled(
+    rank: Rank, share: Share, num_rows: int, phase: Phase, moment: str
+) -> Iterator[Buffer]:
+    """What Megatron's own modules need to sample to so many prompts at one time."""
+    if num_rows == 0:
+        return
+    prompt = rank.draft.data.max_length
     tokens = prompt + rank.draft.sampling.max_completion_length
-    cache = generation.cache_bytes(share.model, share.rows, tokens)
-    passing = generation.sampling_bytes(share.model, share.rows, prompt)
+    cache = generation.cache_bytes(share.model, num_rows, tokens)
+    passing = generation.sampling_bytes(share.model, num_rows, prompt)
     if share.seen_of_row:
-        passing = _seeing_bytes(share, prompt, passing)
-    phase, moment = Phase.GENERATE, f"{role} samples"
+        passing = _seeing_bytes(share, num_rows, prompt, passing)
     yield Buffer(KV_CACHE, cache, phase, phase, moment)
     yield Buffer(ACTIVATIONS, passing, phase, phase, moment)
 
 
-def _seeing_bytes(share: Share, prompt: int, passing: int) -> int:
+def _seeing_bytes(share: Share, num_rows: int, prompt: int, passing: int) -> int:
     """With the pixels of one prompts' forward, whose images are looked at first."""
-    rows = generation.prompts_at_once(share.rows, prompt)
+    rows = generation.prompts_at_once(num_rows, prompt)
     num_seen = rows * share.seen_of_row
     looking = looking_bytes(share.model, Batch(rows, prompt), num_seen)
     passing += said_bytes(share.model, num_seen)

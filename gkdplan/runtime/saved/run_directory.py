@@ -34,6 +34,10 @@ class RunDirectory:
         return self.path / "tokens.jsonl"
 
     @property
+    def answers(self) -> Path:
+        return self.path / "answers.jsonl"
+
+    @property
     def rows(self) -> Path:
         """Where the tokens of its rows are, unless `data.cache` names another place."""
         return self.path / "rows"

@@ -35,6 +35,7 @@ def log_steps(run_dir, steps, start_step=0, loggers=(), loss=1.5):
     log = MetricsLog(run_dir, boards, start_step, enabled=True)
     if start_step == 0:
         log.log_eval(step=0, jsd=0.5, cross_entropy=3.0, top1_agreement=0.5, num_tokens=10)
+        log_answer(log, 0)
     for step in steps:
         log.log_completion(
             step=step,
@@ -48,6 +49,11 @@ def log_steps(run_dir, steps, start_step=0, loggers=(), loss=1.5):
         )
         log.log_step(**step_record(step, loss))
     return log
+
+
+def log_answer(log, step):
+    said = {"question": "Wo?", "expected": "# hier", "answer": "<b>dort</b>\n"}
+    log.log_answer(step=step, row=7, num_tokens=4, **said)
 
 
 def lines_of(path):
@@ -138,6 +144,7 @@ def test_other_ranks_write_nothing(tmp_path):
         num_tokens=0,
         weights_version=0,
     )
+    log_answer(log, 1)
     log.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -150,6 +157,9 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     curve = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert curve == [(1, 1.5), (2, 1.5), (3, 1.5), (4, 9.0), (5, 9.0), (6, 9.0)]
     assert events.Scalars("eval/jsd")[0].value == 0.5
+    (answer,) = events.Tensors("eval/row_7/text_summary")
+    words = answer.tensor_proto.string_val[0].decode().split("\n")
+    assert words[::2][:3] == ["    Wo?", "    expected: # hier", "    student: <b>dort</b>"]
     assert events.Scalars("time_s/generate")[0].value == 2.5
     assert events.Scalars("train/loss_from/teacher")[0].value == 1.5
 
@@ -175,6 +185,8 @@ def test_wandb_has_each_step_offline_and_a_resumed_run_has_the_same_id(tmp_path,
     ]
     assert losses == [(1, 1.5), (2, 1.5), (3, 1.5), (4, 9.0)]
     assert history_of(runs[0])[0]["eval/jsd"] == 0.5
+    (page,) = (tmp_path / "wandb").rglob("*.html")
+    assert "Wo?\n\nexpected: # hier\n\nstudent: &lt;b&gt;dort&lt;/b&gt;" in page.read_text()
 
 
 def _in_a_process_of_its_own(code, run_dir):

@@ -22,9 +22,11 @@ def said(monkeypatch: pytest.MonkeyPatch):
                 for done, total in told:
                     tell(done, total)
             print("end", file=stream, flush=True)
-            words = os.read(outer, 65536).decode()
+            words = b""
+            while b"end" not in words:
+                words += os.read(outer, 65536)
         os.close(outer)
-        return words.partition("end")[0]
+        return words.decode().partition("end")[0]
 
     return of_a_bar
 

@@ -154,13 +154,10 @@ class ModelShape:
         """That of a model whose every layer is like the dense ones of this."""
         return replace(self, moe=None)
 
-    def of_layer(self, layer: int) -> "ModelShape":
-        """That of a model whose every layer is like this one, as far as experts go."""
-        if self.moe is None or not self.moe.dense_layers:
-            return self
-        if layer in self.moe.dense_layers:
-            return self.without_experts
-        return replace(self, moe=replace(self.moe, dense_layers=()))
+    def experts_of(self, layer: int) -> MoeShape | None:
+        """Those of a layer that has some."""
+        is_dense = self.moe is None or layer in self.moe.dense_layers
+        return None if is_dense else self.moe
 
     @property
     def num_parameters_per_layer(self) -> int:

@@ -17,14 +17,11 @@ def no_dense_layers(keys: Keys, num_layers: int) -> tuple[int, ...]:
 def read_by_step(keys: Keys, num_layers: int) -> tuple[int, ...]:
     """Each `decoder_sparse_step`-th layer has experts, but for those of `mlp_only_layers`.
 
-    GK104: a number of no layer; GK105: layers without experts. Source:
-    transformers/models/qwen3_moe/modeling_qwen3_moe.py, Qwen3MoeDecoderLayer.
+    GK104: a number of no layer. Source: transformers/models/qwen3_moe/modeling_qwen3_moe.py,
+    Qwen3MoeDecoderLayer.
     """
     step = keys.count("decoder_sparse_step", MAX_STEP, 1)
     named = keys.layers("mlp_only_layers", num_layers)
-    for key, is_used in (("decoder_sparse_step", step > 1), ("mlp_only_layers", bool(named))):
-        if is_used:
-            keys.refuse(key, "layers without experts are not available yet")
     return tuple(layer for layer in range(num_layers) if layer in named or (layer + 1) % step)
 
 

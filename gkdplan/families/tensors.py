@@ -1,7 +1,5 @@
 """The tensors of a Hugging Face checkpoint by name and shape."""
 
-from functools import lru_cache
-
 from gkdplan.families import FAMILIES
 from gkdplan.families.names import ExpertNames, Names
 from gkdplan.shape import PROJECTIONS, ModelShape, MoeShape, parts_of
@@ -32,9 +30,10 @@ def expected_tensors(shape: ModelShape) -> Sizes:
     A projection's weight is [outputs, inputs], as torch.nn.Linear stores it.
     """
     names, hidden = names_of(shape), shape.hidden_size
+    dense, with_experts = _layer(names, shape.without_experts), _layer(names, shape)
     tensors: Sizes = {f"{names.embedding}.weight": (shape.vocab_size, hidden)}
     for index in range(shape.num_layers):
-        layer = _layer(names, shape.of_layer(index))
+        layer = dense if shape.experts_of(index) is None else with_experts
         tensors |= {f"{names.layers}.{index}.{name}": size for name, size in layer.items()}
     tensors[f"{names.final_norm}.weight"] = (hidden,)
     if not shape.tied_embeddings:
@@ -42,9 +41,8 @@ def expected_tensors(shape: ModelShape) -> Sizes:
     return tensors if shape.vision is None else tensors | shape.vision.tensors()
 
 
-@lru_cache(maxsize=64)
 def _layer(names: Names, shape: ModelShape) -> Sizes:
-    """Without its prefix, of a model whose layers are all alike."""
+    """A layer's without its prefix, with experts where the model has them."""
     block = _norms(names, shape.hidden_size) | _attention(names, shape)
     if shape.moe is None:
         return block | _dense_mlp(names, shape)

@@ -17,16 +17,21 @@ def decide_lora(student: Student, shape: ModelShape) -> LoraPlan | None:
         return None
     lora = lora_of(student)
     targets = targets_of(lora.targets, shape)
-    per_layer = sum(
-        _num_of(target, shape) * sum(shape.projection_size(target)) for target in targets
-    )
+    num_dense = shape.num_dense_layers
+    of_dense = num_dense * _features(targets, shape.without_experts)
+    features = of_dense + (shape.num_layers - num_dense) * _features(targets, shape)
     return LoraPlan(
         rank=lora.rank,
         alpha=lora.alpha,
         dropout=lora.dropout,
         targets=targets,
-        num_parameters=shape.num_layers * lora.rank * per_layer,
+        num_parameters=lora.rank * features,
     )
+
+
+def _features(targets: Iterable[str], shape: ModelShape) -> int:
+    """Of inputs and outputs together, in a layer with experts where the model has them."""
+    return sum(_num_of(target, shape) * sum(shape.projection_size(target)) for target in targets)
 
 
 def _num_of(target: str, shape: ModelShape) -> int:

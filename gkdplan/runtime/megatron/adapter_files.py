@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
@@ -50,16 +49,19 @@ def _module_path(shape: ModelShape, name: str) -> str:
 def _target_modules(shape: ModelShape, targets: Sequence[str]) -> list[str] | str:
     """Their names, or, beside a tower whose projections may have the same ones, a pattern of their
     paths."""
-    names = list(map(partial(_module_name, shape), targets))
+    names = list(dict.fromkeys(name for target in targets for name in _module_names(shape, target)))
     return names if shape.vision is None else rf"{re.escape(_DECODER)}.*\.({'|'.join(names)})"
 
 
-def _module_name(shape: ModelShape, target: str) -> str:
+def _module_names(shape: ModelShape, target: str) -> Iterator[str]:
     """An expert's projections have the names of its family's checkpoints, from which PEFT makes
     those of transformers' experts, that are two matrices of all of them, and joins their factors
     (peft/utils/transformers_weight_conversion.py)."""
     is_of_experts = shape.moe is not None and target in OF_EXPERTS
-    return names_of(shape).experts.name_of(target) if is_of_experts else target
+    if is_of_experts:
+        yield names_of(shape).experts.name_of(target)
+    if not is_of_experts or shape.num_dense_layers:
+        yield target
 
 
 def _config(plan: ModelPlan) -> dict[str, object]:

@@ -20,7 +20,7 @@ from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.lora import ADAPTER, WHOLE
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import num_model_layers, stage_of_layer
+from gkdplan.runtime.megatron.model import model_shape, stage_of_layer
 from gkdplan.runtime.megatron.parameters import (
     adapter_parameters,
     rank_of_expert,
@@ -75,8 +75,9 @@ class _Adapted:
 def _adapted_projections(plan: ModelPlan) -> Iterator[_Adapted]:
     """Layer by layer, and an expert's one after the other."""
     assert plan.lora is not None
-    names, moe = names_of(plan.shape), plan.shape.moe
-    for layer in range(num_model_layers(plan)):
+    names, shape = names_of(plan.shape), model_shape(plan)
+    for layer in range(shape.num_layers):
+        moe = shape.experts_of(layer)
         prefix = f"{names.layers}.{layer}"
         for target in plan.lora.targets:
             home = _HOMES[target]
@@ -146,7 +147,8 @@ def _whole_adapter(
     """A and B of one projection, from the ranks that hold its shares, on all ranks."""
     assert plan.lora is not None
     target, rank, like = adapted.target, plan.lora.rank, next(iter(own.values()))
-    num_outputs, num_inputs = plan.shape.projection_size(target)
+    shape = plan.shape if adapted.expert is not None else plan.shape.without_experts
+    num_outputs, num_inputs = shape.projection_size(target)
     a, b = like.new_empty(rank, num_inputs), like.new_empty(num_outputs, rank)
     stage = stage_of_layer(plan, adapted.layer)
     if f"{adapted.adapter}.a" in own:

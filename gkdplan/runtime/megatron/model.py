@@ -62,14 +62,14 @@ def build_chunks(
     shape = model_shape(plan)
     chunks = []
     for index, num_layers in enumerate(plan.stage_layers[mesh.pipeline_rank]):
+        first = first_layer(plan, mesh.pipeline_rank, index)
         with platform.megatron_calls(), pipeline_of(mesh, degrees):
             chunk = GPTModel(
                 config,
-                platform.layer_spec(
+                platform.layer_specs(
                     mesh.kernels,
                     shape,
-                    config,
-                    num_layers,
+                    range(first, first + num_layers),
                     norms_apart=plan.lora is not None,
                 ),
                 vocab_size=plan.padded_vocab_size,
@@ -128,11 +128,6 @@ def sections_of(shape: ModelShape) -> tuple[int, ...] | None:
     position."""
     vision = shape.vision
     return vision.rotary_sections if isinstance(vision, PatchedVision) else None
-
-
-def num_model_layers(plan: ModelPlan) -> int:
-    """Layers that are built: the kept ones of the checkpoint's, or all."""
-    return plan.shape.num_layers if plan.keep_layers is None else len(plan.keep_layers)
 
 
 def model_shape(plan: ModelPlan) -> ModelShape:

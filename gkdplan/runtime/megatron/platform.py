@@ -8,6 +8,7 @@ CUDA habits are shimmed.
 
 import contextlib
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,6 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
-from megatron.core.transformer.transformer_config import TransformerConfig
 
 from gkdplan.diagnostics import UserError
 from gkdplan.runtime.kernels import no_transformer_engine
@@ -73,29 +73,41 @@ def config_overrides(backend: str, home: Tier) -> dict[str, Any]:
     }
 
 
-def layer_spec(
+def layer_specs(
     kernels: Kernels,
     shape: ModelShape,
-    config: TransformerConfig,
-    num_layers: int,
+    layers: Sequence[int],
     *,
     norms_apart: bool = False,
-) -> ModuleSpec | TransformerBlockSubmodules:
-    """The modules of `num_layers` layers.
+) -> TransformerBlockSubmodules:
+    """The modules of these layers of a model, each with experts or without.
 
     With `norms_apart` no linear layer takes in the norm before it: its input is what it multiplies.
     Raises UserError where Transformer Engine's are asked for and cannot be imported: GK525.
     """
     norm = norm_class(kernels, shape)
+    kinds = [None if moe is None else moe.num_experts for moe in map(shape.experts_of, layers)]
+    specs = {kind: _layer_spec(kernels, shape, kind, norm, norms_apart) for kind in {*kinds}}
+    return TransformerBlockSubmodules([specs[kind] for kind in kinds], layer_norm=norm)
+
+
+def _layer_spec(
+    kernels: Kernels,
+    shape: ModelShape,
+    num_experts: int | None,
+    norm: type[torch.nn.Module],
+    norms_apart: bool,
+) -> ModuleSpec:
+    """Of one layer, with so many experts or without."""
     if kernels is Kernels.TRANSFORMER_ENGINE:
         spec = get_gpt_layer_with_transformer_engine_spec(
-            num_experts=config.num_moe_experts, moe_grouped_gemm=True, qk_layernorm=shape.qk_norm
+            num_experts=num_experts, moe_grouped_gemm=True, qk_layernorm=shape.qk_norm
         )
         if norms_apart or shape.norms == "post":
             _take_norms_apart(spec, norm)
     else:
         spec = get_gpt_layer_local_spec(
-            num_experts=config.num_moe_experts, normalization="RMSNorm", qk_layernorm=shape.qk_norm
+            num_experts=num_experts, normalization="RMSNorm", qk_layernorm=shape.qk_norm
         )
         spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = norm
         spec.submodules.self_attention.submodules.core_attention = partial(
@@ -107,11 +119,9 @@ def layer_spec(
         layer.input_layernorm = layer.pre_mlp_layernorm = IdentityOp
     if shape.qk_norm:
         attention.q_layernorm, attention.k_layernorm = _head_norms(norm, shape)
-    if shape.moe is not None:
+    if num_experts is not None:
         layer.mlp.submodules.router = Router
-    if kernels is Kernels.TRANSFORMER_ENGINE:
-        return spec
-    return TransformerBlockSubmodules([spec] * num_layers, layer_norm=norm)
+    return spec
 
 
 def norm_class(kernels: Kernels, shape: ModelShape) -> type[torch.nn.Module]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from gloo_ranks import run_on_ranks
-from tiny_models import WITH_EXPERTS, load_hf, plan_of, start_mesh
+from tiny_models import IN_EVERY_LAYER, load_hf, plan_of, start_mesh
 from tiny_training import ONE
 from torch import Tensor
 
@@ -33,7 +33,7 @@ def test_experts_in_bf16_are_nearer_to_float64_than_those_of_transformers(
 
 @torch.no_grad()
 def _equal_routers(checkpoints: Path) -> None:
-    for name in WITH_EXPERTS:
+    for name in IN_EVERY_LAYER:
         model = _loaded(name, checkpoints)
         reference = load_hf(name, checkpoints, torch.bfloat16)
         gate = reference.model.layers[1].mlp.gate
@@ -51,7 +51,7 @@ def _equal_routers(checkpoints: Path) -> None:
 
 @torch.no_grad()
 def _equal_errors(checkpoints: Path) -> None:
-    for name in WITH_EXPERTS:
+    for name in IN_EVERY_LAYER:
         model = _loaded(name, checkpoints)
         inputs_NH = _inputs(model.config.hidden_size)
         found, _ = model.decoder.layers[1].mlp(inputs_NH[:, None])

@@ -193,6 +193,17 @@ TINY: dict[str, Tiny] = {
         ),
         Qwen3MoeForCausalLM,
     ),
+    "qwen3-moe-mixed": Tiny(
+        Qwen3MoeConfig(
+            **DEEP,
+            num_experts=4,
+            moe_intermediate_size=16,
+            decoder_sparse_step=2,
+            mlp_only_layers=[1],
+            tie_word_embeddings=False,
+        ),
+        Qwen3MoeForCausalLM,
+    ),
     "olmoe": Tiny(
         OlmoeConfig(
             **WITHOUT_HEAD_DIM | {"num_hidden_layers": 4, "num_experts_per_tok": 2},
@@ -202,7 +213,9 @@ TINY: dict[str, Tiny] = {
         OlmoeForCausalLM,
     ),
 }
-WITH_EXPERTS = ("mixtral", "qwen2-moe", "qwen3-moe-tied", "olmoe")
+IN_EVERY_LAYER = ("mixtral", "qwen2-moe", "qwen3-moe-tied", "olmoe")
+WITH_EXPERTS = (*IN_EVERY_LAYER, "qwen3-moe-mixed")
+"""The last has them in its fourth layer alone: of two stages the first has none."""
 
 
 def save_tiny(name: str, directory: Path) -> Path:

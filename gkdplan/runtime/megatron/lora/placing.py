@@ -63,7 +63,7 @@ def _linear_layers(
         ),
     )
     yield attention.linear_proj, RowAdapter, parts_of(1, o_proj=shape.hidden_size)
-    if shape.moe is None:
+    if shape.moe is None or not layer.is_moe_layer:
         ffn = shape.ffn_hidden_size // degree
         yield mlp.linear_fc1, ColumnAdapter, parts_of(1, gate_proj=ffn, up_proj=ffn)
         yield mlp.linear_fc2, RowAdapter, parts_of(1, down_proj=shape.hidden_size)

@@ -181,15 +181,19 @@ class ModelShape:
         return moe.num_experts * hidden + routed + shared + gate
 
     @property
+    def num_parameters_of_layers(self) -> int:
+        """Of all layers, with experts and without."""
+        num_dense = self.num_dense_layers
+        of_dense = num_dense * self.without_experts.num_parameters_per_layer
+        return of_dense + (self.num_layers - num_dense) * self.num_parameters_per_layer
+
+    @property
     def num_parameters(self) -> int:
         """Parameters of the checkpoint, vision included; a tied head counts once."""
         matrices = 1 if self.tied_embeddings else 2
         embeddings = matrices * self.vocab_size * self.hidden_size
-        num_dense, dense = self.num_dense_layers, self.without_experts
-        layers = (self.num_layers - num_dense) * self.num_parameters_per_layer
-        layers += num_dense * dense.num_parameters_per_layer
         vision = 0 if self.vision is None else self.vision.num_parameters
-        return embeddings + layers + self.hidden_size + vision
+        return embeddings + self.num_parameters_of_layers + self.hidden_size + vision
 
     def projection_size(self, name: str) -> tuple[int, int]:
         """(out, in) features of one of PROJECTIONS, or of FUSED_PROJECTIONS; of one expert's, where

@@ -1,6 +1,7 @@
 """Tiny Hugging Face checkpoints with a real tokenizer and chat template, for whole runs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -116,15 +117,18 @@ def save_qwen3_moe(
     num_experts: int = 4,
     per_token: int = 2,
     ffn: int = 16,
+    dense: Sequence[int] = (),
     seed: int = 0,
 ) -> Path:
-    """A random Qwen3 with experts of width `ffn` in every layer, and an untied head."""
+    """A random Qwen3 with experts of width `ffn` in every layer but the dense ones, which are 48
+    wide, and an untied head."""
     config = Qwen3MoeConfig(
         **_sizes(num_layers, hidden, 48),
         head_dim=8,
         num_experts=num_experts,
         num_experts_per_tok=per_token,
         moe_intermediate_size=ffn,
+        mlp_only_layers=list(dense),
         tie_word_embeddings=False,
     )
     return _save(directory, Qwen3MoeForCausalLM, config, seed)

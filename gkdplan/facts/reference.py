@@ -77,7 +77,8 @@ def _traits(shape: ModelShape) -> Iterator[str]:
     if attention.rotary_fraction != 1:
         yield "a part of each head rotated"
     if shape.moe is not None:
-        yield "experts" + (" and a shared one" if shape.moe.shared_ffn_hidden_size else "")
+        shared = " and a shared one" if shape.moe.shared_ffn_hidden_size else ""
+        yield f"experts{shared}" + (" in some layers" if shape.num_dense_layers else "")
     if shape.vision is not None:
         yield "images beside text"
 

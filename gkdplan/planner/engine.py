@@ -104,9 +104,7 @@ def server_limits(plan: Plan, run_plan: RunPlan, role: Role) -> ServerLimits:
         return limits
     blocks_of_one = -(-limits.max_model_len // BLOCK_TOKENS["gloo"])
     num_tokens = (1 + limits.max_num_seqs * blocks_of_one) * BLOCK_TOKENS["gloo"]
-    kept = range(model.shape.num_layers) if model.keep_layers is None else model.keep_layers
-    shape = model.shape.keeping(kept)
-    token_bytes = kv_token_bytes(EngineModel(shape, model.dtype, limits.tensor))
+    token_bytes = kv_token_bytes(EngineModel(model.shape, model.dtype, limits.tensor))
     return replace(limits, kv_cache_bytes=num_tokens * token_bytes)
 
 

@@ -38,6 +38,7 @@ def reduced_shape(
     num_heads, num_kv_heads, head_dim = _heads(shape, planned.tensor, axes.tensor)
     equal = (layers_of_a_chunk * axes.virtual_pipeline,) * axes.pipeline
     num_layers = sum(axes.stage_layers or equal)
+    kept = shape.keeping(_kinds_of_layers(shape, num_layers))
     return replace(
         shape,
         hidden_size=num_heads * head_dim * scale,
@@ -47,8 +48,8 @@ def reduced_shape(
         head_dim=head_dim,
         ffn_hidden_size=axes.tensor * FFN * scale,
         vocab_size=VOCABULARY_ROWS * scale,
-        moe=None if shape.moe is None else _experts(shape.moe, axes),
-        attention=_attention(shape.attention.keeping(_kinds_of_layers(shape, num_layers))),
+        moe=None if kept.moe is None else _experts(kept.moe, axes),
+        attention=_attention(kept.attention),
         rope_scaling=_scaling(shape.rope_scaling, int(head_dim * shape.attention.rotary_fraction)),
     )
 
@@ -69,7 +70,11 @@ def _kinds_of_layers(shape: ModelShape, num_layers: int) -> list[int]:
     """Layers of every kind that the shape has, in its order as far as there is room."""
     attention = shape.attention
     kinds = [
-        (layer in attention.sliding_layers, layer in attention.unrotated_layers)
+        (
+            layer in attention.sliding_layers,
+            layer in attention.unrotated_layers,
+            shape.experts_of(layer) is None,
+        )
         for layer in range(shape.num_layers)
     ]
     firsts = sorted({kind: kinds.index(kind) for kind in kinds}.values())[:num_layers]
@@ -100,4 +105,5 @@ def _experts(moe: MoeShape, axes: Parallel) -> MoeShape:
         shared_ffn_hidden_size=axes.tensor * FFN if moe.shared_ffn_hidden_size else 0,
         shared_expert_gate=moe.shared_expert_gate,
         weights_sum_to_one=moe.weights_sum_to_one,
+        dense_layers=moe.dense_layers,
     )

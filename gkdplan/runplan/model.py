@@ -1,6 +1,7 @@
 """The RunPlan: every number that the runtime needs, decided before it starts."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from gkdplan.pictures import PictureLimits
 from gkdplan.runplan.layout import Layout
@@ -120,14 +121,14 @@ class TeacherServer:
 class ModelPlan:
     """One of the two models.
 
-    `keep_layers` are indices of the checkpoint's layers, in order. `stage_layers` counts the layers
-    of each pipeline stage, chunk by chunk: chunk c of stage i comes c * pipeline + i-th in the
-    model (one chunk a stage but for virtual pipelines). `prefetch` is what the plan
-    asks of the weights' way to the device; the schedule says what became of it. With `stream` they
-    come layer by layer, in every forward anew. A teacher that `is_students_base` has no weights of
-    its own: it is the student without its adapters. A teacher with a
-    `server` is asked there: no rank has a layer of it. One with an `ema_decay` d becomes, in every
-    update, d of itself and 1 - d of the student. `freeze` is of a student that sees images.
+    `keep_layers` are indices of the checkpoint's layers, in order, of which `shape` is made.
+    `stage_layers` counts the layers of each pipeline stage, chunk by chunk: chunk c of stage i
+    comes c * pipeline + i-th in the model (one chunk a stage but for virtual pipelines). `prefetch`
+    is what the plan asks of the weights' way to the device; the schedule says what became of it.
+    With `stream` they come layer by layer, in every forward anew. A teacher that `is_students_base`
+    has no weights of its own: it is the student without its adapters. A teacher with a `server` is
+    asked there: no rank has a layer of it. One with an `ema_decay` d becomes, in every update, d of
+    itself and 1 - d of the student. `freeze` is of a student that sees images.
     `idle_params` and `idle_grads` are where a student's parameters and gradients are while nothing
     reads them.
     """
@@ -154,6 +155,13 @@ class ModelPlan:
     ema_decay: float | None = None
     idle_params: Tier = Tier.DEVICE
     idle_grads: Tier = Tier.DEVICE
+
+    def layers_of_stage(self, stage: int) -> tuple[range, ...]:
+        """The model's numbers of the layers of each of its chunks."""
+        of_chunks = [num for of_stages in zip(*self.stage_layers, strict=True) for num in of_stages]
+        starts = [0, *accumulate(of_chunks)]
+        places = range(stage, len(of_chunks), len(self.stage_layers))
+        return tuple(range(starts[place], starts[place + 1]) for place in places)
 
 
 @dataclass(frozen=True, slots=True)

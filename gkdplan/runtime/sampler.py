@@ -11,7 +11,6 @@ from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.residency import Residency
 from gkdplan.runtime.rollout.asking import Vocabulary
 from gkdplan.runtime.rollout.colocated import KV_CACHE, WEIGHTS, ColocatedEngine
@@ -46,7 +45,7 @@ def open_engine(
 def _served(
     plan: RunPlan, mesh: Mesh, chat: Chat, student: Sequence[Any], tell: Callable[[str], None]
 ) -> ServedEngine:
-    shape = model_shape(plan.models.student)
+    shape = plan.models.student.shape
     return ServedEngine(
         servers=servers_of(plan),
         backend=plan.layout.backend,
@@ -67,7 +66,7 @@ def _colocated(
 ) -> ColocatedEngine:
     engine, student = plan.sampling.vllm, plan.models.student
     assert engine is not None
-    shape = model_shape(student)
+    shape = student.shape
     opened = ColocatedEngine(
         engine,
         student_config(student, source),

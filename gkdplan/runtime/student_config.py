@@ -60,7 +60,7 @@ def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:
         if "text_config" in student:
             decoder = student["text_config"] = _without_dtype(student["text_config"])
     kept = plan.keep_layers
-    decoder["num_hidden_layers"] = plan.shape.num_layers if kept is None else len(kept)
+    decoder["num_hidden_layers"] = plan.shape.num_layers
     student["dtype"] = DTYPE_NAMES[plan.dtype]
     if kept is not None:
         decoder |= _of_layers(plan, kept, decoder)
@@ -75,11 +75,8 @@ def _without_dtype(config: dict[str, Any]) -> dict[str, Any]:
 def _of_layers(plan: ModelPlan, kept: Sequence[int], config: dict[str, Any]) -> dict[str, Any]:
     """The keys that say what single layers do: the source may leave a pattern to transformers that
     is another one of some of its layers."""
-    shape = plan.shape.keeping(kept)
-    attention = plan.shape.attention
-    if attention.sliding_layers or attention.unrotated_layers:
-        written = FAMILIES[plan.family].write(shape)
-        return {key: value for key, value in written.items() if key in LAYER_KEYS}
-    if not isinstance(config.get("layer_types"), list):
-        return {}
-    return {"layer_types": [config["layer_types"][index] for index in kept]}
+    family, types = FAMILIES[plan.family], config.get("layer_types")
+    cut = {"layer_types": [types[index] for index in kept]} if isinstance(types, list) else {}
+    written = {key: of for key, of in family.write(plan.shape).items() if key in LAYER_KEYS}
+    dense = {} if family.experts is None else family.experts.write_dense(plan.shape)
+    return cut | written | dense

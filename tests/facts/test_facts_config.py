@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.facts.config import read_shape
@@ -110,6 +111,35 @@ def test_the_weights_of_experts_sum_to_one_where_the_config_says_so(llama_config
     assert accepted(config).moe.weights_sum_to_one
 
 
+@pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    ("keys", "dense"),
+    [
+        ({}, ()),
+        ({"decoder_sparse_step": 1, "mlp_only_layers": []}, ()),
+        ({"mlp_only_layers": [3, 0]}, (0, 3)),
+        ({"decoder_sparse_step": 2}, (0, 2, 4)),
+        ({"decoder_sparse_step": 3, "mlp_only_layers": [2]}, (0, 1, 2, 3, 4)),
+    ],
+)
+def test_layers_without_experts_are_those_of_transformers(
+    llama_config: dict, family: str, keys: dict, dense: tuple[int, ...]
+) -> None:
+    config = moe_config(llama_config, family) | {"num_hidden_layers": 6} | keys
+    shape, plain = accepted(config), accepted(moe_config(llama_config, family))
+    assert shape.moe.dense_layers == dense
+    built = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    assert shape.num_parameters == sum(p.numel() for p in built.parameters())
+    assert shape.num_dense_layers == len(dense)
+    assert plain.num_dense_layers == 0
+
+
+def test_a_model_whose_every_layer_is_dense_needs_no_sizes_of_experts(llama_config: dict) -> None:
+    config = llama_config | {"model_type": "qwen3_moe", "architectures": None}
+    shape = accepted(config | {"mlp_only_layers": [0, 1]})
+    assert (shape.moe, shape.num_dense_layers) == (None, 2)
+
+
 def test_the_number_of_experts_is_read_in_both_spellings(llama_config: dict) -> None:
     config = moe_config(llama_config, "qwen3_moe")
     config["num_local_experts"] = config.pop("num_experts")
@@ -119,8 +149,12 @@ def test_the_number_of_experts_is_read_in_both_spellings(llama_config: dict) -> 
 @pytest.mark.parametrize(
     ("family", "change", "code", "words"),
     [
-        ("qwen3_moe", {"decoder_sparse_step": 2}, "GK105", "`decoder_sparse_step` = 2"),
-        ("qwen3_moe", {"mlp_only_layers": [0]}, "GK105", "`mlp_only_layers`"),
+        ("mixtral", {"decoder_sparse_step": 2}, "GK105", "`decoder_sparse_step` = 2"),
+        ("mixtral", {"mlp_only_layers": [0]}, "GK105", "`mlp_only_layers`"),
+        ("qwen3_moe", {"mlp_only_layers": [2]}, "GK104", "layers, from 0 to 1, found"),
+        ("qwen3_moe", {"mlp_only_layers": [True]}, "GK104", "layers, from 0 to 1, found"),
+        ("qwen3_moe", {"mlp_only_layers": 1}, "GK104", "layers, from 0 to 1, found 1"),
+        ("qwen3_moe", {"decoder_sparse_step": 0}, "GK104", "found 0"),
         ("qwen3_moe", {"num_experts_per_tok": 9}, "GK104", "= 9 exceeds the 8 experts"),
         ("qwen3_moe", {"num_local_experts": 4}, "GK104", "= 8 and `num_local_experts` = 4 differ"),
         ("qwen3_moe", {"num_experts": 0}, "GK104", "found 0"),

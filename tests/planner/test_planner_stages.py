@@ -16,7 +16,8 @@ from gkdplan.planner.memory.in_flight import (
 from gkdplan.planner.memory.model import TORCH_ON_CPU, Fused, RankModel
 from gkdplan.planner.memory.optimizer import state_of_rank
 from gkdplan.planner.memory.parameters import num_elements
-from gkdplan.planner.memory.recompute import chunk_bytes, repeated_bytes
+from gkdplan.planner.memory.places import places
+from gkdplan.planner.memory.recompute import chunk_bytes
 from gkdplan.planner.memory.stage import Stage
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.layout import AxisDegrees
@@ -203,7 +204,8 @@ LAYER = layer_bytes(stage_of_smol(0, 2, 15), BATCH)
 )
 def test_recompute_keeps_inputs_and_makes_the_rest_again(recompute, kept, repeated):
     model = stage_of_smol(0, 2, 15, recompute=recompute)
-    assert (chunk_bytes(model, BATCH), repeated_bytes(model, BATCH)) == (kept, repeated)
+    (last,) = places(model, BATCH)
+    assert (chunk_bytes(model, BATCH), last.repeated) == (kept, repeated)
 
 
 def test_norms_that_are_part_of_a_projection_are_not_dropped():
@@ -215,7 +217,7 @@ def test_norms_that_are_part_of_a_projection_are_not_dropped():
         for recompute in (Recompute(), dropping)
     )
     assert chunk_bytes(plain, BATCH) == chunk_bytes(dropped, BATCH)
-    assert repeated_bytes(dropped, BATCH) == 0
+    assert [place.repeated for place in places(dropped, BATCH)] == [0]
 
 
 PIPELINE = {

@@ -8,7 +8,6 @@ from gkdplan.planner.checks.laid_out import laid_out
 from gkdplan.planner.checks.possible import (
     attention_heads_divide,
     ffn_columns,
-    ffn_divides,
     kv_heads_divide,
     num_qkv_columns,
     qkv_columns_divide,
@@ -80,18 +79,17 @@ def qkv_columns_divide_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def ffn_divides_by_tensor(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """ffn_hidden_size % tensor (megatron/core/tensor_parallel/layers.py)."""
     for model in laid_out(plan, facts, _mlp_sizes):
-        if not ffn_divides(model):
-            moe = model.shape.moe
-            key = "intermediate_size" if moe is None else "shared_expert_intermediate_size"
-            yield undivided(
-                plan,
-                facts,
-                model,
-                "tensor",
-                f"{ffn_columns(model)} ffn columns",
-                model.origin_of(key, ffn_columns(model)),
-                "each rank owns an equal share of them",
-            )
+        for key, columns in ffn_columns(model).items():
+            if columns % model.parallel.tensor:
+                yield undivided(
+                    plan,
+                    facts,
+                    model,
+                    "tensor",
+                    f"{columns} ffn columns",
+                    model.origin_of(key, columns),
+                    "each rank owns an equal share of them",
+                )
 
 
 RULES = (

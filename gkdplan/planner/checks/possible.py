@@ -40,13 +40,17 @@ def num_qkv_columns(model: LaidOut) -> int:
 
 def ffn_divides(model: LaidOut) -> bool:
     """Every MLP that is cut over the tensor axis (megatron/core/tensor_parallel/layers.py)."""
-    return ffn_columns(model) % model.parallel.tensor == 0
+    return all(columns % model.parallel.tensor == 0 for columns in ffn_columns(model).values())
 
 
-def ffn_columns(model: LaidOut) -> int:
-    """Of the MLP, or of the expert that sees every token; 0 where there is neither."""
-    moe = model.shape.moe
-    return model.shape.ffn_hidden_size if moe is None else moe.shared_ffn_hidden_size
+def ffn_columns(model: LaidOut) -> dict[str, int]:
+    """By the key that says it: of the MLP, and of the expert that sees every token, where there
+    are such."""
+    shape, moe = model.shape, model.shape.moe
+    dense = {"intermediate_size": shape.ffn_hidden_size} if shape.num_dense_layers else {}
+    if moe is None or not moe.shared_ffn_hidden_size:
+        return dense
+    return dense | {"shared_expert_intermediate_size": moe.shared_ffn_hidden_size}
 
 
 def sequence_has_tensor(model: LaidOut) -> bool:

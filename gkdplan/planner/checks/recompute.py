@@ -142,13 +142,14 @@ def _modules_there(plan: Plan, facts: Facts) -> tuple[str, ...]:
     """Of the student's layers. Transformer Engine's norms are part of the projections that follow
     them; only that of a layer of experts is a module of its own
     (megatron/core/models/gpt/gpt_layer_specs.py)."""
-    moe = student_laid_out(plan, facts).shape.moe
+    shape = student_laid_out(plan, facts).shape
+    moe, mlp = shape.moe, OF_AN_MLP if shape.num_dense_layers else ()
     are_modules = kernels_of(plan, facts.device) is Kernels.TORCH
     norms = OF_NORMS if are_modules or moe is not None else ()
     if moe is None:
-        return OF_ATTENTION + norms + OF_AN_MLP
+        return OF_ATTENTION + norms + mlp
     shared = OF_A_SHARED_EXPERT if moe.shared_ffn_hidden_size else ()
-    return OF_ATTENTION + norms + OF_EXPERTS + shared
+    return OF_ATTENTION + norms + mlp + OF_EXPERTS + shared
 
 
 def _quoted(names: Iterable[str]) -> str:

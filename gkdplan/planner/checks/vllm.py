@@ -163,11 +163,11 @@ def _undivided(shape: ModelShape, degree: int) -> Iterator[tuple[int, str]]:
 
 
 def _mlp_widths(shape: ModelShape) -> tuple[int, ...]:
-    """Of the MLP, or of a routed expert and of the one that sees every token."""
-    moe = shape.moe
-    if moe is None:
-        return (shape.ffn_hidden_size,)
-    return (moe.expert_ffn_hidden_size, moe.shared_ffn_hidden_size)
+    """Of the MLP, of a routed expert and of the one that sees every token, where there are such."""
+    moe, dense = shape.moe, (shape.ffn_hidden_size,) if shape.num_dense_layers else ()
+    return (
+        dense if moe is None else (*dense, moe.expert_ffn_hidden_size, moe.shared_ffn_hidden_size)
+    )
 
 
 def _other_degrees(plan: Plan, shape: ModelShape) -> tuple[str, ...]:

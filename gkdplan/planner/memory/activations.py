@@ -60,21 +60,28 @@ def backward_bytes(model: RankModel, batch: Batch) -> int:
     """What the backward of a chunk's last layer adds to what the forward has kept, at most.
 
     The gradient of its output is there: received from the next stage, or left by the final norm,
-    which is released. The most is reached either at the down projection (gradients of its input and
-    of its weight, from the gathered gradient of its output under sequence parallelism) or inside
-    the gated unit (two more of the MLP's width, a third where no product was kept to be released).
+    which is released.
     """
     released = norms.final_norm_bytes(model, batch) - boundary_bytes(model, batch)
+    return max(0, passing_backward_bytes(model, batch) - released)
+
+
+def passing_backward_bytes(model: RankModel, batch: Batch) -> int:
+    """What the backward of a layer's MLP or experts makes beside the gradient of their output.
+
+    The most is reached either at the down projection (gradients of its input and of its weight,
+    from the gathered gradient of its output under sequence parallelism) or inside the gated unit
+    (two more of the MLP's width, a third where no product was kept to be released).
+    """
     if model.experts is not None:
-        passing = expert_activations.backward_bytes(model, model.experts, batch.num_tokens)
-        return max(0, passing - released)
+        return expert_activations.backward_bytes(model, model.experts, batch.num_tokens)
     width = model.dtype.num_bytes * model.ffn_size
     of_product = width * batch.num_tokens
     of_weight = width * model.shape.hidden_size if model.trains_base else 0
     down_projection = lora.num_gradients(model, "down_proj") * of_product + of_weight
     down_projection += gather_bytes(model, batch)
     gated_unit = (2 if model.keeps_input_of("down_proj") else 3) * of_product
-    return max(0, max(down_projection, gated_unit) - released)
+    return max(down_projection, gated_unit)
 
 
 def embedding_bytes(model: RankModel, batch: Batch) -> int:
@@ -104,14 +111,18 @@ def routing_bytes(model: RankModel, batch: Batch) -> int:
     if model.experts is None:
         return 0
     layer = expert_activations.routing_bytes(model, model.experts, batch.num_tokens)
-    return model.stage.num_layers * layer
+    return sum(chunk.num_with_experts() for chunk in model.stage.chunks) * layer
 
 
 def passing_mlp_bytes(model: RankModel, num_tokens: int) -> int:
-    """Beside its input, what is alive at one time in a layer's MLP, or in its experts."""
-    if model.experts is None:
-        return mlp_bytes(model, num_tokens)
-    return expert_activations.forward_bytes(model, model.experts, num_tokens)
+    """Beside its input, what is alive at one time in a layer's MLP, or in its experts: in the layer
+    where it is most."""
+    return max(
+        mlp_bytes(kind, num_tokens)
+        if kind.experts is None
+        else expert_activations.forward_bytes(kind, kind.experts, num_tokens)
+        for kind in model.kinds
+    )
 
 
 def mlp_bytes(model: RankModel, num_tokens: int, *, is_product_kept: bool = True) -> int:

@@ -37,7 +37,7 @@ def with_adapters(
             continue
         is_expert = experts is not None and ".mlp.experts." in module
         degree = experts.expert_tensor if experts is not None and is_expert else tensor
-        adapter = _adapter(module, shape, lora, degree)
+        adapter = _adapter(module, shape if is_expert else shape.without_experts, lora, degree)
         together += (replace(one, is_divided=base[0].is_divided) for one in adapter)
     return tuple(together)
 

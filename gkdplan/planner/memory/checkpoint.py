@@ -63,12 +63,12 @@ def student_files_bytes(draft: Draft, *, writes: bool) -> int:
     """
     student, degrees = draft.models.student, draft.layout.student
     width = student.dtype.num_bytes
-    moe = student.shape.moe
+    shape, moe = student.shape, student.shape.moe
     (parameters,) = chunks_of_stage(
-        student.shape,
+        shape,
         student.padded_vocab_size,
         1,
-        whole_model(sum(map(sum, student.stage_layers))),
+        whole_model(sum(map(sum, student.stage_layers)), () if moe is None else moe.dense_layers),
         None if moe is None else ExpertShare(moe),
     )
     is_shared = max(degrees.tensor, degrees.pipeline, degrees.expert, degrees.expert_tensor) > 1

@@ -5,7 +5,7 @@ an element. Kv heads that are fewer than T are held by several ranks.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype
@@ -53,9 +53,9 @@ def weight_bytes(model: EngineModel) -> int:
     (vllm/model_executor/layers/rotary_embedding/base.py)."""
     shape = model.shape
     matrices = 1 if shape.tied_embeddings else 2
-    layer = sum(_layer_elements(model))
+    layers = sum(number * sum(_layer_elements(kind)) for number, kind in _kinds_of_layers(model))
     angles = shape.max_position_embeddings * shape.head_dim
-    elements = matrices * model.embedding_elements + shape.num_layers * layer + shape.hidden_size
+    elements = matrices * model.embedding_elements + layers + shape.hidden_size
     return (elements + angles) * model.dtype.num_bytes
 
 
@@ -72,17 +72,30 @@ def forward_bytes(model: EngineModel, num_tokens: int, num_sequences: int) -> in
     width = model.dtype.num_bytes
     hidden = num_tokens * model.shape.hidden_size * width
     logits = num_sequences * model.shape.vocab_size * (width + SAMPLER_BYTES)
-    return max(num_tokens * _widest(model) * width, hidden + logits)
+    widest = max(_widest(kind) for _, kind in _kinds_of_layers(model))
+    return max(num_tokens * widest * width, hidden + logits)
 
 
 def reload_bytes(model: EngineModel) -> int:
     """The largest module: new weights are loaded beside the old ones, one module at a time
     (vllm/model_executor/model_loader/reload/layerwise.py)."""
-    return max(model.embedding_elements, *_layer_elements(model)) * model.dtype.num_bytes
+    of_layers = (
+        element for _, kind in _kinds_of_layers(model) for element in _layer_elements(kind)
+    )
+    return max(model.embedding_elements, *of_layers) * model.dtype.num_bytes
+
+
+def _kinds_of_layers(model: EngineModel) -> Iterator[tuple[int, EngineModel]]:
+    """How many layers there are with experts and without, each with the model as they have it."""
+    num_dense = model.shape.num_dense_layers
+    if num_dense < model.shape.num_layers:
+        yield model.shape.num_layers - num_dense, model
+    if num_dense:
+        yield num_dense, replace(model, shape=model.shape.without_experts)
 
 
 def _layer_elements(model: EngineModel) -> Iterator[int]:
-    """Of each module of a layer."""
+    """Of each module of a layer, with experts where the model has them."""
     shape, moe = model.shape, model.shape.moe
     hidden, query, kv = shape.hidden_size, model.query_size, model.kv_size
     yield (hidden + (1 if shape.qkv_bias else 0)) * (query + 2 * kv)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from gkdplan.planner.memory.adapters import with_adapters
 from gkdplan.planner.memory.experts import ExpertShare, expert_share
 from gkdplan.planner.memory.parameters import VISION, Parameter, parameters_of_chunk
-from gkdplan.planner.memory.stage import Stage
+from gkdplan.planner.memory.stage import Chunk, Stage
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.model import NO_RECOMPUTE, LoraPlan, ModelPlan, Recompute
 from gkdplan.shape import ModelShape
@@ -84,9 +84,23 @@ class RankModel:
         )
 
     @property
+    def kinds(self) -> tuple["RankModel", ...]:
+        """The model as its layers with experts have it, and as those without have it; itself where
+        all layers of the stage are alike."""
+        if not self.stage.is_mixed:
+            return (self,)
+        alike = replace(self, stage=replace(self.stage, dense_layers=()))
+        return alike, replace(alike, shape=self.shape.without_experts, experts=None)
+
+    def layers(self, chunk: Chunk, first: int = 0) -> tuple[tuple[int, "RankModel"], ...]:
+        """How many layers of a chunk, from one on, are of each kind."""
+        numbers = chunk.num_with_experts(first), chunk.num_dense(first)
+        return tuple(zip(numbers, self.kinds, strict=False))
+
+    @property
     def whole_chunks(self) -> tuple[tuple[Parameter, ...], ...]:
         """Of the stage's chunks the parameters as a file has them: not cut, without adapters."""
-        experts = None if self.shape.moe is None else ExpertShare(self.shape.moe)
+        experts = None if self.experts is None else ExpertShare(self.experts.moe)
         return chunks_of_stage(self.shape, self.padded_vocab_size, 1, self.stage, experts)
 
     @property
@@ -184,29 +198,49 @@ def chunks_of_stage(
             shape,
             padded_vocab_size,
             tensor,
-            num_layers,
+            layers.num_layers,
             experts=experts,
+            dense_layers=layers.dense_layers,
             is_first=stage.is_first and chunk == 0,
             is_last=stage.is_last and chunk == last_chunk,
         )
-        for chunk, num_layers in enumerate(stage.chunk_layers)
+        for chunk, layers in enumerate(stage.chunks)
     )
 
 
 def rank_model(model: ModelPlan, degrees: AxisDegrees, fused: Fused, stage: int) -> RankModel:
-    """The share of a rank of pipeline stage `stage`."""
+    """The share of a rank of pipeline stage `stage`; of a stage whose layers are all dense it is
+    that of a model without experts."""
+    dense = _dense_layers(model, stage)
+    num_dense, num_layers = sum(map(len, dense)), sum(model.stage_layers[stage])
+    is_dense = num_dense == num_layers
+    shape = model.shape.without_experts if is_dense else model.shape
     return RankModel(
-        shape=model.shape,
+        shape=shape,
         dtype=model.dtype,
         padded_vocab_size=model.padded_vocab_size,
         tensor=degrees.tensor,
         sequence=degrees.sequence,
         fused=fused,
-        stage=Stage(stage, degrees.pipeline, model.stage_layers[stage]),
+        stage=Stage(
+            stage,
+            degrees.pipeline,
+            model.stage_layers[stage],
+            dense if 0 < num_dense < num_layers else (),
+        ),
         lora=model.lora,
         recompute=model.recompute,
-        experts=expert_share(model.shape, degrees),
+        experts=expert_share(shape, degrees),
         trains_tower=model.freeze is not None and not model.freeze.vision,
         trains_projector=model.freeze is not None and not model.freeze.projector,
         balances_load=model.load_balance is not None,
+    )
+
+
+def _dense_layers(model: ModelPlan, stage: int) -> tuple[tuple[int, ...], ...]:
+    """Of each chunk of the stage, counted from its first layer."""
+    built = model.shape
+    return tuple(
+        tuple(place for place, layer in enumerate(layers) if built.experts_of(layer) is None)
+        for layers in model.layers_of_stage(stage)
     )

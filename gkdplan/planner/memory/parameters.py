@@ -37,12 +37,14 @@ def parameters_of_chunk(
     num_layers: int,
     *,
     experts: ExpertShare | None = None,
+    dense_layers: tuple[int, ...] = (),
     is_first: bool = True,
     is_last: bool = True,
 ) -> tuple[Parameter, ...]:
     """Every parameter of a chunk of layers on one tensor rank, true shapes under tensor
     parallelism; the first chunk of a model begins with the embedding, the last ends with the head,
-    and a tower comes after all of the first chunk.
+    and a tower comes after all of the first chunk. Of layers with experts `dense_layers`, counted
+    from the chunk's first, have none.
 
     Projections and embeddings are divided over the tensor axis, norms are replicated. A tied head
     is the embedding itself where one chunk has both, else a copy of it. Order and names as
@@ -55,7 +57,9 @@ def parameters_of_chunk(
     layers = (
         parameter
         for index in range(num_layers)
-        for parameter in _layer(shape, tensor, experts, f"decoder.layers.{index}")
+        for parameter in _layer(
+            shape, tensor, None if index in dense_layers else experts, f"decoder.layers.{index}"
+        )
     )
     vision = _of_vision(shape) if is_first else ()
     if not is_last:

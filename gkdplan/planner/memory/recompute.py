@@ -8,10 +8,11 @@ hidden states between two layers, layers of the chunk; r `recompute.num_layers`.
 from gkdplan.planner.memory import activations, norms
 from gkdplan.planner.memory.batch import Batch, boundary_bytes
 from gkdplan.planner.memory.model import RankModel
+from gkdplan.planner.memory.stage import Chunk
 
 
 def chunk_bytes(model: RankModel, batch: Batch) -> int:
-    """Kept of one micro-batch's forward through a chunk.
+    """Kept of one micro-batch's forward through a chunk, where chunks differ through the fullest.
 
     None: L A. Uniform: the input of every r layers. Block: the input of each of the first r layers
     and all of the others. Selective: L A less the modules that are made again.
@@ -19,67 +20,38 @@ def chunk_bytes(model: RankModel, batch: Batch) -> int:
     The input of the first layer, embedded or received, is the input of its norm. The output of the
     last one goes to the next stage, and nothing of it is kept.
     """
-    num_layers = max(model.stage.chunk_layers)
-    layer = activations.layer_bytes(model, batch) - _dropped_bytes(model, batch)
-    num_inputs, num_whole = inputs_and_whole_layers(model, num_layers)
-    return num_inputs * boundary_bytes(model, batch) + num_whole * layer
+    return max(_kept_bytes(model, batch, chunk) for chunk in model.stage.chunks)
 
 
-def repeated_bytes(model: RankModel, batch: Batch) -> int:
-    """Made again while all of the chunk is still kept: that of its last layers.
+def _kept_bytes(model: RankModel, batch: Batch, chunk: Chunk) -> int:
+    num_inputs, num_whole = inputs_and_whole_layers(model, chunk.num_layers)
+    kept = num_inputs * boundary_bytes(model, batch)
+    for number, kind in model.layers(chunk, chunk.num_layers - num_whole):
+        kept += number * kept_layer_bytes(kind, batch)
+    return kept
 
-    Full: the layers of one unit and their output; the input of its first layer is kept, but a norm
-    in float32 copies it. Selective: of one layer what it has dropped, but
-    for its attention, whose backward comes after that of the MLP.
-    """
-    recompute, num_layers = model.recompute, max(model.stage.chunk_layers)
-    if recompute.granularity == "full":
-        if not _makes_last_unit_again(model):
-            return 0
-        num_repeated = min(layers_of_unit(model), num_layers)
-        repeated = num_repeated * activations.layer_bytes(model, batch)
-        if norms.is_norm_input_copied(model):
-            repeated += boundary_bytes(model, batch)
-        return repeated
+
+def kept_layer_bytes(model: RankModel, batch: Batch) -> int:
+    """Of a layer that is not made again as a whole."""
+    return activations.layer_bytes(model, batch) - _dropped_bytes(model, batch)
+
+
+def repeated_unit_bytes(model: RankModel, batch: Batch, layers_bytes: int) -> int:
+    """Made again of a unit: its layers and their output; the input of its first layer is kept, but
+    a norm in float32 copies it."""
+    return layers_bytes + norms.is_norm_input_copied(model) * boundary_bytes(model, batch)
+
+
+def repeated_modules_bytes(model: RankModel, batch: Batch) -> int:
+    """Made again of one layer's modules: what it has dropped, but for its attention, whose backward
+    comes after that of the MLP."""
     repeated = 0
-    if "mlp" in recompute.modules or "moe" in recompute.modules:
+    if _makes_mlp_again(model):
         repeated += activations.saved_mlp_bytes(model, batch)
         repeated += boundary_bytes(model, batch)
-    if "layernorm" in recompute.modules and _has_mlp_norm(model):
+    if "layernorm" in model.recompute.modules and _has_mlp_norm(model):
         repeated += norms.mlp_norm_bytes(model, batch)
     return repeated
-
-
-def forward_bytes(model: RankModel, batch: Batch) -> int:
-    """What passes in the forward beside what is kept, in a chunk's last layer or where experts are
-    made again: in experts, or at the end of a gated MLP its output and the layer's.
-
-    Norms in float32 keep copies; beside these are the layer's input where it is not the chunk's,
-    that of its MLP or experts, and the stage's embedded input. A dense model that is made again
-    needs more in its backward.
-    """
-    boundary = boundary_bytes(model, batch)
-    is_copied = norms.is_norm_input_copied(model)
-    if model.experts is None and _makes_last_unit_again(model):
-        return 0
-    passing = activations.passing_expert_bytes(model, batch)
-    if model.experts is None:
-        passing = 2 * boundary
-    if "moe" in model.recompute.modules:
-        return passing + repeated_bytes(model, batch)
-    if _makes_last_unit_again(model):
-        return passing + repeated_bytes(model, batch) + 2 * is_copied * boundary
-    is_embedded = model.stage.is_first and model.trains_base
-    num_inputs = min(2, max(model.stage.chunk_layers)) + is_embedded
-    num_inputs = num_inputs * is_copied + ("layernorm" in model.recompute.modules)
-    return passing + num_inputs * boundary
-
-
-def _makes_last_unit_again(model: RankModel) -> bool:
-    if model.recompute.granularity != "full":
-        return False
-    _, num_whole = inputs_and_whole_layers(model, max(model.stage.chunk_layers))
-    return num_whole == 0
 
 
 def inputs_and_whole_layers(model: RankModel, num_layers: int) -> tuple[int, int]:
@@ -103,6 +75,11 @@ def _has_mlp_norm(model: RankModel) -> bool:
     return not model.fused.norm_in_projection or model.experts is not None
 
 
+def _makes_mlp_again(model: RankModel) -> bool:
+    """Megatron has one module for the MLP of a layer, and another for its experts."""
+    return ("mlp" if model.experts is None else "moe") in model.recompute.modules
+
+
 def _dropped_bytes(model: RankModel, batch: Batch) -> int:
     """Of one layer: the MLP between its norm and its output; of both norms all but the input; of
     attention the log-sum-exp, as its output is the projection's input.
@@ -112,7 +89,7 @@ def _dropped_bytes(model: RankModel, batch: Batch) -> int:
     """
     modules = model.recompute.modules
     dropped = 0
-    if "mlp" in modules or "moe" in modules:
+    if _makes_mlp_again(model):
         dropped += activations.saved_mlp_bytes(model, batch)
     elif "shared_experts" in modules:
         dropped += activations.shared_expert_bytes(model, batch)

@@ -4,16 +4,35 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """Layers that run one after the other; those of `dense_layers`, counted from its first, have no
+    experts where the others have."""
+
+    num_layers: int
+    dense_layers: tuple[int, ...] = ()
+
+    def num_dense(self, first: int = 0) -> int:
+        """Of the layers from one on."""
+        return sum(layer >= first for layer in self.dense_layers)
+
+    def num_with_experts(self, first: int = 0) -> int:
+        """Of the layers from one on."""
+        return self.num_layers - first - self.num_dense(first)
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """Stage `index` of `num_stages`, with `chunk_layers` layers in each of its chunks.
 
     The embedding is in the first chunk of the first stage; the final norm and the output head are
-    in the last chunk of the last one.
+    in the last chunk of the last one. `dense_layers` are those of each chunk, and nothing where all
+    layers of the stage are alike.
     """
 
     index: int
     num_stages: int
     chunk_layers: tuple[int, ...]
+    dense_layers: tuple[tuple[int, ...], ...] = ()
 
     @property
     def is_first(self) -> bool:
@@ -28,6 +47,16 @@ class Stage:
         return self.num_stages == 1
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether some of its layers have experts and others not."""
+        return bool(self.dense_layers)
+
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        dense = self.dense_layers or ((),) * self.num_chunks
+        return tuple(map(Chunk, self.chunk_layers, dense))
+
+    @property
     def num_layers(self) -> int:
         return sum(self.chunk_layers)
 
@@ -40,6 +69,6 @@ class Stage:
         return self.num_chunks > 1
 
 
-def whole_model(num_layers: int) -> Stage:
+def whole_model(num_layers: int, dense_layers: tuple[int, ...] = ()) -> Stage:
     """The only stage of a model without pipeline."""
-    return Stage(0, 1, (num_layers,))
+    return Stage(0, 1, (num_layers,), (dense_layers,) if dense_layers else ())

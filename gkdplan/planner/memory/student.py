@@ -10,6 +10,7 @@ from gkdplan.planner.memory.held import Held
 from gkdplan.planner.memory.held_graphs import held_bytes
 from gkdplan.planner.memory.in_flight import held_in_training
 from gkdplan.planner.memory.model import RankModel
+from gkdplan.planner.memory.places import places
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.vocab import Phase
 
@@ -29,9 +30,9 @@ def student_buffers(rank: Rank) -> Iterator[Buffer]:
 
 
 def _moments(rank: Rank) -> dict[str, Moment]:
-    """The loss, where it is; forward and backward of the last layer of a chunk, and of its
-    attention where that goes block by block; and the backward of the embedding and of images, where
-    they are. Other chunks wait for their backward."""
+    """The loss, where it is; forward and backward of the layer of a chunk where they need most, and
+    of its attention where that goes block by block; and the backward of the embedding and of
+    images, where they are. Other chunks wait for their backward."""
     model, batch, loss = rank.student.model, rank.student.batch, rank.loss
     num_micro_batches = rank.draft.batch.num_micro_batches
     held = held_in_training(model.stage, num_micro_batches, trains_base=model.trains_base)
@@ -42,20 +43,20 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     def saved(at: frozenset[Held]) -> int:
         return max(_held_bytes(model, batch, held) + held.num_chunks * seen for held in at)
 
-    repeated = recompute.repeated_bytes(model, batch)
-    passing = repeated + activations.backward_bytes(model, batch)
-    in_attention = activations.attention_backward_bytes(model, batch)
-    forward = recompute.forward_bytes(model, batch) + rank.student.said_bytes
+    layers = places(model, batch)
+    backward = max(place.backward_bytes(batch) - place.freed for place in layers)
+    in_attention = max(place.attention_bytes(batch) - place.freed for place in layers)
+    forward = max(place.forward_bytes(batch) - place.freed for place in layers)
     moments = {
-        "backward": (saved(held.backward) + norm + passing, kept),
-        "forward": (saved(held.forward) + forward, kept),
+        "backward": (saved(held.backward) + backward, kept),
+        "forward": (saved(held.forward) + forward + rank.student.said_bytes, kept),
     }
     if rank.student.seen_of_row:
         others = [replace(at, num_chunks=max(0, at.num_chunks - 1)) for at in held.forward]
         waiting = max(_held_bytes(model, batch, at) + at.num_chunks * seen for at in others)
         moments["images"] = waiting + rank.student.looking_bytes, kept
-    if in_attention:
-        moments["attention"] = saved(held.backward) + repeated + in_attention, kept
+    if in_attention > 0:
+        moments["attention"] = saved(held.backward) + in_attention, kept
     if held.loss:
         hidden = activations.response_bytes(model, rank.student.num_response_tokens)
         tiles = loss.gradient_bytes() + loss.tile_bytes() + loss.token_bytes()

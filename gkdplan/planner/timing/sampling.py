@@ -127,12 +127,13 @@ def _decode_s(
 def _read_elements(model: ModelPlan, rows: int) -> int:
     """Weights that a pass reads: the layers and the head, of experts those that some row chose."""
     shape, moe = model.shape, model.shape.moe
-    layer = shape.num_parameters_per_layer
+    elements = shape.num_parameters_of_layers + model.padded_vocab_size * shape.hidden_size
     if moe is not None:
         chosen = min(moe.num_experts, rows * moe.num_experts_per_token)
         idle = moe.num_experts - chosen
-        layer -= idle * 3 * shape.hidden_size * moe.expert_ffn_hidden_size
-    return shape.num_layers * layer + model.padded_vocab_size * shape.hidden_size
+        of_layer = idle * 3 * shape.hidden_size * moe.expert_ffn_hidden_size
+        elements -= (shape.num_layers - shape.num_dense_layers) * of_layer
+    return elements
 
 
 def _reductions_s(

@@ -6,7 +6,12 @@ degrees, w bytes of an element.
 
 from dataclasses import dataclass
 
-from gkdplan.planner.timing.flops import attention_flops, layer_flops
+from gkdplan.planner.timing.flops import (
+    attention_flops,
+    layer_flops,
+    mean_of_layers,
+    routed_elements,
+)
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import ModelPlan
@@ -14,7 +19,8 @@ from gkdplan.runplan.model import ModelPlan
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of `num_layers` layers of a model, with the rows of one micro-batch."""
+    """A stage of `num_layers` layers of a model, with the rows of one micro-batch. Of layers with
+    experts and without each stage is taken to have its share."""
 
     model: ModelPlan
     degrees: AxisDegrees
@@ -39,7 +45,8 @@ class Stage:
     def matrix_elements(self) -> float:
         """Of the layers, experts left out, the embedding and the head."""
         shape = self.model.shape
-        layers = self.num_layers * (shape.num_parameters_per_layer - self._routed_elements)
+        whole = mean_of_layers(shape, lambda kind: kind.num_parameters_per_layer)
+        layers = self.num_layers * (whole - self._routed_elements)
         tied_here = shape.tied_embeddings and self.is_first
         matrices = self.is_first + (self.is_last and not tied_here)
         ends = matrices * self.model.padded_vocab_size * shape.hidden_size
@@ -131,7 +138,9 @@ class Stage:
         gather = self.machine.collective_s(
             sent * degrees.expert_tensor, degrees.expert_tensor, degrees.expert_tensor
         )
-        return self.num_layers * num_exchanges * (exchange + gather)
+        shape = self.model.shape
+        share = 1 - shape.num_dense_layers / shape.num_layers
+        return share * self.num_layers * num_exchanges * (exchange + gather)
 
     def transfer_s(self) -> float:
         """Hidden states sent to the next stage, for each chunk of the stage."""
@@ -144,12 +153,9 @@ class Stage:
         return degrees.virtual_pipeline * (one + self.machine.assumed.collective_latency_s)
 
     @property
-    def _routed_elements(self) -> int:
-        """Of all experts of a layer."""
-        moe = self.model.shape.moe
-        if moe is None:
-            return 0
-        return moe.num_experts * 3 * self.model.shape.hidden_size * moe.expert_ffn_hidden_size
+    def _routed_elements(self) -> float:
+        """Of all experts of a layer, in the mean."""
+        return mean_of_layers(self.model.shape, routed_elements)
 
 
 def stages_of(

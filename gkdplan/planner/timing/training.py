@@ -14,12 +14,18 @@ from gkdplan.planner.memory.model import fused_of, rank_model
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.stream import streamed_bytes
 from gkdplan.planner.offload import PINNED_EFFICIENCY
-from gkdplan.planner.timing.flops import head_flops
+from gkdplan.planner.timing.flops import (
+    active_elements,
+    active_mlp_elements,
+    head_flops,
+    mean_of_layers,
+)
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.stage import Stage, stages_of
 from gkdplan.planner.timing.vision import looking_s
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import Recompute
+from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Payload, Tier
 
 COMPUTE = "compute"
@@ -222,15 +228,14 @@ def recomputed_share(recompute: Recompute, stage: Stage) -> float:
 def _selective_share(recompute: Recompute, stage: Stage) -> float:
     shape = stage.model.shape
     attention = 2 * shape.query_size * stage.tokens_of_row
-    projections = 4 * shape.hidden_size * (shape.query_size + shape.kv_size)
-    if shape.moe is None:
-        mlp = 6 * shape.hidden_size * shape.ffn_hidden_size
-    else:
-        width = shape.moe.num_experts_per_token * shape.moe.expert_ffn_hidden_size
-        mlp = 6 * shape.hidden_size * (width + shape.moe.shared_ffn_hidden_size)
     modules = recompute.modules or ("core_attn",)
-    again = attention * ("core_attn" in modules) + mlp * bool({"mlp", "moe"} & {*modules})
-    return again / (attention + projections + mlp)
+
+    def mlp_again(kind: ModelShape) -> int:
+        module = "mlp" if kind.moe is None else "moe"
+        return 2 * active_mlp_elements(kind) if module in modules else 0
+
+    again = attention * ("core_attn" in modules) + mean_of_layers(shape, mlp_again)
+    return again / (attention + 2 * active_elements(shape))
 
 
 def _loss_s(draft: Draft, stage: Stage) -> float:

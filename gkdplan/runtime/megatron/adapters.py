@@ -20,7 +20,7 @@ from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.lora import ADAPTER, WHOLE
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import model_shape, stage_of_layer
+from gkdplan.runtime.megatron.model import stage_of_layer
 from gkdplan.runtime.megatron.parameters import (
     adapter_parameters,
     rank_of_expert,
@@ -75,7 +75,7 @@ class _Adapted:
 def _adapted_projections(plan: ModelPlan) -> Iterator[_Adapted]:
     """Layer by layer, and an expert's one after the other."""
     assert plan.lora is not None
-    names, shape = names_of(plan.shape), model_shape(plan)
+    names, shape = names_of(plan.shape), plan.shape
     for layer in range(shape.num_layers):
         moe = shape.experts_of(layer)
         prefix = f"{names.layers}.{layer}"

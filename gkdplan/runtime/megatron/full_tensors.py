@@ -13,7 +13,6 @@ from gkdplan.families.tensors import expected_tensors
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.hf_layout import Slice
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.megatron.parameters import (
     base_parameters,
     is_of_an_expert,
@@ -44,7 +43,7 @@ def full_tensors(
     head comes as the embedding alone, adapters are left out. Layers are numbered as in the model.
     """
     own = {name: value.detach() for name, value in base_parameters(chunks, plan, mesh)}
-    shapes = expected_tensors(model_shape(plan))
+    shapes = expected_tensors(plan.shape)
     for place in _places(own, plan, mesh, shapes):
         layouts = slices_of_ranks(plan, mesh, place.name)
         share = own.get(place.name)

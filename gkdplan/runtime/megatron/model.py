@@ -59,17 +59,16 @@ def build_chunks(
     is_first = mesh.pipeline_rank == 0
     is_last = mesh.pipeline_rank == mesh.pipeline_size - 1
     last_chunk = degrees.virtual_pipeline - 1
-    shape = model_shape(plan)
+    shape = plan.shape
     chunks = []
-    for index, num_layers in enumerate(plan.stage_layers[mesh.pipeline_rank]):
-        first = first_layer(plan, mesh.pipeline_rank, index)
+    for index, layers in enumerate(plan.layers_of_stage(mesh.pipeline_rank)):
         with platform.megatron_calls(), pipeline_of(mesh, degrees):
             chunk = GPTModel(
                 config,
                 platform.layer_specs(
                     mesh.kernels,
                     shape,
-                    range(first, first + num_layers),
+                    layers,
                     norms_apart=plan.lora is not None,
                 ),
                 vocab_size=plan.padded_vocab_size,
@@ -82,7 +81,7 @@ def build_chunks(
                 vp_stage=index if last_chunk else None,
                 pg_collection=mesh.groups,
             )
-        assert len(chunk.decoder.layers) == num_layers
+        assert len(chunk.decoder.layers) == len(layers)
         chunks.append(_ready(chunk, plan, mesh, trainable=trainable))
     return chunks
 
@@ -130,16 +129,9 @@ def sections_of(shape: ModelShape) -> tuple[int, ...] | None:
     return vision.rotary_sections if isinstance(vision, PatchedVision) else None
 
 
-def model_shape(plan: ModelPlan) -> ModelShape:
-    """The shape of the model that is built: the checkpoint's, with the kept layers only."""
-    kept = range(plan.shape.num_layers) if plan.keep_layers is None else plan.keep_layers
-    return plan.shape.keeping(kept)
-
-
 def first_layer(plan: ModelPlan, stage: int, chunk: int) -> int:
     """The model's number of the first layer of a stage's chunk."""
-    place = chunk * len(plan.stage_layers) + stage
-    return sum(_layers_of_chunks(plan)[:place])
+    return plan.layers_of_stage(stage)[chunk].start
 
 
 def stage_of_layer(plan: ModelPlan, layer: int) -> int:
@@ -150,7 +142,7 @@ def stage_of_layer(plan: ModelPlan, layer: int) -> int:
 
 def transformer_config(plan: ModelPlan, degrees: AxisDegrees) -> TransformerConfig:
     """Megatron's config for the plan: losses are sums, so `calculate_per_token_loss` is on."""
-    shape, dtype = model_shape(plan), TORCH_DTYPES[plan.dtype]
+    shape, dtype = plan.shape, TORCH_DTYPES[plan.dtype]
     return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gkdplan.families.tensors import expected_tensors
 from gkdplan.runplan.model import ModelPlan
-from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.student_config import write_config
 from gkdplan.vision import name_on_disk
 
@@ -56,7 +55,7 @@ def _write_shards(
         shards.append(path)
         weight_map |= dict.fromkeys(shard, path.name)
         total_bytes += sum(tensor.nbytes for tensor in shard.values())
-    expected = expected_tensors(model_shape(plan))
+    expected = expected_tensors(plan.shape)
     assert weight_map.keys() == {name_on_disk(vision, name) for name in expected}
     if len(shards) == 1:
         shards[0].rename(directory / "model.safetensors")

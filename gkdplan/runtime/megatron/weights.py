@@ -15,7 +15,6 @@ from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
 from gkdplan.runtime.megatron.drawn_weights import drawn_weights
 from gkdplan.runtime.megatron.hf_layout import Slice
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import model_shape
 from gkdplan.runtime.megatron.parameters import base_parameters, sharing_group, slices_of_ranks
 from gkdplan.runtime.megatron.student_files import FILE_BYTES, write_student
 
@@ -29,7 +28,7 @@ def load_weights(chunks: Sequence[GPTModel], directory: Path, plan: ModelPlan, m
     past the checkpoint's are zero. Raises UserError (GK521 to GK524) before any parameter is
     touched, when a tensor is missing, unexpected, of another shape, or a file is unreadable.
     """
-    shape = model_shape(plan)
+    shape = plan.shape
     with Checkpoint(directory, plan.shape.vision) as checkpoint:
         checkpoint.expect(
             expected_tensors(shape), plan.keep_layers or tuple(range(shape.num_layers))
@@ -48,14 +47,14 @@ def load_output_head(head: Tensor, directory: Path, plan: ModelPlan, mesh: Mesh)
 def draw_output_head(head: Tensor, plan: ModelPlan, mesh: Mesh, seed: int) -> None:
     """The same rows of the weights that `draw_weights` draws."""
     (piece,) = slices_of_ranks(plan, mesh, "output_layer.weight")[mesh.tensor_rank]
-    _fill_rows(head, drawn_weights(model_shape(plan), seed)(piece))
+    _fill_rows(head, drawn_weights(plan.shape, seed)(piece))
 
 
 @torch.no_grad()
 def draw_weights(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, seed: int) -> None:
     """Fill every parameter but adapters' at random, as `drawn_weights` says: the model's weights
     are the same whatever the layout."""
-    _fill(chunks, plan, mesh, drawn_weights(model_shape(plan), seed))
+    _fill(chunks, plan, mesh, drawn_weights(plan.shape, seed))
 
 
 def save_student(

@@ -22,7 +22,7 @@ SIZES = (
     "vocab_size",
     "tie_word_embeddings",
 )
-"""Keys of config.json that all families have; `intermediate_size` joins them where all layers are
+"""Keys of config.json that all families have; `intermediate_size` joins them where layers are
 dense."""
 _NO_PROMPT = {"token_ids": "none"}
 """Refused as wrong where the route is open, and as forbidden where it is not: a server whose update
@@ -40,9 +40,9 @@ class Wanted:
 
 def wanted_of(run_plan: RunPlan) -> Wanted:
     student = run_plan.models.student
-    shape, kept = student.shape, student.keep_layers
+    shape = student.shape
     values = (
-        shape.num_layers if kept is None else len(kept),
+        shape.num_layers,
         shape.hidden_size,
         shape.num_attention_heads,
         shape.num_kv_heads,
@@ -50,7 +50,7 @@ def wanted_of(run_plan: RunPlan) -> Wanted:
         shape.tied_embeddings,
     )
     sizes: dict[str, int | bool | str] = dict(zip(SIZES, values, strict=True))
-    if shape.moe is None:
+    if shape.num_dense_layers:
         sizes["intermediate_size"] = shape.ffn_hidden_size
     num_tokens = run_plan.data.max_length + run_plan.sampling.max_completion_length
     return Wanted(sizes | {"dtype": DTYPE_NAMES[student.dtype]}, num_tokens)

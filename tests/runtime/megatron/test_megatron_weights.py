@@ -196,7 +196,7 @@ def _save_students(checkpoints: Path, directory: Path) -> None:
 
 
 def _assert_is_the_kept_part(student, source, plan) -> None:
-    kept = plan.keep_layers or range(plan.shape.num_layers)
+    kept = plan.keep_layers or range(source.config.num_hidden_layers)
     source.model.layers = torch.nn.ModuleList([source.model.layers[index] for index in kept])
     assert student.config.num_hidden_layers == len(kept)
     expected, saved = source.state_dict(), student.state_dict()

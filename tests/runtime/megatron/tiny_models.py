@@ -255,6 +255,8 @@ def shape_of(name: str) -> ModelShape:
 def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
     """A ModelPlan for the family, its vocabulary padded for `tensor` ranks."""
     config, shape = TINY[name].config, shape_of(name)
+    if changes.get("keep_layers"):
+        shape = shape.keeping(changes["keep_layers"])
     multiple = 128 * tensor
     plan = ModelPlan(
         model=name,
@@ -267,7 +269,7 @@ def plan_of(name: str, tensor: int, **changes: Any) -> ModelPlan:
         init="pretrained",
         keep_layers=None,
         offload=Tier.DEVICE,
-        stage_layers=((len(changes.get("keep_layers") or range(config.num_hidden_layers)),),),
+        stage_layers=((shape.num_layers,),),
     )
     return replace(plan, **changes)
 

@@ -8,6 +8,7 @@ from trace_grid import (
     dense,
     expert_layouts,
     experts,
+    mixed_layers,
     pipelines,
     recompute,
     teachers,
@@ -26,6 +27,7 @@ GRID = {
     **experts.CONFIGURATIONS,
     **teachers.CONFIGURATIONS,
     **expert_layouts.CONFIGURATIONS,
+    **mixed_layers.CONFIGURATIONS,
     **top_k.CONFIGURATIONS,
     **attention.CONFIGURATIONS,
 }

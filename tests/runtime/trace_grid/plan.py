@@ -72,6 +72,9 @@ steps = 2
 """
 _TINY = {
     "tiny moe": lambda directory: tiny.save_qwen3_moe(directory, num_layers=4, hidden=64, ffn=48),
+    "tiny mixed": lambda directory: tiny.save_qwen3_moe(
+        directory, num_layers=4, hidden=64, ffn=48, dense=(0, 2)
+    ),
     "tiny dense": lambda directory: tiny.save_llama(directory, num_layers=4, hidden=64, ffn=96),
 }
 
@@ -79,8 +82,9 @@ _TINY = {
 def compile_configuration(home: Path, *, models: tuple[str, str], **changes: object) -> RunPlan:
     """The run plan of a teacher and a student, with `changes` to the defaults of the grid.
 
-    A model is "tiny moe", "tiny dense", a known model, or the first layers of one: "2 of Qwen/...".
-    What is made of them lies in `home`.
+    A model is "tiny moe", "tiny mixed", "tiny dense", a known model, or the first layers of one:
+    "2 of Qwen/...", of which some may have no experts: "4 of Qwen/... dense 0 1". What is made of
+    them lies in `home`.
     """
     values = {**_DEFAULTS, **changes}
     rows = home / "rows.jsonl"
@@ -103,8 +107,11 @@ def _model(home: Path, name: str) -> str:
         return str(directory if directory.exists() else _TINY[name](directory))
     if " of " not in name:
         return name
-    num_layers, hub_id = name.split(" of ")
+    num_layers, others = name.split(" of ")
+    hub_id, _, dense = others.partition(" dense ")
     directory.mkdir(exist_ok=True)
     config = dict(find_known(hub_id).config) | {"num_hidden_layers": int(num_layers)}
+    if dense:
+        config["mlp_only_layers"] = [int(layer) for layer in dense.split()]
     (directory / "config.json").write_text(json.dumps(config))
     return str(directory)

@@ -235,7 +235,8 @@ def _save(source: Path, out: Path, layouts: Any) -> None:
 
 
 def _save_last_layer(source: Path, out: Path) -> None:
-    mesh, plan = _start(ONE), replace(_plan(source, ONE, ((1,),)), keep_layers=(1,))
+    mesh, plan = _start(ONE), _plan(source, ONE, ((1,),))
+    plan = replace(plan, shape=plan.shape.keeping((1,)), keep_layers=(1,))
     chunks = build_chunks(plan, ONE, mesh, trainable=True)
     load_weights(chunks, source, plan, mesh)
     save_student(chunks, plan, mesh, source, out)

@@ -77,6 +77,10 @@ def _of_layers(plan: ModelPlan, kept: Sequence[int], config: dict[str, Any]) -> 
     is another one of some of its layers."""
     family, types = FAMILIES[plan.family], config.get("layer_types")
     cut = {"layer_types": [types[index] for index in kept]} if isinstance(types, list) else {}
-    written = {key: of for key, of in family.write(plan.shape).items() if key in LAYER_KEYS}
+    written = {
+        key: of
+        for key, of in family.write(plan.shape).items()
+        if key in LAYER_KEYS and of is not None
+    }
     dense = {} if family.experts is None else family.experts.write_dense(plan.shape)
     return cut | written | dense

@@ -66,6 +66,13 @@ LAYOUTS = {
         "expert, expert tensor and tensor": FOUR
         | {"tensor": 2, "parallel": "expert = 2\nexpert_tensor = 2"},
     },
+    "experts in some layers": {
+        "first stage without experts": {"parallel": "pipeline = 2"},
+        "expert over tensor, dropped gradients": {"tensor": 2, "parallel": "expert = 2"}
+        | {"student": 'offload = "grads"', "optimizer": 'offload = "cpu"'},
+        "expert over virtual pipeline": FOUR
+        | {"micro": 2, "parallel": "expert = 2\npipeline = 2\nvirtual_pipeline = 2"},
+    },
     "a dense teacher of experts": {
         "expert": {"parallel": "expert = 2", "teacher": "[teacher.parallel]\ntensor = 1"},
     },
@@ -105,6 +112,9 @@ def homes(tmp_path_factory) -> dict[str, Path]:
     tiny.save_llama(homes["dense"] / "student", num_layers=4, hidden=32, seed=2)
     tiny.save_qwen3_moe(homes["experts"] / "teacher", num_layers=2, hidden=48, seed=1)
     tiny.save_qwen3_moe(homes["experts"] / "student", num_layers=2, hidden=32, seed=2)
+    mixed = homes["experts in some layers"]
+    tiny.save_qwen3_moe(mixed / "teacher", num_layers=4, hidden=48, dense=(0, 3), seed=1)
+    tiny.save_qwen3_moe(mixed / "student", num_layers=4, hidden=32, dense=(0, 1), seed=2)
     for role, models in (("teacher", "dense"), ("student", "experts")):
         (homes["a dense teacher of experts"] / role).symlink_to(homes[models] / role)
     for home in homes.values():

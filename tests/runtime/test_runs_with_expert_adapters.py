@@ -91,12 +91,20 @@ def test_peft_loads_the_adapters_and_gives_the_merged_students_logits(alone, hom
 
 
 @pytest.mark.grid
-@pytest.mark.parametrize("family", ["mixtral", "olmoe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [
+        ("mixtral", {}),
+        ("olmoe", {}),
+        ("qwen3_moe", {}),
+        ("qwen3_moe", {"decoder_sparse_step": 2}),
+    ],
+)
 @pytest.mark.parametrize("targets", ["all-linear", "down_proj"])
-def test_peft_loads_those_of_every_family(family, targets, tmp_path):
+def test_peft_loads_those_of_every_family(family, layers, targets, tmp_path):
     experts = {"num_local_experts": 4} if family == "mixtral" else {"num_experts": 4}
     keys = experts | {"num_experts_per_tok": 2, "moe_intermediate_size": 48}
-    tiny.save_family(tmp_path / "student", family, seed=2, **keys)
+    tiny.save_family(tmp_path / "student", family, seed=2, **keys | layers)
     tiny.save_qwen3_moe(tmp_path / "teacher", hidden=48, seed=1)
     tiny.save_rows(tmp_path / "rows.jsonl")
     student = f'{LORA}\ntargets = ["{targets}"]'

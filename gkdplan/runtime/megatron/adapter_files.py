@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
@@ -49,19 +50,25 @@ def _module_path(shape: ModelShape, name: str) -> str:
 def _target_modules(shape: ModelShape, targets: Sequence[str]) -> list[str] | str:
     """Their names, or, beside a tower whose projections may have the same ones, a pattern of their
     paths."""
-    names = list(dict.fromkeys(name for target in targets for name in _module_names(shape, target)))
+    names = list(map(partial(_module_name, shape), targets))
     return names if shape.vision is None else rf"{re.escape(_DECODER)}.*\.({'|'.join(names)})"
 
 
-def _module_names(shape: ModelShape, target: str) -> Iterator[str]:
+def _module_name(shape: ModelShape, target: str) -> str:
     """An expert's projections have the names of its family's checkpoints, from which PEFT makes
     those of transformers' experts, that are two matrices of all of them, and joins their factors
     (peft/utils/transformers_weight_conversion.py)."""
     is_of_experts = shape.moe is not None and target in OF_EXPERTS
-    if is_of_experts:
-        yield names_of(shape).experts.name_of(target)
-    if not is_of_experts or shape.num_dense_layers:
-        yield target
+    return names_of(shape).experts.name_of(target) if is_of_experts else target
+
+
+def _target_parameters(shape: ModelShape, targets: Sequence[str]) -> dict[str, list[str]]:
+    """Beside layers of experts those without: PEFT takes the names of their projections for those
+    of experts, whatever stands before them, and finds their weights by a path of their own."""
+    if shape.moe is None or not shape.moe.dense_layers:
+        return {}
+    paths = [f"mlp.{target}.weight" for target in targets if target in OF_EXPERTS]
+    return {"target_parameters": paths} if paths else {}
 
 
 def _config(plan: ModelPlan) -> dict[str, object]:
@@ -80,4 +87,5 @@ def _config(plan: ModelPlan) -> dict[str, object]:
         "revision": plan.revision,
         "target_modules": _target_modules(plan.shape, lora.targets),
         "task_type": "CAUSAL_LM",
+        **_target_parameters(plan.shape, lora.targets),
     }

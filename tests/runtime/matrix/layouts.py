@@ -97,6 +97,16 @@ MATRIX = {
     "E2 T2 of olmoe": case("olmoe to olmoe", 2, "expert = 2", tensor=2),
     "P2 of olmoe": case("olmoe to olmoe", 2, "pipeline = 2"),
     "D2 from experts": case("experts to dense", 2, teacher="expert = 2"),
+    "mixed layers on one process": case("mixed to mixed", 1),
+    "E2 of mixed layers": case("mixed to mixed", 2, "expert = 2", micro=1),
+    "E2 T2 of mixed layers": case("mixed to mixed", 2, "expert = 2", tensor=2),
+    "P2 of mixed layers": case("mixed to mixed", 2, "pipeline = 2"),
+    "E2 P2 of mixed layers": case("mixed to mixed", 4, "expert = 2", "pipeline = 2"),
+    "E2 P2 V2 of mixed layers": case("mixed to mixed", 4, *VIRTUAL, "expert = 2", **REPLICATED),
+    "block recompute of mixed layers": case("mixed to mixed", 2, "expert = 2", recompute=BLOCK),
+    "E2 of a teacher with T2 of mixed layers": case(
+        "mixed to mixed", 2, "expert = 2", teacher="tensor = 2\nexpert_tensor = 2"
+    ),
 }
 WITH_THE_GRID = {
     "micro-batches of one row",
@@ -116,5 +126,11 @@ WITH_THE_GRID = {
     "E2 with a replicated optimizer",
     "E2 ET2 T2",
     "E2 D4",
+    "mixed layers on one process",
+    "E2 of mixed layers",
+    "P2 of mixed layers",
+    "E2 P2 V2 of mixed layers",
+    "block recompute of mixed layers",
+    "E2 of a teacher with T2 of mixed layers",
 }
 """What the other layouts show too, of another pair or beside another axis."""

@@ -36,6 +36,22 @@ def olmoe_to_olmoe(home: Path) -> None:
     tiny.save_olmoe(home / "student", seed=12)
 
 
+def mixed_to_mixed(home: Path) -> None:
+    """The first of two stages of the student has no experts; of the teacher each has."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    experts |= {"shared_expert_intermediate_size": 24, "decoder_sparse_step": 2}
+    tiny.save_family(
+        home / "teacher",
+        "qwen2_moe",
+        num_layers=4,
+        hidden=48,
+        seed=13,
+        mlp_only_layers=[],
+        **experts,
+    )
+    tiny.save_qwen3_moe(home / "student", num_layers=4, dense=(0, 1), seed=14)
+
+
 PAIRS: dict[str, Callable[[Path], None]] = {
     "qwen3 to llama": qwen3_to_llama,
     "llama to tied qwen2": llama_to_tied_qwen2,
@@ -43,6 +59,7 @@ PAIRS: dict[str, Callable[[Path], None]] = {
     "dense to experts": dense_to_experts,
     "experts to dense": experts_to_dense,
     "olmoe to olmoe": olmoe_to_olmoe,
+    "mixed to mixed": mixed_to_mixed,
 }
 
 

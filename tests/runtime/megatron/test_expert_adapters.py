@@ -24,7 +24,7 @@ from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import load_weights
 from gkdplan.shape import PROJECTIONS
 
-FAMILIES = ("mixtral", "qwen3-moe-tied", "olmoe")
+FAMILIES = ("mixtral", "qwen3-moe-tied", "qwen3-moe-mixed", "olmoe")
 EXPERT_2 = AxisDegrees(tensor=1, sequence=False, data=2, expert=2)
 TENSOR_2_EXPERT_2 = AxisDegrees(tensor=2, sequence=True, data=1, expert=2)
 BOTH_TENSOR_2 = AxisDegrees(tensor=2, sequence=True, data=1, expert_tensor=2)

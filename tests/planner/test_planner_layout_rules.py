@@ -80,6 +80,15 @@ def found(shape: ModelShape, ranks: int, teacher: Any = None, **axes: Any) -> li
         (EXPERTS, 2, {"tensor": 2, "expert": 2}, None, "", ""),
         # The expert that sees every token is cut by the tensor axis: 36 % 8 = 4.
         (EXPERTS, 8, {"tensor": 8, "expert": 2}, "GK204", "tensor", "to 1, 2 or 4"),
+        # So is the MLP of a layer without experts: 162 % 4 = 2, while 36 % 4 = 0.
+        (
+            replace(EXPERTS, ffn_hidden_size=162, moe=replace(EXPERTS.moe, dense_layers=(0,))),
+            4,
+            {"tensor": 4, "expert": 2},
+            "GK204",
+            "tensor",
+            "to 1 or 2",
+        ),
         # 6 + 2 x 1 heads of 5 are 40 columns, which 3 does not divide; 6 % 3 = 0 and 3 % 1 = 0.
         (
             replace(DENSE, num_attention_heads=6, num_kv_heads=1, head_dim=5, ffn_hidden_size=96),

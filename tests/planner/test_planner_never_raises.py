@@ -16,7 +16,8 @@ EXPERTS = MoeShape(
     num_experts=8, num_experts_per_token=2, expert_ffn_hidden_size=48, shared_ffn_hidden_size=32
 )
 DEEP = replace(TINY, num_layers=12, num_attention_heads=12, num_kv_heads=4, ffn_hidden_size=96)
-SHAPES = st.sampled_from([TINY, DEEP, replace(DEEP, moe=EXPERTS), QWEN_7B])
+MIXED = replace(DEEP, moe=replace(EXPERTS, dense_layers=(0, 1, 2, 7)))
+SHAPES = st.sampled_from([TINY, DEEP, replace(DEEP, moe=EXPERTS), MIXED, QWEN_7B])
 
 COUNTS = st.one_of(
     st.sampled_from([1, 1, 2, 2, 3, 4, 6, 8]),

@@ -90,6 +90,8 @@ def test_experts_are_divided_and_their_router_is_not():
     dense_mlp, experts = 3 * 96 * 160 // 2, 8 * 3 * 96 * 64 // 2 + 8 * 96
     difference = weight_bytes(engine(2, shape)) - weight_bytes(engine(2, TINY))
     assert difference == 2 * 2 * (experts - dense_mlp)
+    mixed = replace(shape, moe=replace(moe, dense_layers=(0,)))  # of its two layers
+    assert weight_bytes(engine(2, mixed)) - weight_bytes(engine(2, TINY)) == difference // 2
 
 
 def test_a_forward_is_widest_in_the_gated_mlp_or_in_drawing():

@@ -13,6 +13,7 @@ from gkdplan.planner.checks.possible import (
     whole_experts_are_cut_like_the_rest,
 )
 from gkdplan.planner.checks.rule import Finding, rule
+from gkdplan.planner.models import student_shape
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 
@@ -102,7 +103,7 @@ def experts_on_one_rank_are_cut_by_tensor(plan: Plan, facts: Facts) -> Iterator[
 @rule("GK227")
 def load_balance_needs_experts(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """A loss over a router's choice needs a router."""
-    if plan.student.router_aux_loss_coef > 0 and facts.student.shape.moe is None:
+    if plan.student.router_aux_loss_coef > 0 and student_shape(plan, facts).moe is None:
         yield Finding(
             "`student` has no experts whose load a loss could balance",
             "student.router_aux_loss_coef",
@@ -116,7 +117,8 @@ def load_balance_needs_every_layers_padding(plan: Plan, facts: Facts) -> Iterato
     """With "block" Megatron tells only the layers that it makes again where padding is
     (megatron/core/transformer/transformer_block.py, _checkpointed_forward)."""
     is_block = plan.student.recompute.method == "block"
-    if is_block and plan.student.router_aux_loss_coef > 0 and facts.student.shape.moe is not None:
+    is_balanced = plan.student.router_aux_loss_coef > 0
+    if is_block and is_balanced and student_shape(plan, facts).moe is not None:
         yield Finding(
             'the load of experts cannot be balanced under recompute of method "block"',
             "student.recompute.method",

@@ -90,7 +90,7 @@ def experts_have_adapters_that_peft_loads(plan: Plan, facts: Facts) -> Iterator[
     could follow. PEFT 0.21 has no dropout beside transformers' experts (peft/tuners/lora/layer.py,
     ParamWrapper), reads gate and up of a checkpoint's experts as theirs only beside down, and those
     of qwen2_moe as the shared expert's (peft/utils/transformers_weight_conversion.py)."""
-    moe, targets = facts.student.shape.moe, _targets(plan, facts)
+    moe, targets = student_laid_out(plan, facts).shape.moe, _targets(plan, facts)
     of_experts = [target for target in targets if target in OF_EXPERTS]
     if moe is None or not of_experts:
         return

@@ -45,6 +45,7 @@ IN_EVERY_RUN = (
     "tiny experts fp32",
     "tiny experts, tensor 2 expert 2 expert tensor 2",
     "tiny dense to experts, expert 2",
+    "tiny mixed pipeline 2",
     "mixtral 8x7B expert 8",
     "olmoe tensor 2 expert 4",
     "tiny experts of expert 2 to dense tensor 2",

@@ -14,6 +14,11 @@ CODES: dict[str, Code] = {
         "processor says.",
         "Take a teacher with the student's image processor and as many tokens an image.",
     ),
+    "GK132": Code(
+        "a student that sees of which nothing learns",
+        "Every step would cost what it costs, and leave the student as it is.",
+        "Let the tower, the projector or the decoder learn, on rows that reach it.",
+    ),
     "GK467": Code(
         "an image that cannot be shown",
         "A row without its image asks for something that the model never saw.",

@@ -220,11 +220,14 @@ def _load_balance(plan: Plan) -> LoadBalance | None:
 
 
 def _freeze(student: spec.Student, shape: ModelShape) -> Freeze | None:
-    """Of a model that sees; tower and projector learn only where the plan says so."""
+    """Of a model that sees: its decoder learns unless the plan says otherwise, tower and projector
+    only where it says so."""
     if shape.vision is None:
         return None
     return Freeze(
-        vision=student.freeze_vision is not False, projector=student.freeze_projector is not False
+        vision=student.freeze_vision is not False,
+        projector=student.freeze_projector is not False,
+        language=student.freeze_language is True,
     )
 
 

@@ -73,6 +73,8 @@ def _pipeline(run_plan: RunPlan) -> Iterator[tuple[str, str]]:
     models = run_plan.models
     if len(models.student.stage_layers) + len(models.teacher.stage_layers) > 2:
         yield "stages", words.stages(models.student, models.teacher)
+    if models.student.freeze is not None and models.student.lora is None:
+        yield "learns", words.parts_that_learn(models.student.freeze)
     if models.student.lora is not None:
         yield "lora", words.lora(models.student.lora)
     if models.student.recompute.granularity != "none":

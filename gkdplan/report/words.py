@@ -5,7 +5,7 @@ from itertools import groupby
 
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.mixing import rows_of_files
-from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute, RunPlan, TeacherServer
+from gkdplan.runplan.model import Freeze, LoraPlan, ModelPlan, Recompute, RunPlan, TeacherServer
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.shape import PROJECTIONS
 from gkdplan.units import format_bytes, format_count, format_seconds
@@ -83,6 +83,12 @@ def layers_of_stages(model: ModelPlan) -> str:
     num_chunks = len(model.stage_layers[0])
     chunks = f", each in {num_chunks} chunks" if num_chunks > 1 else ""
     return f"{plural(sum(counts), 'layer')} as {stages}{chunks}"
+
+
+def parts_that_learn(freeze: Freeze) -> str:
+    """Of a model that sees: "tower, projector, decoder"."""
+    parts = {"tower": freeze.vision, "projector": freeze.projector, "decoder": freeze.language}
+    return ", ".join(part for part, is_frozen in parts.items() if not is_frozen) or "nothing"
 
 
 def recompute(chosen: Recompute) -> str:

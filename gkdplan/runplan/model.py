@@ -87,6 +87,7 @@ class Freeze:
 
     vision: bool
     projector: bool
+    language: bool = False
 
 
 @dataclass(frozen=True, slots=True)

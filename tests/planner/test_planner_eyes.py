@@ -6,6 +6,7 @@ import pytest
 from planner_facts import TINY, data_file, facts, plan
 
 from gkdplan.planner.compiler import compile_plan
+from gkdplan.report.outline import labelled
 from gkdplan.vision import ClipVision, InternVision, Qwen3Vision, QwenVision
 from gkdplan.vocab import Phase
 
@@ -193,6 +194,65 @@ def test_where_a_tower_cannot_learn_is_refused(student, devices, path, words):
     assert compilation.run_plan is None
 
 
+SHOWN = {"num_rows_with_images": 3, "most_images": 1}
+
+
+@pytest.mark.parametrize(
+    ("student", "rows", "words"),
+    [
+        ({}, SHOWN, "decoder, tower and projector stay"),
+        ({"freeze_vision": True, "freeze_projector": True}, SHOWN, "decoder, tower and projector"),
+        ({"tuning": "lora", "freeze_projector": False}, SHOWN, "adapters are of a decoder"),
+        ({"freeze_vision": False}, {}, "no checked row shows an image"),
+    ],
+)
+def test_a_student_of_which_nothing_learns_is_refused(student, rows, words):
+    tables = {"student": {"freeze_language": True, **student}}
+    compilation = compile_plan(
+        plan(**tables), facts(SEEING, SEEING, train=(data_file(**rows),)), "test"
+    )
+    (found,) = [d for d in compilation.diagnostics if d.code == "GK132"]
+    assert words in found.message
+    assert found.severity == "error"
+    assert found.help
+
+
+@pytest.mark.parametrize(
+    ("student", "words"),
+    [
+        ({}, "decoder"),
+        ({"freeze_projector": False}, "projector, decoder"),
+        ({"freeze_vision": False, "freeze_language": True}, "tower"),
+    ],
+)
+def test_the_outline_says_what_learns(student, words):
+    compilation = compile_plan(
+        plan(student=student), facts(SEEING, SEEING, train=(data_file(**SHOWN),)), "test"
+    )
+    assert dict(labelled(compilation.run_plan))["learns"] == words
+
+
+def test_eyes_that_learn_alone_have_gradients_and_a_state_of_theirs_alone():
+    """On two stages the last has none. CLIP's two layers of two are read where -1 is the state."""
+    seeing = replace(TINY, vision=replace(CLIP, feature_layer=-1))
+    student = {"freeze_vision": False, "freeze_projector": False, "freeze_language": True}
+    of_stages = compile_plan(
+        plan(
+            student={**student, "parallel": {"pipeline": 2}},
+            cluster={"devices_per_node": 2},
+            optimizer={"distributed": False},
+        ),
+        facts(seeing, seeing, train=(data_file(**SHOWN),)),
+        "test",
+    ).run_plan.ledger.classes
+    first, last = (of_stage.phases[Phase.STUDENT].rows for of_stage in of_stages)
+    norm_after_all = 2 * 16
+    assert first["student grads"] == 4 * (CLIP.num_parameters - norm_after_all)
+    assert first["student main + Adam"] == 2 * first["student grads"]
+    assert "student grads" not in last
+    assert "student main + Adam" not in last
+
+
 def test_a_tower_that_learns_has_gradients_and_a_state_of_what_is_read():
     """CLIP's second layer of two is not read where the states before it are taken: 4 x 16 x 17 of
     attention, 2 x 16 x 20 + 36 of the MLP, 4 x 16 of norms, and 2 x 16 of the norm after it."""
@@ -202,7 +262,7 @@ def test_a_tower_that_learns_has_gradients_and_a_state_of_what_is_read():
     grads = [
         compile_plan(
             plan(student=student, optimizer={"distributed": False}),
-            facts(seeing, seeing, train=(data_file(num_rows_with_images=3, most_images=1),)),
+            facts(seeing, seeing, train=(data_file(**SHOWN),)),
             "test",
         )
         .run_plan.ledger.classes[0]

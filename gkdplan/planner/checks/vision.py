@@ -89,6 +89,36 @@ def rows_with_images_have_a_model_that_sees(plan: Plan, facts: Facts) -> Iterato
                 )
 
 
+@rule("GK132")
+def something_of_a_model_that_sees_learns(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Where the decoder stays as it is, its eyes learn, and from images alone."""
+    student, path = plan.student, "student.freeze_language"
+    if facts.student.shape.vision is None or student.freeze_language is not True:
+        return
+    if student.tuning == "lora":
+        yield Finding(
+            "the adapters are of a decoder that stays as it is",
+            path,
+            label="adapters are the decoder's alone",
+            help=("remove it", 'set `student.tuning` to "full"'),
+        )
+    elif student.freeze_vision is not False and student.freeze_projector is not False:
+        yield Finding(
+            "decoder, tower and projector stay as they are",
+            path,
+            label="nothing of the student learns",
+            notes=("tower and projector stay as they are unless the plan says otherwise",),
+            help=("remove it", "set `student.freeze_vision` or `freeze_projector` to false"),
+        )
+    elif not any(file.num_rows_with_images for file in facts.train):
+        yield Finding(
+            "the student's eyes alone learn, and no checked row shows an image",
+            path,
+            label="no row reaches what learns",
+            help=("add rows with images to `data.train`", "let the decoder learn"),
+        )
+
+
 @rule("GK590")
 def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """What a plan of models that see would ask of this version in vain."""
@@ -110,7 +140,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         "teacher.stream": (teacher.stream, "remove it"),
         "teacher.self": (teacher.self_ is not None, "name a model as `teacher.model`"),
         "student.init": (student.init == "random", 'set it to "pretrained"'),
-        "student.freeze_language": (student.freeze_language is True, "remove it"),
     }
     for path, (is_asked, help) in refused.items():
         if is_asked:
@@ -170,6 +199,7 @@ RULES = (
     only_models_that_see_have_keys_of_sight,
     both_models_see_alike,
     rows_with_images_have_a_model_that_sees,
+    something_of_a_model_that_sees_learns,
     what_sight_goes_with_is_available,
     towers_that_speak_to_layers_are_available,
 )

@@ -85,7 +85,7 @@ def state_file_bytes(draft: Draft, student: RankModel, state: TrainingState) -> 
     all are written from copies of the host tier, which take a moment each to get there."""
     distributed = draft.optimizer.distributed
     if draft.training.async_save:
-        largest = max(largest_elements(chunk) for chunk in student.trained_chunks)
+        largest = max(map(largest_elements, student.trained_chunks))
         is_host = draft.layout.backend == "gloo"
         return min(largest, state.owned_elements) * Dtype.FP32.num_bytes * is_host
     are_views = student.dtype is Dtype.FP32 and distributed

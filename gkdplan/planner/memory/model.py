@@ -65,6 +65,7 @@ class RankModel:
     lora: LoraPlan | None = None
     recompute: Recompute = NO_RECOMPUTE
     experts: ExpertShare | None = None
+    trains_language: bool = True
     trains_tower: bool = False
     trains_projector: bool = False
     balances_load: bool = False
@@ -75,8 +76,8 @@ class RankModel:
         base = chunks_of_stage(
             self.shape, self.padded_vocab_size, self.tensor, self.stage, self.experts
         )
-        if self.trains_tower or self.trains_projector:
-            base = tuple(tuple(map(self._with_learning_eyes, chunk)) for chunk in base)
+        if self.shape.vision is not None:
+            base = tuple(tuple(map(self._as_it_learns, chunk)) for chunk in base)
         if self.lora is None:
             return base
         return tuple(
@@ -114,14 +115,14 @@ class RankModel:
 
     @property
     def trains_base(self) -> bool:
-        """Whether its own weights have gradients, not only those of adapters."""
-        return self.lora is None
+        """Whether the decoder's own weights have gradients, not only adapters or eyes."""
+        return self.trains_language and self.lora is None
 
     def keeps_input_of(self, *projections: str) -> bool:
         """Whether the gradient of a weight needs what these projections multiply: their own, or
         that of an adapter's A, which with dropout multiplies a copy."""
         if self.lora is None:
-            return True
+            return self.trains_language
         is_adapted = any(self.lora.target_of(projection) for projection in projections)
         return self.lora.dropout == 0.0 and is_adapted
 
@@ -173,13 +174,16 @@ class RankModel:
         """Over how many ranks the tokens between the tensor-parallel regions are divided."""
         return self.tensor if self.sequence else 1
 
-    def _with_learning_eyes(self, parameter: Parameter) -> Parameter:
+    def _as_it_learns(self, parameter: Parameter) -> Parameter:
+        """Of a model that sees."""
         vision, name = self.shape.vision, parameter.name.removeprefix(VISION)
-        assert vision is not None, "a text model has no eyes that learn"
-        if name == parameter.name or not vision.is_read(name):
-            return parameter
-        is_of_projector = name.startswith(vision.projector)
-        is_trained = self.trains_projector if is_of_projector else self.trains_tower
+        assert vision is not None, "all of a text model learns, or its adapters do"
+        if name == parameter.name:
+            is_trained = self.trains_language
+        elif name.startswith(vision.projector):
+            is_trained = self.trains_projector
+        else:
+            is_trained = self.trains_tower and vision.is_read(name)
         return replace(parameter, is_trained=is_trained)
 
 
@@ -231,6 +235,7 @@ def rank_model(model: ModelPlan, degrees: AxisDegrees, fused: Fused, stage: int)
         lora=model.lora,
         recompute=model.recompute,
         experts=expert_share(shape, degrees),
+        trains_language=model.freeze is None or not model.freeze.language,
         trains_tower=model.freeze is not None and not model.freeze.vision,
         trains_projector=model.freeze is not None and not model.freeze.projector,
         balances_load=model.load_balance is not None,

@@ -96,7 +96,7 @@ def training_state(
     optimizer divides main weights and moments by position in the bucket, so ranks differ by its
     padding: the fullest shard of every bucket is given.
     """
-    buckets = [*_in_order(buffers, distributed)]
+    buckets = [*_in_order(buffers, distributed)] or [_NOTHING]
     owned = sum(bucket.owned_elements for bucket in buckets)
     num_copies = 2 if dtype is Dtype.FP32 else 3
     return TrainingState(
@@ -120,6 +120,10 @@ class _Bucket:
     update_elements: int
     largest_piece: int
     last_piece: int
+
+
+_NOTHING = _Bucket(0, 0, 0, 0, 0)
+"""Of a rank on which nothing learns."""
 
 
 @dataclass(slots=True)

@@ -85,7 +85,7 @@ def num_elements(parameters: tuple[Parameter, ...]) -> int:
 
 
 def largest_elements(parameters: tuple[Parameter, ...]) -> int:
-    return max(parameter.num_elements for parameter in parameters)
+    return max((parameter.num_elements for parameter in parameters), default=0)
 
 
 def _layer(

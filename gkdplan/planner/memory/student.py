@@ -61,11 +61,13 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         hidden = activations.response_bytes(model, rank.student.num_response_tokens)
         tiles = loss.gradient_bytes() + loss.tile_bytes() + loss.token_bytes()
         moments["loss"] = saved(held.loss) + norm + hidden, tiles
-    if held.embedding and model.trains_base:
+    passing = rank.student.seen_backward_bytes
+    if model.trains_base:
+        passing = max(passing, activations.embedding_bytes(model, batch))
+    if held.embedding and passing:
         waiting = max(
             _waiting_bytes(model, batch, at) + at.num_chunks * seen for at in held.embedding
         )
-        passing = max(activations.embedding_bytes(model, batch), rank.student.seen_backward_bytes)
         moments["embedding"] = waiting + passing, kept
     return moments
 

@@ -60,8 +60,9 @@ class Stage:
 
     @property
     def trains_base(self) -> bool:
-        """Whether its own weights have gradients, not only those of adapters."""
-        return self.model.lora is None
+        """Whether the decoder's own weights have gradients, not only adapters or eyes."""
+        is_frozen = self.model.freeze is not None and self.model.freeze.language
+        return self.model.lora is None and not is_frozen
 
     @property
     def adapter_elements(self) -> float:

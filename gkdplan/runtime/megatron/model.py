@@ -22,7 +22,8 @@ from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import Freeze, ModelPlan, Recompute
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.experts import expert_fields
-from gkdplan.runtime.megatron.lora import add_adapters
+from gkdplan.runtime.megatron.hf_layout import VISION
+from gkdplan.runtime.megatron.lora import add_adapters, let_gradients_pass
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
 from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
 from gkdplan.runtime.megatron.rotary import RotaryAngles, SectionedAngles
@@ -107,19 +108,26 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
     model.requires_grad_(trainable).train(trainable)
     if plan.lora is not None:
         add_adapters(model, plan.lora, shape)
-    if plan.freeze is not None and shape.vision is not None and model.pre_process:
+    if plan.freeze is not None and shape.vision is not None:
         _freeze(model, plan.freeze, shape.vision)
     is_there = plan.offload is Tier.HOST or mesh.device.type == "cpu"
     return model if is_there else model.to(mesh.device)
 
 
 def _freeze(model: GPTModel, freeze: Freeze, vision: VisionShape) -> None:
-    """What the plan keeps as it is, and what no feature depends on, which would only decay."""
-    for name, parameter in model.vision.named_parameters():
-        is_of_projector = name.startswith(vision.projector)
-        is_frozen = freeze.projector if is_of_projector else freeze.vision
-        if is_frozen or not vision.is_read(name):
-            parameter.requires_grad_(False)
+    """What the plan keeps as it is, and what no feature depends on, which would only decay. A
+    frozen decoder's gradients still pass from end to end."""
+    for name, parameter in model.named_parameters():
+        of_vision = name.removeprefix(VISION)
+        if of_vision == name:
+            is_frozen = freeze.language or not parameter.requires_grad
+        elif of_vision.startswith(vision.projector):
+            is_frozen = freeze.projector
+        else:
+            is_frozen = freeze.vision or not vision.is_read(of_vision)
+        parameter.requires_grad_(not is_frozen)
+    if freeze.language and model.pre_process:
+        let_gradients_pass(model.embedding)
 
 
 def sections_of(shape: ModelShape) -> tuple[int, ...] | None:

@@ -1,6 +1,19 @@
 """Low-rank adapters on Megatron's linear layers, whose own weights are frozen."""
 
 from gkdplan.runtime.megatron.lora.experts import WHOLE
-from gkdplan.runtime.megatron.lora.placing import ADAPTER, adapters_off, add_adapters, is_adapter
+from gkdplan.runtime.megatron.lora.placing import (
+    ADAPTER,
+    adapters_off,
+    add_adapters,
+    is_adapter,
+    let_gradients_pass,
+)
 
-__all__ = ["ADAPTER", "WHOLE", "adapters_off", "add_adapters", "is_adapter"]
+__all__ = [
+    "ADAPTER",
+    "WHOLE",
+    "adapters_off",
+    "add_adapters",
+    "is_adapter",
+    "let_gradients_pass",
+]

@@ -42,7 +42,12 @@ def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
                 module.add_module(ADAPTER, adapter)
                 module.register_forward_hook(_add_adapter, prepend=True)
     if model.pre_process:
-        model.embedding.register_forward_hook(_require_gradient)
+        let_gradients_pass(model.embedding)
+
+
+def let_gradients_pass(embedding: Module) -> None:
+    """Let the output of a frozen embedding ask for a gradient."""
+    embedding.register_forward_hook(_require_gradient)
 
 
 def _linear_layers(

@@ -100,6 +100,10 @@ def server_limits(plan: Plan, run_plan: RunPlan, role: Role) -> ServerLimits:
         gpu_memory_utilization=_share_asked_for(plan) if is_student else None,
         kv_cache_bytes=None,
     )
+    vision, pictures = model.shape.vision, run_plan.data.pictures
+    if vision is not None and pictures is not None:
+        images = vision.most_tokens(1, run_plan.data.max_length)
+        limits = replace(limits, max_images=max(1, pictures.number), image_tokens=images)
     if run_plan.layout.backend != "gloo":
         return limits
     blocks_of_one = -(-limits.max_model_len // BLOCK_TOKENS["gloo"])

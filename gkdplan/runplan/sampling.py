@@ -50,7 +50,8 @@ class VllmPlan:
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
     """What `gkdplan serve` starts a server with. `max_model_len` counts the tokens of a prompt and
-    its response; of a share of memory or a cache that is None vllm decides."""
+    its response; of a share of memory or a cache that is None vllm decides. Of a model that sees, a
+    prompt shows `max_images` images at most, of `image_tokens` tokens at most."""
 
     max_model_len: int
     max_num_seqs: int
@@ -58,6 +59,8 @@ class ServerLimits:
     tensor: int
     gpu_memory_utilization: float | None
     kv_cache_bytes: int | None
+    max_images: int = 0
+    image_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

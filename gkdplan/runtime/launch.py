@@ -206,11 +206,12 @@ def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
     """What the plan wants of this machine and does not find."""
     layout = run_plan.layout
     yield from too_little(run_plan)
-    if run_plan.sampling.vllm is not None:
-        if not has_vllm():
-            yield no_vllm()
-        elif run_plan.models.student.shape.vision is not None and not can_see():
-            yield cannot_see()
+    sampling, sees = run_plan.sampling, run_plan.models.student.shape.vision is not None
+    asks_with_images = sees and sampling.refit_bucket_bytes > 0
+    if (sampling.vllm is not None or asks_with_images) and not has_vllm():
+        yield no_vllm()
+    elif sampling.vllm is not None and sees and not can_see():
+        yield cannot_see()
     if "wandb" in run_plan.training.loggers and not has_wandb():
         yield no_wandb()
     if layout.backend != "nccl":

@@ -55,6 +55,7 @@ def _served(
         weights=lambda: merged_tensors(student, plan.models.student, mesh),
         wanted=wanted_of(plan),
         run=plan.fingerprint[:12],
+        vision=shape.vision,
         rank=mesh.rank,
         tell=tell,
         patience_s=plan.sampling.server_patience_s,

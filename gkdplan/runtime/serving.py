@@ -4,10 +4,10 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from gkdplan.diagnostics import UserError, error
@@ -15,10 +15,13 @@ from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runplan.sampling import ServerLimits
 from gkdplan.runtime.http_server import API_KEY
 from gkdplan.runtime.model_files import model_directory
+from gkdplan.runtime.rollout.images import options_for_images
 from gkdplan.runtime.student_config import DTYPE_NAMES, write_config
 from gkdplan.vocab import Role
 
 ROLLOUT = "gkdplan.runtime.rollout"
+NOWHERE = "nowhere.invalid"
+"""A domain that there is none of (RFC 2606)."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -68,12 +71,27 @@ def command(
         yield from ("--kv-cache-memory-bytes", str(limits.kv_cache_bytes))
     if backend == "gloo":
         yield "--enforce-eager"
+    if model.shape.vision is not None:
+        yield from _sight(
+            options_for_images(model.shape.vision, limits.max_images, limits.image_tokens)
+        )
     if is_guarded:
         yield from ("--middleware", f"{ROLLOUT}.server_key.KeyOnEveryRoute")
     if role is Role.STUDENT:
         yield "--enable-scale-out"
         yield from ("--weight-transfer-config", json.dumps({"backend": backend}))
         yield from ("--worker-extension-cls", f"{ROLLOUT}.worker_extension.WorkerExtension")
+
+
+def _sight(options: Mapping[str, Any]) -> Iterator[str]:
+    """As options of the command, and no address from which its other routes may fetch an image."""
+    yield from ("--allowed-media-domains", NOWHERE)
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        else:
+            yield from (f"--{option}", json.dumps(value))
 
 
 def environment(role: Role, run_plan: RunPlan, key: str | None) -> dict[str, str]:
@@ -92,10 +110,10 @@ def environment(role: Role, run_plan: RunPlan, key: str | None) -> dict[str, str
 
 
 def _model(role: Role, model: ModelPlan) -> list[str]:
-    """The model's directory; of a student that begins otherwise one with its shape and no weights,
-    as they travel to the server before it samples."""
+    """The model's directory; of a student that begins otherwise, or that sees, one with its shape
+    and no weights, as they travel to the server before it samples."""
     source = model_directory(role, model.model, model.revision)
-    if role is Role.TEACHER or model.init == "pretrained":
+    if role is Role.TEACHER or (model.init == "pretrained" and model.shape.vision is None):
         return ["--model", str(source)]
     directory = Path(tempfile.mkdtemp(prefix="gkdplan-student-"))
     write_config(model, source, directory)

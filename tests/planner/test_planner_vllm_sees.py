@@ -1,16 +1,20 @@
 """A vllm engine that sees: what its eyes weigh, how many images it takes, and what it divides."""
 
+import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from planner_facts import TINY, data_file, facts, plan
 from test_planner_eyes import CLIP, INTERN, QWEN, QWEN3
 
 from gkdplan.planner.compiler import compile_plan
+from gkdplan.planner.engine import server_limits
 from gkdplan.planner.memory.engine import EngineModel
 from gkdplan.planner.memory.engine_vision import eye_weight_bytes, seeing_bytes, waiting_bytes
 from gkdplan.runplan.sampling import VllmPlan
-from gkdplan.vocab import Dtype
+from gkdplan.runtime import serving
+from gkdplan.vocab import Dtype, Role
 
 WIDE = replace(TINY, num_attention_heads=3, num_kv_heads=1, head_dim=32)
 ENGINE = VllmPlan(1, 0.5, 0, 64, 8, 100, 0, 128, 64, 2**20, max_images=2, image_tokens=16)
@@ -97,3 +101,19 @@ def test_an_engine_of_internvl_is_refused_and_not_ignored():
     compilation = compiled(replace(WIDE, vision=INTERN))
     assert ("GK590", "generation.engine") in [(d.code, d.path) for d in compilation.diagnostics]
     assert compilation.run_plan is None
+
+
+def test_a_server_takes_as_many_images_as_one_on_the_ranks():
+    served = {"mode": "server", "server_url": "http://127.0.0.1:8000"}
+    shape = replace(WIDE, vision=CLIP)
+    run_plan = compiled(shape, generation=served).run_plan
+    limits = server_limits(plan(generation={"engine": "vllm", **served}), run_plan, Role.STUDENT)
+    assert (limits.max_images, limits.image_tokens) == (2, 16)
+    command = [
+        *serving.command(run_plan, Role.STUDENT, "http://127.0.0.1:8000", limits, is_guarded=True)
+    ]
+    options = dict(pairwise(command))
+    assert json.loads(options["--limit-mm-per-prompt"]) == {"image": 2, "video": 0}
+    assert options["--allowed-media-domains"].endswith(".invalid")
+    assert "--no-mm-device-do-normalize" in command
+    assert "--allowed-local-media-path" not in command

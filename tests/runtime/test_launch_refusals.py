@@ -52,6 +52,22 @@ def test_what_an_engine_that_sees_imports_is_found_before_a_rank_starts(run_plan
     assert "`torchvision`" in found.message
 
 
+def test_who_asks_a_server_with_images_needs_vllm_and_no_torchvision(run_plan, monkeypatch):
+    sampling = replace(run_plan.sampling, server_urls=("http://h:1",), refit_bucket_bytes=2**20)
+    student = run_plan.models.student
+    clip = ClipVision(16, 2, 2, 20, 16, 4, "gelu", 1e-5, 512, 7, -2, False, True)
+    seeing = replace(student, shape=replace(student.shape, vision=clip))
+    models = replace(run_plan.models, student=seeing)
+    asking = replace(run_plan, sampling=sampling, models=models)
+    monkeypatch.setattr(vllm_package, "find_spec", lambda name: name != "torchvision" or None)
+    check_machine(asking)
+    monkeypatch.setattr(vllm_package, "find_spec", lambda name: None)
+    check_machine(replace(run_plan, sampling=sampling))
+    with pytest.raises(UserError) as refusal:
+        check_machine(asking)
+    assert [found.code for found in refusal.value.diagnostics] == ["GK527"]
+
+
 def test_everything_comes_at_once(run_plan):
     several = on_gpus(run_plan, Kernels.TORCH, context=2)
     layout = replace(several.layout, teacher=several.layout.student)

@@ -131,10 +131,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
             and isinstance(facts.student.shape.vision, InternVision),
             'set it to "megatron"',
         ),
-        "generation.mode": (
-            plan.generation.engine is Engine.VLLM and plan.generation.mode == "server",
-            'set it to "colocate"',
-        ),
         "teacher.server": (teacher.server is not None, "remove it"),
         "teacher.samples": (teacher.samples is not None, "remove it"),
         "teacher.stream": (teacher.stream, "remove it"),

@@ -10,6 +10,7 @@ from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.http_server import HttpServer, ServerGoneError, ServerRefusedError
 from gkdplan.runtime.rollout.answers import checked, logits_are_not_finite
 from gkdplan.runtime.rollout.engine import Completion, Request
+from gkdplan.runtime.rollout.images import features
 
 KEY = "generation.server_url"
 ANSWER_LIMIT_S = 600.0
@@ -51,6 +52,8 @@ def ask(
     """
     parameters = _parameters(request, sampling, vocabulary)
     body = {"token_ids": list(request.prompt), "sampling_params": parameters}
+    if request.images:
+        body["features"] = features(request.images)
     try:
         choice = server.post("/inference/v1/generate", body, ANSWER_LIMIT_S)["choices"][0]
         tokens = tuple(map(int, choice["token_ids"]))

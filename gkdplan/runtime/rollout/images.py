@@ -4,7 +4,7 @@ Nothing is expanded or prepared by vLLM, so that it reads no file and fetches no
 the one that is learnt from, and the pixels are those that the trainer's tower sees.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -40,13 +40,16 @@ def options_for_images(
 def under_names_of_vllm(
     vision: VisionShape | None, tensors: Iterator[NamedTensor]
 ) -> Iterator[NamedTensor]:
-    """`tensors` as a checkpoint names them; CLIP's are still named as transformers 4 wrote them
+    """`tensors` as vLLM's loader of checkpoints knows them."""
+    return ((name_in_vllm(vision, name), tensor) for name, tensor in tensors)
+
+
+def name_in_vllm(vision: VisionShape | None, name: str) -> str:
+    """That of a checkpoint; CLIP's are still named as transformers 4 wrote them
     (vllm/model_executor/models/clip.py)."""
-    for name, tensor in tensors:
-        if isinstance(vision, ClipVision):
-            yield vision.earlier_name_on_disk(name), tensor
-        else:
-            yield name_on_disk(vision, name), tensor
+    if isinstance(vision, ClipVision):
+        return vision.earlier_name_on_disk(name)
+    return name_on_disk(vision, name)
 
 
 def engine_input(request: Request) -> Mapping[str, Any]:
@@ -66,14 +69,11 @@ def engine_input(request: Request) -> Mapping[str, Any]:
     )
 
 
-def features(request: Request) -> dict[str, Any] | None:
-    """The same images for a server's /inference/v1/generate
+def features(images: Sequence[PromptImage]) -> dict[str, Any]:
+    """The images of a prompt for a server's /inference/v1/generate
     (vllm/entrypoints/scale_out/token_in_token_out/protocol.py, MultiModalFeatures)."""
     from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
 
-    images = request.images
-    if not images:
-        return None
     places = [{"offset": one.place, "length": one.num_tokens} for one in images]
     return {
         "mm_hashes": {MODALITY: [_digest(one) for one in images]},

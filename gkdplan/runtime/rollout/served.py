@@ -15,8 +15,10 @@ from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.http_server import HttpServer, ServerGoneError, ServerRefusedError
 from gkdplan.runtime.rollout.asking import KEY, Vocabulary, ask, label_of
 from gkdplan.runtime.rollout.engine import Completion, NamedTensor, Request
+from gkdplan.runtime.rollout.images import name_in_vllm, under_names_of_vllm
 from gkdplan.runtime.rollout.servers import Wanted, unfit
 from gkdplan.runtime.rollout.weight_transfer import Bucket, WeightLine, buckets
+from gkdplan.vision import VisionShape
 
 MAX_IN_FLIGHT = 128
 """Prompts that one server has at a time."""
@@ -36,7 +38,7 @@ class ServedEngine:
     A server that goes away leaves its prompts to the others. Where none is left, rank 0 waits for
     one to come back for `patience_s` and has the weights sent again. `names` are those of all
     tensors: of one that is missing, or of another size, vLLM says nothing. `run` tells this run's
-    weights from another's.
+    weights from another's. `vision` is that of a model that sees.
     """
 
     servers: Sequence[HttpServer]
@@ -47,6 +49,7 @@ class ServedEngine:
     weights: Weights
     wanted: Wanted
     run: str
+    vision: VisionShape | None = None
     rank: int = 0
     tell: Callable[[str], None] = print
     patience_s: float = 180.0
@@ -152,10 +155,11 @@ class ServedEngine:
         self._each(self.servers, self._open_line)
         self._each(self._live(), lambda server: self._lines[server.url].start())
         names = set[str]()
-        for bucket in buckets(tensors, self.bucket_bytes):
+        for bucket in buckets(under_names_of_vllm(self.vision, tensors), self.bucket_bytes):
             names.update(bucket.names)
             self._each(self._live(), self._sending(bucket))
-        assert names == self.names, f"tensors sent: {sorted(names ^ self.names)} differ"
+        expected = {name_in_vllm(self.vision, name) for name in self.names}
+        assert names == expected, f"tensors sent: {sorted(names ^ expected)} differ"
         self._each(self._live(), self._finish)
 
     def _open_line(self, server: HttpServer) -> None:

@@ -93,11 +93,12 @@ class WeightLine:
         answer.result()
 
     def finish(self, version: str) -> str:
-        """End the update, forget what was cached of the old weights, and return the version that
-        the server says it has."""
+        """End the update, forget what was cached of prompts and of images by the old weights, and
+        return the version that the server says it has."""
         self._post("/finish_weight_update", {"weight_version": version})
         if not self._post("/reset_prefix_cache")["success"]:
             raise ServerRefusedError(self.server.url, OK, "it still holds prompts of old weights")
+        self._post("/reset_encoder_cache")
         return str(self.server.get("/weight_info", TRANSFER_LIMIT_S)["weight_version"])
 
     def close(self) -> None:

@@ -73,10 +73,12 @@ class WorkerExtension:
 
     def gkdplan_model_sizes(self) -> dict[str, int | bool | str]:
         """Of the server's config.json, those of `servers.SIZES`, and the dtype: tensors of other
-        sizes are cut to these by vLLM, and nothing is said."""
-        config = self.model_config.hf_text_config
+        sizes are cut to these by vLLM, and nothing is said. Whether a head is tied the config of
+        the whole model says, where it sees."""
+        whole, decoder = self.model_config.hf_config, self.model_config.hf_text_config
         names = (*SIZES, "intermediate_size")
-        sizes = {name: getattr(config, name, None) for name in names}
+        sizes = {name: getattr(decoder, name, None) for name in names}
+        sizes["tie_word_embeddings"] = getattr(whole, "tie_word_embeddings", None)
         return sizes | {"dtype": str(self.model_config.dtype).removeprefix("torch.")}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import vllm_servers
 from gloo_ranks import run_on_ranks
 from silent_session import open_silently
 from test_vision_runs import read_rows
@@ -106,6 +107,36 @@ def test_a_run_writes_what_it_writes_with_megatrons_own_generation(kind, tmp_pat
         written.append(sorted((line["step"], line["row"], line["completion"]) for line in lines))
     assert len(written[0]) == 8 * NUM_STEPS
     assert written[0] == written[1]
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize(
+    ("kind", "student"),
+    [("llava", PROJECTING), ("qwen-vl", SEEING), ("qwen3-vl", {})],
+)
+def test_a_server_samples_what_the_trainer_does_after_each_update(kind, student, tmp_path):
+    url = vllm_servers.free_url()
+    generation = f'engine = "vllm"\nmode = "server"\nserver_url = "{url}"'
+    home, changes = make_home(kind, tmp_path), {**ON_POLICY, **student, "generation": generation}
+    plan = tmp_path / "plan.toml"
+    plan.write_text(plan_text(home, tmp_path / "run", **changes))
+    server = vllm_servers.start(plan, url, PYTHONPATH=path_for_images())
+    try:
+        server.wait_until_up()
+        lock = encode(compile_tiny(home, tmp_path / "run", **changes))
+        run_on_ranks(_compare_by_server, 1, lock, timeout_s=300, only_once=True)
+    finally:
+        server.end()
+
+
+def _compare_by_server(lock: str) -> None:
+    session = open_silently(lock)
+    executor = Executor(session)
+    for step in range(1, NUM_STEPS + 1):
+        _compare(session, step)
+        executor._run_step(step)
+    _compare(session, NUM_STEPS + 1)
+    session.engine.close()
 
 
 def test_an_image_that_changed_since_the_run_began_is_named_with_its_row(tmp_path):

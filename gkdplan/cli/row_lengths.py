@@ -1,17 +1,21 @@
-"""The rows of a compiled plan, measured with the student's tokenizer and without torch."""
+"""The rows of a compiled plan, measured with the student's tokenizer: without torch, but for models
+that see."""
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from gkdplan import __version__
 from gkdplan.cli.compiling import Compiled
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.waiting import Tell, bar
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.facts.locate import find_snapshot
+from gkdplan.facts.model import TokenizerFacts
 from gkdplan.planner.draft import dataset_share
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.row_lengths import SplitLengths
+from gkdplan.spec.plan import Student
 
 ROWS_AT_ONCE = 100
 """Between two moves of the bar."""
@@ -27,28 +31,34 @@ def measured(compiled: Compiled) -> tuple[Sequence[SplitLengths], tuple[Diagnost
     try:
         if tokenizer is None:
             raise UserError(_no_tokenizer(model.model))
-        if run_plan.models.student.shape.vision is not None:
-            raise UserError(_sees())
-        directory = _directory(model.model, model.revision)
+        chat = _chat(run_plan, model, tokenizer)
+        needs_responses = dataset_share(compiled.plan) > 0
         measuring = runtime("data.measuring")
         with bar("rows") as tell:
+            advance = _each_row(tell, _num_rows(run_plan))
             splits, found = measuring.measure(
-                run_plan,
-                directory,
-                tokenizer.chat_template,
-                tokenizer.eos_token,
-                _each_row(tell, _num_rows(run_plan)),
-                needs_responses=dataset_share(compiled.plan) > 0,
+                run_plan, chat, advance, needs_responses=needs_responses
             )
     except UserError as refusal:
         return (), compiled.placed(refusal.diagnostics)
     return splits, compiled.placed(found)
 
 
-def _directory(model: str, revision: str | None) -> str:
-    snapshot = model if os.path.isdir(model) else find_snapshot(model, revision)
-    assert snapshot is not None, "its tokenizer was seen"
-    return snapshot
+def _chat(run_plan: RunPlan, student: Student, tokenizer: TokenizerFacts) -> Any:
+    """Of models that see as in a run, with torch: images are measured by their processor."""
+    directory = _directory(student.model, student.revision)
+    assert directory is not None, "its tokenizer was seen"
+    if run_plan.models.student.shape.vision is None:
+        light_chat = runtime("data.light_chat")
+        return light_chat.load_light_chat(directory, tokenizer.chat_template, tokenizer.eos_token)
+    teacher = run_plan.models.teacher
+    of_teacher = _directory(teacher.model, teacher.revision) or directory
+    of_plan = runtime("data.chat_of_plan")
+    return of_plan.chat_of_plan(run_plan, Path(directory), Path(of_teacher))
+
+
+def _directory(model: str, revision: str | None) -> str | None:
+    return model if os.path.isdir(model) else find_snapshot(model, revision)
 
 
 def _num_rows(run_plan: RunPlan) -> int:
@@ -61,15 +71,6 @@ def _no_tokenizer(model: str) -> Diagnostic:
         f"the tokenizer of `{model}` is not on this machine, so its tokens cannot be counted",
         "student.model",
         help=(f"`hf download {model}` puts it into the cache",),
-    )
-
-
-def _sees() -> Diagnostic:
-    return error(
-        "GK591",
-        f"`gkdplan check --data` does not yet count the tokens of images in gkdplan {__version__}",
-        "student.model",
-        label="it sees images",
     )
 
 

@@ -10,7 +10,8 @@ from torch.nn import Parameter
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runtime.average import open_average
 from gkdplan.runtime.boards import open_boards
-from gkdplan.runtime.data.chat import load_chat
+from gkdplan.runtime.data.chat import Chat
+from gkdplan.runtime.data.chat_of_plan import chat_of_plan
 from gkdplan.runtime.data.order import require_global_batch
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.adapters import draw_adapters
@@ -38,7 +39,6 @@ from gkdplan.runtime.saved.checkpoint import restore
 from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.runtime.session import Session
 from gkdplan.runtime.teacher.head import head_of_loss
-from gkdplan.runtime.vision.images import Eyes, load_eyes, require_alike
 from gkdplan.vocab import Role, Tier
 
 
@@ -52,7 +52,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     teacher_mesh = init_teacher_mesh(plan.layout, mesh)
     directory = RunDirectory(Path(plan.training.output))
     student_source = _directory_of(Role.STUDENT, plan.models.student)
-    chat = load_chat(student_source, _open_eyes(plan, student_source))
+    chat = _chat(plan, student_source)
     meter = LiveBytes(mesh.device)
     limit = plan.ledger.limit_bytes
     if limit is not None:
@@ -148,20 +148,11 @@ def _metrics(
     return MetricsLog(directory.path, boards, start_step, enabled=enabled)
 
 
-def _open_eyes(plan: RunPlan, student_source: Path) -> Eyes | None:
-    """The student's, through which both models see. Raises UserError (GK131) where the teacher's
-    would see something else."""
-    student, teacher = plan.models.student, plan.models.teacher
-    if student.shape.vision is None:
-        return None
-    assert plan.data.pictures is not None
-    assert teacher.shape.vision is not None
-    eyes = load_eyes(student_source, student.shape.vision, plan.data.pictures)
-    source = _directory_of(Role.TEACHER, teacher)
-    if source != student_source:
-        of_teacher = load_eyes(source, teacher.shape.vision, plan.data.pictures)
-        require_alike(eyes, of_teacher)
-    return eyes
+def _chat(plan: RunPlan, student_source: Path) -> Chat:
+    """A teacher's directory matters to models that see alone; one behind a server has none."""
+    sees = plan.models.student.shape.vision is not None
+    teacher = _directory_of(Role.TEACHER, plan.models.teacher) if sees else student_source
+    return chat_of_plan(plan, student_source, teacher)
 
 
 def _directory_of(role: Role, model: ModelPlan) -> Path:

@@ -10,7 +10,6 @@ from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.row_lengths import Histogram, Lengths, SplitLengths
 from gkdplan.runtime.data.bad_rows import FAULTS_OF_A_ROW, BadRows
 from gkdplan.runtime.data.examples import fit_prompt, teacher_column
-from gkdplan.runtime.data.light_chat import load_light_chat
 from gkdplan.runtime.data.order import require_global_batch
 from gkdplan.runtime.data.refused_rows import all_too_long, no_response
 from gkdplan.runtime.data.rows import Item, read_items, read_row
@@ -38,9 +37,7 @@ class _Seen:
 
 def measure(
     plan: RunPlan,
-    directory: str,
-    template: str | None,
-    eos_token: str | None,
+    chat: Renderer,
     advance: Advance,
     *,
     needs_responses: bool,
@@ -48,10 +45,8 @@ def measure(
     """The lengths of `data.train` and, where there are such rows, `data.eval`, and what a run would
     refuse of them; `advance` is called after each row.
 
-    `directory` has the student's tokenizer, whose chat template and EOS were looked up. Raises
-    UserError: GK480 where it cannot be loaded, GK469 to GK471 where a file cannot be read.
+    Raises UserError (GK469 to GK471) where a file cannot be read.
     """
-    chat = load_light_chat(directory, template, eos_token)
     splits, refusals = [], []
     for key, sources in (("data.train", plan.data.train), ("data.eval", plan.data.eval)):
         if not sources:

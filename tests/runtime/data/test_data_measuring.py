@@ -97,10 +97,8 @@ def measured(tiny_chat, data_file, run_plan):
             batch=replace(run_plan.batch, global_rows=global_rows),
             sampling=replace(run_plan.sampling, max_completion_length=4),
         )
-        where, eos = str(chat.tokenizer.name_or_path), chat.tokenizer.eos_token
-        (split,), found = measure(
-            plan, where, None, eos, lambda: None, needs_responses=needs_responses
-        )
+        alone = light(chat, template=None)
+        (split,), found = measure(plan, alone, lambda: None, needs_responses=needs_responses)
         return split, found, plan, chat
 
     return run

@@ -43,6 +43,7 @@ bench: $(BENCH_INSTALLED) $(TEACHER)
 	$(BIN)/python -W ignore benchmarks/generation.py
 	$(BIN)/python -W ignore benchmarks/saving.py
 	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python -W ignore benchmarks/kept_tokens.py
 	$(BIN)/python -W ignore benchmarks/curve.py
 
 $(INSTALLED): pyproject.toml constraints.txt

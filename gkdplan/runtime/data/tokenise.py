@@ -157,16 +157,21 @@ def _tokenise_turns(row: TurnsRow, chat: Renderer, key: str) -> TokenisedRow:
             help=f"its turns are {_roles(row)}: write what the template allows",
         ) from failure
     prompt = chat.encode(prompt_text)
-    response = None if full_text is None else _response(row, chat, key, prompt_text, full_text)
+    if full_text is None:
+        return TokenisedRow(prompt, None, row.question)
+    response = _response(row, chat, key, (prompt_text, prompt), full_text)
     return TokenisedRow(prompt, response, row.question)
 
 
-def _response(row: TurnsRow, chat: Renderer, key: str, prompt_text: str, full_text: str) -> Tokens:
+def _response(
+    row: TurnsRow, chat: Renderer, key: str, of_prompt: tuple[str, Tokens], full_text: str
+) -> Tokens:
     """The tokens that the template puts after the prompt, cut behind the end of turn.
 
     They are the tail of the full rendering's tokens. Where a token of it runs over the end of the
     prompt, they are the tail of the text, tokenised on its own, as a sampled response is.
     """
+    prompt_text, prompt = of_prompt
     if not full_text.startswith(prompt_text):
         raise _fault(
             "GK474",
@@ -175,7 +180,7 @@ def _response(row: TurnsRow, chat: Renderer, key: str, prompt_text: str, full_te
             "is rendered with its answer to a text that its prompt does not begin",
             help="use a chat template that leaves earlier turns as they are when a turn is added",
         )
-    prompt, full = chat.encode(prompt_text), chat.encode(full_text)
+    full = chat.encode(full_text)
     if full[: len(prompt)] == prompt:
         tail = full[len(prompt) :]
     else:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gkdplan.latent import LatentShape
 from gkdplan.rope import RopeScaling
+from gkdplan.routing import PLAIN_ROUTING, Routing
 from gkdplan.vision import VisionShape
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -31,7 +33,8 @@ class MoeShape:
     All layers have them but `dense_layers`, which have one gated MLP, of the model's width.
     `shared_ffn_hidden_size` is the width of an expert that sees every token, 0 where there is none;
     `shared_expert_gate` says that its output is scaled by a gate of its own. `weights_sum_to_one`
-    says that the router's weights of a token's experts are scaled to that sum.
+    says that the router's weights of a token's experts are scaled to that sum, before the scale of
+    its `routing`.
     """
 
     num_experts: int
@@ -41,6 +44,7 @@ class MoeShape:
     shared_expert_gate: bool = False
     weights_sum_to_one: bool = True
     dense_layers: tuple[int, ...] = ()
+    routing: Routing = PLAIN_ROUTING
 
     def keeping(self, layers: Sequence[int]) -> "MoeShape | None":
         """Of a model that is made of these layers; None where none of them has experts."""
@@ -96,7 +100,9 @@ class ModelShape:
     `norms` says where a layer has them: "pre" before attention and MLP, "post" after each, before
     the residual sum, "sandwich" in both places. `zero_centered_norms` multiply by 1 + weight.
     `qk_norm` normalises each head of queries and keys, or with `qk_norm_of_all_heads` all at once.
-    With `vision` the decoder sees images: their features stand in its sequence as tokens do.
+    With `latent` queries, keys and values come from latents, every head has keys of its own, and
+    `head_dim` is the size of a query and of a key. With `vision` the decoder sees images: their
+    features stand in its sequence as tokens do.
     """
 
     family: str
@@ -123,6 +129,7 @@ class ModelShape:
     scaled_embeddings: bool = False
     logit_softcap: float | None = None
     vision: VisionShape | None = None
+    latent: LatentShape | None = None
 
     @property
     def query_size(self) -> int:
@@ -130,7 +137,26 @@ class ModelShape:
 
     @property
     def kv_size(self) -> int:
+        """Of the keys, and of the values but where these come from a latent."""
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def value_size(self) -> int:
+        return self.kv_size if self.latent is None else self.context_size
+
+    @property
+    def context_size(self) -> int:
+        """Of what attention gives, before its output projection."""
+        if self.latent is None:
+            return self.query_size
+        return self.num_attention_heads * self.latent.value_dim
+
+    @property
+    def rotated_size(self) -> int:
+        """Coordinates of a head that turn with the position."""
+        if self.latent is None:
+            return int(self.head_dim * self.attention.rotary_fraction)
+        return self.latent.rotated_size
 
     @property
     def num_norms_per_layer(self) -> int:
@@ -139,7 +165,10 @@ class ModelShape:
 
     @property
     def qk_norm_parameters(self) -> int:
-        """Of a layer's norms of queries and keys together."""
+        """Of a layer's norms of queries and keys together, or of the latents that they come
+        from."""
+        if self.latent is not None:
+            return (self.latent.query_rank or 0) + self.latent.kv_rank
         if not self.qk_norm:
             return 0
         return self.query_size + self.kv_size if self.qk_norm_of_all_heads else 2 * self.head_dim
@@ -163,11 +192,31 @@ class ModelShape:
     def num_parameters_per_layer(self) -> int:
         """Projections, optional qkv bias and q and k norms, MLP or experts, norms: of a layer with
         experts where there are such, else of a dense one."""
-        hidden, query, kv = self.hidden_size, self.query_size, self.kv_size
-        attention = 2 * hidden * query + 2 * hidden * kv
-        bias = query + 2 * kv if self.qkv_bias else 0
-        norms = self.num_norms_per_layer * hidden + self.qk_norm_parameters
-        return attention + bias + norms + self._mlp_parameters
+        bias = self.query_size + 2 * self.kv_size if self.qkv_bias else 0
+        norms = self.num_norms_per_layer * self.hidden_size + self.qk_norm_parameters
+        return self.attention_elements + bias + norms + self._mlp_parameters
+
+    @property
+    def attention_elements(self) -> int:
+        """Of the matrices of a layer's attention."""
+        hidden, latent = self.hidden_size, self.latent
+        output = hidden * self.context_size
+        if latent is None:
+            return hidden * (self.query_size + 2 * self.kv_size) + output
+        queries = hidden * self.query_size
+        if latent.query_rank is not None:
+            queries = latent.query_rank * (hidden + self.query_size)
+        down = hidden * (latent.kv_rank + latent.rotated_size)
+        return queries + down + latent.kv_rank * self.latent_kv_size + output
+
+    @property
+    def latent_kv_size(self) -> int:
+        """Of what the latent of keys and values is mapped to: keys but for what turns, and
+        values."""
+        latent = self.latent
+        assert latent is not None, "keys and values come from the hidden state"
+        of_a_head = self.head_dim - latent.rotated_size + latent.value_dim
+        return self.num_attention_heads * of_a_head
 
     @property
     def _mlp_parameters(self) -> int:
@@ -178,7 +227,8 @@ class ModelShape:
         routed = moe.num_experts * 3 * hidden * moe.expert_ffn_hidden_size
         shared = 3 * hidden * moe.shared_ffn_hidden_size
         gate = hidden if moe.shared_expert_gate else 0
-        return moe.num_experts * hidden + routed + shared + gate
+        bias = moe.num_experts if moe.routing.has_choice_bias else 0
+        return moe.num_experts * hidden + bias + routed + shared + gate
 
     @property
     def num_parameters_of_layers(self) -> int:

@@ -66,6 +66,24 @@ MOE_CONFIG = CONFIG | {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 48,
 }
+LATENT_CONFIG = CONFIG | {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "routed_scaling_factor": 2.5,
+}
 TOKENS = [chr(ord("!") + i) for i in range(90)] + ["<|end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.content }}<|end|>{% endfor %}"
@@ -74,10 +92,11 @@ CHAT_TEMPLATE = (
 
 
 def build_world(root: Path) -> Path:
-    """A working directory: models/tiny and models/tiny_moe, broken ones beside them, and
-    data/rows.jsonl."""
+    """A working directory: models/tiny, models/tiny_moe and models/latents, broken ones beside
+    them, and data/rows.jsonl."""
     _write_model(root / "models" / "tiny", TOKENS)
     _write_model(root / "models" / "tiny_moe", TOKENS, MOE_CONFIG)
+    _write_model(root / "models" / "latents", TOKENS, LATENT_CONFIG)
     _write_model(root / "models" / "foreign", TOKENS[::-1])
     _write_model(root / "models" / "seeing", [*TOKENS, "<image>"], SEEING_CONFIG)
     vision = SEEING_CONFIG["vision_config"] | {"patch_size": 14}

@@ -189,7 +189,8 @@ def _save(directory: Path, kind: type, config: object, seed: int) -> Path:
     torch.manual_seed(seed)
     model = kind(config).float()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        biases = (row for row in model.named_buffers() if row[0].endswith("correction_bias"))
+        for name, parameter in (*model.named_parameters(), *biases):
             is_one = "norm" in name and not config.model_type.startswith("gemma")
             centre = 1.0 if is_one else 0.0
             parameter.copy_(centre + 0.15 * torch.randn_like(parameter))

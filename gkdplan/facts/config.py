@@ -96,7 +96,7 @@ def _shape(keys: Keys, family: Family) -> ModelShape:
         num_layers=num_layers,
         num_attention_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
+        head_dim=own.pop("head_dim", head_dim),
         ffn_hidden_size=keys.count("intermediate_size", 2**22),
         vocab_size=keys.count("vocab_size", 2**24),
         max_position_embeddings=keys.count("max_position_embeddings", MAX_POSITIONS),
@@ -135,7 +135,7 @@ def _refuse_features(keys: Keys, family: Family, shape: ModelShape) -> None:
         if keys.has(key) and keys.values[key] != value:
             keys.refuse(key, why)
     for key, why in _ABSENT.items():
-        if keys.values.get(key):
+        if keys.values.get(key) and not (key == "auto_map" and family.names_code):
             keys.refuse(key, why)
     if not shape.qkv_bias and keys.flag("attention_bias", False):
         keys.refuse("attention_bias", "a bias on the attention's output is not available yet")
@@ -143,6 +143,10 @@ def _refuse_features(keys: Keys, family: Family, shape: ModelShape) -> None:
 
 def _check_heads(keys: Keys, shape: ModelShape) -> None:
     hidden, heads, kv_heads = shape.hidden_size, shape.num_attention_heads, shape.num_kv_heads
+    if shape.latent is not None:
+        if kv_heads != heads:
+            keys.refuse("num_key_value_heads", "with latents every head has keys of its own")
+        return
     if heads % kv_heads:
         keys.wrong(
             f"`num_attention_heads` = {heads} is not a multiple of `num_key_value_heads` = "
@@ -152,9 +156,9 @@ def _check_heads(keys: Keys, shape: ModelShape) -> None:
         keys.wrong(f"`hidden_size` = {hidden} is not a multiple of `num_attention_heads` = {heads}")
     if shape.head_dim % 2:
         keys.wrong(f"`head_dim` = {shape.head_dim} is odd, and rotary positions turn pairs")
-    rotary_dim = int(shape.head_dim * shape.attention.rotary_fraction)
-    if shape.head_dim % 2 == 0 and rotary_dim % 2:
+    if shape.head_dim % 2 == 0 and shape.rotated_size % 2:
         keys.wrong(
-            f"`partial_rotary_factor` = {shape.attention.rotary_fraction:g} rotates {rotary_dim} "
+            f"`partial_rotary_factor` = {shape.attention.rotary_fraction:g} rotates "
+            f"{shape.rotated_size} "
             f"coordinates of a head, and rotary positions turn pairs"
         )

@@ -76,6 +76,10 @@ def _traits(shape: ModelShape) -> Iterator[str]:
         yield "layers without rotary positions"
     if attention.rotary_fraction != 1:
         yield "a part of each head rotated"
+    if shape.latent is not None:
+        yield "queries, keys and values from latents"
+    if shape.moe is not None and shape.moe.routing.num_groups > 1:
+        yield "experts chosen in groups"
     if shape.moe is not None:
         shared = " and a shared one" if shape.moe.shared_ffn_hidden_size else ""
         yield f"experts{shared}" + (" in some layers" if shape.num_dense_layers else "")

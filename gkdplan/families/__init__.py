@@ -3,6 +3,7 @@
 To add one, write its file and name it here (CONTRIBUTING.md shows how).
 """
 
+from gkdplan.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from gkdplan.families.family import Family
 from gkdplan.families.gemma import GEMMA2, GEMMA3
 from gkdplan.families.glm4 import GLM, GLM4
@@ -35,6 +36,8 @@ FAMILIES: dict[str, Family] = {
         QWEN2_MOE,
         QWEN3_MOE,
         OLMOE,
+        DEEPSEEK_V2,
+        DEEPSEEK_V3,
     )
 }
 """By the `model_type` of a config.json."""

@@ -25,6 +25,14 @@ def read_by_step(keys: Keys, num_layers: int) -> tuple[int, ...]:
     return tuple(layer for layer in range(num_layers) if layer in named or (layer + 1) % step)
 
 
+def read_first(keys: Keys, num_layers: int) -> tuple[int, ...]:
+    """The first `first_k_dense_replace` layers have no experts
+    (transformers/models/deepseek_v3/modeling_deepseek_v3.py, DeepseekV3DecoderLayer)."""
+    first = keys.values["first_k_dense_replace"] if keys.has("first_k_dense_replace") else None
+    number = 0 if first == 0 else keys.count("first_k_dense_replace", MAX_STEP)
+    return tuple(range(min(number, num_layers)))
+
+
 def no_keys_of_dense_layers(shape: ModelShape) -> dict[str, object]:
     """For a family whose every layer has experts."""
     return {}
@@ -34,3 +42,8 @@ def written_by_step(shape: ModelShape) -> dict[str, object]:
     """The same keys, of a shape: each dense layer by its number."""
     layers = range(shape.num_layers) if shape.moe is None else shape.moe.dense_layers
     return {"decoder_sparse_step": 1, "mlp_only_layers": list(layers)}
+
+
+def written_first(shape: ModelShape) -> dict[str, object]:
+    """The same key, of a shape whose dense layers are its first."""
+    return {"first_k_dense_replace": shape.num_dense_layers}

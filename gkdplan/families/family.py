@@ -33,9 +33,10 @@ class Family:
     the reason. `default_theta`, `default_fraction` and `is_tied` are what transformers assumes of
     rotary positions and of the head where the config does not say; a family that
     `rotates_part` of a head may have another fraction than 1; with `has_rope_by_layer` layers of a
-    window may have other rotary positions. `experts` say how a family spells them. `read` gives the
-    fields of ModelShape that the family's own keys say, for a number of layers, and `write` spells
-    them again.
+    window may have other rotary positions. Where it `names_code` its released configs name code
+    beside them that transformers has itself: it is neither read nor run.
+    `experts` say how a family spells them. `read` gives the fields of ModelShape that the family's
+    own keys say, for a number of layers, and `write` spells them again.
     """
 
     model_type: str
@@ -48,6 +49,7 @@ class Family:
     rotates_part: bool = False
     has_rope_by_layer: bool = False
     is_tied: bool = False
+    names_code: bool = False
     activation_keys: tuple[str, ...] = ("hidden_act",)
     names: Names = LLAMA_NAMES
     experts: ExpertKeys | None = None

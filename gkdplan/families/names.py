@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ExpertNames:
-    """A layer's block of experts, and the gate, up and down of each."""
+    """A layer's block of experts, the gate, up and down of each, and in the block the expert that
+    sees every token and the numbers that a router adds where it chooses."""
 
     block: str = "mlp"
     gate: str = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
+    shared: str = "shared_expert"
+    choice_bias: str = "gate.e_score_correction_bias"
 
     def name_of(self, projection: str) -> str:
         """What the family calls an expert's "gate_proj", "up_proj" or "down_proj"."""

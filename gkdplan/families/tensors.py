@@ -60,6 +60,8 @@ def _norms(names: Names, hidden: int) -> Sizes:
 
 
 def _attention(names: Names, shape: ModelShape) -> Sizes:
+    if shape.latent is not None:
+        return latent_tensors(shape)
     hidden, query, kv = shape.hidden_size, shape.query_size, shape.kv_size
     rows = {
         f"self_attn.{letter}_proj": size
@@ -77,6 +79,29 @@ def _attention(names: Names, shape: ModelShape) -> Sizes:
     return tensors
 
 
+def latent_tensors(shape: ModelShape) -> Sizes:
+    """Of a layer's attention from latents, without its prefix: the maps to the latents ("a"), their
+    norms, and those from them ("b")."""
+    latent, hidden = shape.latent, shape.hidden_size
+    assert latent is not None, f"{shape.family} has no latents"
+    rank = latent.query_rank
+    queries: Sizes = {"q_proj.weight": (shape.query_size, hidden)}
+    if rank is not None:
+        queries = {
+            "q_a_proj.weight": (rank, hidden),
+            "q_a_layernorm.weight": (rank,),
+            "q_b_proj.weight": (shape.query_size, rank),
+        }
+    tensors = {
+        **queries,
+        "kv_a_proj_with_mqa.weight": (latent.kv_rank + latent.rotated_size, hidden),
+        "kv_a_layernorm.weight": (latent.kv_rank,),
+        "kv_b_proj.weight": (shape.latent_kv_size, latent.kv_rank),
+        "o_proj.weight": (hidden, shape.context_size),
+    }
+    return {f"self_attn.{name}": size for name, size in tensors.items()}
+
+
 def _dense_mlp(names: Names, shape: ModelShape) -> Sizes:
     hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
     down: Sizes = {"mlp.down_proj.weight": (hidden, ffn)}
@@ -90,10 +115,12 @@ def _expert_tensors(names: ExpertNames, shape: ModelShape, moe: MoeShape) -> Siz
     hidden, ffn, shared = shape.hidden_size, moe.expert_ffn_hidden_size, moe.shared_ffn_hidden_size
     block = names.block
     tensors: Sizes = {f"{block}.gate.weight": (moe.num_experts, hidden)}
+    if moe.routing.has_choice_bias:
+        tensors[f"{block}.{names.choice_bias}"] = (moe.num_experts,)
     for index in range(moe.num_experts):
         tensors |= _gated_mlp(f"{block}.experts.{index}", names, hidden, ffn)
     if shared:
-        tensors |= _gated_mlp(f"{block}.shared_expert", names, hidden, shared)
+        tensors |= _gated_mlp(f"{block}.{names.shared}", names, hidden, shared)
     if moe.shared_expert_gate:
         tensors[f"{block}.shared_expert_gate.weight"] = (1, hidden)
     return tensors

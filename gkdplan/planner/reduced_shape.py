@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 from itertools import islice
-from math import gcd, lcm
+from math import gcd, lcm, sqrt
 
+from gkdplan.latent import LatentShape
 from gkdplan.planner.layout import layers_of_stages
 from gkdplan.rope import LongRopeScaling, RopeScaling
 from gkdplan.shape import AttentionShape, ModelShape, MoeShape
 from gkdplan.spec.plan import Parallel
 
 HEAD_DIM, FFN, EXPERT_FFN = 8, 24, 16
+LATENT_RANK = 12
 WINDOW = 6
 """Positions; rows have up to 30."""
 VOCABULARY_ROWS = 264
@@ -39,6 +41,9 @@ def reduced_shape(
     equal = (layers_of_a_chunk * axes.virtual_pipeline,) * axes.pipeline
     num_layers = sum(axes.stage_layers or equal)
     kept = shape.keeping(_kinds_of_layers(shape, num_layers))
+    latent = None if shape.latent is None else _latent(shape.latent, head_dim)
+    if latent is not None:
+        num_heads = num_kv_heads = lcm(axes.tensor, 2)
     return replace(
         shape,
         hidden_size=num_heads * head_dim * scale,
@@ -49,8 +54,19 @@ def reduced_shape(
         ffn_hidden_size=axes.tensor * FFN * scale,
         vocab_size=VOCABULARY_ROWS * scale,
         moe=None if kept.moe is None else _experts(kept.moe, axes),
-        attention=_attention(kept.attention),
+        attention=_attention(shape, head_dim, kept.attention),
         rope_scaling=_scaling(shape.rope_scaling, int(head_dim * shape.attention.rotary_fraction)),
+        latent=latent,
+    )
+
+
+def _latent(latent: LatentShape, head_dim: int) -> LatentShape:
+    """Half of a head turns; of values narrower than keys some are left out."""
+    return LatentShape(
+        query_rank=None if latent.query_rank is None else LATENT_RANK,
+        kv_rank=LATENT_RANK,
+        rotated_size=head_dim // 2,
+        value_dim=head_dim - 2,
     )
 
 
@@ -82,8 +98,11 @@ def _kinds_of_layers(shape: ModelShape, num_layers: int) -> list[int]:
     return sorted([*firsts, *islice(others, num_layers - len(firsts))])
 
 
-def _attention(attention: AttentionShape) -> AttentionShape:
-    """With a window that short rows pass."""
+def _attention(shape: ModelShape, head_dim: int, attention: AttentionShape) -> AttentionShape:
+    """With a window that short rows pass. A scale of scores from latents is a share of
+    1 / sqrt(size of a key)."""
+    if shape.latent is not None and attention.scale is not None:
+        attention = replace(attention, scale=attention.scale * sqrt(shape.head_dim / head_dim))
     return replace(attention, window=attention.window and min(attention.window, WINDOW))
 
 
@@ -96,14 +115,20 @@ def _scaling(scaling: RopeScaling | None, num_rotated: int) -> RopeScaling | Non
 
 
 def _experts(moe: MoeShape, axes: Parallel) -> MoeShape:
-    """Two experts a rank of the expert axis, four at least."""
+    """Two experts a rank of the expert axis, four at least, in two groups where there are such; the
+    shared expert as wide as some of them."""
     num_experts = max(4, 2 * axes.expert)
+    shared = axes.tensor * axes.expert_tensor * EXPERT_FFN
+    routing = moe.routing
+    if routing.num_groups > 1:
+        routing = replace(routing, num_groups=2, num_groups_per_token=1)
     return MoeShape(
         num_experts=num_experts,
         num_experts_per_token=min(2, moe.num_experts_per_token),
         expert_ffn_hidden_size=axes.expert_tensor * EXPERT_FFN,
-        shared_ffn_hidden_size=axes.tensor * FFN if moe.shared_ffn_hidden_size else 0,
+        shared_ffn_hidden_size=shared if moe.shared_ffn_hidden_size else 0,
         shared_expert_gate=moe.shared_expert_gate,
         weights_sum_to_one=moe.weights_sum_to_one,
         dense_layers=moe.dense_layers,
+        routing=routing,
     )

@@ -51,9 +51,11 @@ def files_beside(source_dir: Path) -> list[Path]:
 
 
 def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:
-    """That of the source, with the student's depth, its layers' types and its dtype."""
+    """That of the source, with the student's depth, its layers' types and its dtype; it names no
+    code that lies beside the source."""
     config = json.loads((source_dir / "config.json").read_text(encoding="utf-8"))
     student = _without_dtype(config)
+    student.pop("auto_map", None)
     decoder = student
     if plan.shape.vision is not None:
         student["vision_config"] = _without_dtype(student["vision_config"])

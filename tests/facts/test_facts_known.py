@@ -8,6 +8,11 @@ from gkdplan.facts.known import find_known, known_ids
 # 151936*896 + 24*(2*896*896 + 2*896*128 + 896 + 2*128 + 3*896*4864 + 2*896) + 896 = 494032768.
 # Mixtral-8x7B has h 4096, 8 kv heads of 128, 8 experts of ffn 14336, 32 layers, untied, so
 # 2*32000*4096 + 32*(2*4096*4096 + 2*4096*1024 + 8*4096 + 8*3*4096*14336 + 2*4096) + 4096.
+# DeepSeek-V3 has h 7168, 61 layers of attention from latents, 1536*7168 + 1536 + 1536*128*192 +
+# 576*7168 + 512 + 512*128*256 + 7168*128*128 = 187107328, 3 of ffn 18432 and 58 of 256 experts of
+# 2048, a shared one, and a router with a bias, 257*3*7168*2048 + 256*7169; untied, so
+# 2*129280*7168 + 61*(187107328 + 2*7168) + 3*3*7168*18432 + 58*11320164608 + 7168, without the
+# layer for a second token.
 # LLaVA-1.5-7B is Llama-2-7b with 64 more rows twice, 64*2*4096, a tower of CLIP-L/14 at 336 pixels,
 # 1024 + 588*1024 + 577*1024 + 24*(4*1024*1025 + 4096*1025 + 1024*4097 + 4*1024) + 4*1024, and the
 # projector, 1025*4096 + 4097*4096.
@@ -76,6 +81,9 @@ PUBLISHED = {
     "Qwen/Qwen3-235B-A22B": 235_093_634_560,
     "Qwen/Qwen1.5-MoE-A2.7B": 14_315_784_192,
     "allenai/OLMoE-1B-7B-0924": 6_919_161_856,
+    "deepseek-ai/DeepSeek-V2-Lite": 15_706_484_224,
+    "deepseek-ai/DeepSeek-V2": 235_741_434_880,
+    "deepseek-ai/DeepSeek-V3": 671_026_419_200,
     "mistralai/Mixtral-8x7B-v0.1": 46_702_792_704,
     "mistralai/Mixtral-8x22B-v0.1": 140_620_634_112,
     "mistralai/Mixtral-8x22B-Instruct-v0.1": 140_630_071_296,

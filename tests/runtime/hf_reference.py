@@ -59,6 +59,21 @@ def step(
     return total.detach()
 
 
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Under the names of a checkpoint, where every expert has matrices of its own."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        path, _, last = name.rpartition(".")
+        if not path.endswith(".experts"):
+            found[name] = parameter.grad
+            continue
+        parts = ("gate_proj", "up_proj") if last == "gate_up_proj" else ("down_proj",)
+        for expert, gradient in enumerate(parameter.grad):
+            rows = zip(parts, gradient.chunk(len(parts)), strict=True)
+            found |= {f"{path}.{expert}.{part}.weight": of_part for part, of_part in rows}
+    return found
+
+
 def generalized_jsd(p: Tensor, q: Tensor, beta: float) -> Tensor:
     """Agarwal et al. 2024, eq. 1, but KL(p || q) at beta 0 and KL(q || p) at 1; [N, V] -> [N]."""
     if beta == 0:

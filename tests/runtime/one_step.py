@@ -13,6 +13,8 @@ from gkdplan.runtime.session import Session
 from gkdplan.runtime.step_state import StepState
 from gkdplan.vocab import Dtype
 
+CHOICE_BIAS = "e_score_correction_bias"
+
 
 class Reference:
     """Hugging Face models of a run plan in float64, of weights rounded as the plan's dtypes do."""
@@ -42,10 +44,10 @@ class Reference:
             sft_alpha=session.plan.objective.sft_alpha,
         )
         gradients = _gradients(session)
-        expected = dict(self._student.named_parameters())
+        expected = hf_reference.gradients(self._student)
         assert gradients.keys() == expected.keys()
         errors = {
-            name: float((gradient - expected[name].grad).norm() / expected[name].grad.norm())
+            name: float((gradient - expected[name]).norm() / expected[name].norm())
             for name, gradient in gradients.items()
         }
         return float(abs(state.loss - loss) / loss), errors
@@ -64,12 +66,16 @@ def _rounded(model: torch.nn.Module, dtype: Dtype) -> torch.nn.Module:
 
 
 def _gradients(session: Session) -> dict[str, torch.Tensor]:
-    """The student's gradients under their Hugging Face names, whole, float64 on the host."""
-    values = [(p, p.data) for chunk in session.student for p in chunk.parameters()]
+    """The student's gradients under their Hugging Face names, whole, float64 on the host; none of
+    the numbers that a router adds where it chooses, which are not trained."""
+    parameters = [p for chunk in session.student for p in chunk.parameters()]
+    values = [(p, p.data) for p in parameters if p.requires_grad]
     for parameter, _ in values:
         parameter.data = parameter.main_grad
     whole = full_tensors(session.student, session.plan.models.student, session.mesh)
-    gradients = {name: tensor.double().cpu() for name, tensor in whole}
+    gradients = {
+        name: tensor.double().cpu() for name, tensor in whole if not name.endswith(CHOICE_BIAS)
+    }
     for parameter, value in values:
         parameter.data = value
     return gradients

@@ -12,6 +12,29 @@ from tiny_plans import compile_tiny
 
 from gkdplan.runplan.codec import encode
 
+LATENTS = {
+    "num_key_value_heads": 4,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "kv_lora_rank": 12,
+    "q_lora_rank": 20,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.5,
+}
+GROUPS = {"n_group": 4, "topk_group": 2}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "mscale": 0.9,
+    "mscale_all_dim": 0.7,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"head_dim": 16, "sliding_window": 8},
     "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 8},
@@ -21,12 +44,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm": {"head_dim": 8, "attention_bias": True},
     "glm4": {"head_dim": 8, "attention_bias": False},
     "olmo2": {},
+    "deepseek_v2": LATENTS | {"topk_method": "greedy", "q_lora_rank": None},
+    "deepseek_v3": LATENTS | GROUPS | {"rope_parameters": YARN},
 }
 LAYOUTS = {
     "tensor 2": {"devices": 2, "tensor": 2},
     "pipeline 2": {"devices": 2, "parallel": "pipeline = 2"},
 }
-IN_EVERY_RUN = {("olmo2", "tensor 2"), ("phi3", "pipeline 2")}
+OF_EXPERTS = {
+    "tensor 2 expert 2": {"devices": 2, "tensor": 2, "parallel": "expert = 2"},
+    "expert 2": {"devices": 2, "parallel": "expert = 2"},
+    "pipeline 2": LAYOUTS["pipeline 2"],
+}
+LAYOUTS_OF = {"deepseek_v2": OF_EXPERTS, "deepseek_v3": OF_EXPERTS}
+IN_EVERY_RUN = {
+    ("olmo2", "tensor 2"),
+    ("phi3", "pipeline 2"),
+    ("deepseek_v2", "pipeline 2"),
+    ("deepseek_v3", "tensor 2 expert 2"),
+}
 CASES = [
     pytest.param(
         family,
@@ -35,7 +71,7 @@ CASES = [
         marks=() if (family, layout) in IN_EVERY_RUN else pytest.mark.grid,
     )
     for family in FAMILIES
-    for layout in LAYOUTS
+    for layout in LAYOUTS_OF.get(family, LAYOUTS)
 ]
 
 
@@ -47,7 +83,8 @@ def test_loss_and_gradients_equal_float64_on_one_process(
     tiny.save_family(tmp_path / "student", family, num_layers=4, seed=2, **keys)
     tiny.save_family(tmp_path / "teacher", family, num_layers=4, hidden=64, seed=1, **keys)
     tiny.save_rows(tmp_path / "rows.jsonl")
-    run_plan = compile_tiny(tmp_path, tmp_path / "run", distributed="false", **LAYOUTS[layout])
+    axes = LAYOUTS_OF.get(family, LAYOUTS)[layout]
+    run_plan = compile_tiny(tmp_path, tmp_path / "run", distributed="false", **axes)
     run_on_ranks(_check, 2, encode(run_plan))
 
 

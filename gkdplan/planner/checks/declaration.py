@@ -8,6 +8,7 @@ from gkdplan.planner.checks import (
     effects,
     families,
     fit,
+    latents,
     layout,
     lora,
     mixing,
@@ -35,6 +36,7 @@ RULES = (
     *prompts.RULES,
     *availability.RULES,
     *families.RULES,
+    *latents.RULES,
     *effects.RULES,
 )
 

@@ -20,7 +20,7 @@ OF_EXPERTS = ("moe",)
 OF_A_SHARED_EXPERT = ("shared_experts",)
 MODULES = (*OF_ATTENTION, *OF_NORMS, *OF_AN_MLP, *OF_EXPERTS, *OF_A_SHARED_EXPERT)
 """Megatron's recompute_modules, but for those of kernels and of an attention that no model of this
-planner has: "moe_act" needs grouped expert matrices, "mla_up_proj" latent attention."""
+planner has: "moe_act" needs grouped expert matrices, "mla_up_proj" Megatron's own latents."""
 
 
 @rule("GK230")
@@ -123,7 +123,7 @@ RULES = (
 _EXAMPLES = {"method": '`method = "uniform"`', "num_layers": "`num_layers = 1`"}
 _WITHOUT = {
     "moe_act": "it needs grouped expert matrices, which the plan does not have",
-    "mla_up_proj": "it is part of latent attention, which no known family has",
+    "mla_up_proj": 'attention from latents is computed again as "core_attn"',
 }
 
 

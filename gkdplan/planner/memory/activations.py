@@ -4,7 +4,7 @@ N tokens = rows x tokens, w bytes of an element, h hidden, F ffn, q and k the qu
 a rank, t tensor degree, s = t under sequence parallelism, else 1.
 """
 
-from gkdplan.planner.memory import blocked_attention, expert_activations, lora, norms
+from gkdplan.planner.memory import blocked_attention, expert_activations, latents, lora, norms
 from gkdplan.planner.memory.batch import Batch, boundary_bytes, gather_bytes
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.vocab import Dtype
@@ -39,6 +39,9 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     boundary = boundary_bytes(model, batch)
     in_mlp = boundary + passing_mlp_bytes(model, batch.num_tokens)
     passing = (num_inputs + 1) * boundary + max(in_mlp, norms.passing_bytes(model, batch))
+    if model.shape.latent is not None:
+        in_attention = boundary + latents.forward_bytes(model, batch.num_tokens)
+        return max(passing, num_inputs * boundary + in_attention)
     scores = blocked_attention.forward_bytes(model, batch.rows, batch.tokens)
     if scores == 0:
         return passing
@@ -46,14 +49,17 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
 
 
 def attention_backward_bytes(model: RankModel, batch: Batch) -> int:
-    """What the backward of attention that goes block by block adds to what is kept in the chunk's
-    last layer, whose MLP is released: the gradients of its output and of its context."""
-    scores = blocked_attention.backward_bytes(model, batch.rows, batch.tokens)
-    if scores == 0:
-        return 0
-    context = batch.num_tokens * model.query_size * model.dtype.num_bytes
+    """What the backward of attention from latents, or block by block, adds to what is kept in the
+    chunk's last layer, whose MLP is released: the gradients of its output and of its context."""
+    if model.shape.latent is not None:
+        passing = latents.backward_bytes(model, batch)
+    else:
+        scores = blocked_attention.backward_bytes(model, batch.rows, batch.tokens)
+        if scores == 0:
+            return 0
+        passing = scores + batch.num_tokens * model.query_size * model.dtype.num_bytes
     released = saved_mlp_bytes(model, batch) + norms.mlp_norm_bytes(model, batch)
-    return scores + context + boundary_bytes(model, batch) - released
+    return passing + boundary_bytes(model, batch) - released
 
 
 def backward_bytes(model: RankModel, batch: Batch) -> int:
@@ -163,6 +169,13 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
     """Fused projection (the values stay part of it), rotated queries and keys, context, and the
     attention kernel's float32 log-sum-exp a head. A layer that is not rotated keeps less, by its
     keys and its angles, and is priced as the others are."""
+    angles = 0 if model.fused.rope else 4 * _num_angles(model, batch)
+    if model.shape.latent is not None:
+        return (
+            latents.saved_bytes(model, batch)
+            + log_sum_exp_bytes(model, batch)
+            + angles * model.dtype.num_bytes
+        )
     elements = model.qkv_size + 2 * model.query_size + model.kv_size
     per_token = model.dtype.num_bytes * elements
     if model.shape.qk_norm_of_all_heads:
@@ -171,7 +184,6 @@ def _attention_bytes(model: RankModel, batch: Batch) -> int:
         per_token += norms.head_norm_bytes(model)
     if _is_context_copied(model):
         per_token += model.dtype.num_bytes * model.query_size
-    angles = 0 if model.fused.rope else 4 * _num_angles(model, batch)
     return (
         batch.num_tokens * per_token
         + log_sum_exp_bytes(model, batch)

@@ -11,6 +11,7 @@ all-to-all dispatcher without fused permutation.
 from gkdplan.planner.memory import lora
 from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.model import RankModel
+from gkdplan.shape import MoeShape
 
 FP32_BYTES = 4
 INT64_BYTES = 8
@@ -19,14 +20,13 @@ INT64_BYTES = 8
 def saved_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
     """What a layer keeps for its backward, beside `routing_bytes`.
 
-    Of the router: the softmax, copies of probabilities and map turned by experts, and the chosen
+    Of the router: its scores, copies of probabilities and map turned by experts, and the chosen
     experts. Of each row: the expert's input, its probability, and of the gated MLP gate and up, the
     activated gate, a copy of the up half, their product, and the product scaled by the probability.
     """
     moe, width, hidden = share.moe, model.dtype.num_bytes, model.shape.hidden_size
     tokens = num_tokens // model.sequence_shards
-    softmax = moe.num_experts_per_token if moe.weights_sum_to_one else moe.num_experts
-    router = FP32_BYTES * softmax + (FP32_BYTES + 1) * moe.num_experts
+    router = FP32_BYTES * _num_scores(moe) + (FP32_BYTES + 1) * moe.num_experts
     router += INT64_BYTES * moe.num_experts_per_token
     taken = hidden if model.keeps_input_of("gate_proj", "up_proj") else 0
     row = width * (taken + num_widths_kept(model) * share.ffn_size) + FP32_BYTES
@@ -37,6 +37,14 @@ def saved_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:
         + shared_bytes(model, share, num_tokens)
         + _balance_bytes(model, share, tokens)
     )
+
+
+def _num_scores(moe: MoeShape) -> int:
+    """Of a token: a softmax over all experts or over the chosen ones, or all sigmoids with those of
+    the chosen ones and their sum."""
+    if moe.routing.score == "sigmoid":
+        return moe.num_experts + moe.num_experts_per_token + 1
+    return moe.num_experts_per_token if moe.weights_sum_to_one else moe.num_experts
 
 
 def forward_bytes(model: RankModel, share: ExpertShare, num_tokens: int) -> int:

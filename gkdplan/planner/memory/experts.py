@@ -44,7 +44,8 @@ def shared_sizes(
     ffn = moe.shared_ffn_hidden_size // tensor
     gate = {"mlp.shared_experts.gate_weight": hidden} if moe.shared_expert_gate else {}
     mlp = _gated_mlp("mlp.shared_experts", hidden, ffn) if ffn else {}
-    return {"mlp.router.weight": moe.num_experts * hidden}, gate | mlp
+    bias = {"mlp.router.expert_bias": moe.num_experts} if moe.routing.has_choice_bias else {}
+    return {"mlp.router.weight": moe.num_experts * hidden, **bias}, gate | mlp
 
 
 def routed_sizes(share: ExpertShare, hidden: int) -> dict[str, int]:

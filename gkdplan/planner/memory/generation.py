@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gkdplan.planner.memory import blocked_attention, norms
+from gkdplan.planner.memory import blocked_attention, latents, norms
 from gkdplan.planner.memory.activations import passing_mlp_bytes
 from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import RankModel
@@ -16,8 +16,9 @@ float64 or int64 running sum, and masks."""
 
 def cache_bytes(model: RankModel, rows: int, tokens: int) -> int:
     """Keys and values of a stage's layers, [rows, kv heads of the rank, tokens, head dim] each: of
-    all tokens also in layers that see a window of them."""
-    elements = 2 * model.stage.num_layers * rows * model.kv_size * tokens
+    all tokens also in layers that see a window of them. Those from a latent are kept, not it."""
+    values = model.kv_size if model.shape.latent is None else latents.context_size(model)
+    elements = model.stage.num_layers * rows * (model.kv_size + values) * tokens
     return elements * model.dtype.num_bytes
 
 
@@ -64,6 +65,8 @@ def _attention_bytes(model: RankModel, num_tokens: int, prompt_tokens: int) -> i
     of, and so is what a norm makes of queries and keys.
     """
     shape, width = model.shape, model.dtype.num_bytes
+    if shape.latent is not None:
+        return num_tokens * width * shape.hidden_size + latents.forward_bytes(model, num_tokens)
     queries, keys = model.query_size, model.kv_size
     copied = queries if shape.qk_norm or model.num_kv_heads > 1 else 0
     normalised = keys if shape.qk_norm else 0

@@ -163,7 +163,7 @@ class RankModel:
     @property
     def rotated_size(self) -> int:
         """Coordinates of a head that turn with their position."""
-        return int(self.shape.head_dim * self.shape.attention.rotary_fraction)
+        return self.shape.rotated_size
 
     @property
     def ffn_size(self) -> int:

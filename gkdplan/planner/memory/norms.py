@@ -39,10 +39,12 @@ def _input_norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool) -
     return norm_bytes(model, batch, is_output_kept=is_output_kept)
 
 
-def norm_bytes(model: RankModel, batch: Batch, *, is_output_kept: bool = True) -> int:
-    """Input, reciprocal deviation and output; torch's own norm works in float32 and keeps the
-    normalised input too, for the gradient of its weight."""
-    hidden, width = model.shape.hidden_size, model.dtype.num_bytes
+def norm_bytes(
+    model: RankModel, batch: Batch, *, size: int | None = None, is_output_kept: bool = True
+) -> int:
+    """Input, reciprocal deviation and output, of `size` features or of hidden states; torch's own
+    norm works in float32 and keeps the normalised input too, for the gradient of its weight."""
+    hidden, width = model.shape.hidden_size if size is None else size, model.dtype.num_bytes
     unfused = (2 if model.trains_base else 1) * FP32_BYTES
     fused = FP32_BYTES if is_norm_input_copied(model) else width
     kept = (fused if model.fused.norm else unfused) + (width if is_output_kept else 0)

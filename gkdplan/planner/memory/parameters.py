@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
+from gkdplan.latent import LatentShape
 from gkdplan.planner.memory.experts import ExpertShare, routed_sizes, shared_sizes
 from gkdplan.shape import ModelShape
 
@@ -113,6 +114,7 @@ def _named(
             f"{prefix}.{name}",
             size,
             is_vector=name.endswith(("norm.weight", "bias")),
+            is_trained=not name.endswith("expert_bias"),
             is_divided=is_divided,
         )
         for name, size in sizes.items()
@@ -130,6 +132,8 @@ def _mlp_sizes(shape: ModelShape, tensor: int) -> dict[str, int]:
 
 def _attention_sizes(shape: ModelShape, tensor: int) -> dict[str, int]:
     hidden = shape.hidden_size
+    if shape.latent is not None:
+        return _latent_sizes(shape, shape.latent, tensor)
     query = shape.query_size // tensor
     qkv = (shape.query_size + 2 * shape.kv_size) // tensor
     bias = {"self_attention.linear_qkv.bias": qkv} if shape.qkv_bias else {}
@@ -147,6 +151,27 @@ def _attention_sizes(shape: ModelShape, tensor: int) -> dict[str, int]:
         **bias,
         **head_norms,
     }
+
+
+def _latent_sizes(shape: ModelShape, latent: LatentShape, tensor: int) -> dict[str, int]:
+    """The maps to the latents and their norms are whole on every rank, those from them divided."""
+    hidden, rank = shape.hidden_size, latent.query_rank
+    queries = {"linear_q_proj.weight": shape.query_size // tensor * hidden}
+    if rank is not None:
+        queries = {
+            "linear_q_down_proj.weight": rank * hidden,
+            "q_layernorm.weight": rank,
+            "linear_q_up_proj.weight": shape.query_size // tensor * rank,
+        }
+    sizes = {
+        "linear_proj.weight": hidden * (shape.context_size // tensor),
+        **queries,
+        "linear_kv_down_proj.weight": (latent.kv_rank + latent.rotated_size) * hidden,
+        "kv_layernorm.weight": latent.kv_rank,
+        "linear_kv_up_proj.weight": shape.latent_kv_size // tensor * latent.kv_rank,
+    }
+    attention = {f"self_attention.{name}": size for name, size in sizes.items()}
+    return {"input_layernorm.weight": hidden, **attention}
 
 
 def _head_norm_sizes(shape: ModelShape, tensor: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ megatron/core/transformer/{transformer_layer,attention}.py for "selective". A h 
 hidden states between two layers, layers of the chunk; r `recompute.num_layers`.
 """
 
-from gkdplan.planner.memory import activations, norms
+from gkdplan.planner.memory import activations, latents, norms
 from gkdplan.planner.memory.batch import Batch, boundary_bytes
 from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.stage import Chunk
@@ -101,4 +101,5 @@ def _dropped_bytes(model: RankModel, batch: Batch) -> int:
         dropped -= boundary_bytes(model, batch)
     if "core_attn" in modules:
         dropped += activations.log_sum_exp_bytes(model, batch)
+        dropped += 0 if model.shape.latent is None else latents.dropped_bytes(model, batch)
     return dropped

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from gkdplan.facts.model import Device
+from gkdplan.latent import LatentShape
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.quantity import named
 from gkdplan.runplan.formula import Symbol
@@ -25,6 +26,12 @@ EXPERT_SYMBOLS = {
     "num_experts_per_token": ("k", "experts of a token"),
     "expert_ffn_hidden_size": ("Fe", "width of an expert"),
     "shared_ffn_hidden_size": ("Fs", "width of the shared expert"),
+}
+LATENT_SYMBOLS = {
+    "query_rank": ("Lq", "size of the latent of queries"),
+    "kv_rank": ("Lk", "size of the latent of keys and values"),
+    "rotated_size": ("dr", "coordinates of a head that turn"),
+    "value_dim": ("dv", "size of a head's values"),
 }
 AXIS_SYMBOLS = {
     "tensor": ("t", "tensor degree"),
@@ -53,9 +60,23 @@ OTHER_SYMBOLS = {
 }
 Table = Mapping[str, tuple[str, str]]
 """Field -> name and meaning of its symbol."""
-Owner = TypeVar("Owner", AxisDegrees, MoeShape)
+Owner = TypeVar("Owner", AxisDegrees, MoeShape, LatentShape)
 
-ORDER = ("l", "b", "s", *"PRCVvEkhagdF", "Fe", "Fs", "r", *"NDctexTKBGon")
+ORDER = (
+    "l",
+    "b",
+    "s",
+    *"PRCVvEkhagd",
+    "dr",
+    "dv",
+    "Lq",
+    "Lk",
+    "F",
+    "Fe",
+    "Fs",
+    "r",
+    *"NDctexTKBGon",
+)
 """How symbols follow each other in a product."""
 
 
@@ -110,9 +131,14 @@ def _symbols(draft: Draft, device: Device) -> Iterator[Symbol]:
         (models.teacher, layout.teacher, "'", " of the teacher"),
     )
     for model, degrees, prime, whose in sides:
-        tables = [(model.shape, SHAPE_SYMBOLS), (degrees, AXIS_SYMBOLS)]
+        tables: list[tuple[object, Table]] = [
+            (model.shape, SHAPE_SYMBOLS),
+            (degrees, AXIS_SYMBOLS),
+        ]
         if model.shape.moe is not None:
             tables.append((model.shape.moe, EXPERT_SYMBOLS))
+        if model.shape.latent is not None:
+            tables.append((model.shape.latent, latent_symbols(model.shape.latent)))
         for owner, table in tables:
             for field, (name, meaning) in table.items():
                 yield Symbol(name + prime, getattr(owner, field), meaning + whose)
@@ -185,6 +211,12 @@ def _class_of_its_own() -> type[ModelShape]:
     return type("NamedShape", (ModelShape,), {"__slots__": ()})
 
 
+def latent_symbols(latent: LatentShape) -> dict[str, tuple[str, str]]:
+    """Of the latents that there are."""
+    has_queries = latent.query_rank is not None
+    return {key: name for key, name in LATENT_SYMBOLS.items() if has_queries or key != "query_rank"}
+
+
 def _named_model(model: ModelPlan, prime: str) -> ModelPlan:
     shape = model.shape
     values = {field.name: getattr(shape, field.name) for field in fields(shape)}
@@ -192,6 +224,8 @@ def _named_model(model: ModelPlan, prime: str) -> ModelPlan:
         values[field] = named(name + prime, values[field])
     if shape.moe is not None:
         values["moe"] = _with_symbols(shape.moe, EXPERT_SYMBOLS, prime)
+    if shape.latent is not None:
+        values["latent"] = _with_symbols(shape.latent, latent_symbols(shape.latent), prime)
     return replace(
         model,
         shape=_class_of_its_own()(**values),

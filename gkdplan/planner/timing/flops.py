@@ -10,8 +10,7 @@ from gkdplan.shape import ModelShape
 def active_elements(shape: ModelShape) -> float:
     """Matrix elements of a layer that one token is multiplied with: projections, and the MLP, or
     the router, the chosen experts and the shared one; in the mean, where layers differ."""
-    attention = 2 * shape.hidden_size * (shape.query_size + shape.kv_size)
-    return attention + mean_of_layers(shape, active_mlp_elements)
+    return shape.attention_elements + mean_of_layers(shape, active_mlp_elements)
 
 
 def mean_of_layers(shape: ModelShape, of_layer: Callable[[ModelShape], float]) -> float:
@@ -51,16 +50,17 @@ def layer_flops(shape: ModelShape, num_tokens: float, tokens_of_row: int) -> flo
 
 
 def attention_flops(shape: ModelShape, num_tokens: float, tokens_of_row: int) -> float:
-    """Scores and weighted values: 2 x 2 q s a token, halved by the causal mask; of a layer in the
-    mean, where some see a window w of s: then 2 x 2 q (w - w^2 / 2 s)."""
-    attention = shape.attention
+    """Scores and weighted values: 2 (q + v) s a token, with v = q but where values come from a
+    latent, halved by the causal mask; of a layer in the mean, where some see a window w of s: then
+    2 (q + v) (w - w^2 / 2 s)."""
+    attention, widths = shape.attention, shape.query_size + shape.context_size
     num_cut = len(attention.sliding_layers)
     if attention.window is None or tokens_of_row <= attention.window:
-        return num_tokens * 2 * shape.query_size * tokens_of_row
+        return num_tokens * widths * tokens_of_row
     in_window = attention.window * (2 - attention.window / tokens_of_row)
     num_whole = shape.num_layers - num_cut
     seen = (num_whole * tokens_of_row + num_cut * in_window) / shape.num_layers
-    return num_tokens * 2 * shape.query_size * seen
+    return num_tokens * widths * seen
 
 
 def head_flops(shape: ModelShape, num_tokens: float, vocab_rows: int) -> float:

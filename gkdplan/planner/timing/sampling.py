@@ -113,7 +113,7 @@ def _decode_s(
         layer_flops(shape, rows, 0) + 2 * attention_flops(shape, rows, length)
     )
     flops += head_flops(shape, rows, model.padded_vocab_size)
-    kv_elements = 2 * shape.num_layers * rows * length * shape.kv_size
+    kv_elements = shape.num_layers * rows * length * (shape.kv_size + shape.value_size)
     num_bytes = (_read_elements(model, rows) + kv_elements) * model.dtype.num_bytes
     pass_s = max(
         machine.memory_s(num_bytes / tensor),

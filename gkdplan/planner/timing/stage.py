@@ -119,7 +119,8 @@ class Stage:
         return self.num_layers * num_collectives * one
 
     def ring_s(self) -> float:
-        """Keys and values handed around the context axis, once: 2 N k w to each of c - 1 ranks."""
+        """Keys and values handed around the context axis, once: N (k + v) w to each of c - 1
+        ranks; values from a latent as wide as keys."""
         context = self.degrees.context
         if context == 1:
             return 0.0

@@ -227,7 +227,7 @@ def recomputed_share(recompute: Recompute, stage: Stage) -> float:
 
 def _selective_share(recompute: Recompute, stage: Stage) -> float:
     shape = stage.model.shape
-    attention = 2 * shape.query_size * stage.tokens_of_row
+    attention = (shape.query_size + shape.context_size) * stage.tokens_of_row
     modules = recompute.modules or ("core_attn",)
 
     def mlp_again(kind: ModelShape) -> int:

@@ -5,6 +5,7 @@ rotated coordinates of a head.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -142,9 +143,9 @@ def _attention_output(
     layer: TransformerLayer, place: int, hidden: Tensor, turn: Turn | None, attend: Attend
 ) -> Tensor:
     attention, is_in_pairs = layer.self_attention, layer.config.rotary_interleaved
-    query, key, value = attention.get_query_key_value_tensors(layer.input_layernorm(hidden))
-    if turn is not None:
-        query, key = (_rotate(x, turn, is_in_pairs=is_in_pairs) for x in (query, key))
+    query, key, value = attention.query_key_value(
+        layer.input_layernorm(hidden), partial(_rotate, turn=turn, is_in_pairs=is_in_pairs)
+    )
     return attention.linear_proj(attend(place, query, key, value))[0]
 
 
@@ -164,9 +165,11 @@ def _rotary_tables(chunks: Sequence[GPTModel], num_positions: int) -> dict[Rotat
     return tables
 
 
-def _rotate(x: Tensor, turn: Turn, *, is_in_pairs: bool) -> Tensor:
+def _rotate(x: Tensor, turn: Turn | None, *, is_in_pairs: bool) -> Tensor:
     """Rotary embedding of [T, 1, heads, D], of whose D coordinates the first R turn: i with
-    i + R/2, or in pairs 2i with 2i + 1."""
+    i + R/2, or in pairs 2i with 2i + 1; none in a layer that does not turn."""
+    if turn is None:
+        return x
     cos, sin = turn
     rotated, rest = x[..., : cos.size(-1)], x[..., cos.size(-1) :]
     if is_in_pairs:

@@ -30,7 +30,7 @@ def drawn_weights(shape: ModelShape, seed: int) -> Callable[[Slice], Tensor]:
     def draw(name: str) -> Tensor:
         if name.endswith("norm.weight"):
             return norm(shapes[name])
-        if name.endswith(".bias"):
+        if name.endswith("bias"):
             return torch.zeros(shapes[name])
         writes_residual = name.endswith(("o_proj.weight", f"{down}.weight"))
         std = INIT_STD / math.sqrt(2 * shape.num_layers) if writes_residual else INIT_STD

@@ -28,6 +28,8 @@ def expert_fields(plan: ModelPlan, degrees: AxisDegrees) -> dict[str, Any]:
         "moe_shared_expert_intermediate_size": moe.shared_ffn_hidden_size or None,
         "moe_shared_expert_gate": moe.shared_expert_gate,
         "moe_router_pre_softmax": not moe.weights_sum_to_one,
+        "moe_router_score_function": moe.routing.score,
+        "moe_router_topk_scaling_factor": moe.routing.scale,
         "moe_router_dtype": "fp32",
         "moe_router_load_balancing_type": "none" if balance is None else "aux_loss",
         "moe_aux_loss_coeff": (

@@ -1,7 +1,7 @@
 """A model's whole tensors, one Megatron parameter at a time, from the ranks that share it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,7 @@ class Place:
     """Where a parameter of the model lies: in a stage, and an expert's on a rank of its axis."""
 
     name: str
+    dtype: torch.dtype
     stage: int
     expert_rank: int
 
@@ -49,20 +50,22 @@ def full_tensors(
         share = own.get(place.name)
         if share is None:
             size = _size(layouts[sharing_group(mesh, place.name).rank()], shapes)
-            share = next(iter(own.values())).new_empty(size)
+            share = torch.empty(size, dtype=place.dtype, device=mesh.device)
         shares = _shares(share, place, mesh, is_cut=layouts[0] != layouts[-1])
         del share
         for tensor, whole in _joined(layouts, shares):
             yield tensor, whole[: shapes[tensor][0]]
 
 
-def _places(own: Iterable[str], plan: ModelPlan, mesh: Mesh, shapes: Shapes) -> list[Place]:
+def _places(own: Mapping[str, Tensor], plan: ModelPlan, mesh: Mesh, shapes: Shapes) -> list[Place]:
     """Every parameter of the model in the order of the tensors that they begin with; what several
     ranks hold, such as a tied embedding, at the first of them."""
     experts, stages = mesh.groups.ep, mesh.groups.pp
     places = {
-        slices_of_ranks(plan, mesh, name)[0][0].tensor: Place(name, stages.rank(), experts.rank())
-        for name in own
+        slices_of_ranks(plan, mesh, name)[0][0].tensor: Place(
+            name, parameter.dtype, stages.rank(), experts.rank()
+        )
+        for name, parameter in own.items()
     }
     for group in (experts, stages):
         if group.size() == 1:

@@ -11,13 +11,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from gkdplan.families.names import ExpertNames, Names
-from gkdplan.families.tensors import names_of
+from gkdplan.families.tensors import latent_tensors, names_of
 from gkdplan.shape import ModelShape
 
 _LAYER_PARAMETER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
 VISION = "vision."
 """What begins the names of the parameters of a model's tower and projector, whole on every rank."""
 _EXPERT_PARAMETER = re.compile(r"mlp\.experts\.(\d+)\.(linear_fc\d)\.weight")
+LATENT_NAMES = {
+    f"self_attention.{part}.weight": name
+    for part, name in (
+        ("linear_q_proj", "q_proj"),
+        ("linear_q_down_proj", "q_a_proj"),
+        ("q_layernorm", "q_a_layernorm"),
+        ("linear_q_up_proj", "q_b_proj"),
+        ("linear_kv_down_proj", "kv_a_proj_with_mqa"),
+        ("kv_layernorm", "kv_a_layernorm"),
+        ("linear_kv_up_proj", "kv_b_proj"),
+    )
+}
+OF_HEADS = tuple(
+    f"self_attention.linear_{part}.weight" for part in ("q_proj", "q_up_proj", "kv_up_proj")
+)
+"""Those of them whose rows are heads'."""
 DENSE_NAMES = ExpertNames()
 """A dense MLP's projections are called as most families' experts are."""
 
@@ -61,6 +77,8 @@ class TensorShard:
                 return (self._whole(names.final_norm),)
         layer, part = _LAYER_PARAMETER.fullmatch(parameter).groups()
         prefix = f"{names.layers}.{layer}."
+        if shape.latent is not None and (of_latents := self._of_latents(prefix, part)):
+            return (of_latents,)
         match part:
             case "input_layernorm.weight" | "self_attention.linear_qkv.layer_norm_weight":
                 return (self._whole(f"{prefix}{names.attention_input_norm}"),)
@@ -71,7 +89,7 @@ class TensorShard:
             case "self_attention.k_layernorm.weight":
                 return (self._head_norm(f"{prefix}self_attn.k_norm.weight", shape.kv_size),)
             case "self_attention.linear_proj.weight":
-                return (self._share(f"{prefix}self_attn.o_proj.weight", 1, shape.query_size),)
+                return (self._share(f"{prefix}self_attn.o_proj.weight", 1, shape.context_size),)
             case "self_attention.linear_proj.output_norm.weight":
                 return (self._whole(f"{prefix}{names.attention_output_norm}"),)
             case "pre_mlp_layernorm.weight" | "mlp.linear_fc1.layer_norm_weight":
@@ -81,6 +99,17 @@ class TensorShard:
             case "mlp.linear_fc1.weight" | "mlp.linear_fc2.weight":
                 return self._dense_share(prefix, names, part.split(".")[1])
         return self._share_of_experts(prefix, part)
+
+    def _of_latents(self, prefix: str, part: str) -> Slice | None:
+        """What belongs to the latents of queries, keys and values: the maps to them and their norms
+        are whole on every rank, those from them cut by heads."""
+        if part not in LATENT_NAMES:
+            return None
+        tensor = f"self_attn.{LATENT_NAMES[part]}.weight"
+        rows = latent_tensors(self.shape)[tensor][0]
+        if part in OF_HEADS:
+            return self._share(f"{prefix}{tensor}", 0, rows)
+        return Slice(f"{prefix}{tensor}", 0, 0, rows)
 
     def _whole(self, norm: str) -> Slice:
         return Slice(f"{norm}.weight", 0, 0, self.shape.hidden_size)
@@ -110,12 +139,14 @@ class TensorShard:
             one = f"{block}experts.{expert[1]}."
             return self._mlp_share(one, names, expert[2], moe.expert_ffn_hidden_size)
         match part:
+            case "mlp.router.expert_bias":
+                return (Slice(f"{block}{names.choice_bias}", 0, 0, moe.num_experts),)
             case "mlp.router.weight":
                 return (Slice(f"{block}gate.weight", 0, 0, moe.num_experts),)
             case "mlp.shared_experts.gate_weight":
                 return (Slice(f"{block}shared_expert_gate.weight", 0, 0, 1),)
             case "mlp.shared_experts.linear_fc1.weight" | "mlp.shared_experts.linear_fc2.weight":
-                shared, layer = f"{block}shared_expert.", part.split(".")[2]
+                shared, layer = f"{block}{names.shared}.", part.split(".")[2]
                 return self._mlp_share(shared, names, layer, moe.shared_ffn_hidden_size)
         raise AssertionError(f"no place in the checkpoint for {part}")
 

@@ -6,7 +6,8 @@ Transformer Engine's attention ignores a padding mask under a causal layer. Here
 rotated, and torch's fused attention reads them in place on every device.
 
 Legend: T tokens one after the other, S those of one prompt, B rows, K columns of the cache, N query
-heads and G kv heads of this rank, R query heads a kv head, D head size.
+heads and G kv heads of this rank, R query heads a kv head, D head size, V that
+of values.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from gkdplan.runtime.megatron.scores import Scores
 
 
 class KeyValueCache:
-    """Two tensors a layer of this rank, [B, G, K, D] in the model's dtype:
-    2 * layers * B * G * K * D elements.
+    """Two tensors a layer of this rank in the model's dtype, [B, G, K, D] and [B, G, K, V]:
+    layers * B * G * K * (D + V) elements. Of keys and values from latents it is they that are kept.
 
     K is the longest prompt plus `max_new_tokens`. Prompts end in the same column, so that all rows
     grow together; the columns before a shorter prompt stay zero and hidden. Layers with a window
@@ -47,23 +48,20 @@ class KeyValueCache:
         capacity = self.num_columns + max_new_tokens
         visible_BK = torch.arange(capacity, device=device) >= self.starts_B[:, None]
         self.visible_B11K = None if visible_BK.all() else visible_BK[:, None, None]
-        size = (
-            len(prompt_lengths),
-            attention.num_query_groups_per_partition,
-            capacity,
-            attention.hidden_size_per_attention_head,
+        size = (len(prompt_lengths), attention.num_query_groups_per_partition, capacity)
+        dtype = decoder.config.params_dtype
+        self.keys, self.values = (
+            [torch.zeros(*size, head_dim, dtype=dtype, device=device) for _ in decoder.layers]
+            for head_dim in (attention.key_hidden_size, attention.val_hidden_size)
         )
-        dtype, num_layers = decoder.config.params_dtype, len(decoder.layers)
-        self.keys = [torch.zeros(size, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.values = [torch.zeros(size, dtype=dtype, device=device) for _ in range(num_layers)]
 
     def attend_prompts(
         self, rows: Sequence[int], layer: int, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
         """Causal attention within each whole prompt of `rows`, whose keys and values are kept.
 
-        The prompts lie one after the other: query [T, 1, N, D], key and value [T, 1, G, D]; returns
-        [T, 1, N * D].
+        The prompts lie one after the other: query [T, 1, N, D], key [T, 1, G, D] and value
+        [T, 1, G, V]; returns [T, 1, N * V].
         """
         lengths = [self.prompt_lengths[row] for row in rows]
         contexts = []
@@ -78,8 +76,8 @@ class KeyValueCache:
     def attend_tokens(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention of each row's token in the last column to all that its row holds.
 
-        query [B, 1, N, D], key and value [B, 1, G, D]; returns [B, 1, N * D]. The query heads that
-        share a kv head take the place of query positions, so that no key is repeated.
+        query [B, 1, N, D], key [B, 1, G, D], value [B, 1, G, V]; returns [B, 1, N * V]. The query
+        heads that share a kv head take the place of query positions, so that no key is repeated.
         """
         num_rows, _, num_kv_heads, head_dim = key.shape
         keys, values = self.keys[layer], self.values[layer]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 from megatron.core.transformer.attention import SelfAttention
@@ -44,6 +45,13 @@ class LayerAttention(SelfAttention):  # type: ignore[misc]
             hidden_states, attention_mask, rotary_pos_emb=angles, **options
         )
         return output
+
+    def query_key_value(
+        self, hidden_SBH: Tensor, turn: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value; `turn` gives the first two their positions."""
+        query, key, value = self.get_query_key_value_tensors(hidden_SBH)
+        return turn(query), turn(key), value
 
 
 def _with_factor(config: TransformerConfig, factor: float) -> TransformerConfig:

@@ -12,8 +12,11 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor
+from torch.nn import Parameter
 
+from gkdplan.routing import PLAIN_ROUTING, Routing
 from gkdplan.runplan.model import LoadBalance
+from gkdplan.runtime.megatron.group_choice import GroupChoice
 
 
 class Router(TopKRouter):
@@ -28,11 +31,18 @@ class Router(TopKRouter):
     Where losses are sums over tokens Megatron multiplies it by the rank's tokens, and divides by
     all of them when gradients are reduced, which this project does not: its losses hold their
     normaliser already, and so does `config.moe_aux_loss_coeff` (runtime/megatron/experts.py).
+
+    The numbers that it adds to scores where it chooses are `expert_bias`, float32, which nothing
+    trains.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, routing: Routing = PLAIN_ROUTING, **options: Any) -> None:
         super().__init__(*args, **options)
         self.sum_of_losses = torch.zeros((), device=torch.cuda.current_device())
+        if routing.num_groups > 1:
+            self.router_replay = GroupChoice(routing)
+        if routing.has_choice_bias:
+            self.expert_bias = Parameter(torch.zeros(len(self.weight)), requires_grad=False)
 
     def attach_and_log_load_balancing_loss(
         self, activation: Tensor, aux_loss_coeff: float, aux_loss: Tensor, *_: Any, **others: Any
@@ -55,6 +65,13 @@ def take_mean_loss(chunks: Sequence[GPTModel], balance: LoadBalance) -> float:
     dist.all_reduce(of_all_layers)
     total, num_layers = of_all_layers.tolist()
     return total / num_layers / balance.num_micro_batches
+
+
+def freeze_choice_biases(chunk: GPTModel) -> None:
+    """Of every router of the chunk."""
+    for router in _routers([chunk]):
+        if router.expert_bias is not None:
+            router.expert_bias.requires_grad_(False)
 
 
 def _routers(chunks: Sequence[GPTModel]) -> Iterator[Router]:

@@ -23,6 +23,7 @@ from gkdplan.runplan.model import Freeze, ModelPlan, Recompute
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.experts import expert_fields
 from gkdplan.runtime.megatron.hf_layout import VISION
+from gkdplan.runtime.megatron.load_balance import freeze_choice_biases
 from gkdplan.runtime.megatron.lora import add_adapters, let_gradients_pass
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
 from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
@@ -106,6 +107,7 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
         for buffer in model.vision.buffers():
             buffer.data = buffer.data.to(mesh.device)
     model.requires_grad_(trainable).train(trainable)
+    freeze_choice_biases(model)
     if plan.lora is not None:
         add_adapters(model, plan.lora, shape)
     if plan.freeze is not None and shape.vision is not None:

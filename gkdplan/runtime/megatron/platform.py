@@ -25,6 +25,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from gkdplan.diagnostics import UserError
 from gkdplan.runtime.kernels import no_transformer_engine
 from gkdplan.runtime.megatron import cpu_shims, without_transformer_engine
+from gkdplan.runtime.megatron.latent_attention import latent_attention_spec
 from gkdplan.runtime.megatron.layer_attention import LayerAttention
 from gkdplan.runtime.megatron.load_balance import Router
 from gkdplan.runtime.megatron.norms import AllHeadsNorm, RMSNorm, ZeroCenteredRMSNorm
@@ -119,8 +120,8 @@ def _layer_spec(
         layer.input_layernorm = layer.pre_mlp_layernorm = IdentityOp
     if shape.qk_norm:
         attention.q_layernorm, attention.k_layernorm = _head_norms(norm, shape)
-    if num_experts is not None:
-        layer.mlp.submodules.router = Router
+    if num_experts is not None and shape.moe is not None:
+        layer.mlp.submodules.router = partial(Router, routing=shape.moe.routing)
     return spec
 
 
@@ -148,6 +149,9 @@ def _head_norms(norm: type[torch.nn.Module], shape: ModelShape) -> tuple[Any, An
 def _attend_by_layer(spec: ModuleSpec, shape: ModelShape) -> None:
     """Let each layer's attention know what its number means in the family."""
     attention = spec.submodules.self_attention
+    if shape.latent is not None:
+        spec.submodules.self_attention = latent_attention_spec(attention, shape, RMSNorm)
+        return
     attention.module, attention.params = LayerAttention, {**attention.params, "shape": shape}
 
 

@@ -125,7 +125,7 @@ def axes_of_pairs(vision: VisionShape | None) -> Tensor:
 def frequency_tables(shape: ModelShape, num_positions: int) -> list[Tensor]:
     """The frequencies [R/2], float32, of a sequence of so many positions: the scaled ones, and with
     a base of their own those of sliding layers."""
-    num_rotated = int(shape.head_dim * shape.attention.rotary_fraction)
+    num_rotated = shape.rotated_size
     tables = [frequencies(shape.rope_theta, num_rotated, shape.rope_scaling, num_positions)]
     if shape.attention.sliding_rope_theta is not None:
         tables.append(frequencies(shape.attention.sliding_rope_theta, num_rotated))

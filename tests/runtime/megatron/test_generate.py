@@ -37,6 +37,7 @@ FAMILIES = [
     "glm4",
     "gemma2",
     "gemma3",
+    "deepseek-v2-lite",
 ]
 VOCAB_SIZE = SIZES["vocab_size"]
 NUM_TOKENS = 14

@@ -37,6 +37,16 @@ CASES = {
         AxisDegrees(tensor=1, sequence=False, data=2, expert=2),
         ((4,),),
     ),
+    "latents, and experts in groups over tensor": (
+        "deepseek-v3",
+        AxisDegrees(tensor=2, sequence=True, data=1, expert=2),
+        ((4,),),
+    ),
+    "latents through stages": (
+        "deepseek-v2",
+        AxisDegrees(tensor=1, sequence=False, data=1, pipeline=2),
+        ((1,), (3,)),
+    ),
     "experts over tensor": (
         "qwen3-moe-tied",
         AxisDegrees(tensor=2, sequence=True, data=1, expert=2),

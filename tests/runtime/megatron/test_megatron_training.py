@@ -68,7 +68,7 @@ def test_a_gradient_that_is_not_finite_shows_in_the_norm(checkpoints: Path) -> N
 def _layouts_train_as_torch_does(checkpoints: Path, layouts: list[AxisDegrees]) -> None:
     for degrees in layouts:
         mesh = start_mesh(degrees)
-        for name in ("qwen2", "qwen3", "olmo2", "gemma2-plain"):
+        for name in ("qwen2", "qwen3", "olmo2", "gemma2-plain", "deepseek-v3-dense"):
             for distributed in (False, True):
                 plan = replace(OPTIMIZER, distributed=distributed)
                 _assert_trains_as_torch_does(checkpoints, name, degrees, mesh, plan)

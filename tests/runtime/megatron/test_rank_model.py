@@ -17,8 +17,9 @@ from gkdplan.runtime.megatron.model import build_model
 from gkdplan.shape import PROJECTIONS, parts_of
 from gkdplan.vocab import Dtype
 
+LATENT = ("deepseek-v3-dense",)
 NORMED = ("olmo2", "gemma2-plain")
-FAMILIES = ("llama", "llama-tied", "llama-one-kv-head", "qwen2", "qwen3", *NORMED)
+FAMILIES = ("llama", "llama-tied", "llama-one-kv-head", "qwen2", "qwen3", *LATENT, *NORMED)
 BATCH = Batch(rows=3, tokens=64)
 ADAPTERS = {
     "all-linear": LoraPlan(4, 8.0, 0.0, PROJECTIONS, num_parameters=0),

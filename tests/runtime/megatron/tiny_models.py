@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -214,7 +218,63 @@ TINY: dict[str, Tiny] = {
     ),
 }
 IN_EVERY_LAYER = ("mixtral", "qwen2-moe", "qwen3-moe-tied", "olmoe")
-WITH_EXPERTS = (*IN_EVERY_LAYER, "qwen3-moe-mixed")
+LATENTS = {key: value for key, value in DEEP.items() if key != "head_dim"} | {
+    "num_key_value_heads": 8,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "kv_lora_rank": 12,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 2,
+    "n_routed_experts": 8,
+    "first_k_dense_replace": 1,
+    "tie_word_embeddings": False,
+}
+STRETCHED = YARN | {"attention_factor": None, "mscale": 0.9, "mscale_all_dim": 0.7}
+TINY["deepseek-v2-lite"] = Tiny(
+    DeepseekV2Config(
+        **LATENTS,
+        q_lora_rank=None,
+        topk_method="greedy",
+        routed_scaling_factor=1.0,
+        rope_parameters=STRETCHED,
+    ),
+    DeepseekV2ForCausalLM,
+)
+TINY["deepseek-v2"] = Tiny(
+    DeepseekV2Config(
+        **LATENTS,
+        q_lora_rank=20,
+        topk_method="group_limited_greedy",
+        n_group=4,
+        topk_group=2,
+        routed_scaling_factor=4.0,
+    ),
+    DeepseekV2ForCausalLM,
+)
+TINY["deepseek-v3"] = Tiny(
+    DeepseekV3Config(
+        **LATENTS | {"num_experts_per_tok": 3},
+        q_lora_rank=20,
+        n_group=4,
+        topk_group=2,
+        routed_scaling_factor=2.5,
+        rope_parameters=STRETCHED,
+    ),
+    DeepseekV3ForCausalLM,
+)
+TINY["deepseek-v3-dense"] = Tiny(
+    DeepseekV3Config(
+        **LATENTS | {"num_hidden_layers": 3, "first_k_dense_replace": 3},
+        q_lora_rank=20,
+        n_group=4,
+        topk_group=2,
+        rope_parameters=STRETCHED,
+    ),
+    DeepseekV3ForCausalLM,
+)
+DEEPSEEK = ("deepseek-v2-lite", "deepseek-v2", "deepseek-v3")
+WITH_EXPERTS = (*IN_EVERY_LAYER, *DEEPSEEK, "qwen3-moe-mixed")
 """The last has them in its fourth layer alone: of two stages the first has none."""
 
 
@@ -223,7 +283,8 @@ def save_tiny(name: str, directory: Path) -> Path:
     torch.manual_seed(sum(map(ord, name)))
     model, shape = TINY[name].model(TINY[name].config).float(), shape_of(name)
     with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
+        biases = (row for row in model.named_buffers() if row[0].endswith("correction_bias"))
+        for parameter_name, parameter in (*model.named_parameters(), *biases):
             if parameter.dim() == 1:
                 is_one = "norm" in parameter_name and not shape.zero_centered_norms
                 centre = 1.0 if is_one else 0.0

@@ -8,6 +8,7 @@ from trace_grid import (
     dense,
     expert_layouts,
     experts,
+    latents,
     mixed_layers,
     pipelines,
     recompute,
@@ -30,6 +31,7 @@ GRID = {
     **mixed_layers.CONFIGURATIONS,
     **top_k.CONFIGURATIONS,
     **attention.CONFIGURATIONS,
+    **latents.CONFIGURATIONS,
 }
 """Name -> arguments of `compile_configuration`."""
 IN_EVERY_RUN = (
@@ -54,5 +56,8 @@ IN_EVERY_RUN = (
     "smol fp32 top 64 with sft",
     "gemma 2 2B fp32",
     "gemma 3 1B fp32 pipeline 2",
+    "tiny latents fp32",
+    "tiny latents tensor 2 expert 2",
+    "tiny latents pipeline 2 attention again",
 )
 """The rest of the grid runs with `pytest -m grid`."""

@@ -12,6 +12,7 @@ SMOL_3 = "4 of HuggingFaceTB/SmolLM3-3B", "4 of HuggingFaceTB/SmolLM3-3B"
 PHI_3 = "2 of microsoft/Phi-3-mini-4k-instruct", "2 of microsoft/Phi-3-mini-4k-instruct"
 
 TINY_DENSE = "tiny dense", "tiny dense"
+TINY_LATENTS = "tiny latents", "tiny latents"
 TINY_MOE = "tiny moe", "tiny moe"
 QWEN_3_MOE = "2 of Qwen/Qwen3-30B-A3B", "2 of Qwen/Qwen3-30B-A3B"
 WHOLE_QWEN_3_MOE = "Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-30B-A3B"
@@ -22,3 +23,5 @@ QWEN_1_5_MOE = "2 of Qwen/Qwen1.5-MoE-A2.7B", "2 of Qwen/Qwen1.5-MoE-A2.7B"
 MIXTRAL = "3 of mistralai/Mixtral-8x7B-v0.1", "2 of mistralai/Mixtral-8x7B-v0.1"
 MIXTRAL_4 = "4 of mistralai/Mixtral-8x7B-v0.1", "4 of mistralai/Mixtral-8x7B-v0.1"
 QWEN_3_MOE_4 = "4 of Qwen/Qwen3-30B-A3B", "4 of Qwen/Qwen3-30B-A3B"
+DEEPSEEK_V2_LITE = ("3 of deepseek-ai/DeepSeek-V2-Lite",) * 2
+DEEPSEEK_V3 = ("4 of deepseek-ai/DeepSeek-V3",) * 2

@@ -70,7 +70,26 @@ distributed = {distributed}
 [run]
 steps = 2
 """
+_LATENTS = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+}
 _TINY = {
+    "tiny latents": lambda directory: tiny.save_family(
+        directory, "deepseek_v3", num_layers=4, hidden=64, ffn=96, **_LATENTS
+    ),
     "tiny moe": lambda directory: tiny.save_qwen3_moe(directory, num_layers=4, hidden=64, ffn=48),
     "tiny mixed": lambda directory: tiny.save_qwen3_moe(
         directory, num_layers=4, hidden=64, ffn=48, dense=(0, 2)

@@ -1,0 +1,26 @@
+"""Models whose queries, keys and values come from latents."""
+
+from trace_grid.models import DEEPSEEK_V2_LITE, DEEPSEEK_V3, TINY_LATENTS
+from trace_grid.plan import BLOCK, SELECTIVE, UNIFORM
+
+BF16 = {"dtype": "bf16"}
+LITE = {"models": DEEPSEEK_V2_LITE, **BF16, "prompt": 992}
+
+CONFIGURATIONS = {
+    "tiny latents fp32": {"models": TINY_LATENTS, "num_micro_batches": 4},
+    "tiny latents tensor 2 expert 2": {"models": TINY_LATENTS, **BF16, "tensor": 2}
+    | {"parallel": "expert = 2"},
+    "tiny latents pipeline 2 attention again": {"models": TINY_LATENTS, "pipeline": 2}
+    | {"num_micro_batches": 3, "recompute": SELECTIVE.format('"core_attn", "layernorm"')},
+    "tiny latents pipeline 2 block 1": {"models": TINY_LATENTS, "pipeline": 2}
+    | {"num_micro_batches": 3, "recompute": BLOCK.format(1)},
+    "deepseek v2 lite fp32": {"models": DEEPSEEK_V2_LITE, "prompt": 480},
+    "deepseek v2 lite expert 4": {**LITE, "prompt": 3968, "data": 4, "parallel": "expert = 4"},
+    "deepseek v2 lite uniform 1": {**LITE, "recompute": UNIFORM.format(1)},
+    "deepseek v2 lite attention and experts again": {**LITE}
+    | {"recompute": SELECTIVE.format('"core_attn", "moe", "layernorm"')},
+    "deepseek v3 tensor 8 expert 8": {"models": DEEPSEEK_V3, **BF16, "tensor": 8}
+    | {"parallel": "expert = 8", "prompt": 992},
+    "deepseek v3 pipeline 2 expert 2": {"models": DEEPSEEK_V3, "pipeline": 2, "data": 2}
+    | {"parallel": "expert = 2", "prompt": 480, "num_micro_batches": 3},
+}

@@ -90,7 +90,7 @@ def test_attention_in_fp32_copies_its_context():
 def test_norms_of_torch_are_modules_that_can_be_made_again():
     """Of both norms a layer drops the output and the deviation."""
     dropping = Recompute("selective", modules=("layernorm",))
-    kept, dropped = (
+    (kept,), (dropped,) = (
         chunk_bytes(rank_model(TORCH_ON_CUDA, recompute=recompute), BATCH)
         for recompute in (Recompute(), dropping)
     )

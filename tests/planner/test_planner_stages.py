@@ -205,7 +205,7 @@ LAYER = layer_bytes(stage_of_smol(0, 2, 15), BATCH)
 def test_recompute_keeps_inputs_and_makes_the_rest_again(recompute, kept, repeated):
     model = stage_of_smol(0, 2, 15, recompute=recompute)
     (last,) = places(model, BATCH)
-    assert (chunk_bytes(model, BATCH), last.repeated) == (kept, repeated)
+    assert (chunk_bytes(model, BATCH), last.repeated) == ((kept,), repeated)
 
 
 def test_norms_that_are_part_of_a_projection_are_not_dropped():

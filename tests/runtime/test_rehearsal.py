@@ -100,6 +100,7 @@ def test_every_axis_of_a_large_plan_is_in_its_small_one(name: str, tmp_path: Pat
         shape, whole = (getattr(p.models, role).shape for p in (small, large.decided()))
         AutoConfig.from_pretrained(getattr(small.models, role).model)  # raises where it is not one
         assert (shape.moe is None) is (whole.moe is None)
+        assert bool(shape.num_dense_layers) is bool(whole.num_dense_layers)
         assert shape.num_parameters < 2**22
         parts = ("family", "tied_embeddings", "qkv_bias", "qk_norm", "rope_scaling", "rope_theta")
         assert all(getattr(shape, part) == getattr(whole, part) for part in parts)

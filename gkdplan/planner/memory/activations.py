@@ -35,7 +35,12 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     norm's input and output, and every intermediate of the MLP, or in the experts; where these are
     narrow, in the norm before them; or in attention that goes block by block.
     """
-    num_inputs = min(2, max(model.stage.chunk_layers))
+    return max(_forward_bytes(kind, batch, last) for kind, last in model.last_layers)
+
+
+def _forward_bytes(model: RankModel, batch: Batch, layer: int) -> int:
+    """In a layer of a chunk, by its number."""
+    num_inputs = min(2, layer + 1)
     boundary = boundary_bytes(model, batch)
     in_mlp = boundary + passing_mlp_bytes(model, batch.num_tokens)
     passing = (num_inputs + 1) * boundary + max(in_mlp, norms.passing_bytes(model, batch))

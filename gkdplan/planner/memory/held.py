@@ -1,16 +1,28 @@
 """What a schedule holds beside what layers keep."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """Chunks whose forward has begun and whose backward is not over; those of them whose input was
-    received; and hidden states, or gradients of them, that the schedule holds beside."""
+    received; and hidden states, or gradients of them, that the schedule holds beside.
+
+    Where a stage's chunks differ, `in_flight` counts each of them, and `chunk` is the one that is
+    under way.
+    """
 
     num_chunks: int
     num_inputs: int
     num_between: int
+    in_flight: tuple[int, ...] = ()
+    chunk: int = 0
+
+    @property
+    def waiting(self) -> "Held":
+        """Without the chunk that is under way."""
+        others = tuple(num - (chunk == self.chunk) for chunk, num in enumerate(self.in_flight))
+        return replace(self, num_chunks=max(0, self.num_chunks - 1), in_flight=others)
 
 
 @dataclass(frozen=True, slots=True)

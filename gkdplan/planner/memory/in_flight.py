@@ -15,7 +15,9 @@ def held_in_training(stage: Stage, num_micro_batches: int, *, trains_base: bool)
     """At the moments that can be the student's peak."""
     if stage.is_interleaved:
         num = min(num_micro_batches, NUM_GROUPS * stage.num_stages)
-        return _interleaved(Interleaved(stage.index, stage.num_stages, stage.num_chunks, num))
+        return _interleaved(
+            Interleaved(stage.index, stage.num_stages, stage.num_chunks, num, stage.is_mixed)
+        )
     return _one_by_one(stage, num_micro_batches, trains_base=trains_base)
 
 

@@ -8,29 +8,32 @@ same p through chunk 1, and so on; its backwards alike, from the last chunk to t
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gkdplan.planner.memory.held import Held
 
 
 @dataclass(frozen=True, slots=True)
 class Interleaved:
-    """Stage `index` of `num_stages` with `num_chunks` chunks, in a step of `num_micro_batches`."""
+    """Stage `index` of `num_stages` with `num_chunks` chunks, in a step of `num_micro_batches`;
+    where they `differ` each is counted apart."""
 
     index: int
     num_stages: int
     num_chunks: int
     num_micro_batches: int
+    differ: bool = False
 
     def forwards(self) -> Iterator[tuple[int, Held]]:
         """The chunk of each forward, and what is held while it runs: beside the inputs that stay
         the gradient that the next backward has received."""
         for k in range(self._num_warm_up):
-            yield self._chunk(k), self._held(k + 1, 0, 0)
+            yield self._chunk(k), self._held(self._chunk(k), k + 1, 0, 0)
         for k in range(self._num_steady):
             forward = self._num_warm_up + k
             received = not self._is_loss(self._mirrored(k))
-            yield self._chunk(forward), self._held(forward + 1, k, received)
+            chunk = self._chunk(forward)
+            yield chunk, self._held(chunk, forward + 1, k, received)
 
     def backwards(self) -> Iterator[tuple[int, Held]]:
         """The chunk of each backward, and what is held when it begins, but for the gradient that it
@@ -40,11 +43,12 @@ class Interleaved:
             sent = not self._is_loss(forward)
             received = forward + 1 < self._total and self._is_received(forward + 1)
             chunk = self._chunk(self._mirrored(k))
-            yield chunk, self._held(forward + 1, k, sent + received)
+            yield chunk, self._held(chunk, forward + 1, k, sent + received)
         for k in range(self._num_steady, self._total):
-            yield self._chunk(self._mirrored(k)), self._held(self._total, k, 0)
+            chunk = self._chunk(self._mirrored(k))
+            yield chunk, self._held(chunk, self._total, k, 0)
 
-    def _held(self, num_forwards: int, num_backwards: int, num_in_transit: int) -> Held:
+    def _held(self, chunk: int, num_forwards: int, num_backwards: int, num_in_transit: int) -> Held:
         """With the inputs whose backward is over, each with its gradient, that each chunk of the
         model has from its latest forward (transformer_block.py, set_input_tensor), and the variable
         `input_tensor` from the end of the warm-up; and the gradient of the latest backward."""
@@ -62,16 +66,21 @@ class Interleaved:
         if num_backwards:
             before = self._mirrored(num_backwards - 1)
             between += self._is_received(before) and before not in over
-        in_flight = num_forwards - num_backwards
-        return Held(in_flight, in_flight - self._num_embedded(num_forwards, num_backwards), between)
-
-    def _num_embedded(self, num_forwards: int, num_backwards: int) -> int:
-        """Chunks in flight that are the model's first."""
-        if not self.is_first:
-            return 0
-        return self._num_of_chunk(0, num_forwards) - self._num_of_chunk(
-            self.num_chunks - 1, num_backwards
+        num_chunks = num_forwards - num_backwards
+        num_embedded = self._in_flight(0, num_forwards, num_backwards) if self.is_first else 0
+        held = Held(num_chunks, num_chunks - num_embedded, between)
+        if not self.differ:
+            return held
+        in_flight = (
+            self._in_flight(one, num_forwards, num_backwards) for one in range(self.num_chunks)
         )
+        return replace(held, in_flight=tuple(in_flight), chunk=chunk)
+
+    def _in_flight(self, chunk: int, num_forwards: int, num_backwards: int) -> int:
+        """Those of one of the stage's chunks."""
+        place_of_backward = self.num_chunks - 1 - chunk
+        over = self._num_of_chunk(place_of_backward, num_backwards)
+        return self._num_of_chunk(chunk, num_forwards) - over
 
     def _num_of_chunk(self, place: int, num_steps: int) -> int:
         """Of the first steps those of the chunk in a place of the order."""

@@ -93,6 +93,21 @@ class RankModel:
         alike = replace(self, stage=replace(self.stage, dense_layers=()))
         return alike, replace(alike, shape=self.shape.without_experts, experts=None)
 
+    @property
+    def last_layers(self) -> tuple[tuple["RankModel", int], ...]:
+        """Each kind with the number, in its chunk, of its last layer."""
+        if not self.stage.is_mixed:
+            return ((self, max(self.stage.chunk_layers) - 1),)
+        chunks = self.stage.chunks
+        last_dense = max(layer for chunk in chunks for layer in chunk.dense_layers)
+        last = max(
+            layer
+            for chunk in chunks
+            for layer in range(chunk.num_layers)
+            if layer not in chunk.dense_layers
+        )
+        return tuple(zip(self.kinds, (last, last_dense), strict=True))
+
     def layers(self, chunk: Chunk, first: int = 0) -> tuple[tuple[int, "RankModel"], ...]:
         """How many layers of a chunk, from one on, are of each kind."""
         numbers = chunk.num_with_experts(first), chunk.num_dense(first)

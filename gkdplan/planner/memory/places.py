@@ -4,8 +4,8 @@ Where layers are alike that is a chunk's last one. Where some have experts and o
 may need more than the other keeps.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from gkdplan.planner.memory import activations, norms, recompute
 from gkdplan.planner.memory.batch import Batch, boundary_bytes
@@ -18,8 +18,9 @@ class Place:
     """A layer, and what is there beside all that its chunk keeps.
 
     `model` is as the layer has it. `repeated` bytes are made again, those of a unit of layers where
-    it `is_in_unit`; `freed` bytes are those of later layers, which are there before them and after
-    them not. `num_inputs` counts the layer's input, and the chunk's where that is another one.
+    it `is_in_unit`; `freed` bytes are those of later layers, which are not there yet in a forward,
+    and no more in a backward. `num_inputs` counts the layer's input, and the chunk's where that is
+    another one. `chunk` is the stage's, by its number.
     """
 
     model: RankModel
@@ -28,6 +29,7 @@ class Place:
     num_inputs: int = 1
     is_last: bool = True
     is_in_unit: bool = False
+    chunk: int = 0
 
     def forward_bytes(self, batch: Batch) -> int:
         """What passes in the forward, in experts, or at the end of a gated MLP its output and the
@@ -72,7 +74,20 @@ def places(model: RankModel, batch: Batch) -> tuple[Place, ...]:
     """Of the stage, one of each kind at least."""
     if not model.stage.is_mixed:
         return (_last_place(model, batch),)
-    return tuple(place for chunk in model.stage.chunks for place in _places(model, batch, chunk))
+    return tuple(
+        replace(place, chunk=number)
+        for number, chunk in enumerate(model.stage.chunks)
+        for place in _places(model, batch, chunk)
+    )
+
+
+def most_by_chunk(places: Sequence[Place], bytes_of: Callable[[Place], int]) -> dict[int, int]:
+    """Of each chunk the most that one of its layers adds to what the chunk keeps."""
+    most: dict[int, int] = {}
+    for place in places:
+        added = bytes_of(place) - place.freed
+        most[place.chunk] = max(added, most.get(place.chunk, added))
+    return most
 
 
 def _last_place(model: RankModel, batch: Batch) -> Place:

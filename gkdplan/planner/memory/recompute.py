@@ -11,8 +11,8 @@ from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.stage import Chunk
 
 
-def chunk_bytes(model: RankModel, batch: Batch) -> int:
-    """Kept of one micro-batch's forward through a chunk, where chunks differ through the fullest.
+def chunk_bytes(model: RankModel, batch: Batch) -> tuple[int, ...]:
+    """Kept of one micro-batch's forward through each chunk; through one where they are alike.
 
     None: L A. Uniform: the input of every r layers. Block: the input of each of the first r layers
     and all of the others. Selective: L A less the modules that are made again.
@@ -20,7 +20,8 @@ def chunk_bytes(model: RankModel, batch: Batch) -> int:
     The input of the first layer, embedded or received, is the input of its norm. The output of the
     last one goes to the next stage, and nothing of it is kept.
     """
-    return max(_kept_bytes(model, batch, chunk) for chunk in model.stage.chunks)
+    chunks = model.stage.chunks if model.stage.is_mixed else model.stage.chunks[:1]
+    return tuple(_kept_bytes(model, batch, chunk) for chunk in chunks)
 
 
 def _kept_bytes(model: RankModel, batch: Batch, chunk: Chunk) -> int:

@@ -1,7 +1,6 @@
 """The student's step on one rank: what its micro-batches keep, and the moments of their peak."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gkdplan.planner.memory import activations, norms, recompute
 from gkdplan.planner.memory.batch import Batch, boundary_bytes
@@ -10,7 +9,7 @@ from gkdplan.planner.memory.held import Held
 from gkdplan.planner.memory.held_graphs import held_bytes
 from gkdplan.planner.memory.in_flight import held_in_training
 from gkdplan.planner.memory.model import RankModel
-from gkdplan.planner.memory.places import places
+from gkdplan.planner.memory.places import most_by_chunk, places
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.vocab import Phase
 
@@ -40,23 +39,28 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     kept = loss.kept_bytes() if rank.has_loss else 0
     seen = rank.student.seen_bytes
 
-    def saved(at: frozenset[Held]) -> int:
-        return max(_held_bytes(model, batch, held) + held.num_chunks * seen for held in at)
+    chunks, layers = recompute.chunk_bytes(model, batch), places(model, batch)
 
-    layers = places(model, batch)
-    backward = max(place.backward_bytes(batch) - place.freed for place in layers)
-    in_attention = max(place.attention_bytes(batch) - place.freed for place in layers)
-    forward = max(place.forward_bytes(batch) - place.freed for place in layers)
+    def saved(at: Iterable[Held], added: Mapping[int, int] | None = None) -> int:
+        return max(
+            _held_bytes(model, batch, chunks, held)
+            + held.num_chunks * seen
+            + (0 if added is None else added[held.chunk])
+            for held in at
+        )
+
+    backward = most_by_chunk(layers, lambda place: place.backward_bytes(batch))
+    in_attention = most_by_chunk(layers, lambda place: place.attention_bytes(batch))
+    forward = most_by_chunk(layers, lambda place: place.forward_bytes(batch))
     moments = {
-        "backward": (saved(held.backward) + backward, kept),
-        "forward": (saved(held.forward) + forward + rank.student.said_bytes, kept),
+        "backward": (saved(held.backward, backward), kept),
+        "forward": (saved(held.forward, forward) + rank.student.said_bytes, kept),
     }
     if rank.student.seen_of_row:
-        others = [replace(at, num_chunks=max(0, at.num_chunks - 1)) for at in held.forward]
-        waiting = max(_held_bytes(model, batch, at) + at.num_chunks * seen for at in others)
+        waiting = saved(at.waiting for at in held.forward)
         moments["images"] = waiting + rank.student.looking_bytes, kept
-    if in_attention > 0:
-        moments["attention"] = saved(held.backward) + in_attention, kept
+    if max(in_attention.values()) > 0:
+        moments["attention"] = saved(held.backward, in_attention), kept
     if held.loss:
         hidden = activations.response_bytes(model, rank.student.num_response_tokens)
         tiles = loss.gradient_bytes() + loss.tile_bytes() + loss.token_bytes()
@@ -66,24 +70,26 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         passing = max(passing, activations.embedding_bytes(model, batch))
     if held.embedding and passing:
         waiting = max(
-            _waiting_bytes(model, batch, at) + at.num_chunks * seen for at in held.embedding
+            _held_bytes(model, batch, chunks, at.waiting) + at.num_chunks * seen
+            for at in held.embedding
         )
+        waiting += held_bytes(model, batch)
         moments["embedding"] = waiting + passing, kept
     return moments
 
 
-def _held_bytes(model: RankModel, batch: Batch, held: Held) -> int:
-    """Of the chunks in flight also the inputs that stay beside what the first norm keeps of them: a
-    frozen embedding's output asks for a gradient, as a received input does."""
+def _held_bytes(model: RankModel, batch: Batch, chunks: Sequence[int], held: Held) -> int:
+    """With what each of the stage's chunks keeps. Of the chunks in flight also the inputs that stay
+    beside what the first norm keeps of them: a frozen embedding's output asks for a gradient, as a
+    received input does."""
     num_inputs = held.num_inputs if model.trains_base else held.num_chunks
+    if held.in_flight:
+        kept = sum(num * chunk for num, chunk in zip(held.in_flight, chunks, strict=True))
+    else:
+        (chunk,) = chunks
+        kept = held.num_chunks * chunk
     return (
-        held.num_chunks * recompute.chunk_bytes(model, batch)
+        kept
         + num_inputs * activations.input_bytes(model, batch)
         + held.num_between * boundary_bytes(model, batch)
     )
-
-
-def _waiting_bytes(model: RankModel, batch: Batch, held: Held) -> int:
-    """Beside the embedding's backward, whose chunk is released but for what its experts hold."""
-    others = replace(held, num_chunks=held.num_chunks - 1)
-    return _held_bytes(model, batch, others) + held_bytes(model, batch)

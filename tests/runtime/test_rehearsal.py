@@ -1,6 +1,7 @@
 """What `gkdplan verify` runs: small plans that keep every axis, and a judgement that sees what is
 broken on purpose."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import AutoConfig
 
 from gkdplan.cli.compiling import Compiled, compile_file
 from gkdplan.cli.rehearsing import plans_of, written
+from gkdplan.facts.known import find_known
 from gkdplan.planner.reduced import reduce_plan
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
@@ -100,7 +102,6 @@ def test_every_axis_of_a_large_plan_is_in_its_small_one(name: str, tmp_path: Pat
         shape, whole = (getattr(p.models, role).shape for p in (small, large.decided()))
         AutoConfig.from_pretrained(getattr(small.models, role).model)  # raises where it is not one
         assert (shape.moe is None) is (whole.moe is None)
-        assert bool(shape.num_dense_layers) is bool(whole.num_dense_layers)
         assert shape.num_parameters < 2**22
         parts = ("family", "tied_embeddings", "qkv_bias", "qk_norm", "rope_scaling", "rope_theta")
         assert all(getattr(shape, part) == getattr(whole, part) for part in parts)
@@ -111,6 +112,20 @@ def test_every_axis_of_a_large_plan_is_in_its_small_one(name: str, tmp_path: Pat
             assert 0 < len(attention.sliding_layers) < shape.num_layers
             assert attention.window is not None
             assert attention.window < 10
+
+
+def test_layers_without_experts_are_in_the_small_plan(tmp_path: Path) -> None:
+    known = find_known(MOE)
+    assert known is not None
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    config = dict(known.config) | {"mlp_only_layers": [0, 1], "num_hidden_layers": 8}
+    (mixed / "config.json").write_text(json.dumps(config))
+    parallel = "parallel = { pipeline = 2, expert = 4 }"
+    large = compiled(tmp_path, student=mixed, teacher=mixed, student_parallel=parallel)
+    shape = small_plans(large, tmp_path)[Claim.LAYOUT].models.student.shape
+    assert shape.moe is not None
+    assert 0 < shape.num_dense_layers < shape.num_layers
 
 
 def test_of_a_teacher_that_is_the_student_nothing_else_is_learnt(tmp_path: Path) -> None:

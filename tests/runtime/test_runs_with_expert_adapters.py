@@ -1,5 +1,5 @@
-"""Runs of a student with adapters on its experts: in every layout that of one process, saved as
-PEFT loads it, and gone on with exactly."""
+"""Runs of a student with adapters on its experts, and on the MLP of a layer that has none: in every
+layout that of one process, saved as PEFT loads it, and gone on with exactly."""
 
 import shutil
 from collections.abc import Callable
@@ -42,7 +42,7 @@ CASES = [
 def home(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("home")
     tiny.save_qwen3_moe(home / "teacher", num_layers=2, hidden=48, seed=1)
-    tiny.save_qwen3_moe(home / "student", num_layers=2, hidden=32, seed=2)
+    tiny.save_qwen3_moe(home / "student", num_layers=2, hidden=32, dense=(0,), seed=2)
     tiny.save_rows(home / "rows.jsonl")
     return home
 

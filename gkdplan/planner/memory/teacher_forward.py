@@ -78,14 +78,15 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
 
 
 def _first_rows(rank: Rank) -> dict[str, int]:
-    """The first micro-batch in the first layer and in the one before the last, beside what later
-    layers hold. Of inputs the first layer has its own, which is the chunk's."""
+    """The first micro-batch in the first layer and in the one before the last with experts, beside
+    what later layers hold. Of inputs the first layer has its own, which is the chunk's."""
     student = rank.student
     model, batch = student.model, student.batch
     passing = activations.forward_bytes(model, batch)
     (num_layers,) = model.stage.chunk_layers
+    _, last = model.last_layers[0]
     at_layer = {}
-    for num_passed in {1, num_layers - 1} - {0, num_layers}:
+    for num_passed in {1, last} - {0, num_layers}:
         held = held_in_next_forward_bytes(model, batch, num_passed)
         in_first = boundary_bytes(model, batch) if num_passed == 1 else 0
         at_layer[f"first rows, layer {num_passed}"] = passing - in_first + held

@@ -92,7 +92,7 @@ _TINY = {
     ),
     "tiny moe": lambda directory: tiny.save_qwen3_moe(directory, num_layers=4, hidden=64, ffn=48),
     "tiny mixed": lambda directory: tiny.save_qwen3_moe(
-        directory, num_layers=4, hidden=64, ffn=48, dense=(0, 2)
+        directory, num_layers=4, hidden=64, ffn=48, dense=(0, 3)
     ),
     "tiny dense": lambda directory: tiny.save_llama(directory, num_layers=4, hidden=64, ffn=96),
 }

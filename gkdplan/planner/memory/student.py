@@ -38,7 +38,6 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     norm = norms.final_norm_bytes(model, batch)
     kept = loss.kept_bytes() if rank.has_loss else 0
     seen = rank.student.seen_bytes
-
     chunks, layers = recompute.chunk_bytes(model, batch), places(model, batch)
 
     def saved(at: Iterable[Held], added: Mapping[int, int] | None = None) -> int:

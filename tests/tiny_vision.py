@@ -27,6 +27,8 @@ from transformers import (
     Qwen2Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -160,11 +162,14 @@ def save_qwen3_vl(
     deep_layers: tuple[int, ...] = (0, 1),
     tied: bool = False,
     seed: int = 0,
+    moe: dict[str, int] | None = None,
+    kind: tuple[type, type] = (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
 ) -> Path:
     """A random Qwen3-VL, whose tower speaks to the decoder's first layers."""
     torch.manual_seed(seed)
     image_token = save_qwen_eyes(directory)
-    config = Qwen3VLConfig(
+    of_config, of_model = kind
+    config = of_config(
         vision_config={
             "depth": tower_layers,
             "hidden_size": tower_hidden,
@@ -192,6 +197,7 @@ def save_qwen3_vl(
                 "mrope_section": list(sections),
                 "mrope_interleaved": True,
             },
+            **(moe or {}),
         },
         image_token_id=image_token,
         video_token_id=303,
@@ -199,7 +205,15 @@ def save_qwen3_vl(
         vision_end_token_id=image_token + 1,
         tie_word_embeddings=tied,
     )
-    return _save(directory, Qwen3VLForConditionalGeneration(config))
+    return _save(directory, of_model(config))
+
+
+def save_qwen3_vl_moe(directory: Path, *, experts: int = 4, **sizes: Any) -> Path:
+    """The same with experts, two of which a token takes."""
+    moe = {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    return save_qwen3_vl(
+        directory, **sizes, moe=moe, kind=(Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration)
+    )
 
 
 def save_internvl(
@@ -308,7 +322,9 @@ def _save_eyes(directory: Path, processor: Any, template: str, tokens: tuple[str
 
 def load_reference(directory: Path, **options: Any) -> PreTrainedModel:
     """The model of transformers."""
-    return AutoModelForImageTextToText.from_pretrained(directory, **options)
+    return AutoModelForImageTextToText.from_pretrained(
+        directory, experts_implementation="eager", **options
+    )
 
 
 def reference_inputs(

@@ -7,7 +7,7 @@ from gkdplan.diagnostics import Diagnostic, error, note
 from gkdplan.facts.model import WeightFacts
 from gkdplan.facts.safetensors import Tensor, read_header
 from gkdplan.facts.tensors import compare_tensors
-from gkdplan.families.tensors import expected_tensors
+from gkdplan.families.packed import tensors_in_files
 from gkdplan.json_file import UnreadableError, read_object, reason
 from gkdplan.shape import ModelShape
 from gkdplan.text import listed, printable, shown
@@ -44,7 +44,7 @@ def read_weights(
     if findings:
         return None, tuple(findings)
     of_model = {canonical_name(shape.vision, tensor): row for tensor, row in tensors.items()}
-    own = [of_model[tensor] for tensor in expected_tensors(shape)]
+    own = [of_model[tensor] for tensor in tensors_in_files(shape)]
     weights = WeightFacts(
         num_files=len(headers),
         num_parameters=sum(tensor.num_elements for tensor in own),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.facts.safetensors import Tensor
-from gkdplan.families.tensors import expected_tensors
+from gkdplan.families.packed import fits, tensors_in_files
 from gkdplan.shape import ModelShape
 from gkdplan.text import listed
 from gkdplan.vision import canonical_name
@@ -20,12 +20,12 @@ def compare_tensors(
     A second copy of a tied head and rotary frequencies, which the config determines, may be there.
     """
     tensors = {canonical_name(shape.vision, name): row for name, row in tensors.items()}
-    expected = expected_tensors(shape)
+    expected = tensors_in_files(shape)
     missing = [tensor for tensor in expected if tensor not in tensors]
     other_shape = [
         f"{tensor} {list(tensors[tensor].shape)}, not {list(size)}"
         for tensor, size in expected.items()
-        if tensor in tensors and tensors[tensor].shape != size
+        if tensor in tensors and not fits(tensor, tensors[tensor].shape, size)
     ]
     other_dtype = [
         f"{tensor} {row.dtype}"

@@ -3,9 +3,10 @@
 from math import isqrt
 
 from gkdplan.families.keys import Keys
-from gkdplan.families.qwen_vl import (
+from gkdplan.families.mrope import (
     check_sizes,
     layers_of,
+    plain_decoder,
     refuse_others,
     rope_of,
     rotary_sections,
@@ -16,7 +17,8 @@ from gkdplan.vision import Qwen3Vision
 MODEL_TYPE, ARCHITECTURE = "qwen3_vl", "Qwen3VLForConditionalGeneration"
 
 _OF_TEXT = "qwen3_vl_text"
-_THETA = 500_000.0
+THETA = 500_000.0
+"""Where a config leaves the base of the rotary positions out."""
 _ONLY_OF_TOWER: dict[str, tuple[object, str]] = {
     "hidden_act": ("gelu_pytorch_tanh", "the tower's activation is GELU by its tanh"),
     "in_channels": (3, "images have three colours"),
@@ -25,14 +27,10 @@ _ONLY_OF_TOWER: dict[str, tuple[object, str]] = {
 
 def text_config(keys: Keys) -> dict[str, object]:
     """The config of the decoder, as if it stood alone: Qwen3's, with plain rotary positions."""
-    text = dict(keys.table("text_config"))
+    text = keys.table("text_config")
     if text.get("model_type") != _OF_TEXT:
         keys.refuse("text_config", "the decoder is Qwen3-VL's own")
-    theta = rope_of(keys).values.get("rope_theta", text.get("rope_theta", _THETA))
-    tied = keys.values.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
-    for key in ("rope_scaling", "rope_parameters"):
-        text.pop(key, None)
-    return {**text, "model_type": "qwen3", "rope_theta": theta, "tie_word_embeddings": tied}
+    return plain_decoder(keys, text, "qwen3", THETA)
 
 
 def read_vision(keys: Keys, text: ModelShape) -> Qwen3Vision:

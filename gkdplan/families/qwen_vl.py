@@ -1,15 +1,19 @@
 """The vision part of Qwen2.5-VL's config.json, and the config of the decoder behind it."""
 
-from collections.abc import Mapping
-
 from gkdplan.families.keys import Keys
+from gkdplan.families.mrope import (
+    check_sizes,
+    layers_of,
+    plain_decoder,
+    refuse_others,
+    rotary_sections,
+)
 from gkdplan.shape import ModelShape
-from gkdplan.vision import PatchedVision, QwenVision
+from gkdplan.vision import QwenVision
 
 MODEL_TYPE, ARCHITECTURE = "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"
 
 _OF_TEXT = "qwen2_5_vl_text"
-_MROPE_TYPES = (None, "mrope", "default")
 _THETA = 1_000_000.0
 _ONLY_OF_TOWER: dict[str, tuple[object, str]] = {
     "hidden_act": ("silu", "the tower's MLP is gated by SiLU"),
@@ -17,12 +21,6 @@ _ONLY_OF_TOWER: dict[str, tuple[object, str]] = {
     "in_chans": (3, "images have three colours"),
     "rms_norm_eps": (1e-6, "the tower's norms have that epsilon, whatever is written"),
 }
-_ROTARY_OF_TOWER: dict[str, tuple[object, str]] = {
-    "rope_type": ("axial", "the tower turns by row and column"),
-    "rope_theta": (10_000, "the tower's rotary positions have that base"),
-}
-_NUM_SECTIONS = 3
-"""Time, row and column."""
 
 
 def text_config(keys: Keys) -> dict[str, object]:
@@ -33,13 +31,8 @@ def text_config(keys: Keys) -> dict[str, object]:
     inner = keys.table("text_config")
     if inner and inner.get("model_type") != _OF_TEXT:
         keys.refuse("text_config", "the decoder is Qwen2.5-VL's own")
-    text = dict(inner) if inner else {**keys.values, "architectures": None}
-    rope = rope_of(keys).values
-    theta = rope.get("rope_theta", text.get("rope_theta", _THETA))
-    tied = keys.values.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
-    for key in ("rope_scaling", "rope_parameters", "text_config", "vision_config"):
-        text.pop(key, None)
-    return {**text, "model_type": "qwen2", "rope_theta": theta, "tie_word_embeddings": tied}
+    text = inner if inner else {**keys.values, "architectures": None}
+    return plain_decoder(keys, text, "qwen2", _THETA)
 
 
 def read_vision(keys: Keys, text: ModelShape) -> QwenVision:
@@ -66,75 +59,10 @@ def read_vision(keys: Keys, text: ModelShape) -> QwenVision:
     return vision
 
 
-def rope_of(keys: Keys) -> Keys:
-    """The table of rotary positions, where this version of transformers writes it."""
-    place = keys.inner("text_config") if keys.has("text_config") else keys
-    return place.inner("rope_parameters" if place.has("rope_parameters") else "rope_scaling")
-
-
-def rotary_sections(keys: Keys) -> tuple[int, ...]:
-    """Pairs of a head that turn by time, row and column."""
-    rope = rope_of(keys)
-    kinds: Mapping[str, object] = rope.values
-    for key in ("type", "rope_type"):
-        if kinds.get(key) not in _MROPE_TYPES:
-            rope.refuse(key, "rotary positions are of time, row and column, unscaled")
-    sections = rope.numbers("mrope_section", 1, 2**12, _NUM_SECTIONS)
-    if any(section != int(section) for section in sections):
-        rope.refuse("mrope_section", "a section is a whole number of pairs")
-    return tuple(map(int, sections))
-
-
-def refuse_others(tower: Keys, only: Mapping[str, tuple[object, str]]) -> None:
-    """Of a tower's keys and of its rotary positions those of another value than the one."""
-    for place, known in ((tower, only), (tower.inner("rope_parameters"), _ROTARY_OF_TOWER)):
-        for key, (value, why) in known.items():
-            if place.has(key) and place.values[key] != value:
-                place.refuse(key, why)
-
-
-def layers_of(tower: Keys, key: str, default: list[int]) -> tuple[int, ...]:
-    """A list of numbers of the tower's layers."""
-    layers = tower.values.get(key, default)
-    if isinstance(layers, list) and all(type(layer) is int for layer in layers):
-        return tuple(layers)
-    tower.refuse(key, "it is a list of numbers of layers")
-    return ()
-
-
 def _check_window(keys: Keys, vision: QwenVision) -> None:
     side = vision.patch_size * vision.merge_size
     if vision.window_size < side:
         keys.wrong(
             f"`vision_config.window_size` = {vision.window_size} is less than the {side} pixels a "
             "side of a token"
-        )
-
-
-def check_sizes(keys: Keys, vision: PatchedVision, text: ModelShape) -> None:
-    """What contradicts itself or the decoder."""
-    if vision.hidden_size % vision.num_heads:
-        keys.wrong(
-            f"`vision_config.hidden_size` = {vision.hidden_size} is not a multiple of "
-            f"`vision_config.num_heads` = {vision.num_heads}"
-        )
-    elif vision.hidden_size // vision.num_heads % 4:
-        keys.wrong(
-            f"a head of the tower has {vision.hidden_size // vision.num_heads} coordinates, no "
-            "multiple of 4, and pairs of them turn by row and by column"
-        )
-    if vision.output_size != text.hidden_size:
-        keys.wrong(
-            f"`vision_config.out_hidden_size` = {vision.output_size} is not the decoder's "
-            f"`hidden_size` = {text.hidden_size}"
-        )
-    if 2 * sum(vision.rotary_sections) != text.head_dim:
-        keys.wrong(
-            f"`mrope_section` has {sum(vision.rotary_sections)} pairs, and a head of "
-            f"{text.head_dim} has {text.head_dim // 2}"
-        )
-    if vision.image_token_id >= text.vocab_size:
-        keys.wrong(
-            f"`image_token_id` = {vision.image_token_id} is no row of the embedding, which has "
-            f"{text.vocab_size}"
         )

@@ -125,10 +125,11 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
     if facts.student.shape.vision is None or facts.teacher.shape.vision is None:
         return
     student, teacher = plan.student, plan.teacher
+    sees_by_tiles = isinstance(facts.student.shape.vision, InternVision)
     refused = {
         "generation.engine": (
             plan.generation.engine is Engine.VLLM
-            and isinstance(facts.student.shape.vision, InternVision),
+            and (sees_by_tiles or facts.student.shape.moe is not None),
             'set it to "megatron"',
         ),
         "teacher.server": (teacher.server is not None, "remove it"),
@@ -136,6 +137,10 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         "teacher.stream": (teacher.stream, "remove it"),
         "teacher.self": (teacher.self_ is not None, "name a model as `teacher.model`"),
         "student.init": (student.init == "random", 'set it to "pretrained"'),
+        "student.tuning": (
+            student.tuning == "lora" and facts.student.shape.moe is not None,
+            'set it to "full"',
+        ),
     }
     for path, (is_asked, help) in refused.items():
         if is_asked:

@@ -1,6 +1,7 @@
 """Bytes of a checkpoint on the disk, and those that saving needs on the device, which on a CPU is
 where the files' tensors wait too."""
 
+from gkdplan.families.packed import largest_packed_elements
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.model import RankModel, chunks_of_stage, fused_of, rank_model
@@ -57,7 +58,8 @@ def saved_elements(draft: Draft) -> int:
 
 def student_files_bytes(draft: Draft, *, writes: bool) -> int:
     """Whole tensors of the model, padding included, that pass through every rank, one parameter at
-    a time: gathered from the ranks that share it, where there are such, and joined. Where the
+    a time: gathered from the ranks that share it, where there are such, and joined; experts that
+    files hold packed are then joined on the host. Where the
     device is the host they wait, on the rank that `writes`, until a file is full; if they are
     written beside later steps, as part of the host tier.
     """
@@ -76,7 +78,8 @@ def student_files_bytes(draft: Draft, *, writes: bool) -> int:
     passing = num_copies * largest_elements(parameters) * width
     waits = writes and draft.layout.backend == "gloo" and not draft.training.async_save
     waiting = min(num_elements(parameters) * width, FILE_BYTES) if waits else 0
-    return waiting + passing
+    packed = largest_packed_elements(shape) * width if waits else 0
+    return waiting + passing + packed
 
 
 def state_file_bytes(draft: Draft, student: RankModel, state: TrainingState) -> int:

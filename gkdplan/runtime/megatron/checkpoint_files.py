@@ -12,8 +12,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.families.packed import (
+    PackedPlace,
+    fits,
+    is_transposed,
+    packed_place,
+    packed_tensors,
+)
 from gkdplan.runtime.megatron.hf_layout import Slice
-from gkdplan.vision import VisionShape, canonical_name
+from gkdplan.shape import ModelShape
+from gkdplan.vision import canonical_name
 
 _LAYER_TENSOR = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _DERIVED = ("rotary_emb.inv_freq",)
@@ -22,14 +30,16 @@ _DERIVED = ("rotary_emb.inv_freq",)
 class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
     """A directory with model.safetensors, or with several files and an index; open while entered.
 
-    Of a model with `vision` tensors go by the names of `vision.canonical_name`.
+    Of a model that sees tensors go by the names of `vision.canonical_name`; experts that the files
+    hold packed are read one by one.
 
     Raises UserError GK521 when there is no such file or one of them cannot be read.
     """
 
-    def __init__(self, directory: Path, vision: VisionShape | None = None) -> None:
+    def __init__(self, directory: Path, shape: ModelShape | None = None) -> None:
         self._directory = directory
-        self._vision = vision
+        self._vision = None if shape is None else shape.vision
+        self._packed = {} if shape is None else packed_tensors(shape)
         self._sources: tuple[int, ...] = ()
         self._files: dict[str, tuple[safe_open, str]] = {}
         self._stack = contextlib.ExitStack()
@@ -87,11 +97,39 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
 
     def read(self, piece: Slice) -> Tensor:
         """A slice of a tensor, by the model's layer numbers, cut where the tensor ends."""
+        place = packed_place(piece.tensor) if self._packed else None
+        if place is not None:
+            return self._read_packed(piece, place)
         name = self._source_name(piece.tensor)
         tensor = self._slice(name)
         stop = min(piece.stop, tensor.get_shape()[piece.dim])
         start = min(piece.start, stop)
         return tensor[start:stop] if piece.dim == 0 else tensor[:, start:stop]
+
+    @property
+    def holds_transposed_experts(self) -> bool:
+        """Whether it packs experts the other way round than transformers 5 does."""
+        return any(
+            is_transposed(self._slice(name).get_shape(), size)
+            for name, size in self._packed.items()
+            if name in self._files
+        )
+
+    def _read_packed(self, piece: Slice, place: PackedPlace) -> Tensor:
+        """A slice of an expert's projection."""
+        tensor = self._slice(self._source_name(place.tensor))
+        size = self._packed[place.tensor]
+        num_outputs = size[1] // place.num_parts
+        first = place.part * num_outputs
+        rows, columns = slice(first, first + num_outputs), slice(None)
+        if piece.dim == 0:
+            rows = slice(first + piece.start, first + piece.stop)
+        else:
+            columns = slice(piece.start, piece.stop)
+        expert = slice(place.expert, place.expert + 1)
+        if is_transposed(tensor.get_shape(), size):
+            return tensor[expert, columns, rows][0].t()
+        return tensor[expert, rows, columns][0]
 
     def _file_names(self) -> list[str]:
         index = self._directory / "model.safetensors.index.json"
@@ -116,7 +154,7 @@ class Checkpoint(contextlib.AbstractContextManager["Checkpoint"]):
                 help=("fetch the missing files again, or name a complete checkpoint",),
             )
         held = tuple(self._slice(name).get_shape())
-        if held == size:
+        if fits(name, held, size):
             return None
         return error(
             "GK523",

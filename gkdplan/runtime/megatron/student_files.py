@@ -8,8 +8,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gkdplan.families.tensors import expected_tensors
+from gkdplan.families.packed import packs_experts, tensors_in_files
 from gkdplan.runplan.model import ModelPlan
+from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
+from gkdplan.runtime.megatron.packed_experts import packed
 from gkdplan.runtime.student_config import write_config
 from gkdplan.vision import name_on_disk
 
@@ -28,7 +30,8 @@ def write_student(
     partial = out_dir.with_name(f".{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_shards(tensors, plan, partial, shard_bytes)
+    transposed = packs_experts(plan.shape) and _holds_transposed_experts(source_dir, plan)
+    _write_shards(tensors, plan, partial, shard_bytes, transposed=transposed)
     write_config(plan, source_dir, partial)
     partial.rename(out_dir)
 
@@ -38,6 +41,8 @@ def _write_shards(
     plan: ModelPlan,
     directory: Path,
     shard_bytes: int,
+    *,
+    transposed: bool,
 ) -> None:
     """One file, or several and the index that tells which tensor lies where.
 
@@ -48,14 +53,15 @@ def _write_shards(
     total_bytes = 0
     shards = list[Path]()
     vision = plan.shape.vision
-    named = ((name_on_disk(vision, name), tensor) for name, tensor in tensors)
+    in_files = packed(tensors, plan.shape, transposed=transposed)
+    named = ((name_on_disk(vision, name), tensor) for name, tensor in in_files)
     for shard in _shards(named, shard_bytes):
         path = directory / f"shard_{len(shards)}"
         save_file(shard, path, metadata={"format": "pt"})
         shards.append(path)
         weight_map |= dict.fromkeys(shard, path.name)
         total_bytes += sum(tensor.nbytes for tensor in shard.values())
-    expected = expected_tensors(plan.shape)
+    expected = tensors_in_files(plan.shape)
     assert weight_map.keys() == {name_on_disk(vision, name) for name in expected}
     if len(shards) == 1:
         shards[0].rename(directory / "model.safetensors")
@@ -73,6 +79,11 @@ def _write_shards(
             "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()},
         },
     )
+
+
+def _holds_transposed_experts(source_dir: Path, plan: ModelPlan) -> bool:
+    with Checkpoint(source_dir, plan.shape) as source:
+        return source.holds_transposed_experts
 
 
 def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:

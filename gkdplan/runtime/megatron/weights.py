@@ -8,7 +8,7 @@ import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
-from gkdplan.families.tensors import expected_tensors
+from gkdplan.families.packed import tensors_in_files
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
@@ -29,9 +29,9 @@ def load_weights(chunks: Sequence[GPTModel], directory: Path, plan: ModelPlan, m
     touched, when a tensor is missing, unexpected, of another shape, or a file is unreadable.
     """
     shape = plan.shape
-    with Checkpoint(directory, plan.shape.vision) as checkpoint:
+    with Checkpoint(directory, plan.shape) as checkpoint:
         checkpoint.expect(
-            expected_tensors(shape), plan.keep_layers or tuple(range(shape.num_layers))
+            tensors_in_files(shape), plan.keep_layers or tuple(range(shape.num_layers))
         )
         _fill(chunks, plan, mesh, checkpoint.read)
 
@@ -40,7 +40,7 @@ def load_output_head(head: Tensor, directory: Path, plan: ModelPlan, mesh: Mesh)
     """Fill `head` [V/t, H] with the rows of this tensor rank of `mesh`, from the safetensors of
     `directory`, which `load_weights` has found good. Rows past the checkpoint's are zero."""
     (piece,) = slices_of_ranks(plan, mesh, "output_layer.weight")[mesh.tensor_rank]
-    with Checkpoint(directory, plan.shape.vision) as checkpoint:
+    with Checkpoint(directory, plan.shape) as checkpoint:
         _fill_rows(head, checkpoint.read(piece))
 
 

@@ -4,6 +4,7 @@ Legend: B rows, S tokens, V the padded vocabulary.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from tiny_vision import (
     save_internvl,
     save_llava,
     save_qwen3_vl,
+    save_qwen3_vl_moe,
     save_qwen_vl,
 )
 from transformers import LlamaConfig, Qwen2Config, Qwen3Config
@@ -37,6 +39,7 @@ from gkdplan.runtime.megatron.forward import output_head, response_hidden, stage
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_chunks
+from gkdplan.runtime.megatron.packed_experts import packed
 from gkdplan.runtime.megatron.schedule import run_schedule
 from gkdplan.runtime.megatron.weights import load_weights, save_student
 from gkdplan.runtime.vision.images import Eyes, Shown, load_eyes
@@ -45,9 +48,10 @@ from gkdplan.vocab import Dtype, Kernels, Tier
 
 ONE = AxisDegrees(tensor=1, sequence=False, data=1)
 TENSOR_2 = replace(ONE, tensor=2)
+TENSOR_2_WITH_SEQUENCE = replace(TENSOR_2, sequence=True)
 LAYOUTS = (
     (TENSOR_2, ((2,),)),
-    (replace(TENSOR_2, sequence=True), ((2,),)),
+    (TENSOR_2_WITH_SEQUENCE, ((2,),)),
     (replace(ONE, pipeline=2), ((1,), (1,))),
     (replace(ONE, context=2), ((2,),)),
 )
@@ -58,6 +62,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen-vl": {"save": save_qwen_vl},
     "qwen3-vl": {"save": save_qwen3_vl, "deep_layers": (0, 2)},
     "qwen3-vl-tied": {"save": save_qwen3_vl, "tied": True, "deep_layers": (1,)},
+    "qwen3-vl-moe": {"save": save_qwen3_vl_moe, "deep_layers": (1,)},
     "internvl": {"save": save_internvl},
     "internvl-6b": {
         "save": save_internvl,
@@ -72,7 +77,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "qwen-vl-tied": {"save": save_qwen_vl, "tied": True, "hidden": 48, "sections": (3, 2, 1)},
 }
-SPREAD = ("default", "qwen-vl", "qwen3-vl-tied", "internvl")
+SPREAD = ("default", "qwen-vl", "qwen3-vl-tied", "internvl", "qwen3-vl-moe")
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +102,13 @@ def test_two_processes_equal_transformers(seeing: Path) -> None:
 def test_a_saved_student_is_the_same_bytes_and_loads_in_transformers(
     seeing: Path, tmp_path: Path
 ) -> None:
-    for name in ("default", "qwen-vl", "qwen-vl-tied", "qwen3-vl", "internvl"):
+    for name in ("default", "qwen-vl", "qwen-vl-tied", "qwen3-vl", "internvl", "qwen3-vl-moe"):
         run_on_ranks(_save, 1, seeing / name, tmp_path / name, ((ONE, ((2,),)),))
         run_on_ranks(_save, 2, seeing / name, tmp_path / name, LAYOUTS)
 
 
 def test_a_student_of_some_layers_keeps_its_eyes(seeing: Path, tmp_path: Path) -> None:
-    for name in ("default", "qwen-vl", "qwen3-vl-tied", "internvl-tied"):
+    for name in ("default", "qwen-vl", "qwen3-vl-tied", "internvl-tied", "qwen3-vl-moe"):
         run_on_ranks(_save_last_layer, 1, seeing / name, tmp_path / name)
 
 
@@ -121,6 +126,22 @@ def test_names_of_earlier_checkpoints_are_the_same_weights(seeing: Path, tmp_pat
     assert renamed.keys() != tensors.keys()
     save_file(renamed, earlier / "model.safetensors", metadata={"format": "pt"})
     run_on_ranks(_hold_the_weights_of, 1, earlier, seeing / "default")
+
+
+def test_experts_that_lie_transposed_are_the_same_weights_and_stay_so(
+    seeing: Path, tmp_path: Path
+) -> None:
+    """Those of the hub, which transformers 4 saved."""
+    hub = tmp_path / "hub"
+    shutil.copytree(seeing / "qwen3-vl-moe", hub)
+    tensors = load_file(hub / "model.safetensors")
+    turned = {
+        name: tensor.transpose(1, 2).contiguous() if ".mlp.experts." in name else tensor
+        for name, tensor in tensors.items()
+    }
+    save_file(turned, hub / "model.safetensors", metadata={"format": "pt"})
+    run_on_ranks(_hold_the_weights_of, 1, hub, seeing / "qwen3-vl-moe")
+    run_on_ranks(_save, 2, hub, tmp_path / "saved", ((TENSOR_2_WITH_SEQUENCE, ((2,),)),))
 
 
 def _hold_the_weights_of(directory: Path, other: Path) -> None:
@@ -251,10 +272,8 @@ def _save_last_layer(source: Path, out: Path) -> None:
 
 def _assert_same_weights(chunks: Any, plan: ModelPlan, mesh: Mesh, directory: Path) -> None:
     expected = load_file(directory / "model.safetensors")
-    found = {
-        name_on_disk(plan.shape.vision, name): tensor
-        for name, tensor in full_tensors(chunks, plan, mesh)
-    }
+    in_files = packed(full_tensors(chunks, plan, mesh), plan.shape, transposed=False)
+    found = {name_on_disk(plan.shape.vision, name): tensor for name, tensor in in_files}
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

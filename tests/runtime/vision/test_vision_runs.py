@@ -22,6 +22,7 @@ from tiny_vision import (
     save_internvl,
     save_llava,
     save_qwen3_vl,
+    save_qwen3_vl_moe,
     save_qwen_vl,
     save_seeing_rows,
 )
@@ -82,6 +83,10 @@ def make_home(kind: str, home: Path) -> Path:
         teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 3}
         save_internvl(home / "teacher", **teacher, seed=1)
         save_internvl(home / "student", num_layers=2, tied=True, seed=2)
+    elif kind == "qwen3-vl-moe":
+        teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 2}
+        save_qwen3_vl_moe(home / "teacher", **teacher, deep_layers=(0, 1), seed=1)
+        save_qwen3_vl_moe(home / "student", num_layers=2, deep_layers=(1,), seed=2)
     elif kind == "qwen3-vl":
         teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 2}
         save_qwen3_vl(home / "teacher", **teacher, deep_layers=(0, 1), seed=1)
@@ -97,7 +102,7 @@ def make_home(kind: str, home: Path) -> Path:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_loss_and_gradients_equal_float64_on_one_process(layout, home, tmp_path):
     run_plan = compile_tiny(home, tmp_path / "run", **PLAN, **LAYOUTS[layout])
-    run_on_ranks(_check_step, run_plan.layout.world_size, encode(run_plan))
+    run_on_ranks(check_step, run_plan.layout.world_size, encode(run_plan))
 
 
 LEARNING_EYES = "freeze_vision = false\nfreeze_projector = false"
@@ -140,7 +145,7 @@ def test_what_a_tower_says_to_layers_is_learnt_over_a_tensor_axis(tmp_path):
 
 def _check_learning(home: Path, tmp_path: Path, layout: str, student: str) -> None:
     run_plan = compile_tiny(home, tmp_path / "run", **PLAN, **LAYOUTS[layout], student=student)
-    run_on_ranks(_check_step, run_plan.layout.world_size, encode(run_plan))
+    run_on_ranks(check_step, run_plan.layout.world_size, encode(run_plan))
 
 
 @pytest.mark.parametrize("layout", ["tensor 2 with sequence", "pipeline 2", "context 2"])
@@ -154,7 +159,7 @@ def test_internvl_and_its_projector_learn_on_two_stages(tmp_path):
     _check_learning(home, tmp_path, "pipeline 2", "freeze_projector = false")
 
 
-def _check_step(lock: str) -> None:
+def check_step(lock: str) -> None:
     session = open_silently(lock)
     assert {len(e.shown) for e in session.train.examples} == {0, 1, 2}
     _check_resident(session)
@@ -216,7 +221,25 @@ def _textbook(session: Session) -> tuple[float, dict[str, torch.Tensor]]:
     grads = {
         _canonical(name, vision): parameter.grad for name, parameter in student.named_parameters()
     }
-    return float(loss.detach()), {name: grad for name, grad in grads.items() if grad is not None}
+    apart = {
+        name: gradient
+        for packed, of_all in grads.items()
+        if of_all is not None
+        for name, gradient in _apart(packed, of_all)
+    }
+    return float(loss.detach()), apart
+
+
+def _apart(name: str, gradient: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Of experts that transformers packs, each one's."""
+    prefix, is_packed, projection = name.partition(".mlp.experts.")
+    if not is_packed:
+        yield name, gradient
+        return
+    for expert, of_one in enumerate(gradient):
+        names = ["gate_proj", "up_proj"] if projection == "gate_up_proj" else ["down_proj"]
+        for own, part in zip(names, of_one.chunk(len(names)), strict=True):
+            yield f"{prefix}.mlp.experts.{expert}.{own}.weight", part
 
 
 def _canonical(name: str, vision: VisionShape) -> str:
@@ -240,10 +263,10 @@ GREEDY = {"one process": {}, "tensor 2 with sequence": {}, "pipeline 2": {}}
 def test_greedy_samples_are_those_of_transformers(layout, home, tmp_path):
     """Of rows with and without images, all in one forward of their prompts."""
     run_plan = compile_tiny(home, tmp_path / "run", **MIX, **LAYOUTS[layout])
-    run_on_ranks(_check_greedy, run_plan.layout.world_size, encode(run_plan))
+    run_on_ranks(check_greedy, run_plan.layout.world_size, encode(run_plan))
 
 
-def _check_greedy(lock: str) -> None:
+def check_greedy(lock: str) -> None:
     session = open_silently(lock)
     greedy = replace(session.plan.sampling, temperature=0.0)
     examples = session.train.examples

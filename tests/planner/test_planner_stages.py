@@ -7,6 +7,7 @@ from planner_facts import SMOLLM2, facts, plan
 
 from gkdplan.planner.memory.activations import angle_bytes, layer_bytes
 from gkdplan.planner.memory.batch import Batch, gather_bytes
+from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.held import Held
 from gkdplan.planner.memory.in_flight import (
     held_in_training,
@@ -16,12 +17,13 @@ from gkdplan.planner.memory.in_flight import (
 from gkdplan.planner.memory.model import TORCH_ON_CPU, Fused, RankModel
 from gkdplan.planner.memory.optimizer import state_of_rank
 from gkdplan.planner.memory.parameters import num_elements
-from gkdplan.planner.memory.places import places
-from gkdplan.planner.memory.recompute import chunk_bytes
+from gkdplan.planner.memory.places import most_by_chunk, places
+from gkdplan.planner.memory.recompute import chunk_bytes, kept_layer_bytes
 from gkdplan.planner.memory.stage import Stage
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import Recompute
+from gkdplan.shape import MoeShape
 from gkdplan.vocab import Dtype, Phase
 
 LLAMA_8B = replace(
@@ -206,6 +208,20 @@ def test_recompute_keeps_inputs_and_makes_the_rest_again(recompute, kept, repeat
     model = stage_of_smol(0, 2, 15, recompute=recompute)
     (last,) = places(model, BATCH)
     assert (chunk_bytes(model, BATCH), last.repeated) == ((kept,), repeated)
+
+
+def test_beside_a_layer_of_another_kind_later_layers_are_not_there():
+    moe = MoeShape(4, 2, 512)
+    shape, stage = replace(SMOLLM2, moe=moe), Stage(0, 1, (3,), ((2,),))
+    model = RankModel(
+        shape, Dtype.FP32, 49152, 1, False, TORCH_ON_CPU, stage, experts=ExpertShare(moe)
+    )
+    with_experts, dense = (kept_layer_bytes(kind, BATCH) for kind in model.kinds)
+    assert chunk_bytes(model, BATCH) == (2 * with_experts + dense,)
+    layers = places(model, BATCH)
+    assert [place.freed for place in layers] == [0, dense, dense + with_experts]
+    assert [place.model.experts is None for place in layers] == [True, False, False]
+    assert most_by_chunk(layers, lambda place: place.freed + 1) == {0: 1}
 
 
 def test_norms_that_are_part_of_a_projection_are_not_dropped():

@@ -8,7 +8,10 @@ from planner_facts import TINY, data_file, facts, model_facts, plan, tokenizer
 
 from gkdplan.codes import CODES
 from gkdplan.diagnostics import Diagnostic, Severity
+from gkdplan.latent import LatentShape
 from gkdplan.planner.checks.declaration import RULES, check_declaration
+from gkdplan.planner.checks.degrees import possible_degrees
+from gkdplan.planner.checks.edits import broken_rules
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.shape import AttentionShape
 
@@ -240,6 +243,18 @@ def test_what_is_planned_but_not_run_compiles_with_a_warning():
     assert found.severity is Severity.WARNING
     assert found.label == "planned, but not yet run"
     assert compilation.run_plan is not None
+
+
+def test_no_layout_is_offered_that_cuts_sequences_of_latents():
+    found = facts()
+    cluster = plan(cluster={"devices_per_node": 4})
+    assert possible_degrees(cluster, found, "student.parallel", "context") == (1, 2, 4)
+    shape = replace(found.student.shape, latent=LatentShape(None, 8, 4, 6))
+    found = replace(found, student=replace(found.student, shape=shape))
+    assert possible_degrees(cluster, found, "student.parallel", "context") == (1,)
+    assert "GK590" in broken_rules(
+        plan(cluster={"devices_per_node": 2}, student={"parallel": {"context": 2}}), found
+    )
 
 
 def test_bounded_scores_need_the_kernels_of_torch():

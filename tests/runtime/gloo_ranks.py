@@ -44,7 +44,16 @@ IMPORTED_ONCE = [
     "transformers.models.auto.modeling_auto",
     *(
         f"transformers.models.{family}.modeling_{family}"
-        for family in ("llama", "qwen2", "qwen3", "qwen3_moe", "qwen2_moe", "mixtral", "olmoe")
+        for family in (
+            "llama",
+            "qwen2",
+            "qwen3",
+            "qwen3_moe",
+            "qwen2_moe",
+            "mixtral",
+            "olmoe",
+            "deepseek_v3",
+        )
     ),
 ]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from gkdplan import __version__
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.laid_out import each_model, laid_out
+from gkdplan.planner.checks.possible import latents_are_whole
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.layout import kernels_of
 from gkdplan.spec.plan import Plan
@@ -57,7 +58,7 @@ def latents_are_not_in_vllm(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def latents_have_whole_sequences(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Every rank of the context axis would gather keys and values of every head."""
     for model in laid_out(plan, facts, lambda shape: (shape.family, shape.latent)):
-        if model.shape.latent is not None and model.parallel.context > 1:
+        if not latents_are_whole(model):
             yield _not_yet(
                 f"a context axis for attention from latents, as in {model.shape.family}, is",
                 model.path("context"),
@@ -86,7 +87,6 @@ RULES = (
     latents_need_kernels_of_torch,
     latents_have_no_adapters,
     latents_are_not_in_vllm,
-    latents_have_whole_sequences,
     load_balance_knows_the_choice,
 )
 

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks import experts, heads, lora, mesh, pipeline, recompute, sequence
+from gkdplan.planner.checks import (
+    experts,
+    heads,
+    latents,
+    lora,
+    mesh,
+    pipeline,
+    recompute,
+    sequence,
+)
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.spec.plan import Plan
 
@@ -34,5 +43,6 @@ RULES = (
     *experts.RULES,
     *recompute.RULES,
     *lora.RULES,
+    latents.latents_have_whole_sequences,
     kept_layers_exist,
 )

@@ -31,6 +31,22 @@ def test_experts_in_bf16_are_nearer_to_float64_than_those_of_transformers(
     run_on_ranks(_equal_errors, 1, checkpoints)
 
 
+def test_what_is_added_where_experts_are_chosen_is_not_trained() -> None:
+    run_on_ranks(_frozen_biases, 1)
+
+
+def _frozen_biases() -> None:
+    """Of a trained V3, whose first layer has no router; other routers have no such numbers."""
+    mesh = start_mesh(ONE)
+    for name, num_frozen in (("deepseek-v3", 3), ("deepseek-v2", 0)):
+        plan = plan_of(name, 1, **BF16_LAYOUT)
+        model = build_model(plan, ONE, mesh, trainable=True)
+        frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+        assert len(frozen) == num_frozen
+        assert all(n.endswith("router.expert_bias") for n, _ in frozen)
+        assert all(p.dtype is torch.float32 for _, p in frozen)
+
+
 @torch.no_grad()
 def _equal_routers(checkpoints: Path) -> None:
     for name in (*IN_EVERY_LAYER, *DEEPSEEK):

@@ -97,10 +97,14 @@ def test_an_engine_divides_the_tower(change, words):
     assert found[0].help == ("set `generation.tensor` to 1",)
 
 
-def test_an_engine_of_internvl_is_refused_and_not_ignored():
-    compilation = compiled(replace(WIDE, vision=INTERN))
-    assert ("GK590", "generation.engine") in [(d.code, d.path) for d in compilation.diagnostics]
-    assert compilation.run_plan is None
+def test_of_internvl_the_mlps_are_divided_alone():
+    matrices = 2 * (16 * INTERN.ffn_hidden_size) * INTERN.num_layers
+    biases = INTERN.ffn_hidden_size * INTERN.num_layers
+    whole, half = (eye_weight_bytes(model(INTERN, tensor), ENGINE) for tensor in (1, 2))
+    assert whole - half == 4 * (matrices + biases) // 2
+    one_head = replace(WIDE, num_attention_heads=4, vision=replace(INTERN, num_heads=1))
+    tables = {"cluster": {"devices_per_node": 2}, "generation": {"tensor": 2}}
+    assert "GK240" not in [d.code for d in compiled(one_head, **tables).diagnostics]
 
 
 def test_a_server_takes_as_many_images_as_one_on_the_ranks():

@@ -8,8 +8,7 @@ from gkdplan.planner.checks.laid_out import each_model
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.layout import stage_layers
 from gkdplan.spec.plan import Plan
-from gkdplan.vision import InternVision, deep_layers_of
-from gkdplan.vocab import Engine
+from gkdplan.vision import deep_layers_of
 
 KEYS = {
     "student": ("freeze_vision", "freeze_projector", "freeze_language"),
@@ -125,11 +124,9 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
     if facts.student.shape.vision is None or facts.teacher.shape.vision is None:
         return
     student, teacher = plan.student, plan.teacher
-    sees_by_tiles = isinstance(facts.student.shape.vision, InternVision)
     refused = {
         "generation.engine": (
-            plan.generation.engine is Engine.VLLM
-            and (sees_by_tiles or facts.student.shape.moe is not None),
+            plan.generation.engine is Engine.VLLM and facts.student.shape.moe is not None,
             'set it to "megatron"',
         ),
         "teacher.server": (teacher.server is not None, "remove it"),

@@ -13,6 +13,7 @@ from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan
 from gkdplan.units import format_bytes
+from gkdplan.vision import InternVision
 from gkdplan.vocab import Engine
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -156,7 +157,7 @@ def _undivided(shape: ModelShape, degree: int) -> Iterator[tuple[int, str]]:
     if padded_vocab_rows(shape) % degree:
         yield padded_vocab_rows(shape), "padded rows of the embedding"
     if shape.vision is not None:
-        if shape.vision.num_heads % degree:
+        if shape.vision.num_heads % degree and not isinstance(shape.vision, InternVision):
             yield shape.vision.num_heads, "heads in its tower"
         if shape.vision.ffn_hidden_size % degree:
             yield shape.vision.ffn_hidden_size, "ffn columns in its tower"

@@ -1,7 +1,7 @@
 """Bytes of the eyes of a vllm engine on one of its tensor ranks, as vllm 0.32 lays them out.
 
 T the engine's tensor degree, w bytes of an element. The linear layers of tower and projector are
-divided between the ranks, all else is whole on each.
+divided between the ranks, of InternVL those of the tower's MLPs only; all else is whole on each.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from math import prod
 from gkdplan.planner.memory.engine import EngineModel
 from gkdplan.planner.memory.vision import tower_bytes
 from gkdplan.runplan.sampling import VllmPlan
-from gkdplan.vision import ClipVision, VisionShape, deep_layers_of
+from gkdplan.vision import ClipVision, InternVision, VisionShape, deep_layers_of
 from gkdplan.vision.tensors import Shapes
 
 MATRIX = 2
@@ -62,7 +62,9 @@ def _elements(vision: VisionShape, tensor: int) -> Iterator[int]:
     shapes = vision.tensors()
     for name, shape in shapes.items():
         if not isinstance(vision, ClipVision) or _is_made(vision, name):
-            yield prod(shape) // (tensor if _is_divided(name, shapes) else 1)
+            is_whole = isinstance(vision, InternVision) and ".mlp." not in name
+            is_divided = not is_whole and _is_divided(name, shapes)
+            yield prod(shape) // (tensor if is_divided else 1)
 
 
 def _is_divided(name: str, shapes: Shapes) -> bool:

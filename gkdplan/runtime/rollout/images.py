@@ -12,7 +12,7 @@ import torch
 
 from gkdplan.runtime.rollout.engine import NamedTensor, Request
 from gkdplan.runtime.vision.pixels import PromptImage
-from gkdplan.vision import ClipVision, PatchedVision, VisionShape, name_on_disk
+from gkdplan.vision import ClipVision, InternVision, PatchedVision, VisionShape, name_on_disk
 
 MODALITY = "image"
 
@@ -31,6 +31,9 @@ def options_for_images(
         "mm_device_do_normalize": False,
         "skip_mm_profiling": True,
     }
+    if isinstance(vision, InternVision):
+        tiles = image_tokens // vision.tokens_per_tile
+        options["mm_processor_kwargs"] = {"crop_to_patches": True, "max_patches": max(1, tiles - 1)}
     if isinstance(vision, PatchedVision):
         pixels = image_tokens * (vision.patch_size * vision.merge_size) ** 2
         options["mm_processor_kwargs"] = {"max_pixels": pixels}
@@ -86,16 +89,18 @@ def _item(image: PromptImage) -> Any:
     """The arguments of a model's `embed_multimodal`, of one image."""
     from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 
-    if image.grid_13 is None:
-        tensors = {"pixel_values": image.values}
-        fields = {"pixel_values": MultiModalFieldConfig.batched(MODALITY)}
+    num_values = torch.tensor([len(image.values)])
+    of_any_size = MultiModalFieldConfig.flat_from_sizes(MODALITY, num_values)
+    on_cpu = MultiModalFieldConfig.batched(MODALITY, keep_on_cpu=True)
+    tensors, fields = {"pixel_values": image.values}, {"pixel_values": of_any_size}
+    if image.grid_13 is not None:
+        tensors["image_grid_thw"], fields["image_grid_thw"] = image.grid_13, on_cpu
+    elif image.token_id is not None:
+        tensors["image_num_patches"], fields["image_num_patches"] = num_values, on_cpu
+        tensors["image_token_id"] = torch.tensor(image.token_id)
+        fields["image_token_id"] = MultiModalFieldConfig.shared(MODALITY, 1, keep_on_cpu=True)
     else:
-        num_patches = torch.tensor([len(image.values)])
-        tensors = {"pixel_values": image.values, "image_grid_thw": image.grid_13}
-        fields = {
-            "pixel_values": MultiModalFieldConfig.flat_from_sizes(MODALITY, num_patches),
-            "image_grid_thw": MultiModalFieldConfig.batched(MODALITY, keep_on_cpu=True),
-        }
+        fields["pixel_values"] = MultiModalFieldConfig.batched(MODALITY)
     (item,) = MultiModalKwargsItems.from_hf_inputs(tensors, fields)[MODALITY]
     return item
 

@@ -59,11 +59,13 @@ NO_SIGHT = Sight()
 class PromptImage:
     """An image of one prompt, whose `num_tokens` tokens stand there from `place` on.
 
-    `values` are its numbers as a tower takes them, in the model's dtype: [1, 3, P, P], or [patches,
-    numbers of a patch] with `grid_13`, int64, its frames, rows and columns of patches.
+    `values` are its numbers as a tower takes them, in the model's dtype: [1, 3, P, P]; or
+    [tiles, 3, P, P] with `token_id`, that of its tokens, where an image may have several; or
+    [patches, numbers of a patch] with `grid_13`, int64, its frames, rows and columns of patches.
     """
 
     values: Tensor
-    grid_13: Tensor | None
     place: int
     num_tokens: int
+    grid_13: Tensor | None = None
+    token_id: int | None = None

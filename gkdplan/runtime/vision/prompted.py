@@ -6,6 +6,7 @@ import torch
 
 from gkdplan.runtime.vision.images import Eyes, Shown
 from gkdplan.runtime.vision.pixels import PromptImage
+from gkdplan.vision import InternVision
 
 
 def images_of_prompt(
@@ -16,9 +17,10 @@ def images_of_prompt(
     Raises UserError (GK485), which names the row, where a picture cannot be shown or no longer has
     as many tokens as the prompt holds of it.
     """
-    place = 0
+    place, image_token = 0, eyes.shape.image_token_id
+    token_id = image_token if isinstance(eyes.shape, InternVision) else None
     for one in shown:
-        place = prompt.index(eyes.shape.image_token_id, place)
+        place = prompt.index(image_token, place)
         values, grid_13 = eyes.pixels([one])
-        yield PromptImage(values.to(dtype), grid_13, place, one.num_tokens)
+        yield PromptImage(values.to(dtype), place, one.num_tokens, grid_13, token_id)
         place += one.num_tokens

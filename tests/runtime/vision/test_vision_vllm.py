@@ -13,7 +13,14 @@ from gloo_ranks import run_on_ranks
 from silent_session import open_silently
 from test_vision_runs import read_rows
 from tiny_plans import compile_tiny, plan_text
-from tiny_vision import save_image, save_llava, save_qwen3_vl, save_qwen_vl, save_seeing_rows
+from tiny_vision import (
+    save_image,
+    save_internvl,
+    save_llava,
+    save_qwen3_vl,
+    save_qwen_vl,
+    save_seeing_rows,
+)
 from vllm_for_images import path_for_images
 
 from gkdplan.diagnostics import UserError
@@ -52,11 +59,19 @@ CASES = {
     "qwen2.5-vl on stages": (
         "qwen-vl", {"devices": 2, "parallel": "pipeline = 2", "generation": APART}
     ),
+    "internvl, all of which learns": ("internvl", SEEING),
+    "internvl's large tower": ("internvl-6b", {}),
+    "internvl, an engine on both": (
+        "internvl", {"devices": 2, "generation": f"{VLLM}\ntensor = 2"}
+    ),
     "qwen3-vl, all of which learns": ("qwen3-vl", SEEING),
     "qwen3-vl, an engine on both": (
         "qwen3-vl", {"devices": 2, "generation": f"{VLLM}\ntensor = 2"}
     ),
 }  # fmt: skip
+LARGE_TOWER = {"attention_bias": False, "use_qk_norm": True, "norm_type": "rms_norm"} | {
+    "use_mean_pooling": False
+}
 EYES = ("vision_tower.", "multi_modal_projector.", "visual.")
 """How vLLM's names of their tensors begin."""
 IN_EVERY_RUN = {"llava, whose projector learns"}
@@ -71,6 +86,10 @@ def make_home(kind: str, home: Path) -> Path:
         match kind:
             case "llava":
                 save_llava(home / role, **sizes)
+            case "internvl" | "internvl-6b":
+                tower = LARGE_TOWER if kind == "internvl-6b" else None
+                saved = save_internvl(home / role, **sizes, tower=tower)
+                (saved / "processor_config.json").write_text(json.dumps({"image_seq_length": 4}))
             case "qwen-vl":
                 save_qwen_vl(home / role, **sizes, sections=(4, 6, 6))
             case _:
@@ -92,7 +111,7 @@ def test_after_each_update_the_engine_samples_what_the_trainer_does(case, tmp_pa
 
 
 @pytest.mark.grid
-@pytest.mark.parametrize("kind", ["llava", "qwen-vl", "qwen3-vl"])
+@pytest.mark.parametrize("kind", ["llava", "internvl", "qwen-vl", "qwen3-vl"])
 def test_a_run_writes_what_it_writes_with_megatrons_own_generation(kind, tmp_path):
     """Both from one plan but for the engine: the same responses, from weights that learnt from the
     responses before."""
@@ -112,7 +131,7 @@ def test_a_run_writes_what_it_writes_with_megatrons_own_generation(kind, tmp_pat
 @pytest.mark.grid
 @pytest.mark.parametrize(
     ("kind", "student"),
-    [("llava", PROJECTING), ("qwen-vl", SEEING), ("qwen3-vl", {})],
+    [("llava", PROJECTING), ("internvl", {}), ("qwen-vl", SEEING), ("qwen3-vl", {})],
 )
 def test_a_server_samples_what_the_trainer_does_after_each_update(kind, student, tmp_path):
     url = vllm_servers.free_url()
@@ -161,6 +180,7 @@ def _compare_in_every_step(lock: str) -> None:
     engine, student = session.plan.sampling.vllm, session.plan.models.student
     model = EngineModel(student.shape, student.dtype, engine.tensor)
     assert eyes == [eye_weight_bytes(model, engine)]
+    assert session.engine._runner.mm_budget.get_encoder_budget() == engine.encoder_tokens
     assert {len(e.shown) for e in session.train.examples} == {0, 1, 2}
     executor = Executor(session)
     for step in range(1, NUM_STEPS + 1):

@@ -9,6 +9,7 @@ from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.layout import stage_layers
 from gkdplan.spec.plan import Plan
 from gkdplan.vision import deep_layers_of
+from gkdplan.vocab import Engine
 
 KEYS = {
     "student": ("freeze_vision", "freeze_projector", "freeze_language"),

@@ -47,7 +47,9 @@ from gkdplan.runtime.student import student_forward
 from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
 from gkdplan.runtime.teacher.resharding import reshard, resharding_of
-from gkdplan.vocab import LossBackend, Phase, Tier
+from gkdplan.runtime.vision.blank_images import BlankEyes, blank_image, known_grids
+from gkdplan.runtime.vision.images import Eyes, Shown
+from gkdplan.vocab import LossBackend, Phase, Role, Tier
 
 NUM_LOSS_CHUNKS = 2
 
@@ -127,12 +129,26 @@ def _trace_rank(plan: RunPlan, rank: int) -> tuple[dict[Phase, int], list[list[i
     is nothing to compile: a compiled loss is traced as eager's, which is priced alike."""
     objective = replace(plan.objective, loss_backend=LossBackend.EAGER)
     plan = replace(plan, objective=objective)
-    with fake_world(plan.layout, rank, NUM_LOSS_CHUNKS * plan.objective.chunk_tokens) as mesh:
+    num_labels = NUM_LOSS_CHUNKS * plan.objective.chunk_tokens
+    vision = plan.models.student.shape.vision
+    with (
+        known_grids(vision, _image_of_row(plan)),
+        fake_world(plan.layout, rank, num_labels) as mesh,
+    ):
         step = build_step(plan, mesh)
         with step.meter:
             step.warm_up()
             step.run()
         return step.peak_bytes, step.trainer.owned_pieces()
+
+
+def _image_of_row(plan: RunPlan) -> Shown | None:
+    """All that a prompt which fills the plan shows, as one image."""
+    vision, pictures = plan.models.student.shape.vision, plan.data.pictures
+    if vision is None or pictures is None:
+        return None
+    num_tokens = vision.most_tokens(pictures.number, plan.data.max_length)
+    return blank_image(num_tokens) if num_tokens else None
 
 
 def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
@@ -201,7 +217,7 @@ class TracedStep:
                     self.residency.await_copy(action.object)
                 case TeacherForward():
                     with self._phase(Phase.TEACHER):
-                        micro_batches += self._deal(self.plan.layout.student, batches)
+                        micro_batches += self._deal(Role.STUDENT, batches)
                         payloads += self._teacher_forward(batches, micro_batches)
                 case AskTeacher():
                     raise AssertionError("a teacher behind a server is not traced: GK590")
@@ -235,18 +251,31 @@ class TracedStep:
         """Rows as long as the plan allows, `response_tokens` of each to be learnt."""
         longest = self.plan.data.max_length + self.plan.sampling.max_completion_length
         row = Row([0] * (longest - response_tokens), [0] * response_tokens)
+        image, vision = _image_of_row(self.plan), self.plan.models.student.shape.vision
+        if image is not None and vision is not None:
+            seen = [vision.image_token_id] * image.num_tokens
+            row = Row(seen + list(row.prompt[len(seen) :]), row.response, (image,))
         return [[row] * self.plan.batch.micro_rows] * num_micro_batches
 
-    def _deal(self, degrees: AxisDegrees, batches: list[list[Row]]) -> list[MicroBatch]:
-        micro_batches = Deal(degrees, batches).micro_batches(self.mesh.rank, pad_id=0)
+    def _deal(self, role: Role, batches: list[list[Row]]) -> list[MicroBatch]:
+        degrees: AxisDegrees = getattr(self.plan.layout, role)
+        eyes = self._eyes(role, degrees)
+        micro_batches = Deal(degrees, batches).micro_batches(self.mesh.rank, pad_id=0, eyes=eyes)
         return [micro_batch.to(self.mesh.device) for micro_batch in micro_batches]
+
+    def _eyes(self, role: Role, degrees: AxisDegrees) -> Eyes | None:
+        vision = getattr(self.plan.models, role).shape.vision
+        if vision is None or self.plan.data.pictures is None:
+            return None
+        is_first = degrees.place_of(self.mesh.rank).stage == 0
+        return BlankEyes(vision, None, self.plan.data.pictures, is_first)
 
     def _teacher_forward(
         self, batches: list[list[Row]], of_student: list[MicroBatch]
     ) -> list[TeacherPayload | None]:
         """The payload of every micro-batch, those between the first and the last not computed."""
         layout, degrees = self.plan.layout, self.plan.layout.teacher
-        micro_batches = self._deal(degrees, batches) if layout.is_resharded else of_student
+        micro_batches = self._deal(Role.TEACHER, batches) if layout.is_resharded else of_student
         unit, num_repeats = _unit(degrees), _num_repeats(degrees)
         early, last = micro_batches[:-num_repeats], micro_batches[-num_repeats:]
         first = teacher_payloads(self.distillation, early[:unit])

@@ -78,7 +78,7 @@ def test_the_saved_student_continues_greedily_as_the_runtime_does(runs):
 def test_the_whole_record_is_there(runs):
     plan, result = runs["tensor"]
     names = {path.name for path in result.run_dir.iterdir()}
-    logs = {"metrics.jsonl", "completions.jsonl", "tokens.jsonl"}
+    logs = {"metrics.jsonl", "completions.jsonl", "tokens.jsonl", "answers.jsonl"}
     assert names == {"plan.lock.json", "checkpoints", "rows", *logs}
     assert sorted(p.name for p in (result.run_dir / "checkpoints").iterdir()) == [
         "step_2",

@@ -169,8 +169,8 @@ def _add_features(
             features_FH, group=model.pg_collection.tp
         )
         places_F = places_F - model.pg_collection.tp.rank() * num_places
-        is_here = (places_F >= 0) & (places_F < num_places)
-        places_F, features_FH = places_F[is_here], features_FH[is_here]
+        here = ((places_F >= 0) & (places_F < num_places)).long().nonzero().flatten()
+        places_F, features_FH = places_F[here], features_FH[here]
     where = (places_F // num_rows, places_F % num_rows)
     return hidden_SBH.index_put(where, features_FH, accumulate=True)
 

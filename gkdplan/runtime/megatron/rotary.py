@@ -114,12 +114,11 @@ class SectionedAngles(RotaryAngles):
 def axes_of_pairs(vision: VisionShape | None) -> Tensor:
     """One section after the other, or in turn, time where rows or columns have no pair left."""
     assert isinstance(vision, PatchedVision), "one position turns all pairs"
-    sections = torch.tensor(vision.rotary_sections)
-    if not vision.has_interleaved_sections:
-        return torch.arange(len(sections)).repeat_interleave(sections)
-    pairs = torch.arange(int(sections.sum()))
-    axes = pairs % len(sections)
-    return torch.where(pairs // len(sections) < sections[axes], axes, 0)
+    sections = vision.rotary_sections
+    in_turn = [divmod(pair, len(sections)) for pair in range(sum(sections))]
+    if vision.has_interleaved_sections:
+        return torch.tensor([axis if turn < sections[axis] else 0 for turn, axis in in_turn])
+    return torch.tensor([axis for axis, num in enumerate(sections) for _ in range(num)])
 
 
 def frequency_tables(shape: ModelShape, num_positions: int) -> list[Tensor]:

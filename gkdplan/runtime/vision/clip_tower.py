@@ -38,8 +38,10 @@ class ClipTower(nn.Module):  # type: ignore[misc]
             multimodal_projector_bias=shape.projector_bias,
         )
         with no_init_weights():
-            self.vision_tower = CLIPVisionModel(vision).to(dtype)
-            self.multi_modal_projector = LlavaMultiModalProjector(config).to(dtype)
+            self.vision_tower = CLIPVisionModel(vision)
+            self.multi_modal_projector = LlavaMultiModalProjector(config)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
         self._num_layers = shape.num_read_layers
         self._first_token = 0 if shape.with_class_token else 1
 

@@ -43,8 +43,10 @@ class InternTower(nn.Module):  # type: ignore[misc]
             downsample_ratio=1 / shape.merge_size,
         )
         with no_init_weights():
-            self.vision_tower = InternVLVisionModel(vision).to(dtype)
-            self.multi_modal_projector = InternVLMultiModalProjector(config).to(dtype)
+            self.vision_tower = InternVLVisionModel(vision)
+            self.multi_modal_projector = InternVLMultiModalProjector(config)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.to(dtype)
         self._merge_size = shape.merge_size
 
     def forward(self, pixels: Pixels) -> tuple[Tensor, ...]:

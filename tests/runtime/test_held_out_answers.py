@@ -9,6 +9,7 @@ import torch
 from gloo_ranks import run_on_ranks
 from settled_collectives import settled
 from silent_session import open_silently
+from test_read_aloud import LAYOUTS
 from tiny_plans import compile_tiny, make_home
 
 from gkdplan.runplan.codec import encode
@@ -16,18 +17,6 @@ from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.held_out_answers import answer_held_out
 from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.vocab import Phase
-
-LAYOUTS = {
-    "one process": {"devices": 1},
-    "data": {"devices": 2},
-    "tensor": {"devices": 2, "tensor": 2},
-    "pipeline": {
-        "devices": 2,
-        "parallel": "pipeline = 2",
-        "teacher": "[teacher.parallel]\ntensor = 2",
-    },
-    "context": {"devices": 2, "parallel": "context = 2"},
-}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -31,7 +31,8 @@ from gkdplan.facts.config import read_shape
 from gkdplan.pictures import PictureLimits
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import DataPlan, DataSource, Freeze, RunPlan
-from gkdplan.runtime.data.chat import load_chat
+from gkdplan.runtime.data.chat import Chat, load_chat
+from gkdplan.runtime.data.chat_of_plan import chat_of_plan
 from gkdplan.runtime.data.examples import Example, Split, load_examples
 from gkdplan.runtime.launch import run
 from gkdplan.runtime.megatron.gradients import full_gradients
@@ -275,16 +276,21 @@ def check_greedy(lock: str) -> None:
         reference = load_reference(model, dtype=torch.float64)
         sampled = sample_responses(session, role, examples, greedy, step=1)
         for example, tokens in zip(examples, sampled, strict=True):
-            inputs = _inputs(session.plan, example, example.prompt)
-            expected = reference.generate(
-                **inputs,
-                do_sample=False,
-                max_new_tokens=greedy.max_completion_length,
-                eos_token_id=[*session.chat.stop_ids],
-                pad_token_id=0,
-                suppress_tokens=[*range(session.plan.models.vocab_size, 304)],
-            )
-            assert list(tokens) == expected[0, len(example.prompt) :].tolist(), example.location
+            expected = _likeliest(reference, session.plan, session.chat, example)
+            assert list(tokens) == expected, example.location
+
+
+def _likeliest(reference, plan: RunPlan, chat: Chat, example: Example) -> list[int]:
+    """What transformers writes."""
+    written = reference.generate(
+        **_inputs(plan, example, example.prompt),
+        do_sample=False,
+        max_new_tokens=plan.sampling.max_completion_length,
+        eos_token_id=[*chat.stop_ids],
+        pad_token_id=0,
+        suppress_tokens=[*range(plan.models.vocab_size, 304)],
+    )
+    return written[0, len(example.prompt) :].tolist()
 
 
 @pytest.fixture
@@ -295,8 +301,9 @@ def forks() -> Iterator[None]:
 
 def test_a_run_teaches_and_saves_a_student_that_sees(home, tmp_path, forks):
     """On two stages, from the samples of both models and the dataset; the tower is as it was."""
+    stages = {"devices": 2, "parallel": "pipeline = 2"}
     run_plan = compile_tiny(
-        home, tmp_path / "run", **MIX, devices=2, parallel="pipeline = 2", steps=6
+        home, tmp_path / "run", **MIX, **stages, steps=6, run="eval_samples = 3"
     )
     result = run(run_plan)
     assert result.exit_code == 0, result.diagnostics
@@ -312,6 +319,22 @@ def test_a_run_teaches_and_saves_a_student_that_sees(home, tmp_path, forks):
         is_of_vision = canonical_name(vision, name).startswith(vision.prefixes)
         assert torch.equal(saved[name], source[name]) == is_of_vision, name
     load_reference(result.student_dir)
+    _check_answers(run_plan, result.run_dir)
+
+
+def _check_answers(run_plan: RunPlan, run_dir: Path) -> None:
+    """To held-out prompts with no, one and two images, before the first step and after the last."""
+    answers = read_metrics(run_dir / "answers.jsonl")
+    assert [(line["step"], line["row"]) for line in answers] == [
+        (step, row) for step in (0, 6) for row in range(3)
+    ]
+    student = Path(run_plan.models.student.model)
+    chat = chat_of_plan(run_plan, student, student)
+    reference = load_reference(student, dtype=torch.float64)
+    examples = load_examples(Split(run_plan.data.eval, run_plan.data, 12), chat).examples
+    for line, example in zip(answers[:3], examples, strict=False):
+        expected = _likeliest(reference, run_plan, chat, example)
+        assert line["answer"] == chat.decode(expected)
 
 
 @pytest.mark.parametrize("layout", ["one process", "pipeline 2"])

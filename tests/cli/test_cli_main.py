@@ -300,7 +300,6 @@ def test_checking_imports_nothing_heavy(here: Path, arguments: list[str], code: 
 
 def test_a_command_that_loads_the_runtime_ends_without_a_word_of_its_libraries() -> None:
     """nanobind lists what it thinks was leaked, as thousands of lines."""
-    pytest.importorskip("triton")
     code = "import sys, triton, gkdplan.cli.main as cli; sys.argv[1:] = ['--version']; cli.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -7,10 +7,10 @@ from settled_collectives import settled
 
 from gkdplan.runplan.codec import decode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime import trace as trace_module
+from gkdplan.runtime import traced_step
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.mesh import Mesh, close_mesh, init_mesh
-from gkdplan.runtime.trace import TracedStep, build_step
+from gkdplan.runtime.traced_step import TracedStep, build_step
 
 
 def build_real_step(run_plan: RunPlan) -> tuple[TracedStep, Mesh]:
@@ -33,7 +33,7 @@ def check_peaks(lock: str, traced: list[dict[str, int]]) -> None:
     run_plan = decode(lock)
     step, mesh = build_real_step(run_plan)
     num_micro_batches = run_plan.batch.num_micro_batches
-    every_micro_batch = patch.object(trace_module, "_num_repeats", lambda _: num_micro_batches)
+    every_micro_batch = patch.object(traced_step, "_num_repeats", lambda _: num_micro_batches)
     with settled(), step.meter, every_micro_batch:
         step.warm_up()
         step.run()

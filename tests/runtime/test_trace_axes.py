@@ -19,9 +19,10 @@ from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime import trace as trace_module
+from gkdplan.runtime import traced_step
 from gkdplan.runtime.megatron.fake_world import fake_world
-from gkdplan.runtime.trace import build_step, trace
+from gkdplan.runtime.trace import trace
+from gkdplan.runtime.traced_step import build_step
 from gkdplan.vocab import Phase
 
 FILLED = {"prompt": 40, "completion": 24, "truncation": "right", "steps": 2, "micro": 2}
@@ -90,7 +91,7 @@ def test_micro_batches_that_are_not_run_would_add_their_loss_alone(home, tmp_pat
     """A float32 scalar each, on the last stage, beside the payload that is there without a run."""
     plan = compile_tiny(home, tmp_path / "run", **FILLED, **LAYOUTS["virtual pipeline"])
     num_run, num = 6, plan.batch.num_micro_batches
-    with patch.object(trace_module, "_num_repeats", lambda _: num):
+    with patch.object(traced_step, "_num_repeats", lambda _: num):
         first_run, last_run = trace(plan).values()
     first, last = trace(plan).values()
     assert first == first_run

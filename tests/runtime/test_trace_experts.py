@@ -22,7 +22,8 @@ from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.fake_world import fake_world
 from gkdplan.runtime.megatron.model import build_model
-from gkdplan.runtime.trace import build_step, trace
+from gkdplan.runtime.trace import trace
+from gkdplan.runtime.traced_step import build_step
 from gkdplan.vocab import Phase
 
 QWEN_1_5, MIXTRAL = "Qwen/Qwen1.5-MoE-A2.7B", "mistralai/Mixtral-8x7B-v0.1"

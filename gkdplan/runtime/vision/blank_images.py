@@ -14,6 +14,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from gkdplan.pictures import Picture
+from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.vision.images import Eyes, Shown
 from gkdplan.vision import PatchedVision, TiledVision, VisionShape
 
@@ -40,8 +41,17 @@ class BlankEyes(Eyes):
         return torch.zeros(num_patches, self.shape.numbers_per_patch), grids_I3
 
 
-def blank_image(num_tokens: int) -> Shown:
-    """One image of so many tokens, as near to a square as they can be."""
+def image_of_row(plan: RunPlan) -> Shown | None:
+    """All that a prompt which fills the plan shows, as one image."""
+    vision, pictures = plan.models.student.shape.vision, plan.data.pictures
+    if vision is None or pictures is None:
+        return None
+    num_tokens = vision.most_tokens(pictures.number, plan.data.max_length)
+    return _image(num_tokens) if num_tokens else None
+
+
+def _image(num_tokens: int) -> Shown:
+    """As near to a square as so many tokens can be."""
     rows = next(rows for rows in range(isqrt(num_tokens), 0, -1) if num_tokens % rows == 0)
     return Shown(Picture(), "", "", (rows, num_tokens // rows))
 

@@ -1,14 +1,19 @@
 """The code table: what each diagnostic means, why it is refused and what mends it."""
 
 from gkdplan.codes import (
+    commands,
     data,
     distillation,
+    hosts,
     layout,
+    machine,
     memory,
     models,
     plan,
+    run_directory,
     running,
     samples,
+    sampling_servers,
     teacher_server,
     vision,
 )
@@ -21,7 +26,12 @@ CODES: dict[str, Code] = {
     **memory.CODES,
     **distillation.CODES,
     **data.CODES,
+    **commands.CODES,
+    **machine.CODES,
+    **run_directory.CODES,
     **running.CODES,
+    **sampling_servers.CODES,
+    **hosts.CODES,
     **samples.CODES,
     **teacher_server.CODES,
     **vision.CODES,

@@ -118,7 +118,7 @@ def named_teacher(plan: Plan) -> tuple[str, str | None]:
     teacher, student = plan.teacher, plan.student
     if teacher.self_ is not None:
         return student.model, student.revision
-    assert teacher.model is not None, "a plan names its teacher: spec/contradictions.py"
+    assert teacher.model is not None, "a plan names its teacher: spec/contradictions/teacher.py"
     return teacher.model, teacher.revision
 
 

@@ -122,8 +122,8 @@ def _compile(plan: Plan) -> tuple[Facts | None, RunPlan | None, tuple[Diagnostic
     from gkdplan.facts.model import ModelRef
     from gkdplan.planner.checks.declaration import check_plan_alone
     from gkdplan.planner.compiler import compile_plan
-    from gkdplan.planner.draft import picture_limits
     from gkdplan.planner.models import named_teacher
+    from gkdplan.planner.pictures import picture_limits
     from gkdplan.vocab import Role
 
     facts, seen = look_up(

@@ -8,7 +8,7 @@ from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.facts.devices import DEVICES
 from gkdplan.planner.draft import draft_of
 from gkdplan.planner.memory.explain import explain
-from gkdplan.report.memory import ranks_of
+from gkdplan.report.figures import ranks_of
 from gkdplan.runplan.formula import Explanation
 from gkdplan.runplan.ledger import ClassMemory
 from gkdplan.runplan.model import RunPlan

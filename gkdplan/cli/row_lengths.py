@@ -12,7 +12,7 @@ from gkdplan.cli.waiting import Tell, bar
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.facts.locate import find_snapshot
 from gkdplan.facts.model import TokenizerFacts
-from gkdplan.planner.draft import dataset_share
+from gkdplan.planner.sources import dataset_share
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.row_lengths import SplitLengths
 from gkdplan.spec.plan import Student

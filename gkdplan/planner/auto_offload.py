@@ -6,7 +6,7 @@ from itertools import product
 from typing import TypeVar
 
 from gkdplan.facts.model import Device
-from gkdplan.planner.draft import samples_itself
+from gkdplan.planner.sources import samples_itself
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.runplan.steps import Move

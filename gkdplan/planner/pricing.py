@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.auto_offload import cheapest, offload_choice, without_auto
-from gkdplan.planner.draft import Draft, draft
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.drafting import draft
 from gkdplan.planner.memory.buffer import Buffer
 from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.memory.ledger import tally

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gkdplan.report.memory import unit_of
+from gkdplan.report.figures import unit_of
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.diff import Change, Label, compare, is_result

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gkdplan.report.memory import ranks_of
+from gkdplan.report.figures import ranks_of
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.formula import Explanation, Symbol
 from gkdplan.runplan.ledger import ClassMemory, Ledger

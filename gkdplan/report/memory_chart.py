@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from gkdplan.report.figures import Unit, unit_of
 from gkdplan.report.markup import Markup, join, tag
-from gkdplan.report.memory import Unit, row_names, unit_of
+from gkdplan.report.memory_table import row_names
 from gkdplan.report.residency import phases_of, tiers
 from gkdplan.runplan.ledger import ClassMemory
 from gkdplan.runplan.model import RunPlan

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from gkdplan.report import words
-from gkdplan.report.memory import memory_tables, not_prefetched, unit_of
+from gkdplan.report.figures import unit_of
+from gkdplan.report.memory import memory_tables
+from gkdplan.report.moves import not_prefetched
 from gkdplan.report.objective import objective_card
 from gkdplan.report.step_words import sentence, verb
 from gkdplan.report.timing import timing_section

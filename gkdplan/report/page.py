@@ -6,9 +6,9 @@ from importlib.resources import files
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.report import words
 from gkdplan.report.answer_cards import answer_cards
+from gkdplan.report.figures import unit_of
 from gkdplan.report.findings_section import findings_section
 from gkdplan.report.markup import Markup, join, section, tag
-from gkdplan.report.memory import unit_of
 from gkdplan.report.plan_sections import plan_sections
 from gkdplan.report.run_chart import (
     completion_cards,

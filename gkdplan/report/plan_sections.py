@@ -3,18 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from gkdplan.report import objective, words
+from gkdplan.report.figures import ranks_of, unit_of
 from gkdplan.report.markup import Markup, join, section, tag
-from gkdplan.report.memory import (
-    budget,
-    disk,
-    host,
-    move_rows,
-    not_prefetched,
-    other_classes,
-    ranks_of,
-    unit_of,
-)
+from gkdplan.report.memory import budget, disk, host
 from gkdplan.report.memory_chart import memory_chart, memory_figures, residency_table
+from gkdplan.report.memory_table import other_classes
+from gkdplan.report.moves import move_rows, not_prefetched
 from gkdplan.report.outline import labelled
 from gkdplan.report.residency_chart import residency_timeline
 from gkdplan.report.run_chart import source_legend

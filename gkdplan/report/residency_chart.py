@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gkdplan.report.figures import Unit, unit_of
 from gkdplan.report.markup import Markup, tag
-from gkdplan.report.memory import Unit, row_names, unit_of
 from gkdplan.report.memory_chart import hues
+from gkdplan.report.memory_table import row_names
 from gkdplan.report.residency import Scene, timeline
 from gkdplan.report.step_words import duration, exposed, verb
 from gkdplan.runplan.ledger import ClassMemory

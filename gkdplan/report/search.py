@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gkdplan.codes import CODES
-from gkdplan.report.memory import GIB, MIB, Unit
+from gkdplan.report.figures import GIB, MIB, Unit
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.layout import AxisDegrees

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gkdplan.report.memory import ranks_of
+from gkdplan.report.figures import ranks_of
 from gkdplan.runplan.layout import RankClass
 from gkdplan.runplan.ledger import ClassMemory
 from gkdplan.runplan.model import RunPlan

@@ -156,7 +156,7 @@ def test_defaults_are_decided():
 
 
 def test_sequence_parallelism_pads_rows_to_the_tensor_degree():
-    from gkdplan.planner.draft import draft
+    from gkdplan.planner.drafting import draft
 
     tables = {
         "cluster": {"devices_per_node": 2},

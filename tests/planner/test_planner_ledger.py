@@ -3,7 +3,7 @@
 import pytest
 from planner_facts import facts, plan
 
-from gkdplan.planner.draft import draft
+from gkdplan.planner.drafting import draft
 from gkdplan.planner.layout import assign_ranks
 from gkdplan.planner.memory.buffer import CONTEXT, Buffer
 from gkdplan.planner.memory.buffers import phases_of, price_buffers

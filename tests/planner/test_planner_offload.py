@@ -8,7 +8,7 @@ from planner_facts import QWEN_3B, QWEN_7B, facts, plan
 from gkdplan.planner.auto_offload import cheapest, place_of, without_auto
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
-from gkdplan.planner.draft import draft
+from gkdplan.planner.drafting import draft
 from gkdplan.planner.pricing import price
 from gkdplan.planner.search.searching import search
 from gkdplan.planner.timing.prediction import exposed_stream_s

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from planner_facts import QWEN_3B, QWEN_7B, facts, plan
 
-from gkdplan.planner.draft import draft
+from gkdplan.planner.drafting import draft
 from gkdplan.planner.memory.overhead import groups
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.layout import AxisDegrees, Layout

@@ -10,7 +10,7 @@ from test_planner_offload import H100, STATE, h100
 
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
-from gkdplan.planner.draft import draft
+from gkdplan.planner.drafting import draft
 from gkdplan.planner.prefetch import Room
 from gkdplan.planner.pricing import price
 from gkdplan.planner.timing.exposure import Work, hidden_s

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, facts, plan
 
 from gkdplan.facts.devices import DEVICES
-from gkdplan.planner.draft import Draft, draft
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.drafting import draft
 from gkdplan.planner.pricing import price
 from gkdplan.planner.timing.assumptions import LIKELY, OUTLOOKS
 from gkdplan.planner.timing.flops import (
@@ -19,7 +20,9 @@ from gkdplan.planner.timing.flops import (
 )
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.prediction import likely_step_s, predict
-from gkdplan.planner.timing.training import (
+from gkdplan.planner.timing.student import student_seconds
+from gkdplan.planner.timing.teacher import teacher_seconds
+from gkdplan.planner.timing.terms import (
     BUBBLE,
     COMPUTE,
     CONTEXT,
@@ -29,10 +32,8 @@ from gkdplan.planner.timing.training import (
     PAYLOAD,
     RECOMPUTE,
     TENSOR,
-    optimizer_seconds,
-    student_seconds,
-    teacher_seconds,
 )
+from gkdplan.planner.timing.update import optimizer_seconds
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import BatchPlan, Recompute
 from gkdplan.shape import PLAIN_ATTENTION, AttentionShape, MoeShape

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from gkdplan.report.memory import memory_report, memory_tables, unit_of
+from gkdplan.report.figures import unit_of
+from gkdplan.report.memory import memory_report, memory_tables
 from gkdplan.report.objective import card_rows, mixture, sources
 from gkdplan.report.outline import decisions, header, outline, step_list
 from gkdplan.report.residency import tiers

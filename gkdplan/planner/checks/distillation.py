@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import DataFile, Facts
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import dataset_share, effective_mix, effective_sft_alpha
 from gkdplan.planner.lora import lora_of
 from gkdplan.planner.models import true_vocab_size
+from gkdplan.planner.sources import dataset_share, effective_mix, effective_sft_alpha
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Role
 

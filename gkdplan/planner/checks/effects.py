@@ -5,14 +5,9 @@ from collections.abc import Iterator
 from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import (
-    dataset_share,
-    effective_mix,
-    is_sampled,
-    num_steps,
-    takes_samples,
-)
+from gkdplan.planner.drafting import num_steps
 from gkdplan.planner.models import true_vocab_size
+from gkdplan.planner.sources import dataset_share, effective_mix, is_sampled, takes_samples
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine
 

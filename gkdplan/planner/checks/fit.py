@@ -7,7 +7,7 @@ from gkdplan.facts.model import Facts
 from gkdplan.planner.auto_offload import OFFLOADABLE, cheapest
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import effective_mix
+from gkdplan.planner.sources import effective_mix
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.schedule import OffloadChoice

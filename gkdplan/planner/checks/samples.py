@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from gkdplan.facts.model import DataFile, Facts, SamplesFile
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import sampling_temperature, takes_samples
 from gkdplan.planner.models import named_teacher
+from gkdplan.planner.sources import sampling_temperature, takes_samples
 from gkdplan.samples import SampledFile, text_fingerprint
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Role

@@ -7,8 +7,9 @@ from gkdplan.diagnostics import Severity
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.laid_out import LaidOut, laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, rule
-from gkdplan.planner.draft import num_steps, num_train_rows, samples_itself
+from gkdplan.planner.drafting import num_steps, num_train_rows
 from gkdplan.planner.layout import axis_degrees, world_size_of
+from gkdplan.planner.sources import samples_itself
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Dtype, Role
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, rule
-from gkdplan.planner.draft import loss_temperature, server_urls
+from gkdplan.planner.drafting import loss_temperature, server_urls
 from gkdplan.spec.plan import Plan
 from gkdplan.spec.toml_words import format_path
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 from gkdplan.facts.model import Facts
 from gkdplan.planner.checks.rule import Finding, one_of, rule
-from gkdplan.planner.draft import effective_mix
 from gkdplan.planner.engine import decide_vllm, engine_tensor, smallest_share
 from gkdplan.planner.memory.engine import EngineModel, kv_token_bytes, padded_vocab_rows
 from gkdplan.planner.models import student_shape
+from gkdplan.planner.sources import effective_mix
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gkdplan.facts.model import Facts
-from gkdplan.planner.draft import Draft, draft
+from gkdplan.planner.draft import Draft
+from gkdplan.planner.drafting import draft
 from gkdplan.planner.memory.buffer import STUDENT_PARAMS, STUDENT_STATE, TEACHER_BODY
 from gkdplan.planner.memory.buffers import phases_of, price_buffers
 from gkdplan.planner.offload import schedule_offload

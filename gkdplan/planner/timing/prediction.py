@@ -9,12 +9,10 @@ from gkdplan.planner.timing.assumptions import LIKELY, OUTLOOKS, assumptions_of
 from gkdplan.planner.timing.exposure import SAMPLED, Work, hidden_s
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.sampling import refit_seconds, sampling_seconds
-from gkdplan.planner.timing.training import (
-    STREAM,
-    optimizer_seconds,
-    student_seconds,
-    teacher_seconds,
-)
+from gkdplan.planner.timing.student import student_seconds
+from gkdplan.planner.timing.teacher import teacher_seconds
+from gkdplan.planner.timing.terms import STREAM
+from gkdplan.planner.timing.update import optimizer_seconds
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.steps import Draw, Move
 from gkdplan.runplan.timing import Seconds, Term, Timing

@@ -4,6 +4,7 @@ from typing import assert_never
 
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.timing.machine import Machine
+from gkdplan.planner.timing.stage import Stage
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.vision import ClipVision, InternVision, Qwen3Vision, QwenVision, VisionShape
 
@@ -19,6 +20,13 @@ def looking_s(draft: Draft, model: ModelPlan, machine: Machine, rows: int) -> fl
     of_row = tower_flops(vision, draft.image_tokens_of_row(model.shape))
     flops = rows * of_row * (3 if learns else 1)
     return machine.compute_s(flops, model.dtype)
+
+
+def looking_of_stage_s(draft: Draft, stage: Stage) -> float:
+    """Where the tower is."""
+    if not stage.is_first:
+        return 0.0
+    return looking_s(draft, stage.model, stage.machine, stage.rows)
 
 
 def tower_flops(vision: VisionShape, num_tokens: int) -> int:

@@ -52,14 +52,14 @@ def doctor(
 def _devices(machine: Machine) -> Any:
     """None where torch is not installed."""
     torch = next(package for package in machine.packages if package.name == "torch")
-    return runtime("gpus").look_at_devices() if torch.installed else None
+    return runtime("machine.gpus").look_at_devices() if torch.installed else None
 
 
 def _missing(compiled: Compiled) -> tuple[Diagnostic, ...]:
     """What `gkdplan run` would refuse before the first step."""
     try:
         with compiled.placing():
-            runtime("launch").check_machine(compiled.require())
+            runtime("machine.lacking").check_machine(compiled.require())
     except UserError as refusal:
         return refusal.diagnostics
     return ()

@@ -17,7 +17,7 @@ def with_models_at_hand(compiled: Compiled, again: Callable[[], Compiled]) -> Co
     run_plan = compiled.require()
     if not _roles_without_tokenizer(run_plan):
         return compiled
-    runtime("launch").check_machine(run_plan)
+    runtime("machine.lacking").check_machine(run_plan)
     for role in _roles_without_tokenizer(run_plan):
         model = getattr(run_plan.models, role)
         runtime("model_files").model_directory(

@@ -9,7 +9,7 @@ import pytest
 
 from gkdplan.cli.main import run
 from gkdplan.facts import machine
-from gkdplan.runtime import host_memory
+from gkdplan.runtime.machine import host_memory
 
 
 @pytest.fixture(autouse=True)

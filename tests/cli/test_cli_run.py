@@ -13,6 +13,7 @@ import gkdplan.runtime
 from gkdplan.cli.main import run
 from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.codec import decode, encode, seal
+from gkdplan.runtime.machine import lacking
 from gkdplan.runtime.result import RunResult
 
 SAMPLE = {"prompt": "Say hello.", "completion": "Hello."}
@@ -56,9 +57,9 @@ def launcher(monkeypatch, capsys) -> Launcher:
     made = Launcher(capsys)
     module = ModuleType("gkdplan.runtime.launch")
     module.run = made.run
-    module.check_machine = made.check_machine
     monkeypatch.setitem(sys.modules, "gkdplan.runtime.launch", module)
     monkeypatch.setattr(gkdplan.runtime, "launch", module, raising=False)
+    monkeypatch.setattr(lacking, "check_machine", made.check_machine)
     return made
 
 
@@ -157,8 +158,9 @@ def test_run_as_json_is_one_document(workplace, launcher, capsys):
 
 
 def test_a_missing_extra_is_named(workplace, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "gkdplan.runtime.launch", raising=False)
-    monkeypatch.delattr(gkdplan.runtime, "launch", raising=False)
+    for name in ("launch", "ranks"):
+        monkeypatch.delitem(sys.modules, f"gkdplan.runtime.{name}", raising=False)
+        monkeypatch.delattr(gkdplan.runtime, name, raising=False)
     monkeypatch.setitem(sys.modules, "torch.distributed.launcher.api", None)
     assert run(["run"]) == 1
     err = capsys.readouterr().err

@@ -16,9 +16,10 @@ from gkdplan.diagnostics import UserError
 from gkdplan.report.ending import ending
 from gkdplan.report.run_record import read_run
 from gkdplan.runplan.codec import encode, seal
-from gkdplan.runtime import executor, host_memory
+from gkdplan.runtime import executor
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.guards import Guards
+from gkdplan.runtime.machine import host_memory
 from gkdplan.runtime.saved.run_directory import read_metrics
 from gkdplan.runtime.step_state import StepState
 from gkdplan.runtime.summary import summarise

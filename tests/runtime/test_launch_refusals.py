@@ -9,8 +9,8 @@ import torch
 from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.sampling import VllmPlan
-from gkdplan.runtime import kernels, vllm_package
-from gkdplan.runtime.launch import check_machine
+from gkdplan.runtime.machine import kernels, vllm_package
+from gkdplan.runtime.machine.lacking import check_machine
 from gkdplan.vision import ClipVision
 from gkdplan.vocab import Engine, Kernels, LossBackend
 

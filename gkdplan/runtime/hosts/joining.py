@@ -16,7 +16,6 @@ from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import decode, encode
 from gkdplan.runplan.diff import compare
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime import launch
 from gkdplan.runtime.hosts.meeting import (
     ANSWER_S,
     Hello,
@@ -32,6 +31,7 @@ from gkdplan.runtime.hosts.meeting import (
     say_hello,
 )
 from gkdplan.runtime.hosts.placement import Placement
+from gkdplan.runtime.machine.lacking import check_all_servers, missing_here
 from gkdplan.runtime.saved import full_disk
 from gkdplan.runtime.saved.claim import open_run_directory
 from gkdplan.runtime.saved.run_directory import RunDirectory
@@ -90,7 +90,7 @@ def _decided(
     hellos += hear_hellos(store, layout.world_size, layout.devices_per_node, limit_s)
     if found := refusals(hellos):
         raise UserError(*found)
-    launch.check_all_servers(run_plan)
+    check_all_servers(run_plan)
     with open_run_directory(run_plan, resume) as (directory, start_step, skipped):
         full_disk.check_room(run_plan, directory, start_step)
         hosts = [hello.host for hello in hellos]
@@ -175,7 +175,7 @@ def _hello(store: Any, run_plan: RunPlan, placement: Placement, process: str) ->
             for change in compare(first, run_plan)
             if not isinstance(change.old, dict | list)
         )[:8]
-    lacks = launch.missing_here(run_plan) if placement.local_rank == 0 else ()
+    lacks = missing_here(run_plan) if placement.local_rank == 0 else ()
     return Hello(
         placement.rank,
         process,

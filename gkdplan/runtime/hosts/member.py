@@ -21,7 +21,6 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.model import RunPlan
-from gkdplan.runtime import launch
 from gkdplan.runtime.failures import exit_code_of, raised
 from gkdplan.runtime.hosts.joining import Start, met
 from gkdplan.runtime.hosts.meeting import (
@@ -33,7 +32,9 @@ from gkdplan.runtime.hosts.network import interface_towards
 from gkdplan.runtime.hosts.node_log import NodeLog
 from gkdplan.runtime.hosts.placement import Placement
 from gkdplan.runtime.hosts.roll_call import RollCall, Verdict, is_of_another_rank
+from gkdplan.runtime.launch import stopped_by
 from gkdplan.runtime.phases import Position
+from gkdplan.runtime.ranks import set_environment
 from gkdplan.runtime.result import FINISHED, STOPPED_RESUMABLE, RunResult
 from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.runtime.stopping import SIGNALS, StopRequest
@@ -49,7 +50,7 @@ def run_as_rank(run_plan: RunPlan, placement: Placement, resume: str) -> RunResu
     """
     os.environ.update(placement.environment)
     _choose_interface(run_plan, placement)
-    launch.set_environment(run_plan.layout.devices_per_node)
+    set_environment(run_plan.layout.devices_per_node)
     directory = RunDirectory(Path(run_plan.training.output))
     resume = "auto" if placement.num_restarts else resume
     with (
@@ -139,7 +140,7 @@ def _ended(
     if directory.saved_steps()[-1] < num_steps:
         name = stop.signal_name if stop.is_made else "a signal to another rank"
         log.write(f"stopped by {name}")
-        stopped = launch.stopped_by(directory, name, STOPPED_RESUMABLE, start.skipped)
+        stopped = stopped_by(directory, name, STOPPED_RESUMABLE, start.skipped)
         return stopped if is_first else RunResult(STOPPED_RESUMABLE, directory.path, None, {})
     log.write("finished")
     student = directory.checkpoint(num_steps) / "student"

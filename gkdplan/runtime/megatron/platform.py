@@ -23,7 +23,7 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runtime.kernels import no_transformer_engine
+from gkdplan.runtime.machine.kernels import no_transformer_engine
 from gkdplan.runtime.megatron import cpu_shims, without_transformer_engine
 from gkdplan.runtime.megatron.latent_attention import latent_attention_spec
 from gkdplan.runtime.megatron.layer_attention import LayerAttention

@@ -11,7 +11,8 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.rehearsal import Check, Claim
 from gkdplan.runtime.failures import what_failed
-from gkdplan.runtime.launch import check_machine, start_ranks
+from gkdplan.runtime.machine.lacking import check_machine
+from gkdplan.runtime.ranks import start_ranks
 from gkdplan.runtime.rehearsal import worker
 from gkdplan.runtime.rehearsal.outcome import Outcome, difference, size_of
 from gkdplan.runtime.rehearsal.worker import ALONE

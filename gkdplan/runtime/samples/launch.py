@@ -16,7 +16,8 @@ from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import ModelPlan, RunPlan
 from gkdplan.runtime.failures import exit_code_of, what_failed
 from gkdplan.runtime.interrupts import Interrupted
-from gkdplan.runtime.launch import check_machine, check_samplers, planned_only, start_ranks
+from gkdplan.runtime.machine.lacking import check_machine, check_samplers, planned_only
+from gkdplan.runtime.ranks import start_ranks
 from gkdplan.runtime.result import FINISHED, INTERRUPTED, STOPPED_RESUMABLE
 from gkdplan.runtime.samples import worker
 from gkdplan.runtime.samples.partial import PartialFile, open_partial

@@ -135,10 +135,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         "teacher.stream": (teacher.stream, "remove it"),
         "teacher.self": (teacher.self_ is not None, "name a model as `teacher.model`"),
         "student.init": (student.init == "random", 'set it to "pretrained"'),
-        "student.tuning": (
-            student.tuning == "lora" and facts.student.shape.moe is not None,
-            'set it to "full"',
-        ),
     }
     for path, (is_asked, help) in refused.items():
         if is_asked:

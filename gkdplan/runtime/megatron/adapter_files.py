@@ -3,17 +3,18 @@
 import json
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
 from megatron.core.models.gpt.gpt_model import GPTModel
 from safetensors.torch import save_file
 
+from gkdplan.families.packed import packs_experts
 from gkdplan.families.tensors import names_of
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.model import LoraPlan, ModelPlan
 from gkdplan.runtime.megatron.adapters import whole_adapters
 from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.packed_experts import packed_adapters
 from gkdplan.shape import OF_EXPERTS, ModelShape
 
 _DECODER = "model.language_model."
@@ -29,7 +30,7 @@ def save_adapters(chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh, out_d
     """
     assert plan.lora is not None
     tensors = {}
-    for name, a, b in whole_adapters(chunks, plan, mesh):
+    for name, a, b in packed_adapters(whole_adapters(chunks, plan, mesh), plan.shape):
         if mesh.rank == 0:
             stem = f"base_model.model.{_module_path(plan.shape, name)}"
             tensors[f"{stem}.lora_A.weight"] = a.cpu().contiguous().clone()
@@ -50,8 +51,16 @@ def _module_path(shape: ModelShape, name: str) -> str:
 def _target_modules(shape: ModelShape, targets: Sequence[str]) -> list[str] | str:
     """Their names, or, beside a tower whose projections may have the same ones, a pattern of their
     paths."""
-    names = list(map(partial(_module_name, shape), targets))
-    return names if shape.vision is None else rf"{re.escape(_DECODER)}.*\.({'|'.join(names)})"
+    names = [_module_name(shape, target) for target in targets if _is_module(shape, target)]
+    if shape.vision is None or not names:
+        return names
+    return rf"{re.escape(_DECODER)}.*\.({'|'.join(names)})"
+
+
+def _is_module(shape: ModelShape, target: str) -> bool:
+    """In any layer: of experts that are packed none has one of its own."""
+    is_packed = packs_experts(shape) and shape.num_dense_layers == 0
+    return not (is_packed and target in OF_EXPERTS)
 
 
 def _module_name(shape: ModelShape, target: str) -> str:
@@ -62,13 +71,30 @@ def _module_name(shape: ModelShape, target: str) -> str:
     return names_of(shape).experts.name_of(target) if is_of_experts else target
 
 
-def _target_parameters(shape: ModelShape, targets: Sequence[str]) -> dict[str, list[str]]:
-    """Beside layers of experts those without: PEFT takes the names of their projections for those
-    of experts, whatever stands before them, and finds their weights by a path of their own."""
-    if shape.moe is None or not shape.moe.dense_layers:
+def _target_parameters(plan: ModelPlan, lora: LoraPlan) -> dict[str, object]:
+    """Of experts that are packed their matrices, of which that of gate and up has both ranks.
+
+    Beside layers of other experts those without: PEFT takes the names of their projections for
+    those of experts, whatever stands before them, and finds their weights by a path of their own.
+    """
+    shape, of_experts = plan.shape, [target for target in lora.targets if target in OF_EXPERTS]
+    if shape.moe is None or not of_experts:
         return {}
-    paths = [f"mlp.{target}.weight" for target in targets if target in OF_EXPERTS]
-    return {"target_parameters": paths} if paths else {}
+    if not packs_experts(shape):
+        paths = [f"mlp.{target}.weight" for target in of_experts] if shape.moe.dense_layers else []
+        return {"target_parameters": paths} if paths else {}
+    matrices = [f"mlp.experts.{_matrix_of(target)}" for target in of_experts]
+    both = rf".*\.{_matrix_of('gate_proj')}"
+    return {
+        "target_parameters": list(dict.fromkeys(matrices)),
+        "rank_pattern": {both: 2 * lora.rank},
+        "alpha_pattern": {both: 2 * lora.alpha},
+    }
+
+
+def _matrix_of(target: str) -> str:
+    """Of all experts, which holds the projection."""
+    return "down_proj" if target == "down_proj" else "gate_up_proj"
 
 
 def _config(plan: ModelPlan) -> dict[str, object]:
@@ -87,5 +113,5 @@ def _config(plan: ModelPlan) -> dict[str, object]:
         "revision": plan.revision,
         "target_modules": _target_modules(plan.shape, lora.targets),
         "task_type": "CAUSAL_LM",
-        **_target_parameters(plan.shape, lora.targets),
+        **_target_parameters(plan, lora),
     }

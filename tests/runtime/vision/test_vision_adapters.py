@@ -1,21 +1,27 @@
 """A student that sees and has low-rank adapters: its decoder learns, its eyes stay as they are."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from gloo_ranks import launched_as_forks, run_on_ranks
+from one_step import learn_once
 from peft import PeftModel
 from safetensors.torch import load_file
 from silent_session import open_silently
-from test_vision_runs import PLAN, make_home, measured_peaks, read_rows
+from test_vision_runs import IN_FLOAT64, PLAN, make_home, measured_peaks, read_rows, textbook_loss
 from tiny_plans import compile_plan_text, compile_tiny, plan_text
 from tiny_vision import load_reference, reference_inputs
 
 from gkdplan.facts.config import read_shape
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
+from gkdplan.runtime.megatron.adapter_files import save_adapters
+from gkdplan.runtime.megatron.adapters import draw_adapters
+from gkdplan.runtime.megatron.parameters import adapter_parameters
 from gkdplan.runtime.saved.run_directory import read_metrics
 
 NUM_STEPS = 4
@@ -38,11 +44,18 @@ LAYOUTS = {
     "context": {"devices": 2, "parallel": "context = 2"},
     "staged": {"devices": 2, "parallel": "pipeline = 2"},
 }
+OF_EXPERTS = {
+    "alone": {},
+    "experts": {"devices": 2, "parallel": "expert = 2"},
+    "expert tensor": {"devices": 2, "tensor": 2, "parallel": "expert_tensor = 2"},
+    "staged": {"devices": 2, "parallel": "pipeline = 2"},
+}
 KINDS = [
     pytest.param("llava", marks=pytest.mark.grid),
     "qwen-vl",
     pytest.param("qwen3-vl", marks=pytest.mark.grid),
     pytest.param("internvl", marks=pytest.mark.grid),
+    pytest.param("qwen3-vl-moe", marks=pytest.mark.grid),
 ]
 
 pytestmark = pytest.mark.timeout(900)
@@ -53,14 +66,60 @@ def test_peft_loads_the_adapters_of_a_model_that_sees(kind, tmp_path):
     """Two ranks of every axis learn what one process does, and what PEFT makes of it are the logits
     of the merged student, of text with an image."""
     home = make_home(kind, tmp_path)
-    runs = [_run(home, tmp_path / name, layout) for name, layout in LAYOUTS.items()]
-    alone, *_, staged = runs
+    layouts = LAYOUTS if kind != "qwen3-vl-moe" else OF_EXPERTS
+    runs = [_run(home, tmp_path / name, layout) for name, layout in layouts.items()]
+    alone, *_, last = runs
     for run in runs[1:]:
         for mine, one in zip(_steps(run), _steps(alone), strict=True):
             assert mine["loss"] == pytest.approx(one["loss"], abs=1e-5), run.name
             assert mine["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3), run.name
-    _assert_only_the_decoder_moved(home / "student", _last(staged) / "student")
-    _assert_peft_gives_the_merged_logits(home, _last(staged))
+    _assert_only_the_decoder_moved(home / "student", _last(last) / "student")
+    _assert_peft_gives_the_merged_logits(home, _last(last))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [n if n == "experts" else pytest.param(n, marks=pytest.mark.grid) for n in OF_EXPERTS],
+)
+def test_experts_behind_eyes_have_the_gradients_of_peft(layout, tmp_path):
+    """Of adapters that are drawn, A and B, in float64, as their files hold them."""
+    home = make_home("qwen3-vl-moe", tmp_path)
+    changes = {**PLAN, "student": LORA, **OF_EXPERTS[layout]}
+    run_plan = compile_tiny(home, tmp_path / "run", **changes)
+    run_on_ranks(_compare_with_peft, run_plan.layout.world_size, encode(run_plan))
+
+
+def _compare_with_peft(lock: str) -> None:
+    session = open_silently(lock)
+    chunks, model, mesh = session.student, session.plan.models.student, session.mesh
+    draw_adapters(chunks, model, mesh, seed=3, both=True)
+    drawn, gradients = (session.directory.path / name for name in ("drawn", "gradients"))
+    save_adapters(chunks, model, mesh, drawn)
+    state = learn_once(session, 0.5, 1.0)
+    with torch.no_grad():
+        for _, parameter in adapter_parameters(chunks, model, mesh):
+            parameter.copy_(parameter.main_grad)
+    save_adapters(chunks, model, mesh, gradients)
+    if mesh.rank == 0:
+        base = load_reference(model.model, **IN_FLOAT64)
+        adapted = PeftModel.from_pretrained(base, drawn, is_trainable=True)
+        loss = textbook_loss(session.plan, session.train.examples, adapted)
+        loss.backward()
+        assert abs(state.loss - float(loss)) <= 1e-5 * float(loss)
+        values, found = (
+            load_file(path / "adapter_model.safetensors") for path in (drawn, gradients)
+        )
+        expected = {
+            name.replace(".default.", "."): parameter.grad
+            for name, parameter in adapted.named_parameters()
+            if parameter.grad is not None
+        }
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            learnt = torch.where(values[name] == 0, 0, gradient)  # beside the diagonal of two Bs
+            error = (found[name].double() - learnt).norm()
+            assert error <= 1e-5 * learnt.norm() + 1e-9, f"{name} is off by {error}"
+    dist.barrier()
 
 
 def test_adapters_of_a_model_that_sees_need_what_the_ledger_says(tmp_path):
@@ -102,7 +161,8 @@ def _run(home: Path, output: Path, layout: dict[str, object]) -> Path:
     run_plan = compile_tiny(home, output, **CHANGES | layout)
     run_on_ranks(_execute, run_plan.layout.world_size, encode(run_plan))
     adapters = load_file(_last(output) / "adapter" / "adapter_model.safetensors")
-    assert sum(map(torch.numel, adapters.values())) == run_plan.models.student.lora.num_parameters
+    num_learnt = sum(int(torch.count_nonzero(factor)) for factor in adapters.values())
+    assert num_learnt == run_plan.models.student.lora.num_parameters
     return output
 
 
@@ -115,7 +175,7 @@ def _assert_only_the_decoder_moved(before: Path, after: Path) -> None:
     assert old.keys() == new.keys()
     for name, tensor in new.items():
         is_of_eyes = any(part in name for part in ("vision_tower", "visual", "projector"))
-        is_adapted = name.endswith("_proj.weight") and not is_of_eyes
+        is_adapted = re.search(r"_proj(\.weight)?$", name) is not None and not is_of_eyes
         assert torch.equal(tensor, old[name]) != is_adapted, name
 
 

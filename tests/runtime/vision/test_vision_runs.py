@@ -57,6 +57,7 @@ LAYOUTS = {
 }
 MIX = {"lmbda": 0.4, "seq_kd": 0.5, "distributed": "false"}
 """All three sources are seen in the steps that a test runs."""
+IN_FLOAT64 = {"dtype": torch.float64, "attn_implementation": "eager"}
 PLAN = {"generation": 'engine = "none"', "distributed": "false"}
 
 KINDS = (
@@ -203,20 +204,8 @@ def _check_resident(session: Session) -> None:
 def _textbook(session: Session) -> tuple[float, dict[str, torch.Tensor]]:
     """Each row by itself, with its own pictures, by transformers in float64."""
     plan = session.plan
-    student, teacher = (
-        load_reference(model.model, dtype=torch.float64, attn_implementation="eager")
-        for model in (plan.models.student, plan.models.teacher)
-    )
-    examples = session.train.examples
-    num_tokens = sum(len(example.response) for example in examples)
-    loss = torch.zeros((), dtype=torch.float64)
-    for example in examples:
-        inputs = _inputs(plan, example, (*example.prompt, *example.response))
-        predicting = slice(len(example.prompt) - 1, -1)
-        q = student(**inputs).logits[0, predicting, : plan.models.vocab_size].softmax(-1)
-        with torch.no_grad():
-            p = teacher(**inputs).logits[0, predicting, : plan.models.vocab_size].softmax(-1)
-        loss = loss + hf_reference.generalized_jsd(p, q, 0.5).sum() / num_tokens
+    student = load_reference(plan.models.student.model, **IN_FLOAT64)
+    loss = textbook_loss(plan, session.train.examples, student)
     loss.backward()
     vision = plan.models.student.shape.vision
     grads = {
@@ -229,6 +218,23 @@ def _textbook(session: Session) -> tuple[float, dict[str, torch.Tensor]]:
         for name, gradient in _apart(packed, of_all)
     }
     return float(loss.detach()), apart
+
+
+def textbook_loss(
+    plan: RunPlan, examples: Sequence[Example], student: torch.nn.Module
+) -> torch.Tensor:
+    """Of the rows, each by itself with its own pictures, beside the plan's teacher in float64."""
+    teacher = load_reference(plan.models.teacher.model, **IN_FLOAT64)
+    num_tokens = sum(len(example.response) for example in examples)
+    loss = torch.zeros((), dtype=torch.float64)
+    for example in examples:
+        inputs = _inputs(plan, example, (*example.prompt, *example.response))
+        predicting = slice(len(example.prompt) - 1, -1)
+        q = student(**inputs).logits[0, predicting, : plan.models.vocab_size].softmax(-1)
+        with torch.no_grad():
+            p = teacher(**inputs).logits[0, predicting, : plan.models.vocab_size].softmax(-1)
+        loss = loss + hf_reference.generalized_jsd(p, q, 0.5).sum() / num_tokens
+    return loss
 
 
 def _apart(name: str, gradient: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gkdplan.families import FAMILIES
+from gkdplan.families.packed import packs_experts
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.vocab import Dtype
 
@@ -64,6 +65,8 @@ def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:
     kept = plan.keep_layers
     decoder["num_hidden_layers"] = plan.shape.num_layers
     student["dtype"] = DTYPE_NAMES[plan.dtype]
+    if packs_experts(plan.shape):
+        decoder["norm_topk_prob"] = True  # as transformers has it, unwritten; vllm reads it
     if kept is not None:
         decoder |= _of_layers(plan, kept, decoder)
     return student

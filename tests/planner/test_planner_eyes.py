@@ -7,7 +7,6 @@ from planner_facts import TINY, data_file, facts, plan
 
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.report.outline import labelled
-from gkdplan.shape import MoeShape
 from gkdplan.vision import ClipVision, InternVision, Qwen3Vision, QwenVision
 from gkdplan.vocab import Phase
 
@@ -196,14 +195,6 @@ def test_where_a_tower_cannot_learn_is_refused(student, devices, path, words):
 
 
 SHOWN = {"num_rows_with_images": 3, "most_images": 1}
-
-
-def test_what_experts_behind_eyes_cannot_is_refused():
-    shape = replace(TINY, family="qwen3_moe", num_layers=4, vision=QWEN3, moe=MoeShape(4, 2, 24, 0))
-    tables = {"student": {"tuning": "lora"}, "generation": {"engine": "vllm"}}
-    compilation = compile_plan(plan(**tables), facts(shape, shape), "test")
-    refused = {d.path for d in compilation.diagnostics if d.code == "GK590"}
-    assert {"student.tuning", "generation.engine"} <= refused
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.layout import stage_layers
 from gkdplan.spec.plan import Plan
 from gkdplan.vision import deep_layers_of
-from gkdplan.vocab import Engine
 
 KEYS = {
     "student": ("freeze_vision", "freeze_projector", "freeze_language"),
@@ -126,10 +125,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
         return
     student, teacher = plan.student, plan.teacher
     refused = {
-        "generation.engine": (
-            plan.generation.engine is Engine.VLLM and facts.student.shape.moe is not None,
-            'set it to "megatron"',
-        ),
         "teacher.server": (teacher.server is not None, "remove it"),
         "teacher.samples": (teacher.samples is not None, "remove it"),
         "teacher.stream": (teacher.stream, "remove it"),

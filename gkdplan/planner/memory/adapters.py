@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import chain, groupby
 
 from gkdplan.planner.memory.experts import ExpertShare
-from gkdplan.planner.memory.parameters import Parameter
+from gkdplan.planner.memory.parameters import VISION, Parameter
 from gkdplan.runplan.model import LoraPlan
 from gkdplan.shape import ModelShape, parts_of
 
@@ -28,12 +28,13 @@ def with_adapters(
     experts: ExpertShare | None,
 ) -> tuple[Parameter, ...]:
     """The base's parameters, frozen, with each linear layer's adapter after it: the A of all its
-    targets in one, and a B of each part of them."""
+    targets in one, and a B of each part of them. A shared expert and a tower have none, whatever
+    their linear layers are called."""
     together: list[Parameter] = []
     for module, own in groupby(parameters, key=lambda parameter: parameter.name.rpartition(".")[0]):
         base = [replace(parameter, is_trained=False) for parameter in own]
         together += base
-        if ".shared_experts" in module:
+        if ".shared_experts" in module or module.startswith(VISION):
             continue
         is_expert = experts is not None and ".mlp.experts." in module
         degree = experts.expert_tensor if experts is not None and is_expert else tensor

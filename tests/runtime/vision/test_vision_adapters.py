@@ -122,11 +122,19 @@ def _compare_with_peft(lock: str) -> None:
     dist.barrier()
 
 
-def test_adapters_of_a_model_that_sees_need_what_the_ledger_says(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("llava", "alone"),
+        *(pytest.param("qwen3-vl-moe", n, marks=pytest.mark.grid) for n in ("experts", "staged")),
+    ],
+)
+def test_adapters_of_a_model_that_sees_need_what_the_ledger_says(kind, layout, tmp_path):
     with launched_as_forks():
-        home = make_home("llava", tmp_path)
+        home = make_home(kind, tmp_path)
         (tmp_path / "filled").mkdir()
-        ratios = measured_peaks(home, tmp_path / "filled", **PLAN, student=LORA)
+        changes = {**PLAN, **OF_EXPERTS[layout], "student": LORA}
+        ratios = measured_peaks(home, tmp_path / "filled", **changes)
     assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
 
 

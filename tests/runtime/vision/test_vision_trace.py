@@ -16,6 +16,7 @@ from tiny_vision import (
     save_internvl,
     save_llava,
     save_qwen3_vl,
+    save_qwen3_vl_moe,
     save_qwen_vl,
     save_seeing_rows,
 )
@@ -32,11 +33,21 @@ from gkdplan.vocab import Phase
 PLAN = {"generation": 'engine = "none"', "prompt": 72, "completion": 24, "micro": 2}
 TRACED = (Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER)
 LEARNING = {"student": "freeze_vision = false\nfreeze_projector = false"}
+LORA = """tuning = "lora"
+[student.lora]
+rank = 8
+alpha = 16.0
+targets = ["all-linear"]"""
 LAYOUTS = {
     "one process": {},
     "eyes that learn": LEARNING,
     "tensor 2": {"devices": 2, "tensor": 2},
     "pipeline 2": {"devices": 2, "parallel": "pipeline = 2"},
+    "adapters": {"student": LORA},
+}
+OF_EXPERTS = {
+    "experts": {"devices": 2, "parallel": "expert = 2"},
+    "experts with adapters": {"devices": 2, "parallel": "expert = 2", "student": LORA},
 }
 EVERY_RUN = {("llava", "tensor 2"), ("qwen-vl", "one process"), ("qwen3-vl", "eyes that learn")}
 """The others are in the grid."""
@@ -45,6 +56,7 @@ CASES = [
     for kind in ("llava", "qwen-vl", "internvl", "qwen3-vl")
     for layout in LAYOUTS
 ]
+CASES += [pytest.param("qwen3-vl-moe", layout, marks=pytest.mark.grid) for layout in OF_EXPERTS]
 
 
 def make_home(kind: str, home: Path) -> Path:
@@ -54,6 +66,7 @@ def make_home(kind: str, home: Path) -> Path:
         "internvl": (save_internvl, {}, {}),
         "qwen-vl": (save_qwen_vl, {"sections": (4, 4, 8)}, {"sections": (4, 4, 4)}),
         "qwen3-vl": (save_qwen3_vl, {}, {"deep_layers": (1,)}),
+        "qwen3-vl-moe": (save_qwen3_vl_moe, {}, {"deep_layers": (1,)}),
     }[kind]
     save(home / "teacher", num_layers=4, hidden=128, ffn=384, tower_hidden=64, seed=1, **of_teacher)
     save(home / "student", num_layers=4, hidden=96, ffn=288, tower_hidden=48, seed=2, **of_student)
@@ -64,7 +77,7 @@ def make_home(kind: str, home: Path) -> Path:
 @pytest.mark.parametrize(("kind", "layout"), CASES)
 def test_the_trace_is_as_planned(kind, layout, tmp_path):
     home = make_home(kind, tmp_path / "home")
-    run_plan = compile_tiny(home, tmp_path / "run", **PLAN, **LAYOUTS[layout])
+    run_plan = compile_tiny(home, tmp_path / "run", **PLAN, **(LAYOUTS | OF_EXPERTS)[layout])
     for of_class in compare(run_plan, trace(run_plan)):
         assert max(map(abs, of_class.errors)) <= 0.01
 

@@ -18,6 +18,7 @@ from tiny_vision import (
     save_internvl,
     save_llava,
     save_qwen3_vl,
+    save_qwen3_vl_moe,
     save_qwen_vl,
     save_seeing_rows,
 )
@@ -26,7 +27,7 @@ from vllm_for_images import path_for_images
 from gkdplan.diagnostics import UserError
 from gkdplan.facts.config import read_shape
 from gkdplan.pictures import PictureLimits
-from gkdplan.planner.memory.engine import EngineModel
+from gkdplan.planner.memory.engine import EngineModel, weight_bytes
 from gkdplan.planner.memory.engine_vision import eye_weight_bytes
 from gkdplan.runplan.codec import encode
 from gkdplan.runtime.executor import Executor
@@ -68,12 +69,22 @@ CASES = {
     "qwen3-vl, an engine on both": (
         "qwen3-vl", {"devices": 2, "generation": f"{VLLM}\ntensor = 2"}
     ),
+    "qwen3-vl with experts, all of which learns": ("qwen3-vl-moe", SEEING),
+    "qwen3-vl with experts on both": (
+        "qwen3-vl-moe",
+        {"devices": 2, "parallel": "expert = 2", "generation": f"{VLLM}\ntensor = 2"},
+    ),
+    "qwen3-vl with experts that have adapters": (
+        "qwen3-vl-moe", {"devices": 2, "parallel": "expert = 2", "generation": APART, **LORA}
+    ),
 }  # fmt: skip
 LARGE_TOWER = {"attention_bias": False, "use_qk_norm": True, "norm_type": "rms_norm"} | {
     "use_mean_pooling": False
 }
 EYES = ("vision_tower.", "multi_modal_projector.", "visual.")
 """How vLLM's names of their tensors begin."""
+ANGLES = "cos_sin_cache"
+"""And of tables of rotary angles, how it ends."""
 IN_EVERY_RUN = {"llava, whose projector learns"}
 
 pytestmark = pytest.mark.timeout(600)
@@ -92,6 +103,8 @@ def make_home(kind: str, home: Path) -> Path:
                 (saved / "processor_config.json").write_text(json.dumps({"image_seq_length": 4}))
             case "qwen-vl":
                 save_qwen_vl(home / role, **sizes, sections=(4, 6, 6))
+            case "qwen3-vl-moe":
+                save_qwen3_vl_moe(home / role, **sizes, sections=(6, 5, 5), head_dim=32)
             case _:
                 save_qwen3_vl(home / role, **sizes, sections=(6, 5, 5), head_dim=32)
     save_seeing_rows(home / "rows.jsonl")
@@ -111,7 +124,7 @@ def test_after_each_update_the_engine_samples_what_the_trainer_does(case, tmp_pa
 
 
 @pytest.mark.grid
-@pytest.mark.parametrize("kind", ["llava", "internvl", "qwen-vl", "qwen3-vl"])
+@pytest.mark.parametrize("kind", ["llava", "internvl", "qwen-vl", "qwen3-vl", "qwen3-vl-moe"])
 def test_a_run_writes_what_it_writes_with_megatrons_own_generation(kind, tmp_path):
     """Both from one plan but for the engine: the same responses, from weights that learnt from the
     responses before."""
@@ -131,7 +144,13 @@ def test_a_run_writes_what_it_writes_with_megatrons_own_generation(kind, tmp_pat
 @pytest.mark.grid
 @pytest.mark.parametrize(
     ("kind", "student"),
-    [("llava", PROJECTING), ("internvl", {}), ("qwen-vl", SEEING), ("qwen3-vl", {})],
+    [
+        ("llava", PROJECTING),
+        ("internvl", {}),
+        ("qwen-vl", SEEING),
+        ("qwen3-vl", {}),
+        ("qwen3-vl-moe", SEEING),
+    ],
 )
 def test_a_server_samples_what_the_trainer_does_after_each_update(kind, student, tmp_path):
     url = vllm_servers.free_url()
@@ -175,11 +194,12 @@ def test_an_image_that_changed_since_the_run_began_is_named_with_its_row(tmp_pat
 
 
 def _compare_in_every_step(lock: str) -> None:
-    eyes = _eyes_made()
+    eyes, decoder = _models_made()
     session = open_silently(lock)
     engine, student = session.plan.sampling.vllm, session.plan.models.student
     model = EngineModel(student.shape, student.dtype, engine.tensor)
     assert eyes == [eye_weight_bytes(model, engine)]
+    assert decoder == [weight_bytes(model)]
     assert session.engine._runner.mm_budget.get_encoder_budget() == engine.encoder_tokens
     assert {len(e.shown) for e in session.train.examples} == {0, 1, 2}
     executor = Executor(session)
@@ -189,22 +209,27 @@ def _compare_in_every_step(lock: str) -> None:
     _compare(session, NUM_STEPS + 1)
 
 
-def _eyes_made() -> list[int]:
-    """Bytes of the tower and the projector of each model that vLLM makes from now on, before it
-    packs them for a CPU, and of the rows in which a tower says something to layers."""
+def _models_made() -> tuple[list[int], list[int]]:
+    """Bytes of the tower and the projector, and of the decoder, of each model that vLLM makes from
+    now on, before it packs them for a CPU. The rows in which a tower says something to layers are
+    the tower's; the decoder's rotary angles, one table for all its layers, are its own."""
     from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 
-    made: list[int] = []
+    eyes: list[int] = []
+    decoders: list[int] = []
     load_weights = DummyModelLoader.load_weights
 
     def noting(loader, model, config) -> None:
-        eyes = [p for name, p in model.named_parameters() if name.startswith(EYES)]
-        eyes += getattr(model, "deepstack_input_embeds", [])
-        made.append(sum(tensor.nbytes for tensor in eyes))
+        weights = dict(model.named_parameters())
+        of_eyes = [weights.pop(name) for name in [*weights] if name.startswith(EYES)]
+        said = getattr(model, "deepstack_input_embeds", [])
+        eyes.append(sum(tensor.nbytes for tensor in (*of_eyes, *said)))
+        angles = [b for n, b in model.named_buffers() if ANGLES in n and not n.startswith(EYES)]
+        decoders.append(sum(tensor.nbytes for tensor in (*weights.values(), *angles)))
         load_weights(loader, model, config)
 
     DummyModelLoader.load_weights = noting
-    return made
+    return eyes, decoders
 
 
 def seeing_shape(student: Path):

@@ -25,7 +25,7 @@ import torch.multiprocessing as mp
 from megatron.core.distributed import DistributedDataParallel
 from torch.distributed.launcher.api import LaunchConfig
 
-from gkdplan.runtime import launch
+from gkdplan.runtime import ranks
 from gkdplan.runtime.megatron.mesh import close_mesh
 
 MAX_THREADS = 100
@@ -66,7 +66,7 @@ def launched_as_forks() -> Iterator[None]:
         return LaunchConfig(**config | {"start_method": "forkserver"})
 
     mp.get_context("forkserver").set_forkserver_preload(IMPORTED_ONCE)
-    with patch.dict(os.environ, CHILD_ENVIRONMENT), patch.object(launch, "LaunchConfig", forking):
+    with patch.dict(os.environ, CHILD_ENVIRONMENT), patch.object(ranks, "LaunchConfig", forking):
         yield
 
 

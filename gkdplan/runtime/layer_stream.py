@@ -15,7 +15,7 @@ from gkdplan.runtime.live_bytes import LiveBytes
 
 @dataclass(slots=True)
 class _Unit:
-    """Modules that come and go together: the embedding, a layer, or the last norm."""
+    """Modules that come and go together: the eyes, the embedding, a layer, or the last norm."""
 
     module: Module
     homes: list[tuple[Parameter, Tensor]]
@@ -24,7 +24,8 @@ class _Unit:
 
 @dataclass(frozen=True, slots=True)
 class LayerStream:
-    """The units of one chunk, in the order in which a forward enters them.
+    """The units of one chunk, in the order in which a forward enters them; where there is nothing
+    to see it passes over the eyes.
 
     As a unit is entered the copy of the next one begins, on a GPU beside the unit's own work; as it
     is left its bytes on the device are free. So two units at most are there at one time.
@@ -81,6 +82,8 @@ def stream_layers(chunks: Sequence[Any], kept: Sequence[Tensor], meter: LiveByte
 
 def _modules(chunk: Any) -> Iterator[Module]:
     if chunk.pre_process:
+        if hasattr(chunk, "vision"):
+            yield chunk.vision
         yield chunk.embedding
     yield from chunk.decoder.layers
     if chunk.post_process:

@@ -127,8 +127,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
     refused = {
         "teacher.server": (teacher.server is not None, "remove it"),
         "teacher.samples": (teacher.samples is not None, "remove it"),
-        "teacher.stream": (teacher.stream, "remove it"),
-        "teacher.self": (teacher.self_ is not None, "name a model as `teacher.model`"),
         "student.init": (student.init == "random", 'set it to "pretrained"'),
     }
     for path, (is_asked, help) in refused.items():

@@ -9,10 +9,12 @@ from gkdplan.planner.memory.loss import INT64_BYTES, Loss
 from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
 from gkdplan.planner.memory.vision import (
+    joining_bytes,
     looking_bytes,
     pixel_bytes,
     position_bytes,
     said_bytes,
+    tower_bytes,
 )
 from gkdplan.runplan.layout import AxisDegrees, RankClass
 from gkdplan.vocab import Role
@@ -65,6 +67,17 @@ class Share:
     def looking_bytes(self) -> int:
         """What passes when a micro-batch's images are looked at, before the first layer."""
         return looking_bytes(self.model, self.batch, self.batch.rows * self.seen_of_row)
+
+    @property
+    def tower_bytes(self) -> int:
+        """Of that what passes in tower and projector."""
+        vision, num_tokens = self.model.shape.vision, self.batch.rows * self.seen_of_row
+        return 0 if vision is None else tower_bytes(vision, num_tokens, self.model.dtype)
+
+    @property
+    def joining_bytes(self) -> int:
+        """What passes where features join the embedding, or where there is none but that."""
+        return joining_bytes(self.model, self.batch, self.batch.rows * self.seen_of_row)
 
 
 @dataclass(frozen=True, slots=True)

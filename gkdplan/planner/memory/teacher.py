@@ -1,6 +1,6 @@
 """The teacher's weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gkdplan.planner.memory.buffer import (
     FIRST,
@@ -13,6 +13,8 @@ from gkdplan.planner.memory.buffer import (
 from gkdplan.planner.memory.parameters import (
     EMBEDDING,
     OUTPUT_LAYER,
+    VISION,
+    Parameter,
     largest_elements,
     num_elements,
 )
@@ -22,6 +24,11 @@ from gkdplan.vocab import Dtype, Phase, Tier
 
 MOMENTS_OF_LAYERS = ("layers", "earlier chunk")
 """Those of the teacher's phase in which a layer runs: planner/memory/teacher_forward.py."""
+MOMENT_OF_EMBEDDING, MOMENT_OF_IMAGES = "embedding", "images"
+"""Those before the first layer: of the embedding, and where a tower looks."""
+EMBEDDING_UNIT, TOWER_UNIT = "embedding", "vision"
+"""What comes and goes as one, by the names of its parameters; others are layers and the last norm.
+"""
 
 
 def weight_buffers(rank: Rank) -> Iterator[Buffer]:
@@ -35,8 +42,9 @@ def weight_buffers(rank: Rank) -> Iterator[Buffer]:
     if not rank.has_teacher or rank.draft.models.teacher.is_students_base:
         return
     if rank.draft.models.teacher.stream:
-        phase, visiting = Phase.TEACHER, visiting_bytes(rank)
-        yield from (Buffer(TEACHER_BODY, visiting, phase, phase, m) for m in MOMENTS_OF_LAYERS)
+        phase = Phase.TEACHER
+        for moment, visiting in _visitors(rank).items():
+            yield Buffer(TEACHER_BODY, visiting, phase, phase, moment)
     else:
         yield Buffer(TEACHER_BODY, body_bytes(rank), FIRST, LAST)
     yield Buffer(TEACHER_HEAD, head_bytes(rank), FIRST, LAST)
@@ -74,29 +82,51 @@ def published_bytes(rank: Rank) -> int:
 
 
 def visiting_bytes(rank: Rank) -> int:
-    """Of a streamed teacher, on the device at one time at most: what runs and what runs next, of
-    embedding, layers and last norm (runtime/layer_stream.py)."""
-    teacher = rank.teacher.model
-    largest = max(
-        (sum(pair) for chunk in _units(rank) for pair in zip(chunk, [*chunk[1:], 0], strict=True)),
-        default=0,
-    )
-    return largest * teacher.dtype.num_bytes
+    """Of a streamed teacher, on the device at one time at most."""
+    return max(_visitors(rank).values())
 
 
-def _units(rank: Rank) -> Iterator[list[int]]:
-    """Elements of each unit of each chunk; the head is none, nor an embedding that is the head."""
-    teacher = rank.teacher.model
-    for chunk in teacher.chunks:
-        names = {parameter.name for parameter in chunk}
-        head = OUTPUT_LAYER if OUTPUT_LAYER in names else EMBEDDING
-        is_last = any(name.startswith("decoder.final_layernorm") for name in names)
-        units: dict[str, int] = {}
-        for parameter in chunk:
-            if not (is_last and parameter.name == head):
-                unit = ".".join(parameter.name.split(".")[:3])
-                units[unit] = units.get(unit, 0) + parameter.num_elements
-        yield list(units.values())
+def _visitors(rank: Rank) -> dict[str, int]:
+    """Of a streamed teacher what is on the device at each moment: what runs and what runs next, of
+    tower with projector, embedding, layers and last norm (runtime/layer_stream.py)."""
+    moments = {EMBEDDING_UNIT: (MOMENT_OF_EMBEDDING,), TOWER_UNIT: ()}
+    if rank.teacher.seen_of_row:
+        moments[TOWER_UNIT] = (MOMENT_OF_IMAGES,)
+    found = dict.fromkeys(MOMENTS_OF_LAYERS, 0)
+    for chunk in rank.teacher.model.chunks:
+        units = [*_units(chunk).items()]
+        for (name, size), (_, next_size) in zip(units, [*units[1:], ("", 0)], strict=True):
+            for moment in moments.get(name, MOMENTS_OF_LAYERS):
+                found[moment] = max(found.get(moment, 0), size + next_size)
+    num_bytes = rank.teacher.model.dtype.num_bytes
+    return {moment: elements * num_bytes for moment, elements in found.items()}
+
+
+def _units(chunk: Sequence[Parameter]) -> dict[str, int]:
+    """Elements of each unit of a chunk, in the order in which they run; the head is none, and an
+    embedding that is the head has none."""
+    head = _head_of(chunk)
+    units = {TOWER_UNIT: 0} if any(p.name.startswith(VISION) for p in chunk) else {}
+    for parameter in chunk:
+        if parameter.name != OUTPUT_LAYER:
+            size = 0 if parameter.name == head else parameter.num_elements
+            unit = _unit_of(parameter.name)
+            units[unit] = units.get(unit, 0) + size
+    return units
+
+
+def _unit_of(name: str) -> str:
+    first, *others = name.split(".")
+    return ".".join((first, *others[:2])) if first == "decoder" else first
+
+
+def _head_of(chunk: Sequence[Parameter]) -> str | None:
+    """The name of the output head, which is tied to the embedding where there is no other; None
+    where the chunk does not end the model."""
+    names = {parameter.name for parameter in chunk}
+    if not any(name.startswith("decoder.final_layernorm") for name in names):
+        return None
+    return OUTPUT_LAYER if OUTPUT_LAYER in names else EMBEDDING
 
 
 def head_bytes(rank: Rank) -> int:

@@ -10,6 +10,7 @@ from gkdplan.planner.memory.held_graphs import held_in_next_forward_bytes
 from gkdplan.planner.memory.in_flight import num_held_in_forward
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.rank import Rank
+from gkdplan.planner.memory.teacher import MOMENT_OF_EMBEDDING, MOMENT_OF_IMAGES
 from gkdplan.vocab import Payload, Phase
 
 Moment = tuple[int, int]
@@ -65,10 +66,12 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
     passing = between + activations.forward_bytes(model, batch)
     made_once = made // num_micro_batches
     moments = {"layers": (passing + rank.teacher.said_bytes, made - made_once)}
+    if stage.is_first:
+        moments[MOMENT_OF_EMBEDDING] = between + rank.teacher.joining_bytes, made - made_once
     if is_let_go_by_teacher(rank):
         moments |= {name: (held, 0) for name, held in _first_rows(rank).items()}
     if rank.teacher.seen_of_row:
-        moments["images"] = between + rank.teacher.looking_bytes, made - made_once
+        moments[MOMENT_OF_IMAGES] = between + rank.teacher.tower_bytes, made - made_once
     if stage.is_last:
         moments["payload"] = between + _last_bytes(rank), made
         if stage.is_interleaved and num_micro_batches > stage.num_stages:

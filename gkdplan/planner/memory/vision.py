@@ -44,16 +44,23 @@ def position_bytes(shape: ModelShape, num_tokens: int) -> int:
 
 
 def looking_bytes(model: RankModel, batch: Batch, num_tokens: int) -> int:
-    """The most that is alive in tower and projector, or where the features join the embedding
-    beside what is kept for the backward."""
+    """The most that is alive in tower and projector, or where the features join the embedding."""
     vision = model.shape.vision
     if vision is None or num_tokens == 0:
         return 0
+    tower = tower_bytes(vision, num_tokens, model.dtype)
+    return max(tower, joining_bytes(model, batch, num_tokens))
+
+
+def joining_bytes(model: RankModel, batch: Batch, num_tokens: int) -> int:
+    """What is alive where the features join the embedding, if there are any, beside what is kept
+    for the backward."""
+    vision = model.shape.vision
     joined = 2 * batch.num_tokens * model.shape.hidden_size
+    if vision is None:
+        return joined * model.dtype.num_bytes
     features = (1 + deep_layers_of(vision)) * num_tokens * vision.output_size
-    joining = (features + joined) * model.dtype.num_bytes
-    kept = kept_bytes(model, num_tokens)
-    return max(tower_bytes(vision, num_tokens, model.dtype), kept + joining)
+    return kept_bytes(model, num_tokens) + (features + joined) * model.dtype.num_bytes
 
 
 def said_bytes(model: RankModel, num_tokens: int) -> int:

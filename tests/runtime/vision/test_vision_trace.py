@@ -59,7 +59,7 @@ CASES = [
 CASES += [pytest.param("qwen3-vl-moe", layout, marks=pytest.mark.grid) for layout in OF_EXPERTS]
 
 
-def make_home(kind: str, home: Path) -> Path:
+def make_home(kind: str, home: Path, teacher_layers: int = 4) -> Path:
     """Models wide enough that their tensors are what is counted."""
     save, of_teacher, of_student = {
         "llava": (save_llava, {}, {}),
@@ -68,7 +68,8 @@ def make_home(kind: str, home: Path) -> Path:
         "qwen3-vl": (save_qwen3_vl, {}, {"deep_layers": (1,)}),
         "qwen3-vl-moe": (save_qwen3_vl_moe, {}, {"deep_layers": (1,)}),
     }[kind]
-    save(home / "teacher", num_layers=4, hidden=128, ffn=384, tower_hidden=64, seed=1, **of_teacher)
+    of_teacher |= {"num_layers": teacher_layers, "hidden": 128, "ffn": 384, "tower_hidden": 64}
+    save(home / "teacher", seed=1, **of_teacher)
     save(home / "student", num_layers=4, hidden=96, ffn=288, tower_hidden=48, seed=2, **of_student)
     save_seeing_rows(home / "rows.jsonl")
     return home

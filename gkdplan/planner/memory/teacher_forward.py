@@ -66,7 +66,7 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
     passing = between + activations.forward_bytes(model, batch)
     made_once = made // num_micro_batches
     moments = {"layers": (passing + rank.teacher.said_bytes, made - made_once)}
-    if stage.is_first:
+    if rank.teacher.seen_of_row or (stage.is_first and rank.draft.models.teacher.stream):
         moments[MOMENT_OF_EMBEDDING] = between + rank.teacher.joining_bytes, made - made_once
     if is_let_go_by_teacher(rank):
         moments |= {name: (held, 0) for name, held in _first_rows(rank).items()}

@@ -6,6 +6,14 @@ from typing import Any
 
 import tomlkit
 from tiny import save_family, save_llama, save_olmoe, save_qwen2, save_qwen3_moe, save_rows
+from tiny_vision import (
+    save_internvl,
+    save_llava,
+    save_qwen3_vl,
+    save_qwen3_vl_moe,
+    save_qwen_vl,
+    save_seeing_rows,
+)
 
 BASE: dict[str, Any] = {
     "name": "small",
@@ -17,7 +25,29 @@ BASE: dict[str, Any] = {
     "batch": {"micro": 1, "global": 4},
     "run": {"steps": 2, "output": "run"},
 }
-MODELS = ["models/llama", "models/qwen2", "models/qwen3_moe", "models/olmoe", "models/gemma2"]
+MODELS = ["llama", "qwen2", "qwen3_moe", "qwen3_moe_of_some", "olmoe", "gemma2", "deepseek_v3"]
+SEEING = {
+    "llava": save_llava,
+    "qwen2_5_vl": save_qwen_vl,
+    "qwen3_vl": save_qwen3_vl,
+    "qwen3_vl_moe": save_qwen3_vl_moe,
+    "internvl": save_internvl,
+}
+"""The models that see: of each kind a large one and a small one."""
+LATENTS = {
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "kv_lora_rank": 12,
+    "q_lora_rank": 20,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+}
 PARALLEL = {
     "tensor": [1, 2],
     "sequence": [True, False],
@@ -31,7 +61,7 @@ PARALLEL = {
 CHOICES: dict[str, dict[str, list[Any]]] = {
     "cluster": {"devices_per_node": [1, 2, 2, 4], "memory_limit": ["300 MiB", "2 GiB"]},
     "student": {
-        "model": MODELS,
+        "model": [f"models/{name}" for name in MODELS],
         "dtype": ["fp32", "bf16"],
         "tuning": ["full", "lora"],
         "lora": [{"rank": 2}, {"targets": ["q_proj", "v_proj"], "dropout": 0.1}, {"alpha": 1.0}],
@@ -48,7 +78,7 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
         "modules": [["mlp"], ["core_attn"], ["moe"], ["layernorm"]],
     },
     "teacher": {
-        "model": MODELS,
+        "model": [f"models/{name}" for name in MODELS],
         "dtype": ["bf16", "fp32"],
         "offload": ["none", "cpu", "auto"],
         "prefetch": [True, False],
@@ -93,26 +123,62 @@ CHOICES: dict[str, dict[str, list[Any]]] = {
 }
 
 
+OF_SIGHT: dict[str, list[Any]] = {
+    "freeze_vision": [True, False],
+    "freeze_projector": [True, False],
+    "freeze_language": [True, False],
+}
+
+
 def save_models(root: Path) -> None:
-    """models/ and rows.jsonl: five families with one tokenizer."""
+    """models/ and rows.jsonl: families with one tokenizer."""
     save_llama(root / "models" / "llama", num_layers=4)
     save_qwen2(root / "models" / "qwen2", num_layers=2, hidden=48)
     save_qwen3_moe(root / "models" / "qwen3_moe")
     save_olmoe(root / "models" / "olmoe")
+    save_qwen3_moe(root / "models" / "qwen3_moe_of_some", num_layers=4, dense=(0, 2))
     save_family(root / "models" / "gemma2", "gemma2", head_dim=8)
+    save_family(root / "models" / "deepseek_v3", "deepseek_v3", num_layers=3, **LATENTS)
     save_rows(root / "rows.jsonl")
+
+
+def save_seeing_models(root: Path, kind: str) -> None:
+    """models/ and rows.jsonl: a large and a small model of one kind that sees."""
+    save = SEEING[kind]
+    save(root / "models" / "large", num_layers=4, hidden=48, seed=1)
+    save(root / "models" / "small", num_layers=2, hidden=32, seed=2)
+    save_seeing_rows(root / "rows.jsonl")
 
 
 def small_plan(random: Random) -> str:
     """The text of a plan with three to ten keys chosen anew, which may be impossible."""
-    plan = tomlkit.parse(tomlkit.dumps(BASE)).unwrap()
+    return _changed(BASE, CHOICES, random)
+
+
+def small_seeing_plan(random: Random) -> str:
+    """The same over the two models that see."""
+    models = {"model": ["models/large", "models/small"]}
+    choices = CHOICES | {
+        "student": CHOICES["student"] | models | OF_SIGHT,
+        "teacher": CHOICES["teacher"] | models,
+    }
+    base = BASE | {
+        "student": {"model": "models/small", "dtype": "fp32"},
+        "teacher": {"model": "models/large"},
+        "data": BASE["data"] | {"max_length": 96},
+    }
+    return _changed(base, choices, random)
+
+
+def _changed(base: dict[str, Any], choices: dict[str, dict[str, list[Any]]], random: Random) -> str:
+    plan = tomlkit.parse(tomlkit.dumps(base)).unwrap()
     for _ in range(random.randint(3, 10)):
-        place = random.choice(list(CHOICES))
-        key = random.choice(list(CHOICES[place]))
+        place = random.choice(list(choices))
+        key = random.choice(list(choices[place]))
         table = plan
         for name in place.split("."):
             table = table.setdefault(name, {})
-        table[key] = random.choice(CHOICES[place][key])
+        table[key] = random.choice(choices[place][key])
     if "epochs" in plan["run"]:
         del plan["run"]["steps"]
     return tomlkit.dumps(plan)

@@ -145,8 +145,8 @@ def save_models(root: Path) -> None:
 def save_seeing_models(root: Path, kind: str) -> None:
     """models/ and rows.jsonl: a large and a small model of one kind that sees."""
     save = SEEING[kind]
-    save(root / "models" / "large", num_layers=4, hidden=48, seed=1)
-    save(root / "models" / "small", num_layers=2, hidden=32, seed=2)
+    save(root / "models" / "large", num_layers=4, ffn=64, seed=1)
+    save(root / "models" / "small", num_layers=2, seed=2)
     save_seeing_rows(root / "rows.jsonl")
 
 

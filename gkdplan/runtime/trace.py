@@ -53,8 +53,8 @@ def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:
 
     Ranks of the context axis, of either model, differ by the response tokens in their share of a
     row, and where the optimizer's state is divided over the data and context axes ranks differ by
-    their pieces of it. Traced are a rank with the most tokens, of those the one that owns most, and
-    those of all that own most and whose update makes most.
+    their pieces of it. Traced are a rank with the most tokens, of those the one that owns most,
+    those of all that own most and whose update makes most, and the first, which sees the last keys.
     """
     ranks = range(*rank_class.ranks[0])
     fullest = _ranks_of_most_tokens(plan, plan.layout.student, ranks)
@@ -65,6 +65,7 @@ def _trace_class(plan: RunPlan, rank_class: RankClass) -> dict[Phase, int]:
         return owned[rank // plan.layout.student.tensor % num_places]
 
     others = {
+        ranks[0],
         max(ranks, key=lambda rank: sum(pieces(rank))),
         max(ranks, key=lambda rank: _largest_update(pieces(rank))),
         max(fullest, key=lambda rank: sum(pieces(rank))),

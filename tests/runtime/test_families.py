@@ -55,12 +55,18 @@ OF_EXPERTS = {
     "tensor 2 expert 2": {"devices": 2, "tensor": 2, "parallel": "expert = 2"},
     "expert 2": {"devices": 2, "parallel": "expert = 2"},
     "pipeline 2": LAYOUTS["pipeline 2"],
+    "context 2": {"devices": 2, "parallel": "context = 2"},
+    "tensor 2 context 2 expert 2": {"devices": 4, "tensor": 2}
+    | {"parallel": "context = 2\nexpert = 2"},
+    "context 2 pipeline 2 expert 2": {"devices": 4}
+    | {"parallel": "context = 2\npipeline = 2\nexpert = 2"},
 }
 LAYOUTS_OF = {"deepseek_v2": OF_EXPERTS, "deepseek_v3": OF_EXPERTS}
 IN_EVERY_RUN = {
     ("olmo2", "tensor 2"),
     ("phi3", "pipeline 2"),
     ("deepseek_v2", "pipeline 2"),
+    ("deepseek_v2", "context 2"),
     ("deepseek_v3", "tensor 2 expert 2"),
 }
 CASES = [
@@ -85,7 +91,7 @@ def test_loss_and_gradients_equal_float64_on_one_process(
     tiny.save_rows(tmp_path / "rows.jsonl")
     axes = LAYOUTS_OF.get(family, LAYOUTS)[layout]
     run_plan = compile_tiny(tmp_path, tmp_path / "run", distributed="false", **axes)
-    run_on_ranks(_check, 2, encode(run_plan))
+    run_on_ranks(_check, run_plan.layout.world_size, encode(run_plan))
 
 
 def _check(lock: str) -> None:

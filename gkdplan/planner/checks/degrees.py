@@ -19,7 +19,6 @@ from gkdplan.planner.checks.possible import (
     given_chunks_divide,
     given_stages_are_whole,
     kv_heads_divide,
-    latents_are_whole,
     qkv_columns_divide,
     ranks_divide,
     sequence_has_tensor,
@@ -45,7 +44,7 @@ _RULES: dict[str, tuple[Callable[[LaidOut], bool], ...]] = {
         sequence_has_tensor,
         experts_have_sequence,
     ),
-    "context": (ranks_divide, latents_are_whole),
+    "context": (ranks_divide,),
     "pipeline": (
         ranks_divide,
         expert_ranks_divide,

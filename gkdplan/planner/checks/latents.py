@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 from gkdplan import __version__
 from gkdplan.facts.model import Facts
-from gkdplan.planner.checks.laid_out import each_model, laid_out
-from gkdplan.planner.checks.possible import latents_are_whole
+from gkdplan.planner.checks.laid_out import each_model
 from gkdplan.planner.checks.rule import Finding, rule
 from gkdplan.planner.layout import kernels_of
 from gkdplan.spec.plan import Plan
@@ -52,19 +51,6 @@ def latents_are_not_in_vllm(plan: Plan, facts: Facts) -> Iterator[Finding]:
             "its weights in the engine, and its cache of latents, are not priced",
             'set it to "megatron"',
         )
-
-
-@rule("GK590")
-def latents_have_whole_sequences(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Every rank of the context axis would gather keys and values of every head."""
-    for model in laid_out(plan, facts, lambda shape: (shape.family, shape.latent)):
-        if not latents_are_whole(model):
-            yield _not_yet(
-                f"a context axis for attention from latents, as in {model.shape.family}, is",
-                model.path("context"),
-                "every rank would gather the keys and values of every head, which is not priced",
-                "remove it",
-            )
 
 
 @rule("GK590")

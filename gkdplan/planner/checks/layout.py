@@ -6,7 +6,6 @@ from gkdplan.facts.model import Facts
 from gkdplan.planner.checks import (
     experts,
     heads,
-    latents,
     lora,
     mesh,
     pipeline,
@@ -43,6 +42,5 @@ RULES = (
     *experts.RULES,
     *recompute.RULES,
     *lora.RULES,
-    latents.latents_have_whole_sequences,
     kept_layers_exist,
 )

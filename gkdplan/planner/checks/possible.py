@@ -59,11 +59,6 @@ def sequence_has_tensor(model: LaidOut) -> bool:
     return model.parallel.tensor > 1 or not model.parallel.sequence
 
 
-def latents_are_whole(model: LaidOut) -> bool:
-    """No context axis over attention from latents: this version does not price one."""
-    return model.shape.latent is None or model.parallel.context == 1
-
-
 def experts_have_sequence(model: LaidOut) -> bool:
     """A layer of experts on a tensor axis trains under sequence parallelism only; the teacher does
     not train (megatron/core/transformer/moe/moe_layer.py)."""

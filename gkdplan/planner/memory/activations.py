@@ -45,7 +45,7 @@ def _forward_bytes(model: RankModel, batch: Batch, layer: int) -> int:
     in_mlp = boundary + passing_mlp_bytes(model, batch.num_tokens)
     passing = (num_inputs + 1) * boundary + max(in_mlp, norms.passing_bytes(model, batch))
     if model.shape.latent is not None:
-        in_attention = boundary + latents.forward_bytes(model, batch.num_tokens)
+        in_attention = boundary + latents.forward_bytes(model, batch)
         return max(passing, num_inputs * boundary + in_attention)
     scores = blocked_attention.forward_bytes(model, batch.rows, batch.tokens)
     if scores == 0:
@@ -55,7 +55,11 @@ def _forward_bytes(model: RankModel, batch: Batch, layer: int) -> int:
 
 def attention_backward_bytes(model: RankModel, batch: Batch) -> int:
     """What the backward of attention from latents, or block by block, adds to what is kept in the
-    chunk's last layer, whose MLP is released: the gradients of its output and of its context."""
+    chunk's last layer, whose MLP is released: the gradients of its output and of its context, and
+    what the next stage has sent, which the schedule holds.
+
+    Where norms are made again, that of attention's input is there with its output once more, and
+    nothing of the MLP's."""
     if model.shape.latent is not None:
         passing = latents.backward_bytes(model, batch)
     else:
@@ -64,7 +68,12 @@ def attention_backward_bytes(model: RankModel, batch: Batch) -> int:
             return 0
         passing = scores + batch.num_tokens * model.query_size * model.dtype.num_bytes
     released = saved_mlp_bytes(model, batch) + norms.mlp_norm_bytes(model, batch)
-    return passing + boundary_bytes(model, batch) - released
+    boundary = boundary_bytes(model, batch)
+    if "layernorm" in model.recompute.modules:
+        passing += norms.attention_norm_bytes(model, batch)
+        released += 0 if norms.is_norm_input_copied(model) else boundary
+    num_gradients = 1 if model.stage.is_last else 2
+    return passing + num_gradients * boundary - released
 
 
 def backward_bytes(model: RankModel, batch: Batch) -> int:

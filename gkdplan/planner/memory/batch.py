@@ -8,10 +8,11 @@ from gkdplan.planner.memory.model import RankModel
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows that go through a model at one time, `tokens` tokens of each on this rank of the context
-    axis."""
+    axis, which has `context` ranks."""
 
     rows: int
     tokens: int
+    context: int = 1
 
     @property
     def num_tokens(self) -> int:

@@ -66,7 +66,8 @@ def _attention_bytes(model: RankModel, num_tokens: int, prompt_tokens: int) -> i
     """
     shape, width = model.shape, model.dtype.num_bytes
     if shape.latent is not None:
-        return num_tokens * width * shape.hidden_size + latents.forward_bytes(model, num_tokens)
+        in_attention = latents.forward_bytes(model, Batch(1, num_tokens))
+        return num_tokens * width * shape.hidden_size + in_attention
     queries, keys = model.query_size, model.kv_size
     copied = queries if shape.qk_norm or model.num_kv_heads > 1 else 0
     normalised = keys if shape.qk_norm else 0

@@ -7,7 +7,7 @@ there beside the v of each that mean something. Source: runtime/megatron/latent_
 """
 
 from gkdplan.latent import LatentShape
-from gkdplan.planner.memory import norms
+from gkdplan.planner.memory import gathered_attention, norms
 from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.model import RankModel
 
@@ -30,13 +30,19 @@ def saved_bytes(model: RankModel, batch: Batch) -> int:
     return kept + _beside_latent_bytes(model, batch)
 
 
-def forward_bytes(model: RankModel, num_tokens: int) -> int:
+def forward_bytes(model: RankModel, batch: Batch) -> int:
     """What passes in attention beside the norm of its input where no backward comes: at the context
-    of the filled up values, or copied from it."""
+    of the filled up values, or copied from it; or where keys and values are gathered."""
     query = model.query_size
     elements = 2 * query + mapped_size(model)
-    elements += max(2 * query, query + context_size(model)) if _is_filled_up(model) else query
-    return num_tokens * elements * model.dtype.num_bytes
+    filled_up = query if _is_filled_up(model) else 0
+    copied = context_size(model) if _is_filled_up(model) else 0
+    attending = elements + max(filled_up + query, query + copied)
+    passing = batch.num_tokens * attending * model.dtype.num_bytes
+    if batch.context == 1:
+        return passing
+    waiting = batch.num_tokens * (elements + filled_up) * model.dtype.num_bytes
+    return waiting + gathered_attention.forward_bytes(model, batch)
 
 
 def backward_bytes(model: RankModel, batch: Batch) -> int:
@@ -44,11 +50,16 @@ def backward_bytes(model: RankModel, batch: Batch) -> int:
     values and context as the kernel takes them, where the copied context is released. Where
     attention is computed again what was dropped is there too, and both contexts of that."""
     query, context = model.query_size, context_size(model)
-    elements = 4 * query - context if _is_filled_up(model) else 3 * query + context
+    width = batch.num_tokens * model.dtype.num_bytes
+    if batch.context == 1:
+        passing = width * 3 * query
+    else:
+        passing = gathered_attention.backward_bytes(model, batch)
+    elements = query - context if _is_filled_up(model) else context
     if "core_attn" in model.recompute.modules:
         elements += 2 * context
         elements += 2 * query if _is_filled_up(model) else 0
-    return batch.num_tokens * elements * model.dtype.num_bytes
+    return passing + elements * width
 
 
 def dropped_bytes(model: RankModel, batch: Batch) -> int:

@@ -156,7 +156,7 @@ def _share(draft: Draft, model: RankModel, degrees: AxisDegrees, ranks: RankClas
     num_response_tokens = max(draft.response_tokens(degrees, run) for run in ranks.ranks)
     return Share(
         model,
-        Batch(micro_rows, draft.sequence_tokens(degrees) // degrees.context),
+        Batch(micro_rows, draft.sequence_tokens(degrees) // degrees.context, degrees.context),
         micro_rows * draft.num_micro_batches(degrees),
         micro_rows * num_response_tokens,
         draft.image_tokens_of_row(model.shape) if model.stage.is_first else 0,

@@ -8,7 +8,7 @@ Llama 3: Grattafiori et al., "The Llama 3 Herd of Models", 2024, section 3.3.2).
 Legend: S positions of this rank, T of all ranks, B rows, N query heads, G kv heads, D head size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,13 +38,7 @@ class ContextAttention(torch.autograd.Function):
         keys_T, values_T = (gather_in_order(x, group) for x in (key, value))
         output, sums = torch.empty_like(query), []
         for queries, first in positions_of_chunks(len(query), group):
-            past, own = _keys(queries, first)
-            block = _block(query[queries], keys_T[own], values_T[own], scale, is_causal=True)
-            if first > 0:
-                before = keys_T[past], values_T[past]
-                block = _joined(block, _block(query[queries], *before, scale, is_causal=False))
-            context, log_sum = block
-            output[queries] = context.permute(2, 0, 1, 3)
+            output[queries], log_sum = _context(query[queries], keys_T, values_T, first, scale)
             sums.append(log_sum)
         ctx.group, ctx.scale = group, scale
         ctx.save_for_backward(query, key, value, output, *sums)
@@ -52,30 +46,8 @@ class ContextAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, output, *sums = ctx.saved_tensors
-        keys_T, values_T = (gather_in_order(x, ctx.group) for x in (key, value))
-        grad_query = torch.zeros_like(query)
-        grad_keys_T, grad_values_T = torch.zeros_like(keys_T), torch.zeros_like(values_T)
-        chunks = positions_of_chunks(len(query), ctx.group)
-        for (queries, first), log_sum in zip(chunks, sums, strict=True):
-            past, own = _keys(queries, first)
-            for keys, is_causal in ((own, True), (past, False))[: 1 + (first > 0)]:
-                grads = _attend_backward(
-                    _heads_first(grad_output[queries]),
-                    _heads_first(query[queries]),
-                    _heads_first(keys_T[keys]),
-                    _heads_first(values_T[keys]),
-                    _heads_first(output[queries]),
-                    log_sum,
-                    0.0,
-                    is_causal,
-                    scale=ctx.scale,
-                )
-                of_query, of_keys, of_values = (grad.permute(2, 0, 1, 3) for grad in grads)
-                grad_query[queries] += of_query
-                grad_keys_T[keys] += of_keys
-                grad_values_T[keys] += of_values
-        grad_key, grad_value = (scatter_sum(g, ctx.group) for g in (grad_keys_T, grad_values_T))
+        grad_query, *of_all = _gradients(grad_output, ctx.saved_tensors, ctx.scale, ctx.group)
+        grad_key, grad_value = (scatter_sum(grad_T, ctx.group) for grad_T in of_all)
         return grad_query, grad_key, grad_value, None, None
 
 
@@ -110,9 +82,69 @@ def scatter_sum(x: Tensor, group: ProcessGroup | None) -> Tensor:
     return share
 
 
+def _gradients(
+    grad_output: Tensor, saved: Sequence[Tensor], scale: float | None, group: ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of this rank's queries [S, B, N, D], and its part of those of all keys and values
+    [T, B, G, D]."""
+    query, key, value, output, *sums = saved
+    keys_T, values_T = (gather_in_order(x, group) for x in (key, value))
+    grad_query = torch.zeros_like(query)
+    grad_keys_T, grad_values_T = torch.zeros_like(keys_T), torch.zeros_like(values_T)
+    chunks = positions_of_chunks(len(query), group)
+    for (queries, first), log_sum in zip(chunks, sums, strict=True):
+        past, own = _keys(queries, first)
+        for keys, is_causal in ((own, True), (past, False))[: 1 + (first > 0)]:
+            _add_gradients(
+                (grad_query[queries], grad_keys_T[keys], grad_values_T[keys]),
+                (query[queries], keys_T[keys], values_T[keys]),
+                (grad_output[queries], output[queries], log_sum),
+                scale,
+                is_causal=is_causal,
+            )
+    return grad_query, grad_keys_T, grad_values_T
+
+
+def _add_gradients(
+    totals: tuple[Tensor, Tensor, Tensor],
+    of_block: tuple[Tensor, Tensor, Tensor],
+    of_queries: tuple[Tensor, Tensor, Tensor],
+    scale: float | None,
+    *,
+    is_causal: bool,
+) -> None:
+    """To those of a block's query, keys and values; of its queries are known the gradient of their
+    output, the output, and the logarithm of their sums."""
+    grad_output, output, log_sum = of_queries
+    grads = _attend_backward(
+        _heads_first(grad_output),
+        *map(_heads_first, of_block),
+        _heads_first(output),
+        log_sum,
+        0.0,
+        is_causal,
+        scale=scale,
+    )
+    for total, grad in zip(totals, grads, strict=True):
+        total += grad.permute(2, 0, 1, 3)
+
+
 def _keys(queries: slice, first: int) -> tuple[slice, slice]:
     """Of all positions those before a chunk, and its own."""
     return slice(0, first), slice(first, first + queries.stop - queries.start)
+
+
+def _context(
+    query: Tensor, keys_T: Tensor, values_T: Tensor, first: int, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """Attention [S, B, N, D] of a chunk whose first position is `first`, and the logarithm of its
+    softmax's sum, [B, N, S]."""
+    past, own = _keys(slice(0, len(query)), first)
+    context, log_sum = _block(query, keys_T[own], values_T[own], scale, is_causal=True)
+    if first > 0:
+        before = _block(query, keys_T[past], values_T[past], scale, is_causal=False)
+        context, log_sum = _joined_((context, log_sum), before)
+    return context.permute(2, 0, 1, 3), log_sum
 
 
 def _block(
@@ -122,14 +154,13 @@ def _block(
     return _attend(*map(_heads_first, (query, keys, values)), 0.0, is_causal, scale=scale)
 
 
-def _joined(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Attention over the keys of both blocks (Dao et al., "FlashAttention", 2022, section 3.1)."""
+def _joined_(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Attention over the keys of both blocks, in the place of the first (Dao et al.,
+    "FlashAttention", 2022, section 3.1)."""
     log_sum = torch.logaddexp(one[1], other[1])
-    context = sum(
-        block * (block_sum - log_sum).exp().unsqueeze(-1).to(block.dtype)
-        for block, block_sum in (one, other)
-    )
-    return context, log_sum
+    for block, block_sum in (one, other):
+        block.mul_((block_sum - log_sum).exp_().unsqueeze(-1).to(block.dtype))
+    return one[0].add_(other[0]), log_sum
 
 
 def _heads_first(x: Tensor) -> Tensor:

@@ -59,5 +59,6 @@ IN_EVERY_RUN = (
     "tiny latents fp32",
     "tiny latents tensor 2 expert 2",
     "tiny latents pipeline 2 attention again",
+    "tiny latents context 2 pipeline 2 attention and norms again",
 )
 """The rest of the grid runs with `pytest -m grid`."""

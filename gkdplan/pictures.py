@@ -4,15 +4,17 @@ import base64
 import binascii
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 
+from gkdplan.addresses import Address, AddressError, is_address, parse_address
 from gkdplan.units import format_bytes
 
 MARK = "<image>"
 """What stands in a text for the next picture of the row's `images`."""
 _DATA_URL = "data:image/"
-_SOURCES = ("image", "path", "base64")
+_SOURCES = ("image", "path", "url", "base64")
 _MAGIC = {
     "PNG": b"\x89PNG\r\n\x1a\n",
     "JPEG": b"\xff\xd8\xff",
@@ -28,40 +30,79 @@ class PictureError(Exception):
     row."""
 
 
+class ForbiddenHostError(PictureError):
+    """A picture's address is on a host, `site`, that the plan does not allow."""
+
+    def __init__(self, words: str, site: str) -> None:
+        super().__init__(words)
+        self.site = site
+
+
+class NotFetchedError(PictureError):
+    """A picture's address is allowed, and there is no copy of what it gives."""
+
+
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """What a row may show: pictures, bytes of a picture's file, and pixels of a picture."""
+    """What a row may show: pictures, bytes of a picture's file, and pixels of a picture; and the
+    `hosts` of the addresses that it may name."""
 
     number: int = 8
     num_bytes: int = 20 * 2**20
     num_pixels: int = 50_000_000
+    hosts: tuple[str, ...] = ()
 
 
 USUAL_LIMITS = PictureLimits()
 """Those of a plan that sets none."""
+NUM_HOSTS_SHOWN = 20
+
+
+def hosts_to_name(limits: PictureLimits, forbidden: Collection[str]) -> str:
+    """What to write in a plan so that it allows other hosts too: help for a finding."""
+    hosts = sorted({*limits.hosts, *forbidden})
+    named = ", ".join(f'"{host}"' for host in hosts[:NUM_HOSTS_SHOWN])
+    more = ", ..." if hosts[NUM_HOSTS_SHOWN:] else ""
+    return f"let a run fetch images from there: `image_hosts = [{named}{more}]` in `[data]`"
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A file, by its path from the working directory, or base64 text of one."""
+    """A file, by its path from the working directory; base64 text of one; or an address, with the
+    path of the copy of what it gave, once that was fetched, and the copy's sha256."""
 
     path: str | None = None
     base64: str | None = None
+    address: str | None = None
+    sha256: str | None = None
 
     @property
     def name(self) -> str:
         """For messages."""
-        return f"the image `{self.path}`" if self.path is not None else "an image in base64"
+        place = self.address or self.path
+        return "an image in base64" if place is None else f"the image `{place}`"
 
     def read(self, limits: PictureLimits) -> bytes:
-        """The bytes of the file. Raises PictureError where it is none, or exceeds the limits."""
-        content = self._decoded(limits) if self.path is None else self._read(self.path, limits)
-        if not content.startswith(tuple(_MAGIC.values())):
-            raise PictureError(f"has {self.name}, which is none of {', '.join(FORMATS)}")
+        """The bytes of the file. Raises PictureError where it is none, or exceeds the limits; for
+        an address ForbiddenHostError and NotFetchedError."""
+        if self.address is not None:
+            self.require_allowed(limits)
+        if self.base64 is not None:
+            content = self._decoded(self.base64, limits)
+        elif self.path is not None:
+            content = self._read(self.path, limits)
+        else:
+            raise NotFetchedError(f"has {self.name}, which was not fetched")
+        if self.sha256 not in (None, sha256(content).hexdigest()):
+            raise PictureError(f"has {self.name}, whose copy `{self.path}` has changed")
+        self._require_format(content)
         return content
 
     def check(self, limits: PictureLimits) -> None:
-        """As `read`, of a file no more than its beginning."""
+        """As `read`, of a file no more than its beginning, of an address the host alone."""
+        if self.address is not None:
+            self.require_allowed(limits)
+            return
         if self.path is None:
             self.read(limits)
             return
@@ -71,7 +112,23 @@ class Picture:
                 beginning = file.read(16)
         except OSError as failure:
             raise self._unreadable(failure) from failure
-        if not beginning.startswith(tuple(_MAGIC.values())):
+        self._require_format(beginning)
+
+    def require_allowed(self, limits: PictureLimits) -> Address:
+        """The address of one that has one. Raises PictureError where it is none, and
+        ForbiddenHostError where its host is not among those of the limits."""
+        assert self.address is not None
+        try:
+            address = parse_address(self.address)
+        except AddressError as failure:
+            raise PictureError(f"has {self.name}, which {failure}") from failure
+        if not address.is_on(limits.hosts):
+            words = f"has {self.name}, and `data.image_hosts` does not name `{address.site}`"
+            raise ForbiddenHostError(words, address.site)
+        return address
+
+    def _require_format(self, content: bytes) -> None:
+        if not is_known(content):
             raise PictureError(f"has {self.name}, which is none of {', '.join(FORMATS)}")
 
     def _read(self, path: str, limits: PictureLimits) -> bytes:
@@ -84,7 +141,7 @@ class Picture:
 
     def _check_size(self, path: str, limits: PictureLimits) -> None:
         if "://" in path:
-            raise PictureError(f"has {self.name}, and nothing is fetched from an address")
+            raise PictureError(f"has {self.name}, and addresses are of http or https")
         try:
             status = os.stat(path)
         except (OSError, ValueError) as failure:
@@ -93,11 +150,10 @@ class Picture:
             raise PictureError(f"has {self.name}, which is no file")
         self._fit(status.st_size, limits)
 
-    def _decoded(self, limits: PictureLimits) -> bytes:
-        assert self.base64 is not None
-        self._fit(len(self.base64) * 3 // 4, limits)
+    def _decoded(self, text: str, limits: PictureLimits) -> bytes:
+        self._fit(len(text) * 3 // 4, limits)
         try:
-            return base64.b64decode(self.base64, validate=True)
+            return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as failure:
             raise PictureError(f"has {self.name} that is no base64") from failure
 
@@ -111,6 +167,11 @@ class Picture:
     def _unreadable(self, failure: Exception) -> PictureError:
         reason = getattr(failure, "strerror", None) or type(failure).__name__
         return PictureError(f"has {self.name}, which cannot be read: {reason.lower()}")
+
+
+def is_known(content: bytes) -> bool:
+    """Whether a file of one of the formats begins so."""
+    return content.startswith(tuple(_MAGIC.values()))
 
 
 Part = str | Picture
@@ -137,8 +198,9 @@ def contents_of(row: Mapping[str, object]) -> list[tuple[Part, ...]]:
     """What each turn of the row's `messages` is made of, in order.
 
     A content is text, or a list of {"type": "text", "text"} and {"type": "image", "image"}: a path,
-    or a data URL; "path" and "base64" may stand for "image". An image without any of them, and in
-    rows with `images` each `<image>` in a text of user or system, is the next of `images`.
+    an address, or a data URL; "path", "url" and "base64" may stand for "image". An image without
+    any of them, and in rows with `images` each `<image>` in a text of user or system, is the next
+    of `images`.
 
     Raises PictureError where a content is neither, or `images` are not as many as the turns show.
     """
@@ -205,7 +267,7 @@ def _picture(image: Mapping[str, object]) -> Picture:
     """Raises PictureError where it names none, or a thing that is not text."""
     source = next((key for key in _SOURCES if isinstance(image.get(key), str)), None)
     if source is None:
-        raise PictureError("has an image that names neither a path nor a data URL")
+        raise PictureError("has an image that names no path, address or data URL")
     value = str(image[source])
     if source == "base64":
         return Picture(base64=value)
@@ -214,4 +276,4 @@ def _picture(image: Mapping[str, object]) -> Picture:
         if not comma or not header.endswith(";base64"):
             raise PictureError("has a data URL that is not base64")
         return Picture(base64=content)
-    return Picture(path=value)
+    return Picture(address=value) if is_address(value) else Picture(path=value)

@@ -50,12 +50,17 @@ def write_bad_data(data: Path) -> None:
         '{"instruction": "say four", "output": "4"}',
     ]
     (data / "faulty.jsonl").write_text("\n".join(rows) + "\n")
-    for name, images in (("seeing", ["data/dot.png"]), ("unseen", ["data/gone.png"])):
+    shown = {
+        "seeing": "data/dot.png",
+        "unseen": "data/gone.png",
+        "far": "https://photos.example.org:8443/dot.png",
+    }
+    for name, image in shown.items():
         turns = [
             {"role": "user", "content": "<image>what is it?"},
             {"role": "assistant", "content": "a dot"},
         ]
-        row = json.dumps({"messages": turns, "images": images})
+        row = json.dumps({"messages": turns, "images": [image]})
         (data / f"{name}.jsonl").write_text(f"{row}\n" * 16)
     (data / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (data / "empty.jsonl").write_text("\n\n")

@@ -1,10 +1,20 @@
 """What a row shows: where its pictures stand, and which cannot be used."""
 
 import base64
+from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
-from gkdplan.pictures import Picture, PictureError, PictureLimits, contents_of, pictures_of, text_of
+from gkdplan.pictures import (
+    NotFetchedError,
+    Picture,
+    PictureError,
+    PictureLimits,
+    contents_of,
+    pictures_of,
+    text_of,
+)
 from gkdplan.turns import fault_of
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
@@ -24,10 +34,11 @@ def test_parts_name_their_own_pictures():
         {"type": "image", "path": "b.png"},
         {"type": "image", "base64": encoded},
         {"type": "image", "image": f"data:image/png;base64,{encoded}"},
+        {"type": "image", "url": "HTTPS://Host/a.png"},
     ]
     contents = contents_of(row(parts))
-    inline = Picture(base64=encoded)
-    assert pictures_of(contents) == (Picture("a.png"), Picture("b.png"), inline, inline)
+    inline, far = Picture(base64=encoded), Picture(address="HTTPS://Host/a.png")
+    assert pictures_of(contents) == (Picture("a.png"), Picture("b.png"), inline, inline, far)
     assert text_of(contents[0]) == "what is it?"
     assert inline.read(PictureLimits()) == PNG
 
@@ -48,8 +59,8 @@ FAULTS = {
     "too few": (row("<image><image>", images=["a.png"]), "more images than the 1 of its `images`"),
     "too many": (row("hi", images=["a.png"]), "has 1 `images`, and its turns show 0 of them"),
     "no list": (row("hi", images="a.png"), "no list as its `images`"),
-    "nameless": (row([{"type": "image"}]), "names neither a path nor a data URL"),
-    "number": (row([{"type": "image", "image": 3}]), "names neither a path nor a data URL"),
+    "nameless": (row([{"type": "image"}]), "names no path, address or data URL"),
+    "number": (row([{"type": "image", "image": 3}]), "names no path, address or data URL"),
     "unknown part": (row([{"type": "video", "video": "a.mp4"}]), "neither text nor a list"),
     "no part": (row(["a.png"]), "neither text nor a list"),
     "no base64": (row([{"type": "image", "image": "data:image/png,abc"}]), "is not base64"),
@@ -78,7 +89,9 @@ def test_a_row_that_shows_something_else_is_named_so(fault):
         (Picture("."), "which is no file"),
         (Picture("/dev/zero"), "which is no file"),
         (Picture("a\0b"), "cannot be read"),
-        (Picture("https://host/a.png"), "nothing is fetched from an address"),
+        (Picture("s3://host/a.png"), "addresses are of http or https"),
+        (Picture(address="https://host/a.png"), "`data.image_hosts` does not name `host`"),
+        (Picture(address="https://me:secret@host/"), "which names a user before its host"),
         (Picture("large.png"), "`data.max_image_bytes` is 64 B"),
         (Picture("page.png"), "which is none of PNG, JPEG"),
         (Picture(base64="!!"), "that is no base64"),
@@ -101,3 +114,20 @@ def test_a_picture_within_the_limits_is_read_whole(tmp_path):
     picture = Picture(str(tmp_path / "a.png"))
     picture.check(PictureLimits(num_bytes=len(PNG)))
     assert picture.read(PictureLimits(num_bytes=len(PNG))) == PNG
+
+
+def test_what_an_address_gave_is_read_from_its_copy_alone(tmp_path):
+    limits = PictureLimits(hosts=("host:8000",))
+    far = Picture(address="http://host:8000/a.png")
+    far.check(limits)
+    with pytest.raises(NotFetchedError, match="was not fetched"):
+        far.read(limits)
+    (tmp_path / "copy").write_bytes(PNG)
+    copied = replace(far, path=str(tmp_path / "copy"), sha256=sha256(PNG).hexdigest())
+    assert copied.read(limits) == PNG
+    assert copied.name == "the image `http://host:8000/a.png`"
+    with pytest.raises(PictureError, match="does not name `host:8000`"):
+        copied.read(PictureLimits(hosts=("host",)))
+    (tmp_path / "copy").write_bytes(PNG + b"x")
+    with pytest.raises(PictureError, match="has changed"):
+        copied.read(limits)

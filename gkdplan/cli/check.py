@@ -13,6 +13,7 @@ from gkdplan.cli.terminal import remark, show, show_json, width
 from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.report.verdict import verdict
 from gkdplan.runplan.row_lengths import SplitLengths
+from gkdplan.spec.plan import Plan
 
 WithData = Annotated[
     bool,
@@ -22,17 +23,31 @@ WithData = Annotated[
 ]
 
 
+Fetches = Annotated[
+    bool,
+    typer.Option(
+        "--fetch", help="With --data: fetch the images of addresses first, into `data.cache`."
+    ),
+]
+
+
 def check(
-    path: PlanPath = None, data: WithData = False, quiet: Quiet = False, json: AsJson = False
+    path: PlanPath = None,
+    data: WithData = False,
+    fetch: Fetches = False,
+    quiet: Quiet = False,
+    json: AsJson = False,
 ) -> None:
     """Say what is wrong with a plan, whether it fits, and its peak."""
     compiled = compile_file(path)
+    if fetch:
+        _require_what_fetching_takes(compiled.plan, data=data)
     splits: Sequence[SplitLengths] = ()
     findings = compiled.diagnostics
     if data and compiled.ok:
         from gkdplan.cli.row_lengths import measured
 
-        splits, found = measured(compiled)
+        splits, found = measured(compiled, fetches=fetch)
         findings += found
     elif data:
         remark("the rows were not read as tokens: the plan has errors")
@@ -48,6 +63,14 @@ def check(
             print(verdict(compiled.run_plan))
     has_errors = any(finding.severity is Severity.ERROR for finding in findings)
     raise typer.Exit(1 if has_errors else 0)
+
+
+def _require_what_fetching_takes(plan: Plan | None, *, data: bool) -> None:
+    """A run's own directory may not hold anything before the run."""
+    if not data:
+        raise typer.BadParameter("`--fetch` goes with `--data`")
+    if plan is not None and plan.data.cache is None:
+        raise typer.BadParameter("`--fetch` fetches into `data.cache`, which the plan does not set")
 
 
 def _print_json(

@@ -8,6 +8,7 @@ from typing import Any
 
 from gkdplan.cli.compiling import Compiled
 from gkdplan.cli.runtime import runtime
+from gkdplan.cli.terminal import remark
 from gkdplan.cli.waiting import Tell, bar
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.facts.locate import find_snapshot
@@ -21,9 +22,12 @@ ROWS_AT_ONCE = 100
 """Between two moves of the bar."""
 
 
-def measured(compiled: Compiled) -> tuple[Sequence[SplitLengths], tuple[Diagnostic, ...]]:
+def measured(
+    compiled: Compiled, *, fetches: bool
+) -> tuple[Sequence[SplitLengths], tuple[Diagnostic, ...]]:
     """The lengths of every split, and what a run would refuse; none where no row can be measured.
-    The findings have their places."""
+    Where it `fetches`, what rows name by address is fetched before. The findings have their
+    places."""
     run_plan = compiled.require()
     assert compiled.plan is not None
     assert compiled.facts is not None
@@ -31,7 +35,7 @@ def measured(compiled: Compiled) -> tuple[Sequence[SplitLengths], tuple[Diagnost
     try:
         if tokenizer is None:
             raise UserError(_no_tokenizer(model.model))
-        chat = _chat(run_plan, model, tokenizer)
+        chat = _chat(run_plan, model, tokenizer, fetches=fetches)
         needs_responses = dataset_share(compiled.plan) > 0
         measuring = runtime("data.measuring")
         with bar("rows") as tell:
@@ -44,7 +48,7 @@ def measured(compiled: Compiled) -> tuple[Sequence[SplitLengths], tuple[Diagnost
     return splits, compiled.placed(found)
 
 
-def _chat(run_plan: RunPlan, student: Student, tokenizer: TokenizerFacts) -> Any:
+def _chat(run_plan: RunPlan, student: Student, tokenizer: TokenizerFacts, *, fetches: bool) -> Any:
     """Of models that see as in a run, with torch: images are measured by their processor."""
     directory = _directory(student.model, student.revision)
     assert directory is not None, "its tokenizer was seen"
@@ -53,8 +57,11 @@ def _chat(run_plan: RunPlan, student: Student, tokenizer: TokenizerFacts) -> Any
         return light_chat.load_light_chat(directory, tokenizer.chat_template, tokenizer.eos_token)
     teacher = run_plan.models.teacher
     of_teacher = _directory(teacher.model, teacher.revision) or directory
-    of_plan = runtime("data.chat_of_plan")
-    return of_plan.chat_of_plan(run_plan, Path(directory), Path(of_teacher))
+    of_plan, rows = runtime("data.chat_of_plan"), runtime("rows_of_run")
+    chat = of_plan.chat_of_plan(run_plan, Path(directory), Path(of_teacher))
+    if fetches:
+        rows.fetch_images(run_plan, chat, remark)
+    return rows.chat_with_fetched_images(run_plan, chat)
 
 
 def _directory(model: str, revision: str | None) -> str | None:

@@ -29,6 +29,16 @@ CODES: dict[str, Code] = {
         "Only the beginning of an image is looked at when a plan is checked.",
         "Mend the image of the row named, or leave the row out.",
     ),
+    "GK496": Code(
+        "images that cannot be fetched",
+        "A row without its image asks for something that the model never saw.",
+        "Mend the addresses that are named, or leave their rows out; what was fetched is kept.",
+    ),
+    "GK497": Code(
+        "images that were not fetched yet",
+        "The tokens of an image are counted from its file, and a check fetches nothing.",
+        "Fetch them with `gkdplan check --data --fetch`, or leave it to the run.",
+    ),
     "GK486": Code(
         "images for a model that sees none",
         "A text model would answer a question about an image that it never saw.",

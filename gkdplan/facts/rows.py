@@ -7,7 +7,7 @@ from gkdplan.diagnostics import Diagnostic, error, note, warning
 from gkdplan.facts.model import DataFile, TeacherColumn
 from gkdplan.facts.survey import Survey, survey_rows
 from gkdplan.json_file import UnreadableError
-from gkdplan.pictures import USUAL_LIMITS, PictureLimits
+from gkdplan.pictures import USUAL_LIMITS, PictureLimits, hosts_to_name
 from gkdplan.rowfiles import ForeignFormatError, MissingPackageError, open_rows
 from gkdplan.text import printable
 
@@ -34,7 +34,8 @@ def read_data_file(
     no rows; GK463: a row cannot be used; GK464: another format; GK465, a warning: fewer rows than
     `#N`; GK466, a note: only the first rows were checked; GK467: a row shows an image that cannot
     be used; GK468: a row without a teacher; GK469: a format whose package is not installed; GK490,
-    a warning: rows that are left out. Of an image no more is read than its beginning.
+    a warning: rows that are left out. Of an image no more is read than its beginning, and nothing
+    is fetched.
     """
     path, suffix = _split(entry)
     limit = _limit(suffix)
@@ -185,11 +186,15 @@ def _unusable_rows(survey: Survey, max_bad: int) -> Diagnostic:
 
 def _unusable_images(survey: Survey) -> Diagnostic:
     count = f"{len(survey.blind_spots):,} of {survey.num_checked:,} checked rows show such images"
+    note, help = "paths start at the working directory", tuple[str, ...]()
+    if survey.forbidden:
+        note = "a check looks at the host of an address, and fetches nothing"
+        help = (hosts_to_name(survey.limits, survey.forbidden),)
     return error(
         "GK467",
         printable(survey.blind_spots[0], MAX_MESSAGE_LENGTH),
-        notes=(count, "paths start at the working directory"),
-        help=("give the row images that are there, or leave it out",),
+        notes=(count, note),
+        help=(*help, "give the row images that are there, or leave it out"),
     )
 
 

@@ -12,7 +12,14 @@ from itertools import islice
 from gkdplan.facts.model import TeacherColumn
 from gkdplan.facts.prompts import LongestPrompts
 from gkdplan.json_file import UnreadableError
-from gkdplan.pictures import USUAL_LIMITS, PictureError, PictureLimits, contents_of, pictures_of
+from gkdplan.pictures import (
+    USUAL_LIMITS,
+    ForbiddenHostError,
+    PictureError,
+    PictureLimits,
+    contents_of,
+    pictures_of,
+)
 from gkdplan.rowfiles import RowFile
 from gkdplan.text import shown
 from gkdplan.turns import ASSISTANT, fault_of, is_text
@@ -28,7 +35,8 @@ class Survey:
 
     A fault is a sentence that starts with the row's place; so is a stray, a row whose `column`
     names no teacher, and a blind spot, a row with an image that cannot be shown. `num_seeing` rows
-    show images, none more than `most_images`.
+    show images, none more than `most_images`. `forbidden` are hosts of images that the limits do
+    not name.
     """
 
     fingerprint: str = ""
@@ -40,6 +48,7 @@ class Survey:
     faults: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
     blind_spots: list[str] = field(default_factory=list)
+    forbidden: set[str] = field(default_factory=set)
     num_seeing: int = 0
     most_images: int = 0
     column: TeacherColumn | None = None
@@ -77,6 +86,8 @@ class Survey:
                 picture.check(self.limits)
         except PictureError as failure:
             self.blind_spots.append(f"{place} holds a row that {failure}")
+            if isinstance(failure, ForbiddenHostError):
+                self.forbidden.add(failure.site)
 
     def _find_teacher(self, place: str, row: object) -> None:
         if self.column is None:

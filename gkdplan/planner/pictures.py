@@ -22,4 +22,5 @@ def picture_limits(plan: Plan) -> PictureLimits:
         data.max_images or usual.number,
         usual.num_bytes if size is None else parse_bytes(size),
         data.max_image_pixels or usual.num_pixels,
+        data.image_hosts or usual.hosts,
     )

@@ -63,4 +63,5 @@ def _losses(split: SplitLengths) -> Iterator[tuple[int, str]]:
     yield split.num_cut, cut
     yield split.num_unanswered, "rows have no response"
     yield split.num_empty, "responses are empty but for their end"
+    yield split.num_unfetched, "rows are not counted: their images were not fetched"
     yield split.num_repeated, "rows are the same tokens as one before"

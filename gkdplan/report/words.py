@@ -183,7 +183,7 @@ def data(run_plan: RunPlan) -> str:
     length = plural(run_plan.data.max_length, "token")
     order = "shuffled in each epoch" if run_plan.data.shuffle else "in the files' order"
     rows = f"{plural(train, 'row')} {order}{_mix(run_plan)}, {held_out:,} held out"
-    return f"{rows}; prompts up to {length}, {longer}{_bad_rows(run_plan)}"
+    return f"{rows}; prompts up to {length}, {longer}{_bad_rows(run_plan)}{_hosts(run_plan)}"
 
 
 def _mix(run_plan: RunPlan) -> str:
@@ -194,6 +194,14 @@ def _mix(run_plan: RunPlan) -> str:
     num_taken = sum(source.num_rows for source in data.train) // num_rows * num_rows
     of_files = zip(rows_of_files(data.weights, num_taken), data.train, strict=False)
     return f" ({', '.join(f'{taken:,} of {source.path}' for taken, source in of_files)})"
+
+
+def _hosts(run_plan: RunPlan) -> str:
+    """From where images are fetched."""
+    pictures = run_plan.data.pictures
+    if pictures is None or not pictures.hosts:
+        return ""
+    return f"; images are fetched from {', '.join(pictures.hosts)}"
 
 
 def _bad_rows(run_plan: RunPlan) -> str:

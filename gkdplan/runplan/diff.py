@@ -82,6 +82,7 @@ _RULES = (
     _Rule("sampling.*", _RESTART, objective=True),
     _Rule("data.eval*", _SAFE),
     _Rule("data.cache", _SAFE),
+    _Rule("data.pictures.hosts", _SAFE),
     _Rule("data.shuffle", _RESTART),
     _Rule("data.*", _RESTART, objective=True),
     _Rule("batch.micro_rows", _SAFE),

@@ -9,6 +9,7 @@ _ONLY_SAID = {
     "name",
     "inputs.student.origin",
     "inputs.teacher.origin",
+    "data.pictures.hosts",
     "layout.classes",
     "layout.rendezvous",
     "ledger",

@@ -44,7 +44,8 @@ class SplitLengths:
 
     Of `num_rows` that can be used, `num_long` have prompts over `data.max_length`; `num_taken` are
     learnt from. Of responses, `num_cut` lose `num_tokens_cut` tokens, and `num_empty` are nothing
-    but their end. `num_repeated` rows are the same tokens as an earlier one. `prompts` and
+    but their end. `num_repeated` rows are the same tokens as an earlier one. `num_unfetched` rows,
+    which are not among the others, show images that were not fetched yet. `prompts` and
     `responses` are lengths before anything is cut, `totals` those of taken rows after it.
     """
 
@@ -57,6 +58,7 @@ class SplitLengths:
     num_cut: int
     num_tokens_cut: int
     num_repeated: int
+    num_unfetched: int
     prompts: Lengths
     responses: Lengths
     totals: Histogram

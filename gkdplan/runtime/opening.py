@@ -60,7 +60,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
     phases = Phases(position, progress, meter, start_step + 1, limit)
 
     phases.enter("load")
-    train, held_out = read_rows(plan, directory, chat, student_source, progress)
+    train, held_out = read_rows(plan, chat, student_source, progress)
     samples = samples_of_run(plan, train)
     require_global_batch(len(train.examples), plan.batch.global_rows)
 

@@ -5,29 +5,51 @@ from pathlib import Path
 from gkdplan.runplan.draw import share_of_sources
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Draw
+from gkdplan.runtime.data.cache.images import chat_with_copies, chat_with_what_is_there
+from gkdplan.runtime.data.cache.owned import KeptIn, Tell
 from gkdplan.runtime.data.cache.shelf import Shelf
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.examples import Examples, Split
 from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.samples.taken import Samples, take_samples
-from gkdplan.runtime.saved.run_directory import RunDirectory
 from gkdplan.vocab import Source
 
 
 def read_rows(
-    plan: RunPlan, directory: RunDirectory, chat: Chat, student_source: Path, progress: Progress
+    plan: RunPlan, chat: Chat, student_source: Path, progress: Progress
 ) -> tuple[Examples, Examples]:
     """Those of `data.train` and of `data.eval`."""
-    data, limit, server = plan.data, plan.sampling.max_completion_length, plan.models.teacher.server
-    place, key = (data.cache, "data.cache") if data.cache else (directory.rows, "run.output")
-    shelf = Shelf(Path(place), key, chat, student_source, progress.tell)
-    needs_responses = _learns_from_dataset(plan)
-    train = shelf.examples(Split(data.train, data, limit, "data.train", needs_responses, server))
-    held_out = shelf.examples(Split(data.eval, data, limit, "data.eval", server=server))
+    place = KeptIn.of(plan)
+    shelf = Shelf(place.path, place.key, chat, student_source, progress.tell)
+    train, held_out = (shelf.examples(split) for split in splits_of(plan))
     for line in train.notes + held_out.notes:
         progress.tell(line)
     return train, held_out
+
+
+def splits_of(plan: RunPlan) -> tuple[Split, Split]:
+    """`data.train` and `data.eval`."""
+    data, limit, server = plan.data, plan.sampling.max_completion_length, plan.models.teacher.server
+    needs_responses = _learns_from_dataset(plan)
+    return (
+        Split(data.train, data, limit, "data.train", needs_responses, server),
+        Split(data.eval, data, limit, "data.eval", server=server),
+    )
+
+
+def fetch_images(plan: RunPlan, chat: Chat, tell: Tell) -> None:
+    """What rows name by address, into the directory in which a run looks for it.
+
+    Raises UserError as `chat_with_copies` does.
+    """
+    for split in splits_of(plan):
+        chat_with_copies(chat, split, KeptIn.of(plan), tell)
+
+
+def chat_with_fetched_images(plan: RunPlan, chat: Chat) -> Chat:
+    """The chat that sees what was fetched for a run of this plan."""
+    return chat_with_what_is_there(chat, KeptIn.of(plan))
 
 
 def samples_of_run(plan: RunPlan, train: Examples) -> Samples:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from gkdplan.addresses import HOST, is_host
 from gkdplan.units import parse_bytes
 from gkdplan.vocab import Dtype, Engine, Kernels, LossBackend
 
@@ -17,12 +18,22 @@ def _not_zero(size: str) -> str:
     return size
 
 
+def _has_port(host: str) -> str:
+    """Raises ValueError where its port is none."""
+    if not is_host(host):
+        raise ValueError(host)
+    return host
+
+
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", examples=["qwen3-8b"])]
 Size = Annotated[
     str,
     Field(pattern=r"^\d{1,9}(\.\d{1,9})? *(B|KiB|MiB|GiB|TiB)$", examples=["2 GiB"]),
     AfterValidator(_not_zero),
+]
+Host = Annotated[
+    str, Field(pattern=HOST, examples=["images.example.org"]), AfterValidator(_has_port)
 ]
 Index = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
@@ -278,6 +289,9 @@ class Data(Section):
     """Of an image's file; left out, 20 MiB."""
     max_image_pixels: Count | None = None
     """Of an image, width times height; left out, 50 million."""
+    image_hosts: tuple[Host, ...] | None = None
+    """Hosts from which a run fetches the images that rows name by http or https, each with its port
+    where that is not the scheme's own; left out, none."""
     cache: Text | None = None
     """A directory that keeps the tokens of rows for other runs; left out, one in run.output."""
     shuffle: bool = True

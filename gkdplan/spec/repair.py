@@ -4,6 +4,7 @@ import difflib
 import re
 from typing import Any
 
+from gkdplan.addresses import HOST, host_in
 from gkdplan.spec.toml_words import format_value
 from gkdplan.spec.vocabulary import Node
 
@@ -31,6 +32,9 @@ def repair(node: Node, value: Any) -> str | None:
         case {"type": "string", "pattern": pattern} if "GiB" in pattern:
             size = _DECIMAL_UNIT.fullmatch(str(value))
             return f'"{size[1]} {size[2].upper()}iB"' if size else None
+        case {"type": "string", "pattern": pattern} if pattern == HOST:
+            host = host_in(str(value))
+            return format_value(host) if host else None
         case {"type": "string"} if type(value) in (str, int, float):
             return _text(node.get("pattern", "(?s).+"), str(value))
         case _:

@@ -8,6 +8,7 @@ from gkdplan.diagnostics import Severity
 from gkdplan.facts import survey
 from gkdplan.facts.model import DataFile, TeacherColumn
 from gkdplan.facts.rows import read_data_file
+from gkdplan.pictures import PictureLimits
 from gkdplan.rowfiles import row_file
 
 ANSWERED = {"prompt": "q", "completion": "a"}
@@ -226,3 +227,34 @@ def test_the_first_row_that_names_no_teacher_is_named(tmp_path: Path, name: str)
         "known values: maths, code",
     )
     assert read_data_file(f"{path}#1", DOMAINS)[1] == ()
+
+
+def test_addresses_of_hosts_that_are_not_allowed_are_named_with_what_allows_them(tmp_path):
+    rows = [
+        seeing("https://a.org/x.png"),
+        seeing("http://b.org:8000/y.png"),
+        seeing("https://a.org:443/z.png", "https://c.org/x.png"),
+    ]
+    path = write(tmp_path / "x.jsonl", rows)
+    _, (finding,) = read_data_file(path)
+    assert (finding.code, finding.severity) == ("GK467", Severity.ERROR)
+    assert finding.message == (
+        f"{path}:1 holds a row that has the image `https://a.org/x.png`, and `data.image_hosts` "
+        "does not name `a.org`"
+    )
+    assert finding.notes[0] == "3 of 3 checked rows show such images"
+    assert 'image_hosts = ["a.org", "b.org:8000"]' in finding.help[0]
+    some = PictureLimits(hosts=("a.org", "c.org"))
+    _, (finding,) = read_data_file(path, limits=some)
+    assert finding.message.startswith(f"{path}:2 ")
+    assert '["a.org", "b.org:8000", "c.org"]' in finding.help[0]
+    all_of_them = PictureLimits(hosts=("a.org", "b.org:8000", "c.org"))
+    file, findings = read_data_file(path, limits=all_of_them)
+    assert findings == ()
+    assert file is not None
+    assert (file.num_rows_with_images, file.most_images) == (3, 2)
+
+
+def seeing(*images: str) -> dict:
+    turns = [{"role": "user", "content": "<image>" * len(images)}, CHAT["messages"][1]]
+    return {"messages": turns, "images": list(images)}

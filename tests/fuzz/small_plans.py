@@ -161,6 +161,7 @@ def small_seeing_plan(random: Random) -> str:
     choices = CHOICES | {
         "student": CHOICES["student"] | models | OF_SIGHT,
         "teacher": CHOICES["teacher"] | models,
+        "data": CHOICES["data"] | {"image_hosts": [["localhost:9", "images.example.org"]]},
     }
     base = BASE | {
         "student": {"model": "models/small", "dtype": "fp32"},

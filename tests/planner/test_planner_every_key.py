@@ -56,6 +56,7 @@ VALUES: dict[str, Any] = {
     "name": "other",
     "cluster.memory_limit": "3 GiB",
     "data.max_image_bytes": "3 MiB",
+    "data.image_hosts": ("images.example.org",),
     "batch.micro": 4,
     "student.parallel.sequence": False,
     "student.keep.layers": (0, 1),

@@ -7,6 +7,7 @@ from planner_facts import TINY, data_file, facts, plan
 
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.report.outline import labelled
+from gkdplan.runplan.diff import compare, course
 from gkdplan.vision import ClipVision, InternVision, Qwen3Vision, QwenVision
 from gkdplan.vocab import Phase
 
@@ -287,3 +288,25 @@ def test_no_pipeline_of_a_tower_that_speaks_makes_compiling_raise():
         plan(student={"parallel": parallel}), facts(speaking, speaking), "test"
     )
     assert compilation.run_plan is None
+
+
+def test_hosts_of_images_are_said_and_are_no_part_of_what_a_run_is():
+    """Rows name what they show; from which hosts a run may take it decides nothing of it."""
+    before, after = (
+        compile_plan(
+            plan(data=hosts), facts(SEEING, SEEING, train=(data_file(**SHOWN),)), "test"
+        ).run_plan
+        for hosts in ({}, {"image_hosts": ("a.org", "b.org:8000")})
+    )
+    assert "fetched" not in dict(labelled(before))["data"]
+    words = "images are fetched from a.org, b.org:8000"
+    assert dict(labelled(after))["data"].endswith(words)
+    (change,) = compare(before, after)
+    assert (change.path, change.label, change.objective) == ("data.pictures.hosts", "safe", False)
+    assert before.fingerprint == after.fingerprint
+    assert course(before) == course(after)
+
+
+def test_hosts_of_images_of_a_text_model_are_refused():
+    compilation = compile_plan(plan(data={"image_hosts": ("a.org",)}), facts(TINY, TINY), "test")
+    assert [d.path for d in compilation.diagnostics if d.code == "GK130"] == ["data.image_hosts"]

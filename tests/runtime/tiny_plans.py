@@ -8,6 +8,7 @@ from gkdplan.facts.lookup import look_up
 from gkdplan.facts.model import ModelRef
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.models import named_teacher
+from gkdplan.planner.pictures import picture_limits
 from gkdplan.runplan.model import RunPlan
 from gkdplan.spec.load import load_plan
 from gkdplan.vocab import Role
@@ -136,6 +137,7 @@ def compile_plan_text(text: str) -> RunPlan:
         plan.cluster.device,
         plan.data.train,
         plan.data.eval,
+        limits=picture_limits(plan),
     )
     assert facts is not None, found
     compilation = compile_plan(plan, facts, tool="gkdplan test")

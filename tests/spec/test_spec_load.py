@@ -87,6 +87,8 @@ def test_a_good_plan_loads_with_its_values_and_no_findings() -> None:
             "leave `betas` out for the default, `[0.9, 0.95]`",
         ),
         ("[cluster]", '[cluster]\nmemory_limit = "2gb"', 'write `memory_limit = "2 GiB"`'),
+        ("[data]", '[data]\nimage_hosts = ["https://A.org/x"]', 'write `"a.org"` in its place'),
+        ("[data]", '[data]\nimage_hosts = "A.org"', 'write `image_hosts = ["a.org"]`'),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_to_write(before: str, after: str, help: str) -> None:

@@ -12,7 +12,7 @@ from gkdplan.vision import deep_layers_of
 
 KEYS = {
     "student": ("freeze_vision", "freeze_projector", "freeze_language"),
-    "data": ("max_images", "max_image_bytes", "max_image_pixels"),
+    "data": ("max_images", "max_image_bytes", "max_image_pixels", "image_hosts"),
 }
 """Of models that see, by table."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from gkdplan.diagnostics import Diagnostic, UserError
+from gkdplan.diagnostics import Diagnostic, UserError, warning
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.row_lengths import Histogram, Lengths, SplitLengths
 from gkdplan.runtime.data.bad_rows import FAULTS_OF_A_ROW, BadRows
@@ -16,11 +16,13 @@ from gkdplan.runtime.data.rows import Item, read_items, read_row
 from gkdplan.runtime.data.tokenise import Renderer, TokenisedRow, tokenise
 
 Advance = Callable[[], None]
+NOT_FETCHED = "GK497"
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of a split; `refusals` are what would end a run."""
+    """What was seen of a split; `refusals` are what would end a run. `num_unfetched` rows, of
+    which `unfetched` says the first, show images that were not fetched yet."""
 
     prompts: "array[int]" = field(default_factory=lambda: array("I"))
     responses: "array[int]" = field(default_factory=lambda: array("I"))
@@ -31,6 +33,8 @@ class _Seen:
     num_empty: int = 0
     num_cut: int = 0
     num_tokens_cut: int = 0
+    num_unfetched: int = 0
+    unfetched: str = ""
     bad_rows: list[Diagnostic] = field(default_factory=list)
     refusals: list[Diagnostic] = field(default_factory=list)
 
@@ -43,7 +47,8 @@ def measure(
     needs_responses: bool,
 ) -> tuple[list[SplitLengths], tuple[Diagnostic, ...]]:
     """The lengths of `data.train` and, where there are such rows, `data.eval`, and what a run would
-    refuse of them; `advance` is called after each row.
+    refuse of them; `advance` is called after each row. Nothing is fetched: rows with images that
+    were not are counted apart (GK497).
 
     Raises UserError (GK469 to GK471) where a file cannot be read.
     """
@@ -61,6 +66,8 @@ def measure(
         splits.append(_lengths(key, seen))
         refusals += seen.refusals
         refusals += _too_few(key, seen, plan)
+        if seen.num_unfetched:
+            refusals.append(_not_fetched(key, seen, plan))
     return splits, tuple(refusals)
 
 
@@ -77,6 +84,10 @@ def _see(
         row = read_row(item, key, *teacher_column(plan.models.teacher.server))
         whole = tokenise(row, chat, key)
     except UserError as refusal:
+        if refusal.diagnostics[0].code == NOT_FETCHED:
+            seen.num_unfetched += 1
+            seen.unfetched = seen.unfetched or refusal.diagnostics[0].message
+            return
         seen.bad_rows += [d for d in refusal.diagnostics if d.code in FAULTS_OF_A_ROW]
         _refuse(seen, refusal, bad)
         return
@@ -131,6 +142,7 @@ def _lengths(key: str, seen: _Seen) -> SplitLengths:
         num_cut=seen.num_cut,
         num_tokens_cut=seen.num_tokens_cut,
         num_repeated=len(seen.totals) - len(seen.digests),
+        num_unfetched=seen.num_unfetched,
         prompts=Lengths.of(seen.prompts),
         responses=Lengths.of(seen.responses),
         totals=Histogram.of(seen.totals),
@@ -139,7 +151,7 @@ def _lengths(key: str, seen: _Seen) -> SplitLengths:
 
 
 def _too_few(key: str, seen: _Seen, plan: RunPlan) -> Sequence[Diagnostic]:
-    if seen.refusals:
+    if seen.refusals or seen.num_unfetched:
         return ()
     if seen.long and not seen.totals:
         return all_too_long(seen.long, key, plan.data).diagnostics
@@ -149,3 +161,16 @@ def _too_few(key: str, seen: _Seen, plan: RunPlan) -> Sequence[Diagnostic]:
     except UserError as refusal:
         return refusal.diagnostics
     return ()
+
+
+def _not_fetched(key: str, seen: _Seen, plan: RunPlan) -> Diagnostic:
+    beforehand = "fetch them beforehand: `gkdplan check --data --fetch`"
+    if plan.data.cache is None:
+        beforehand += ", once `data.cache` says where they are kept"
+    return warning(
+        NOT_FETCHED,
+        f"{seen.num_unfetched:,} rows of `{key}` are not counted: their images were not fetched",
+        key,
+        notes=(seen.unfetched, "a run fetches them before its first step"),
+        help=(beforehand,),
+    )

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
-from gkdplan.pictures import FORMATS, Picture, PictureError, PictureLimits
+from gkdplan.pictures import FORMATS, NotFetchedError, Picture, PictureError, PictureLimits
+from gkdplan.runtime.data.cache.copies import Copies
 from gkdplan.runtime.vision.processors import grid_of, misfit_of, prepared
 from gkdplan.vision import VisionShape
 
@@ -36,13 +37,15 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Eyes:
-    """How a model sees: its image processor, of transformers on PIL, and its limits. On a rank
-    without the tower they are not open: they know where images stand and look at none."""
+    """How a model sees: its image processor, of transformers on PIL, its limits, and the copies of
+    what addresses gave. On a rank without the tower they are not open: they know where images stand
+    and look at none."""
 
     shape: VisionShape
     processor: Any
     limits: PictureLimits
     are_open: bool = True
+    copies: Copies | None = None
 
     @property
     def closed(self) -> "Eyes":
@@ -50,11 +53,13 @@ class Eyes:
         return replace(self, are_open=False)
 
     def measured(self, shown: Shown) -> Shown:
-        """With its grid, for which its file's header is read.
+        """With its grid, for which its file's header is read, or that of its copy.
 
         Raises UserError (GK485) where it cannot be opened, has too many pixels, or a form that the
-        image processor takes none of.
+        image processor takes none of; GK497 where its address has no copy.
         """
+        if self.copies is not None:
+            shown = replace(shown, picture=self.copies.of(shown.picture))
         with self._open(shown) as image:
             return replace(shown, grid=self._grid(shown, image))
 
@@ -80,6 +85,8 @@ class Eyes:
             content = shown.picture.read(self.limits)
             with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
                 image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except NotFetchedError as failure:
+            raise UserError(_not_fetched(shown, str(failure))) from None
         except PictureError as failure:
             raise UserError(_unusable(shown, str(failure))) from None
         except Exception as failure:  # a decoder of hostile bytes may raise anything
@@ -152,6 +159,17 @@ def _unusable(shown: Shown, reason: str) -> Diagnostic:
         f"the row at `{shown.location}` {reason}",
         shown.key,
         help=("give the row an image that can be shown, or leave it out",),
+    )
+
+
+def _not_fetched(shown: Shown, reason: str) -> Diagnostic:
+    return error(
+        "GK497",
+        f"the row at `{shown.location}` {reason}",
+        shown.key,
+        help=(
+            "a run fetches it before its first step, `gkdplan check --data --fetch` before that",
+        ),
     )
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from image_host import image, image_host
 from test_vision_runs import make_home
 from tiny_plans import compile_tiny, plan_text
 
@@ -15,10 +16,12 @@ from gkdplan.runtime.data.examples import Split, load_examples
 PLAN = {"generation": 'engine = "none"', "distributed": "false", "truncation": "delete"}
 
 
-def checked(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict:
+def checked(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str, **changes: str
+) -> dict:
     plan = tmp_path / "plan.toml"
-    plan.write_text(plan_text(home, tmp_path / "run", **PLAN), encoding="utf-8")
-    main.run(["check", "--data", "--json", str(plan)])
+    plan.write_text(plan_text(home, tmp_path / "run", **PLAN, **changes), encoding="utf-8")
+    main.run(["check", "--data", "--json", *options, str(plan)])
     return json.loads(capsys.readouterr().out)
 
 
@@ -53,3 +56,43 @@ def test_a_teacher_that_prepares_images_in_another_way_is_named(tmp_path, capsys
     settings.write_text(json.dumps(changed))
     codes = [found["code"] for found in checked(home, tmp_path, capsys)["diagnostics"]]
     assert "GK131" in codes
+
+
+def test_images_of_addresses_are_counted_once_they_were_fetched_and_not_before(tmp_path, capsys):
+    home = make_home("qwen-vl", tmp_path / "home")
+    rows = [json.loads(line) for line in (home / "rows.jsonl").read_text().splitlines()]
+    seen = [row for row in rows if row.get("images")]
+    content = Path(seen[0]["images"][0]).read_bytes()
+    near = checked(home, tmp_path, capsys)
+    with image_host() as host:
+        host.answers["/a.png"] = image(content)
+        far = host.url("/a.png")
+        for row in seen:
+            row["images"] = [far if Path(p).read_bytes() == content else p for p in row["images"]]
+        (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        refused = checked(home, tmp_path, capsys)
+        (found,) = (d for d in refused["diagnostics"] if d["path"] == "data.train[0]")
+        assert found["code"] == "GK467"
+        assert f'`image_hosts = ["{host.site}"]`' in found["help"][0]
+        allowing = f'[]\ncache = "{tmp_path}/kept"\nimage_hosts = ["{host.site}"]'
+        before = checked(home, tmp_path, capsys, held_out=allowing)
+        assert not host.asked
+        (found,) = (d for d in before["diagnostics"] if d["code"] == "GK497")
+        assert found["message"].startswith("1 rows of `data.train` are not counted")
+        assert far in found["notes"][0]
+        (train,) = before["data"]
+        assert (train["num_unfetched"], train["num_rows"]) == (1, len(rows) - 1)
+        fetched = checked(home, tmp_path, capsys, "--fetch", held_out=allowing)
+        assert host.asked == ["/a.png"]
+    for each in (fetched, checked(home, tmp_path, capsys, held_out=allowing)):
+        assert each["data"] == [{**near["data"][0], "num_unfetched": 0}]
+        assert not [d for d in each["diagnostics"] if d["code"] == "GK497"]
+
+
+def test_fetching_beforehand_needs_a_directory_that_is_no_runs(tmp_path, capsys):
+    home = make_home("llava", tmp_path / "home")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(plan_text(home, tmp_path / "run", **PLAN))
+    for options, reason in ((["--fetch"], "goes with `--data`"), (["--fetch", "--data"], "cache")):
+        assert main.run(["check", *options, str(plan)]) == 2
+        assert reason in capsys.readouterr().err

@@ -10,6 +10,8 @@ from typing import Any
 from gkdplan import __version__
 from gkdplan.runtime.data.examples import Split
 
+FORMAT = 2
+"""Of the files in the folder."""
 PACKAGES = ("transformers", "tokenizers", "jinja2")
 SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 """Of the files beside a model's weights that say how its texts become tokens."""
@@ -19,6 +21,7 @@ def identity_of(split: Split, student: Path) -> str:
     """32 hex digits of a sha256 over the rows' files, the limits of the plan, the files of the
     student's tokenizer in the directory `student`, and the versions of what reads them."""
     record = {
+        "format": FORMAT,
         "versions": {"gkdplan": __version__, **{name: version(name) for name in PACKAGES}},
         "student": {path.name: _digest(path) for path in _tokenizer_files(student)},
         "split": _record(split),

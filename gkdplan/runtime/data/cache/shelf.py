@@ -1,12 +1,10 @@
 """A directory of tokenised splits: rank 0 fills it, every rank maps what lies there."""
 
-import fcntl
 import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from itertools import count
@@ -17,15 +15,17 @@ import torch.distributed as dist
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.records import from_json
+from gkdplan.runtime.data.cache.copies import PLACE, flaw_of
 from gkdplan.runtime.data.cache.identity import identity_of
+from gkdplan.runtime.data.cache.images import chat_with_copies
+from gkdplan.runtime.data.cache.owned import KeptIn
 from gkdplan.runtime.data.cache.stored import StoredExamples, store
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.examples import Examples, Split, load_examples
 from gkdplan.runtime.data.rows import open_unchanged
-from gkdplan.runtime.saved.full_disk import disk_errors
 from gkdplan.runtime.saved.manifest import flaw, write_manifest
 
-FOUND, IMAGES = "split.json", "images.json"
+FOUND, IMAGES, COPIES = "split.json", "images.json", "copies.json"
 AS_LONG_AS_IT_TAKES = timedelta(days=30)
 _WAITS = count()
 
@@ -42,42 +42,28 @@ class Shelf:
     tell: Callable[[str], None]
 
     def examples(self, split: Split) -> Examples:
-        """Those of the split, tokenised by rank 0 unless an earlier run left them here; collective
-        over all ranks, which wait for as long as it takes.
+        """Those of the split, tokenised by rank 0 unless an earlier run left them here; so are the
+        images that rows name by address, fetched by rank 0. Collective over all ranks, which wait
+        for as long as it takes.
 
-        Raises UserError as `load_examples` does, and where the directory cannot be used (GK493),
-        or is not the same one for all ranks (GK494).
+        Raises UserError as `load_examples` and `chat_with_copies` do, and where the directory
+        cannot be used (GK493), or is not the same one for all ranks (GK494).
         """
         if not split.sources:
             return Examples(split.key, (), 0, 0, 0)
         folder = self.directory / identity_of(split, self.student)
         if dist.get_rank() == 0:
-            with self._owned(folder):
-                self._fill(folder, split)
+            place = KeptIn(self.directory, self.key)
+            with place.alone(folder.name, self.tell, "tokenises the same rows in"):
+                self._fill(folder, split, place)
         _wait_for_rank_0()
         if not folder.is_dir():
             raise UserError(self._elsewhere(folder))
         return _open(folder)
 
-    @contextmanager
-    def _owned(self, folder: Path) -> Iterator[None]:
-        """One run at a time writes a folder."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            lock = folder.with_suffix(".lock").open("w")
-        except OSError as failure:
-            raise UserError(self._unusable(failure)) from failure
-        with lock, disk_errors(self.directory, self.key):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.tell(f"another run tokenises the same rows in {self.directory}: waiting")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _fill(self, folder: Path, split: Split) -> None:
+    def _fill(self, folder: Path, split: Split, place: KeptIn) -> None:
         if folder.is_dir():
-            reason = flaw(folder) or _changed_image(folder)
+            reason = flaw(folder) or _changed_image(folder) or _flawed_copy(folder)
             if reason is None:
                 for i, source in enumerate(split.sources):
                     open_unchanged(source, f"{split.key}[{i}]")
@@ -87,21 +73,14 @@ class Shelf:
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        found = load_examples(split, self.chat, lambda rows: store(partial, rows))
+        chat = chat_with_copies(self.chat, split, place, self.tell)
+        found = load_examples(split, chat, lambda rows: store(partial, rows))
         _write(partial / FOUND, asdict(replace(found, examples=())))
         _write(partial / IMAGES, _images(found))
+        _write(partial / COPIES, _copies(found))
         write_manifest(partial, {})
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-
-    def _unusable(self, failure: OSError) -> Diagnostic:
-        reason = (failure.strerror or type(failure).__name__).lower()
-        return error(
-            "GK493",
-            f"the tokens of rows cannot be kept in `{self.directory}`: {reason}",
-            self.key,
-            help=(f"name a directory in `{self.key}` that can be written",),
-        )
 
     def _elsewhere(self, folder: Path) -> Diagnostic:
         return error(
@@ -133,8 +112,21 @@ def _open(folder: Path) -> Examples:
 
 def _images(found: Examples) -> dict[str, list[int]]:
     """Of every file of an image that a row shows, its bytes and when it was changed, in ns."""
-    shown = (one.picture.path for example in found.examples for one in example.shown)
-    return {path: _state(path) for path in shown if path is not None}
+    shown = (one.picture for example in found.examples for one in example.shown)
+    return {p.path: _state(p.path) for p in shown if p.path is not None and p.address is None}
+
+
+def _copies(found: Examples) -> dict[str, str]:
+    """Of every address that a row shows the image of, the sha256 of its copy."""
+    shown = (one.picture for example in found.examples for one in example.shown)
+    return {p.address: p.sha256 for p in shown if p.address is not None and p.sha256 is not None}
+
+
+def _flawed_copy(folder: Path) -> str | None:
+    """What to say of the first that is not whole, if any is."""
+    copies: dict[str, str] = json.loads((folder / COPIES).read_text(encoding="utf-8"))
+    flaws = (flaw_of(folder.parent / PLACE, *copy) for copy in copies.items())
+    return next(filter(None, flaws), None)
 
 
 def _changed_image(folder: Path) -> str | None:

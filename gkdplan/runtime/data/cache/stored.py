@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from gkdplan.pictures import Picture
 from gkdplan.runtime.data.cache.columns import BYTES, TOKENS, Column, ColumnWriter
+from gkdplan.runtime.data.cache.copies import PLACE, copy_of
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.vision.images import Shown
 
@@ -20,6 +21,7 @@ class StoredExamples(Sequence[Example]):
         self._prompts = Column(folder, PROMPTS, TOKENS)
         self._responses = Column(folder, RESPONSES, TOKENS)
         self._rest = Column(folder, REST, BYTES)
+        self._copies = folder.parent / PLACE
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -42,9 +44,25 @@ class StoredExamples(Sequence[Example]):
         return Example(
             prompt=tuple(self._prompts[index].tolist()),
             response=tuple(self._responses[index].tolist()) if is_answered else None,
-            shown=tuple(_shown(rest["location"], *one) for one in rest.pop("shown")),
+            shown=tuple(self._shown(rest["location"], *one) for one in rest.pop("shown")),
             **rest,
         )
+
+    def _shown(
+        self,
+        location: str,
+        path: str | None,
+        base64: str | None,
+        address: str | None,
+        sha256: str | None,
+        key: str,
+        grid: Sequence[int],
+    ) -> Shown:
+        rows, columns = grid
+        picture = Picture(path, base64, address)
+        if sha256 is not None:
+            picture = copy_of(picture, self._copies, sha256)
+        return Shown(picture, location, key, (rows, columns))
 
 
 def store(folder: Path, examples: Iterable[Example]) -> StoredExamples:
@@ -69,12 +87,11 @@ def _rest(example: Example) -> dict[str, Any]:
         "question": example.question,
         "teacher": example.teacher,
         "is_answered": example.response is not None,
-        "shown": [(s.picture.path, s.picture.base64, s.key, s.grid) for s in example.shown],
+        "shown": [(*_source(s.picture), s.key, s.grid) for s in example.shown],
     }
 
 
-def _shown(
-    location: str, path: str | None, base64: str | None, key: str, grid: Sequence[int]
-) -> Shown:
-    rows, columns = grid
-    return Shown(Picture(path, base64), location, key, (rows, columns))
+def _source(picture: Picture) -> tuple[str | None, ...]:
+    """Its path, base64, address and sha256; a copy lies where the examples do."""
+    path = picture.path if picture.address is None else None
+    return path, picture.base64, picture.address, picture.sha256

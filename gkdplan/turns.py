@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from gkdplan.pictures import PictureError, contents_of, text_of
+from gkdplan.contents import contents_of, text_of
+from gkdplan.pictures import PictureError
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 OF_TOOLS = ("tool_calls", "tool_call_id", "function_call")

@@ -6,15 +6,8 @@ from hashlib import sha256
 
 import pytest
 
-from gkdplan.pictures import (
-    NotFetchedError,
-    Picture,
-    PictureError,
-    PictureLimits,
-    contents_of,
-    pictures_of,
-    text_of,
-)
+from gkdplan.contents import contents_of, pictures_of, text_of
+from gkdplan.pictures import NotFetchedError, Picture, PictureError, PictureLimits
 from gkdplan.turns import fault_of
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappushpop
 
-from gkdplan.pictures import contents_of, text_of
+from gkdplan.contents import contents_of, text_of
 from gkdplan.turns import ASSISTANT
 
 NUM_KEPT = 3

@@ -9,17 +9,11 @@ import sys
 from dataclasses import dataclass, field
 from itertools import islice
 
+from gkdplan.contents import contents_of, pictures_of
 from gkdplan.facts.model import TeacherColumn
 from gkdplan.facts.prompts import LongestPrompts
 from gkdplan.json_file import UnreadableError
-from gkdplan.pictures import (
-    USUAL_LIMITS,
-    ForbiddenHostError,
-    PictureError,
-    PictureLimits,
-    contents_of,
-    pictures_of,
-)
+from gkdplan.pictures import USUAL_LIMITS, ForbiddenHostError, PictureError, PictureLimits
 from gkdplan.rowfiles import RowFile
 from gkdplan.text import shown
 from gkdplan.turns import ASSISTANT, fault_of, is_text

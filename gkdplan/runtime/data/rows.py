@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from gkdplan.contents import Part, contents_of, pictures_of, text_of
 from gkdplan.diagnostics import UserError, error
 from gkdplan.json_file import UnreadableError
-from gkdplan.pictures import Part, Picture, contents_of, pictures_of, text_of
+from gkdplan.pictures import Picture
 from gkdplan.rowfiles import MissingPackageError, RowFile, open_rows
 from gkdplan.runplan.model import DataSource
 from gkdplan.turns import ASSISTANT, fault_of, is_text

@@ -85,6 +85,7 @@ def _is_students_base(plan: Plan, models: Models, layout: Layout) -> bool:
     is_laid_out_alike = layout.student == layout.teacher
     return (
         student.lora is not None
+        and not student.learning_eyes
         and is_same
         and starts_alike
         and student.dtype is teacher.dtype

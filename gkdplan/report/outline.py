@@ -72,15 +72,16 @@ def labelled(run_plan: RunPlan) -> list[tuple[str, str]]:
 
 def _pipeline(run_plan: RunPlan) -> Iterator[tuple[str, str]]:
     """What only some plans decide."""
-    models = run_plan.models
-    if len(models.student.stage_layers) + len(models.teacher.stage_layers) > 2:
-        yield "stages", words.stages(models.student, models.teacher)
-    if models.student.freeze is not None and models.student.lora is None:
-        yield "learns", words.parts_that_learn(models.student.freeze)
-    if models.student.lora is not None:
-        yield "lora", words.lora(models.student.lora)
-    if models.student.recompute.granularity != "none":
-        yield "recompute", words.recompute(models.student.recompute)
+    models, student = run_plan.models, run_plan.models.student
+    if len(student.stage_layers) + len(models.teacher.stage_layers) > 2:
+        yield "stages", words.stages(student, models.teacher)
+    if student.freeze is not None and (student.lora is None or student.learning_eyes):
+        yield "learns", words.parts_that_learn(student.freeze, student.lora)
+    if student.lora is not None:
+        rest = "the rest of the decoder" if student.learning_eyes else "the rest"
+        yield "lora", words.lora(student.lora, rest)
+    if student.recompute.granularity != "none":
+        yield "recompute", words.recompute(student.recompute)
     if run_plan.schedule.choices:
         yield "offload", words.offload(run_plan.schedule.choices)
     if run_plan.schedule.not_prefetched:

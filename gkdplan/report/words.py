@@ -85,9 +85,10 @@ def layers_of_stages(model: ModelPlan) -> str:
     return f"{plural(sum(counts), 'layer')} as {stages}{chunks}"
 
 
-def parts_that_learn(freeze: Freeze) -> str:
-    """Of a model that sees: "tower, projector, decoder"."""
-    parts = {"tower": freeze.vision, "projector": freeze.projector, "decoder": freeze.language}
+def parts_that_learn(freeze: Freeze, lora: LoraPlan | None) -> str:
+    """Of a model that sees: "tower, projector, decoder", or its adapters."""
+    decoder = "decoder" if lora is None else "adapters of the decoder"
+    parts = {"tower": freeze.vision, "projector": freeze.projector, decoder: freeze.language}
     return ", ".join(part for part, is_frozen in parts.items() if not is_frozen) or "nothing"
 
 
@@ -104,14 +105,14 @@ def recompute(chosen: Recompute) -> str:
     return "none"
 
 
-def lora(chosen: LoraPlan) -> str:
+def lora(chosen: LoraPlan, rest: str) -> str:
     """What is trained beside the frozen weights."""
     is_all = all(map(chosen.target_of, PROJECTIONS))
     what = "every projection" if is_all else ", ".join(chosen.targets)
     dropped = f", dropout {chosen.dropout:g}" if chosen.dropout else ""
     return (
         f"{format_count(chosen.num_parameters)} trained: rank {chosen.rank}, alpha"
-        f" {chosen.alpha:g}{dropped}, on {what}; the rest is frozen"
+        f" {chosen.alpha:g}{dropped}, on {what}; {rest} is frozen"
     )
 
 

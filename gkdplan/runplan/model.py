@@ -157,6 +157,19 @@ class ModelPlan:
     idle_params: Tier = Tier.DEVICE
     idle_grads: Tier = Tier.DEVICE
 
+    @property
+    def learning_eyes(self) -> tuple[str, ...]:
+        """How the names of tensors begin that are of a tower or projector that learns; of a tower
+        with what is inside of it."""
+        vision, freeze = self.shape.vision, self.freeze
+        if vision is None or freeze is None:
+            return ()
+        projector = () if freeze.projector else vision.projector
+        if freeze.vision:
+            return projector
+        tower = vision.prefixes[0]
+        return (tower, *(part for part in projector if not part.startswith(tower)))
+
     def layers_of_stage(self, stage: int) -> tuple[range, ...]:
         """The model's numbers of the layers of each of its chunks."""
         of_chunks = [num for of_stages in zip(*self.stage_layers, strict=True) for num in of_stages]

@@ -138,10 +138,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
                 label="not yet available",
                 help=(help,),
             )
-    for key, part in (("freeze_projector", "projector"), ("freeze_vision", "tower")):
-        learns, path = getattr(student, key) is False, f"student.{key}"
-        if learns and student.tuning == "lora":
-            yield _not_yet(f"a {part} that learns beside adapters is", path, "remove it")
     if student.freeze_vision is False and student.parallel.virtual_pipeline > 1:
         yield _not_yet(
             "a tower that learns on interleaved stages is",

@@ -28,13 +28,16 @@ def with_adapters(
     experts: ExpertShare | None,
 ) -> tuple[Parameter, ...]:
     """The base's parameters, frozen, with each linear layer's adapter after it: the A of all its
-    targets in one, and a B of each part of them. A shared expert and a tower have none, whatever
-    their linear layers are called."""
+    targets in one, and a B of each part of them. A shared expert has none, nor a tower, whatever
+    its linear layers are called, which learns or not as it is."""
     together: list[Parameter] = []
     for module, own in groupby(parameters, key=lambda parameter: parameter.name.rpartition(".")[0]):
+        if module.startswith(VISION):
+            together += own
+            continue
         base = [replace(parameter, is_trained=False) for parameter in own]
         together += base
-        if ".shared_experts" in module or module.startswith(VISION):
+        if ".shared_experts" in module:
             continue
         is_expert = experts is not None and ".mlp.experts." in module
         degree = experts.expert_tensor if experts is not None and is_expert else tensor

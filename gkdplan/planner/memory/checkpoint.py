@@ -1,7 +1,9 @@
 """Bytes of a checkpoint on the disk, and those that saving needs on the device, which on a CPU is
 where the files' tensors wait too."""
 
-from gkdplan.families.packed import largest_packed_elements
+from math import prod
+
+from gkdplan.families.packed import largest_packed_elements, packs_experts
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.model import RankModel, chunks_of_stage, fused_of, rank_model
@@ -23,14 +25,29 @@ def checkpoint_bytes(draft: Draft) -> int:
     """Of all tensors of one checkpoint: the student's, its adapters' apart, the state of every rank
     and the average that a teacher is. Names, random states, config and tokenizer come on top."""
     student = draft.models.student
-    num_adapters = 0 if student.lora is None else student.lora.num_parameters
-    adapters = num_adapters * student.dtype.num_bytes
-    return student_bytes(student) + adapters + state_bytes(draft, saved_elements(draft))
+    return (
+        student_bytes(student) + adapter_bytes(student) + state_bytes(draft, saved_elements(draft))
+    )
 
 
 def student_bytes(student: ModelPlan) -> int:
     """Of the student's tensors in its files."""
     return student.num_parameters * student.dtype.num_bytes
+
+
+def adapter_bytes(student: ModelPlan) -> int:
+    """Of the adapters in their file, and of the tower and the projector beside them that learn; the
+    gates and ups of experts that files hold packed have one B with zeros beside theirs."""
+    lora, shape = student.lora, student.shape
+    if lora is None:
+        return 0
+    eyes = {} if shape.vision is None else shape.vision.tensors()
+    of_eyes = sum(prod(size) for n, size in eyes.items() if n.startswith(student.learning_eyes))
+    zeros = 0
+    if shape.moe is not None and packs_experts(shape) and lora.target_of("gate_proj"):
+        of_expert = 2 * lora.rank * shape.moe.expert_ffn_hidden_size
+        zeros = (shape.num_layers - shape.num_dense_layers) * shape.moe.num_experts * of_expert
+    return (lora.num_parameters + of_eyes + zeros) * student.dtype.num_bytes
 
 
 def state_bytes(draft: Draft, num_elements: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gkdplan.families.tensors import expected_tensors
 from gkdplan.runplan.model import ModelPlan
-from gkdplan.runtime.megatron.hf_layout import Slice
+from gkdplan.runtime.megatron.hf_layout import VISION, Slice
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.parameters import (
     base_parameters,
@@ -43,7 +43,22 @@ def full_tensors(
     one Megatron parameter's worth at a time. Padding rows of the vocabulary are cut, a tied
     head comes as the embedding alone, adapters are left out. Layers are numbered as in the model.
     """
-    own = {name: value.detach() for name, value in base_parameters(chunks, plan, mesh)}
+    yield from _whole(dict(base_parameters(chunks, plan, mesh)), plan, mesh)
+
+
+@torch.no_grad()
+def full_eyes(
+    chunks: Sequence[GPTModel], plan: ModelPlan, mesh: Mesh
+) -> Iterator[tuple[str, Tensor]]:
+    """Those of them that are of a tower or projector."""
+    own = {n: p for n, p in base_parameters(chunks, plan, mesh) if n.startswith(VISION)}
+    yield from _whole(own, plan, mesh)
+
+
+def _whole(
+    parameters: Mapping[str, Tensor], plan: ModelPlan, mesh: Mesh
+) -> Iterator[tuple[str, Tensor]]:
+    own = {name: parameter.detach() for name, parameter in parameters.items()}
     shapes = expected_tensors(plan.shape)
     for place in _places(own, plan, mesh, shapes):
         layouts = slices_of_ranks(plan, mesh, place.name)

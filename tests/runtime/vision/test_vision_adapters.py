@@ -12,16 +12,28 @@ from one_step import learn_once
 from peft import PeftModel
 from safetensors.torch import load_file
 from silent_session import open_silently
-from test_vision_runs import IN_FLOAT64, PLAN, make_home, measured_peaks, read_rows, textbook_loss
+from test_vision_runs import (
+    IN_FLOAT64,
+    LEARNING_EYES,
+    PLAN,
+    TOWER_ALONE,
+    learns,
+    make_home,
+    measured_peaks,
+    read_rows,
+    textbook_loss,
+)
 from tiny_plans import compile_plan_text, compile_tiny, plan_text
 from tiny_vision import load_reference, reference_inputs
 
 from gkdplan.facts.config import read_shape
+from gkdplan.planner.memory.checkpoint import adapter_bytes
 from gkdplan.runplan.codec import encode
+from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron.adapter_files import save_adapters
 from gkdplan.runtime.megatron.adapters import draw_adapters
-from gkdplan.runtime.megatron.parameters import adapter_parameters
+from gkdplan.runtime.megatron.parameters import named_parameters
 from gkdplan.runtime.saved.run_directory import read_metrics
 
 NUM_STEPS = 4
@@ -30,6 +42,7 @@ LORA = """tuning = "lora"
 rank = 4
 alpha = 16.0
 targets = ["all-linear"]"""
+PROJECTOR = "freeze_projector = false"
 CHANGES = {
     "student": LORA,
     "micro": 4,
@@ -83,10 +96,35 @@ def test_peft_loads_the_adapters_of_a_model_that_sees(kind, tmp_path):
 )
 def test_experts_behind_eyes_have_the_gradients_of_peft(layout, tmp_path):
     """Of adapters that are drawn, A and B, in float64, as their files hold them."""
-    home = make_home("qwen3-vl-moe", tmp_path)
-    changes = {**PLAN, "student": LORA, **OF_EXPERTS[layout]}
-    run_plan = compile_tiny(home, tmp_path / "run", **changes)
+    _check_gradients(make_home("qwen3-vl-moe", tmp_path), LORA, OF_EXPERTS[layout])
+
+
+@pytest.mark.parametrize(
+    ("kind", "eyes", "layout"),
+    [
+        ("qwen3-vl", LEARNING_EYES, "tensor"),
+        pytest.param("qwen3-vl", PROJECTOR, "staged", marks=pytest.mark.grid),
+        pytest.param("qwen3-vl-moe", TOWER_ALONE, "experts", marks=pytest.mark.grid),
+        pytest.param("llava", LEARNING_EYES, "context", marks=pytest.mark.grid),
+        pytest.param("llava", PROJECTOR, "tensor", marks=pytest.mark.grid),
+        pytest.param("qwen-vl", TOWER_ALONE, "staged", marks=pytest.mark.grid),
+        pytest.param("qwen-vl", LEARNING_EYES, "alone", marks=pytest.mark.grid),
+        pytest.param("internvl", LEARNING_EYES, "staged", marks=pytest.mark.grid),
+    ],
+)
+def test_eyes_that_learn_beside_adapters_have_the_gradients_of_peft(kind, eyes, layout, tmp_path):
+    """Of the modules that it saves beside them."""
+    home = make_home(kind, tmp_path)
+    _check_gradients(home, f"{eyes}\n{LORA}", (LAYOUTS | OF_EXPERTS)[layout])
+
+
+def _check_gradients(home: Path, student: str, layout: dict[str, object]) -> None:
+    changes = {**PLAN, "student": student, **layout}
+    run_plan = compile_tiny(home, home / "run", **changes)
     run_on_ranks(_compare_with_peft, run_plan.layout.world_size, encode(run_plan))
+    (file,) = (home / "run" / "drawn").glob("*.safetensors")
+    num_bytes = sum(tensor.nbytes for tensor in load_file(file).values())
+    assert num_bytes == adapter_bytes(run_plan.models.student)
 
 
 def _compare_with_peft(lock: str) -> None:
@@ -97,8 +135,9 @@ def _compare_with_peft(lock: str) -> None:
     save_adapters(chunks, model, mesh, drawn)
     state = learn_once(session, 0.5, 1.0)
     with torch.no_grad():
-        for _, parameter in adapter_parameters(chunks, model, mesh):
-            parameter.copy_(parameter.main_grad)
+        for _, parameter in named_parameters(chunks, model, mesh):
+            if parameter.requires_grad:
+                parameter.copy_(parameter.main_grad)
     save_adapters(chunks, model, mesh, gradients)
     if mesh.rank == 0:
         base = load_reference(model.model, **IN_FLOAT64)
@@ -110,16 +149,27 @@ def _compare_with_peft(lock: str) -> None:
             load_file(path / "adapter_model.safetensors") for path in (drawn, gradients)
         )
         expected = {
-            name.replace(".default.", "."): parameter.grad
+            re.sub(r"\.(modules_to_save\.)?default\.", ".", name): parameter.grad
             for name, parameter in adapted.named_parameters()
-            if parameter.grad is not None
+            if parameter.requires_grad
         }
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
-            learnt = torch.where(values[name] == 0, 0, gradient)  # beside the diagonal of two Bs
+            if not _learns(name, model):
+                assert torch.equal(found[name], values[name]), name
+                continue
+            is_joined = "experts" in name and name.endswith("base_layer.lora_B.weight")
+            beside_diagonal = values[name] == 0 if is_joined else torch.zeros((), dtype=torch.bool)
+            learnt = gradient.masked_fill(beside_diagonal, 0)
             error = (found[name].double() - learnt).norm()
             assert error <= 1e-5 * learnt.norm() + 1e-9, f"{name} is off by {error}"
     dist.barrier()
+
+
+def _learns(name: str, model: ModelPlan) -> bool:
+    """Of a name in PEFT's file."""
+    vision, own = model.shape.vision, name.removeprefix("base_model.model.model.")
+    return not own.startswith(vision.prefixes) or learns(own, model.freeze, vision)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ LAYOUTS = {
     "tensor 2": {"devices": 2, "tensor": 2},
     "pipeline 2": {"devices": 2, "parallel": "pipeline = 2"},
     "adapters": {"student": LORA},
+    "eyes beside adapters": {"student": f"{LEARNING['student']}\n{LORA}"},
 }
 OF_EXPERTS = {
     "experts": {"devices": 2, "parallel": "expert = 2"},

@@ -51,11 +51,15 @@ ON_POLICY = {
 SEEING = {"student": "freeze_projector = false\nfreeze_vision = false"}
 PROJECTING = {"student": "freeze_projector = false"}
 LORA = {"student": 'tuning = "lora"\n[student.lora]\nrank = 4\nalpha = 16.0'}
+EYES_BESIDE_ADAPTERS = "\n".join((SEEING["student"], LORA["student"]))
 APART = f"{VLLM}\ntensor = 1"
 CASES = {
     "llava, whose projector learns": ("llava", PROJECTING),
     "llava, an engine on both": ("llava", {"devices": 2, "generation": f"{VLLM}\ntensor = 2"}),
     "llava with adapters": ("llava", {"devices": 2, "tensor": 2, **LORA}),
+    "llava, whose eyes learn beside adapters": (
+        "llava", {"devices": 2, "generation": APART, "student": EYES_BESIDE_ADAPTERS}
+    ),
     "qwen2.5-vl, whose merger learns": ("qwen-vl", PROJECTING),
     "qwen2.5-vl on stages": (
         "qwen-vl", {"devices": 2, "parallel": "pipeline = 2", "generation": APART}

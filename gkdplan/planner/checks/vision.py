@@ -138,12 +138,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
                 label="not yet available",
                 help=(help,),
             )
-    if student.freeze_vision is False and student.parallel.virtual_pipeline > 1:
-        yield _not_yet(
-            "a tower that learns on interleaved stages is",
-            "student.parallel.virtual_pipeline",
-            "remove it, or let the tower stay as it is",
-        )
 
 
 @rule("GK590")

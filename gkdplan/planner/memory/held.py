@@ -19,6 +19,11 @@ class Held:
     chunk: int = 0
 
     @property
+    def num_embedded(self) -> int:
+        """Chunks under way that begin with the embedding: the model's first."""
+        return self.num_chunks - self.num_inputs
+
+    @property
     def waiting(self) -> "Held":
         """Without the chunk that is under way."""
         others = tuple(num - (chunk == self.chunk) for chunk, num in enumerate(self.in_flight))
@@ -27,10 +32,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class HeldAt:
-    """What can be held at each kind of moment: in forwards, of these those that end in the loss, in
-    backwards, and in those of the embedding."""
+    """What can be held at each kind of moment: in forwards, of these those that begin with the
+    embedding and those that end in the loss, in backwards, and in those of the embedding."""
 
     forward: frozenset[Held]
+    embedded: frozenset[Held]
     loss: frozenset[Held]
     backward: frozenset[Held]
     embedding: frozenset[Held]

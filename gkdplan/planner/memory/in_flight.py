@@ -66,6 +66,7 @@ def _one_by_one(stage: Stage, num_micro_batches: int, *, trains_base: bool) -> H
     backward = frozenset({Held(num, num_inputs, int(gradient))})
     return HeldAt(
         forward=forward,
+        embedded=forward if stage.is_first else frozenset(),
         loss=forward if stage.is_last else frozenset(),
         backward=backward,
         embedding=backward if stage.is_first else frozenset(),
@@ -79,6 +80,7 @@ def _interleaved(schedule: Interleaved) -> HeldAt:
     first = 0 if schedule.is_first else None
     return HeldAt(
         forward=frozenset(held for _, held in forwards),
+        embedded=frozenset(held for chunk, held in forwards if chunk == first),
         loss=frozenset(held for chunk, held in forwards if chunk == last),
         backward=frozenset(held for _, held in backwards),
         embedding=frozenset(held for chunk, held in backwards if chunk == first),

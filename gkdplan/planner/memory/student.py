@@ -43,7 +43,7 @@ def _moments(rank: Rank) -> dict[str, Moment]:
     def saved(at: Iterable[Held], added: Mapping[int, int] | None = None) -> int:
         return max(
             _held_bytes(model, batch, chunks, held)
-            + held.num_chunks * seen
+            + held.num_embedded * seen
             + (0 if added is None else added[held.chunk])
             for held in at
         )
@@ -56,7 +56,7 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         "forward": (saved(held.forward, forward) + rank.student.said_bytes, kept),
     }
     if rank.student.seen_of_row:
-        waiting = saved(at.waiting for at in held.forward)
+        waiting = saved(at.waiting for at in held.embedded)
         moments["images"] = waiting + rank.student.looking_bytes, kept
     if max(in_attention.values()) > 0:
         moments["attention"] = saved(held.backward, in_attention), kept
@@ -69,7 +69,7 @@ def _moments(rank: Rank) -> dict[str, Moment]:
         passing = max(passing, activations.embedding_bytes(model, batch))
     if held.embedding and passing:
         waiting = max(
-            _held_bytes(model, batch, chunks, at.waiting) + at.num_chunks * seen
+            _held_bytes(model, batch, chunks, at.waiting) + at.num_embedded * seen
             for at in held.embedding
         )
         waiting += held_bytes(model, batch)

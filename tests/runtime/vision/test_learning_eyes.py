@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from silent_session import open_silently
 from test_vision_runs import (
     EYES_ALONE,
+    INTERLEAVED,
     LAYOUTS,
     LEARNING_EYES,
     MIX,
@@ -42,13 +43,27 @@ pytestmark = pytest.mark.timeout(900)
     "layout", [pytest.param("one process", marks=pytest.mark.grid), "pipeline 2"]
 )
 @pytest.mark.parametrize(
-    "student", [LEARNING_EYES, EYES_ALONE, BESIDE_ADAPTERS], ids=["all", "eyes", "beside adapters"]
+    "student",
+    [
+        pytest.param(LEARNING_EYES, id="all"),
+        pytest.param(EYES_ALONE, id="eyes"),
+        pytest.param(BESIDE_ADAPTERS, id="beside adapters", marks=pytest.mark.grid),
+    ],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_learns_needs_what_the_ledger_says(kind, student, layout, tmp_path):
     changes = {**PLAN, **LAYOUTS[layout], "student": student}
     with launched_as_forks():
         ratios = measured_peaks(make_home(kind, tmp_path), tmp_path, **changes)
+    assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("kind", ["llava", "qwen-vl", "internvl"])
+def test_a_tower_that_learns_on_interleaved_stages_needs_what_the_ledger_says(kind, tmp_path):
+    changes = {**PLAN, **INTERLEAVED["interleaved"], "student": LEARNING_EYES}
+    with launched_as_forks():
+        ratios = measured_peaks(make_home(kind, tmp_path, 4), tmp_path, **changes)
     assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
 
 

@@ -55,6 +55,9 @@ LAYOUTS = {
         "teacher": "[teacher.parallel]\ntensor = 2",
     },
 }
+INTERLEAVED = {
+    "interleaved": {"devices": 2, "parallel": "pipeline = 2\nvirtual_pipeline = 2", "micro": 1}
+}
 MIX = {"lmbda": 0.4, "seq_kd": 0.5, "distributed": "false"}
 """All three sources are seen in the steps that a test runs."""
 IN_FLOAT64 = {"dtype": torch.float64, "attn_implementation": "eager"}
@@ -76,27 +79,24 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return make_home(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def make_home(kind: str, home: Path) -> Path:
-    """A teacher with another tower and decoder, and rows with two images, one, and none."""
+def make_home(kind: str, home: Path, num_layers: int = 2) -> Path:
+    """A teacher with another tower and decoder than the student of `num_layers`, and rows with two
+    images, one, and none."""
+    teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "seed": 1}
+    student = {"num_layers": num_layers, "seed": 2}
     if kind == "llava":
-        save_llava(home / "teacher", num_layers=4, hidden=48, tower_hidden=24, seed=1)
-        save_llava(home / "student", num_layers=2, hidden=32, seed=2)
+        save_llava(home / "teacher", **teacher)
+        save_llava(home / "student", **student)
     elif kind == "internvl":
-        teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 3}
-        save_internvl(home / "teacher", **teacher, seed=1)
-        save_internvl(home / "student", num_layers=2, tied=True, seed=2)
-    elif kind == "qwen3-vl-moe":
-        teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 2}
-        save_qwen3_vl_moe(home / "teacher", **teacher, deep_layers=(0, 1), seed=1)
-        save_qwen3_vl_moe(home / "student", num_layers=2, deep_layers=(1,), seed=2)
-    elif kind == "qwen3-vl":
-        teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 2}
-        save_qwen3_vl(home / "teacher", **teacher, deep_layers=(0, 1), seed=1)
-        save_qwen3_vl(home / "student", num_layers=2, deep_layers=(1,), tied=True, seed=2)
+        save_internvl(home / "teacher", **teacher, tower_layers=3)
+        save_internvl(home / "student", **student, tied=True)
+    elif kind in ("qwen3-vl", "qwen3-vl-moe"):
+        save = save_qwen3_vl if kind == "qwen3-vl" else save_qwen3_vl_moe
+        save(home / "teacher", **teacher, tower_layers=2, deep_layers=(0, 1))
+        save(home / "student", **student, deep_layers=(1,), tied=kind == "qwen3-vl")
     else:
-        teacher = {"num_layers": 4, "hidden": 48, "tower_hidden": 24, "tower_layers": 2}
-        save_qwen_vl(home / "teacher", **teacher, sections=(2, 2, 2), seed=1)
-        save_qwen_vl(home / "student", num_layers=2, tied=True, seed=2)
+        save_qwen_vl(home / "teacher", **teacher, tower_layers=2, sections=(2, 2, 2))
+        save_qwen_vl(home / "student", **student, tied=True)
     save_seeing_rows(home / "rows.jsonl")
     return home
 
@@ -140,13 +140,21 @@ def test_a_tower_learns_behind_a_projector_that_does_not(home, tmp_path):
     _check_learning(home, tmp_path, WITH_SEQUENCE, TOWER_ALONE)
 
 
+@pytest.mark.parametrize(
+    "kind", ["llava", *(pytest.param(k, marks=pytest.mark.grid) for k in ("qwen-vl", "internvl"))]
+)
+def test_a_tower_that_learns_on_interleaved_stages(kind, tmp_path):
+    _check_learning(make_home(kind, tmp_path, 4), tmp_path, "interleaved", LEARNING_EYES)
+
+
 def test_what_a_tower_says_to_layers_is_learnt_over_a_tensor_axis(tmp_path):
     """In every run, of what the grid has in all layouts."""
     _check_learning(make_home("qwen3-vl", tmp_path), tmp_path, WITH_SEQUENCE, LEARNING_EYES)
 
 
 def _check_learning(home: Path, tmp_path: Path, layout: str, student: str) -> None:
-    run_plan = compile_tiny(home, tmp_path / "run", **PLAN, **LAYOUTS[layout], student=student)
+    changes = {**PLAN, **(LAYOUTS | INTERLEAVED)[layout], "student": student}
+    run_plan = compile_tiny(home, tmp_path / "run", **changes)
     run_on_ranks(check_step, run_plan.layout.world_size, encode(run_plan))
 
 

@@ -13,6 +13,7 @@ from gkdplan.runplan.model import RunPlan
 from gkdplan.spec.load import load_plan
 from gkdplan.spec.plan import Plan
 from gkdplan.spec.source import Source
+from gkdplan.vocab import Engine
 
 DEFAULT_PLAN = "plan.toml"
 MAX_PLAN_BYTES = 2**20
@@ -99,6 +100,15 @@ def compile_for_device(compiled: Compiled, device: str) -> Compiled:
     distill = compiled.plan.distill.model_copy(update={"loss_backend": None})
     changes = {"cluster": cluster, "distill": distill}
     return compile_loaded(compiled.plan.model_copy(update=changes))
+
+
+def compile_without_vllm(compiled: Compiled) -> Compiled:
+    """A compiled plan once more, with Megatron's own modules in the place of vllm on the ranks;
+    findings have no places."""
+    assert compiled.plan is not None
+    changes = {"engine": Engine.MEGATRON, "tensor": None, "sleep_level": 0}
+    generation = compiled.plan.generation.model_copy(update=changes)
+    return compile_loaded(compiled.plan.model_copy(update={"generation": generation}))
 
 
 def compile_loaded(plan: Plan) -> Compiled:

@@ -8,7 +8,13 @@ import typer
 
 from gkdplan import __version__
 from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
-from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_for_device
+from gkdplan.cli.compiling import (
+    Compiled,
+    blamed,
+    compile_file,
+    compile_for_device,
+    compile_without_vllm,
+)
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.rehearsing import rehearse
 from gkdplan.cli.runtime import runtime
@@ -58,7 +64,10 @@ def _verify_step(compiled: Compiled, run_plan: RunPlan, json: bool) -> bool:
 
 def _verify_memory(compiled: Compiled, run_plan: RunPlan, json: bool) -> bool:
     notes = [_SCOPE]
-    run_plan = _traceable(run_plan)
+    if run_plan.sampling.vllm is not None:
+        notes.append(_WITHOUT_VLLM)
+        compiled = compile_without_vllm(compiled)
+        run_plan = _decided(compiled)
     if run_plan.layout.backend != "gloo":
         notes.append(_twin_note(run_plan))
         run_plan = _decided(compile_for_device(compiled, "cpu"))
@@ -84,6 +93,10 @@ def _verify_memory(compiled: Compiled, run_plan: RunPlan, json: bool) -> bool:
 
 
 _SCOPE = "tensors only: the ledger's overhead lies outside them and is left out"
+_WITHOUT_VLLM = (
+    "vllm does not run: traced and priced as if Megatron's own modules sampled, so that what vllm"
+    " holds between its uses is in neither number"
+)
 
 
 def _twin_note(run_plan: RunPlan) -> str:
@@ -101,27 +114,10 @@ def _decided(compiled: Compiled) -> RunPlan:
     return compiled.run_plan
 
 
-def _traceable(run_plan: RunPlan) -> RunPlan:
-    """The run plan; raises UserError for what no trace runs."""
-    if run_plan.sampling.vllm is not None:
-        raise UserError(_not_traced("generation.engine", "vllm"))
-    return run_plan
-
-
 def _not_verified() -> Diagnostic:
     return error(
         "GK591",
         f"`gkdplan verify` does not yet verify models that see images in gkdplan {__version__}",
         "student.model",
         label="it sees images",
-    )
-
-
-def _not_traced(path: str, value: str) -> Diagnostic:
-    return error(
-        "GK591",
-        f'`gkdplan verify --trace` does not yet trace `{path} = "{value}"` in gkdplan '
-        f"{__version__}",
-        path,
-        help=("take it out of the plan",),
     )

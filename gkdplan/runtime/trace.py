@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
-from gkdplan import __version__
-from gkdplan.diagnostics import UserError, error
 from gkdplan.runplan.layout import AxisDegrees, RankClass
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.data.batch import row_share
@@ -29,18 +27,8 @@ def trace(
     """Peak live bytes of the phases teacher, student and optimizer, for each class of ranks; `tell`
     hears how many classes are done, and of how many.
 
-    `plan.layout.backend` must be "gloo". Raises UserError for a teacher behind a server.
+    `plan.layout.backend` must be "gloo", and no vllm on the ranks. A teacher's server is not asked.
     """
-    if plan.models.teacher.server is not None:
-        raise UserError(
-            error(
-                "GK590",
-                "a trace of a teacher behind a server is not yet available in gkdplan "
-                f"{__version__}",
-                "teacher.server",
-                help=('remove `[teacher.server]`, with `distill.payload = "top_k"` in its place',),
-            )
-        )
     peaks: dict[RankClass, dict[Phase, int]] = {}
     for rank_class in plan.layout.classes:
         tell(len(peaks), len(plan.layout.classes))

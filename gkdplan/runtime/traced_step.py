@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import lcm
-from typing import assert_never
+from typing import Any, assert_never
 
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
@@ -34,9 +34,11 @@ from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.residency import Residency, keep_teacher_on_host, let_student_rest
 from gkdplan.runtime.student import student_forward
+from gkdplan.runtime.teacher.blank_answers import BlankTeacher
 from gkdplan.runtime.teacher.head import head_of_loss
 from gkdplan.runtime.teacher.payload import TeacherPayload, teacher_payloads
 from gkdplan.runtime.teacher.resharding import reshard, resharding_of
+from gkdplan.runtime.teacher.scores import Question
 from gkdplan.runtime.vision.blank_images import BlankEyes, image_of_row
 from gkdplan.runtime.vision.images import Eyes
 from gkdplan.vocab import Phase, Role, Tier
@@ -46,11 +48,7 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     """Both models, the loss and the optimizer of this rank, without weights."""
     student = build_chunks(plan.models.student, plan.layout.student, mesh, trainable=True)
     teacher_mesh = init_teacher_mesh(plan.layout, mesh)
-    teacher = student
-    if not plan.models.teacher.is_students_base:
-        teacher = build_chunks(
-            plan.models.teacher, plan.layout.teacher, teacher_mesh, trainable=False
-        )
+    teacher = _build_teacher(plan, teacher_mesh, student)
     meter = LiveBytes(mesh.device)
     residency = Residency(mesh.device, meter)
     if plan.models.teacher.offload is Tier.HOST:
@@ -61,7 +59,7 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
     parameters = [parameter for chunk in (*student, *teacher) for parameter in chunk.parameters()]
     meter.adopt([*parameters, *trainer.resident_tensors()])
     vocab_size = plan.models.vocab_size
-    head = head_of_loss(plan, mesh, teacher)
+    head = head_of_loss(plan, mesh, teacher) if teacher else None
     if head is not None:
         meter.adopt([head])
     softcap = plan.models.teacher.shape.logit_softcap
@@ -69,6 +67,16 @@ def build_step(plan: RunPlan, mesh: Mesh) -> "TracedStep":
         teacher, plan.objective, vocab_size, mesh.tensor_group, head, softcap
     )
     return TracedStep(plan, distillation, residency, trainer, average, meter, mesh)
+
+
+def _build_teacher(plan: RunPlan, mesh: Mesh, student: list[Any]) -> list[Any]:
+    """None of a teacher behind a server."""
+    model = plan.models.teacher
+    if model.server is not None:
+        return []
+    if model.is_students_base:
+        return student
+    return build_chunks(model, plan.layout.teacher, mesh, trainable=False)
 
 
 @dataclass(slots=True)
@@ -111,7 +119,9 @@ class TracedStep:
                         micro_batches += self._deal(Role.STUDENT, batches)
                         payloads += self._teacher_forward(batches, micro_batches)
                 case AskTeacher():
-                    raise AssertionError("a teacher behind a server is not traced: GK590")
+                    with self._phase(Phase.TEACHER):
+                        micro_batches += self._deal(Role.STUDENT, batches)
+                        payloads += self._ask_teacher(batches[: len(micro_batches)])
                 case Reshard():
                     with self._phase(Phase.TEACHER):
                         resharding = resharding_of(self.plan, batches, action.payload)
@@ -172,6 +182,13 @@ class TracedStep:
         first = teacher_payloads(self.distillation, early[:unit])
         others = [_alike(first[0]) for _ in early[unit:]]
         return [*first, *others, *teacher_payloads(self.distillation, last)]
+
+    def _ask_teacher(self, batches: list[list[Row]]) -> list[TeacherPayload | None]:
+        """The payload of every micro-batch of this rank's."""
+        server = self.plan.models.teacher.server
+        assert server is not None, "only servers are asked"
+        questions = [[Question(row.prompt, row.response, None) for row in rows] for rows in batches]
+        return BlankTeacher(self.plan, server, self.mesh).payloads(questions)
 
     def _student_step(
         self, micro_batches: list[MicroBatch], payloads: list[TeacherPayload | None]

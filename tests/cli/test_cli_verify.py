@@ -91,11 +91,13 @@ def test_a_phase_that_misses_by_more_than_a_hundredth_exits_with_1(plan, capsys,
     assert "not every traced phase is within 1%" in capsys.readouterr().out
 
 
-def test_vllm_is_not_traced_in_silence(plan, capsys):
+def test_what_vllm_holds_is_left_out_and_the_note_says_so(plan, capsys):
     text = PLAN.replace('"none"', '"vllm"').replace("lmbda = 0.0", "lmbda = 1.0")
     Path(plan).write_text(text, encoding="utf-8")
-    assert run(["verify", plan, "--trace"]) == 1
-    assert "does not yet trace `generation.engine =" in capsys.readouterr().err
+    assert run(["verify", plan, "--trace"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "every traced phase is within 1%" in out
+    assert "vllm does not run: traced and priced as if Megatron's own modules sampled" in out
 
 
 @pytest.mark.grid

@@ -8,7 +8,8 @@ from gkdplan.planner.memory.batch import boundary_bytes, gather_bytes
 from gkdplan.planner.memory.buffer import ACTIVATIONS, LOSS_TILES, PAYLOADS, TEMPORARIES, Buffer
 from gkdplan.planner.memory.held_graphs import held_in_next_forward_bytes
 from gkdplan.planner.memory.in_flight import num_held_in_forward
-from gkdplan.planner.memory.payload import payload_bytes
+from gkdplan.planner.memory.loss import FP64_BYTES
+from gkdplan.planner.memory.payload import ID_BYTES, LOG_PROB_BYTES, kept_ids, payload_bytes
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.planner.memory.teacher import MOMENT_OF_EMBEDDING, MOMENT_OF_IMAGES
 from gkdplan.vocab import Payload, Phase
@@ -30,6 +31,8 @@ def forward_buffers(rank: Rank) -> Iterator[Buffer]:
     if rank.has_loss:
         first = Phase.STUDENT if rank.has_teacher else Phase.TEACHER
         yield Buffer(row, _kept_bytes(rank), first, Phase.STUDENT)
+        if rank.draft.models.teacher.server is not None:
+            yield Buffer(TEMPORARIES, _answering_bytes(rank), Phase.TEACHER, Phase.TEACHER)
 
 
 def _made_here(rank: Rank, row: str) -> Iterator[Buffer]:
@@ -118,6 +121,17 @@ def _kept_bytes(rank: Rank) -> int:
     at_student = replace(teacher, tensor=student.model.tensor)
     num_tokens = student.response_tokens_of_all_rows
     return payload_bytes(at_student, rank.draft.objective, num_tokens)
+
+
+def _answering_bytes(rank: Rank) -> int:
+    """Beside what is kept of a server's answers: those of whole rows, whatever the rank's share of
+    them, while what their ids leave is summed up in float64, as log-probabilities and as
+    probabilities (runtime/loss/top_k.py, with_tail)."""
+    draft = rank.draft
+    num_ids = draft.rows_per_rank * draft.sampling.max_completion_length
+    num_ids *= kept_ids(draft.objective)
+    answered = num_ids * (ID_BYTES + LOG_PROB_BYTES + 2 * FP64_BYTES)
+    return answered - _kept_bytes(rank)
 
 
 def _travelling_bytes(rank: Rank, made: int) -> int:

@@ -72,15 +72,20 @@ class ServedTeacher:
         log_probs_TK = torch.empty(size, dtype=torch.float32)
         group = self.mesh.groups.tp_cp
         if group.rank() == 0 and num_tokens:
-            asked = [question for question in questions if question.response]
-            tokens = [*chain.from_iterable(in_parallel(self._likeliest, asked))]
-            ids_TK = torch.tensor([[i for i, _ in ids] for ids in tokens], dtype=torch.int32)
-            log_probs_TK = torch.tensor([[value for _, value in ids] for ids in tokens])
+            ids_TK, log_probs_TK = self.answers(questions)
         ids_TK, log_probs_TK = ids_TK.to(self.mesh.device), log_probs_TK.to(self.mesh.device)
         if group.size() > 1:
             for tensor in (ids_TK, log_probs_TK):
                 dist.broadcast(tensor, group=group, group_src=0)
         return self._with_tail(ids_TK, log_probs_TK)
+
+    def answers(self, questions: Sequence[Question]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and log-probabilities of all response tokens, in order, [T, K], as the servers give
+        them."""
+        asked = [question for question in questions if question.response]
+        tokens = [*chain.from_iterable(in_parallel(self._likeliest, asked))]
+        ids_TK = torch.tensor([[i for i, _ in ids] for ids in tokens], dtype=torch.int32)
+        return ids_TK, torch.tensor([[value for _, value in ids] for ids in tokens])
 
     def _with_tail(self, ids_TK: torch.Tensor, log_probs_TK: torch.Tensor) -> TopK:
         """The other ids have what the likeliest leave, nothing where there are no others."""

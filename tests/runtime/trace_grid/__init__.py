@@ -12,6 +12,7 @@ from trace_grid import (
     mixed_layers,
     pipelines,
     recompute,
+    servers,
     teachers,
     top_k,
 )
@@ -32,6 +33,7 @@ GRID = {
     **top_k.CONFIGURATIONS,
     **attention.CONFIGURATIONS,
     **latents.CONFIGURATIONS,
+    **servers.CONFIGURATIONS,
 }
 """Name -> arguments of `compile_configuration`."""
 IN_EVERY_RUN = (
@@ -60,5 +62,6 @@ IN_EVERY_RUN = (
     "tiny latents tensor 2 expert 2",
     "tiny latents pipeline 2 attention again",
     "tiny latents context 2 pipeline 2 attention and norms again",
+    "tiny dense behind a server, tensor 2 pipeline 2",
 )
 """The rest of the grid runs with `pytest -m grid`."""

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import re
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _MAGIC = {
     "WEBP": b"RIFF",
 }
 FORMATS = tuple(_MAGIC)
+_USER = re.compile(r"//[^/?#]*@")
 
 
 class PictureError(Exception):
@@ -74,8 +76,8 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """For messages."""
-        place = self.address or self.path
+        """For messages, which show nobody's password."""
+        place = _USER.sub("//...@", self.address) if self.address else self.path
         return "an image in base64" if place is None else f"the image `{place}`"
 
     def read(self, limits: PictureLimits) -> bytes:

@@ -84,7 +84,7 @@ def test_a_row_that_shows_something_else_is_named_so(fault):
         (Picture("a\0b"), "cannot be read"),
         (Picture("s3://host/a.png"), "addresses are of http or https"),
         (Picture(address="https://host/a.png"), "`data.image_hosts` does not name `host`"),
-        (Picture(address="https://me:secret@host/"), "which names a user before its host"),
+        (Picture(address="https://me:pw@host/"), "`https://...@host/`, which names a user before"),
         (Picture("large.png"), "`data.max_image_bytes` is 64 B"),
         (Picture("page.png"), "which is none of PNG, JPEG"),
         (Picture(base64="!!"), "that is no base64"),

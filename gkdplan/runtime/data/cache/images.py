@@ -63,7 +63,9 @@ def chat_with_copies(chat: Chat, split: Split, place: KeptIn, tell: Tell) -> Cha
 
 def chat_with_what_is_there(chat: Chat, place: KeptIn) -> Chat:
     """The chat that sees of what addresses gave the copies that there are; nothing is fetched."""
-    return chat if chat.eyes is None else _with_copies(chat, Copies.read(place.path / PLACE))
+    if chat.eyes is None or not chat.eyes.limits.hosts:
+        return chat
+    return _with_copies(chat, Copies.read(place.path / PLACE))
 
 
 def _with_copies(chat: Chat, copies: Copies) -> Chat:

@@ -10,6 +10,8 @@ from gkdplan.vision import VisionShape
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a dense layer, by the names that Hugging Face gives them."""
+LATENT_PROJECTIONS = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+"""Those to and from latents, where queries, keys and values come from such."""
 FUSED_PROJECTIONS = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
@@ -246,11 +248,13 @@ class ModelShape:
         return embeddings + self.num_parameters_of_layers + self.hidden_size + vision
 
     def projection_size(self, name: str) -> tuple[int, int]:
-        """(out, in) features of one of PROJECTIONS, or of FUSED_PROJECTIONS; of one expert's, where
-        there are experts: `without_experts` has those of a dense layer."""
+        """(out, in) features of one of PROJECTIONS, FUSED_PROJECTIONS or LATENT_PROJECTIONS; of one
+        expert's, where there are experts: `without_experts` has those of a dense layer."""
         if name in FUSED_PROJECTIONS:
             sizes = [self.projection_size(part) for part in parts_of(name)]
             return sum(rows for rows, _ in sizes), sizes[0][1]
+        if name in LATENT_PROJECTIONS:
+            return self._latent_projection_size(name)
         hidden, query, kv, ffn = (
             self.hidden_size,
             self.query_size,
@@ -261,11 +265,25 @@ class ModelShape:
             "q_proj": (query, hidden),
             "k_proj": (kv, hidden),
             "v_proj": (kv, hidden),
-            "o_proj": (hidden, query),
+            "o_proj": (hidden, self.context_size),
             "gate_proj": (ffn, hidden),
             "up_proj": (ffn, hidden),
             "down_proj": (hidden, ffn),
         }[name]
+
+    def _latent_projection_size(self, name: str) -> tuple[int, int]:
+        latent = self.latent
+        assert latent is not None, f"{self.family} has no {name}"
+        if name == "kv_a_proj_with_mqa":
+            return latent.kv_rank + latent.rotated_size, self.hidden_size
+        if name == "kv_b_proj":
+            return self.latent_kv_size, latent.kv_rank
+        assert latent.query_rank is not None, "queries have no latent"
+        of_queries = {
+            "q_a_proj": (latent.query_rank, self.hidden_size),
+            "q_b_proj": (self.query_size, latent.query_rank),
+        }
+        return of_queries[name]
 
     def keeping(self, layers: Sequence[int]) -> "ModelShape":
         """The shape of a model that is made of these layers, in this order."""

@@ -2,7 +2,7 @@
 
 from gkdplan.families import FAMILIES
 from gkdplan.families.names import ExpertNames, Names
-from gkdplan.shape import PROJECTIONS, ModelShape, MoeShape, parts_of
+from gkdplan.shape import OF_EXPERTS, PROJECTIONS, ModelShape, MoeShape, parts_of
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -15,6 +15,9 @@ def names_of(shape: ModelShape) -> Names:
 def projections_of(shape: ModelShape) -> tuple[str, ...]:
     """The linear maps of a layer as the family's checkpoints have them, in the order of a layer."""
     names = names_of(shape)
+    if shape.latent is not None:
+        own = [name.split(".")[1] for name in latent_tensors(shape) if "layernorm" not in name]
+        return (*own, *OF_EXPERTS)
     fused = {
         part: path.rpartition(".")[2]
         for path in (names.fused_qkv, names.fused_gate_up)

@@ -136,7 +136,7 @@ def test_each_expert_has_adapters_of_its_own():
     ("reason", "changes"),
     [
         ("with Transformer Engine", {"device": "h100-80gb"}),
-        ("in qwen2_moe", {"family": "qwen2_moe"}),
+        ("in qwen2_moe", {"family": "qwen2_moe", "shared": 64}),
         ("with dropout", {"lora": {"dropout": 0.1}}),
         ("without all of gate_proj", {"lora": {"targets": ("up_proj", "down_proj")}}),
     ],
@@ -154,9 +154,14 @@ def test_experts_have_adapters_where_torch_computes_them():
 
 
 def _of_experts(
-    device: str = "cpu", kernels: str | None = None, family: str = "qwen3_moe", **student: Any
+    device: str = "cpu",
+    kernels: str | None = None,
+    family: str = "qwen3_moe",
+    shared: int = 0,
+    **student: Any,
 ) -> list[Any]:
-    shape = replace(TINY, moe=EXPERTS, family=family)
+    moe = replace(EXPERTS, shared_ffn_hidden_size=shared)
+    shape = replace(TINY, moe=moe, family=family)
     tables = {"cluster": {"device": device, "kernels": kernels}}
     tables |= {"student": {"tuning": "lora"} | student}
     findings = check_declaration(plan(**tables), facts(shape, shape, device))

@@ -138,6 +138,60 @@ def test_peft_loads_the_adapters_of_fused_projections(family, layout, tmp_path):
     _assert_peft_gives_the_merged_logits(saved, tmp_path / "student")
 
 
+LATENTS = {
+    "num_key_value_heads": 4,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "kv_lora_rank": 12,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.5,
+}
+V2_LITE = {"q_lora_rank": None, "topk_method": "greedy", "n_group": 1, "topk_group": 1}
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "targets", "layout"),
+    [
+        (
+            "deepseek_v3",
+            {"q_lora_rank": 20, "n_group": 4, "topk_group": 2},
+            ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+            TWO | {"tensor": 2, "parallel": "expert = 2"},
+        ),
+        pytest.param(
+            "deepseek_v2",
+            V2_LITE,
+            ("q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+            FOUR | {"parallel": "context = 2\npipeline = 2", "micro": 2},
+            marks=pytest.mark.grid,
+        ),
+    ],
+    ids=("deepseek_v3", "deepseek_v2"),
+)
+def test_peft_loads_the_adapters_of_maps_to_and_from_latents(
+    family, keys, targets, layout, tmp_path
+):
+    tiny.save_family(tmp_path / "student", family, num_layers=2, seed=2, **LATENTS | keys)
+    tiny.save_qwen3(tmp_path / "teacher", num_layers=2, hidden=48, seed=1)
+    tiny.save_rows(tmp_path / "rows.jsonl")
+    teacher = "[teacher.parallel]\ntensor = 1"
+    changes = {"student": LORA.format(targets=json.dumps(targets)), "prefetch": teacher}
+    run_plan = compile_tiny(tmp_path, tmp_path / "run", **CHANGES | changes | layout)
+    run_on_ranks(_run, run_plan.layout.world_size, encode(run_plan), 0)
+    saved = _last(tmp_path / "run")
+    adapters = load_file(saved / "adapter" / "adapter_model.safetensors")
+    stem = "base_model.model.model.layers.1.self_attn.kv_a_proj_with_mqa"
+    assert adapters[f"{stem}.lora_A.weight"].shape == (4, 32)
+    assert adapters[f"{stem}.lora_B.weight"].shape == (16, 4)
+    assert sum(map(torch.numel, adapters.values())) == run_plan.models.student.lora.num_parameters
+    _assert_peft_gives_the_merged_logits(saved, tmp_path / "student")
+
+
 def test_only_the_adapted_weights_move(run, home, alone):
     before, after = (
         load_file(path / "model.safetensors")

@@ -28,19 +28,6 @@ def latents_need_kernels_of_torch(plan: Plan, facts: Facts) -> Iterator[Finding]
 
 
 @rule("GK590")
-def latents_have_no_adapters(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Adapters follow q, k and v of a fused projection, which there is none of."""
-    shape = facts.student.shape
-    if shape.latent is not None and plan.student.tuning == "lora":
-        yield _not_yet(
-            f"adapters on {shape.family} are",
-            "student.tuning",
-            "the maps to and from its latents have no place for them",
-            'set it to "full"',
-        )
-
-
-@rule("GK590")
 def latents_are_not_in_vllm(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """vLLM caches the latent in place of keys and values."""
     shape = facts.student.shape
@@ -71,7 +58,6 @@ def load_balance_knows_the_choice(plan: Plan, facts: Facts) -> Iterator[Finding]
 
 RULES = (
     latents_need_kernels_of_torch,
-    latents_have_no_adapters,
     latents_are_not_in_vllm,
     load_balance_knows_the_choice,
 )

@@ -10,11 +10,18 @@ from gkdplan.planner.checks.laid_out import student_laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, plan_rule, rule
 from gkdplan.planner.layout import kernels_of
 from gkdplan.planner.lora import ALL_LINEAR, lora_of, targets_of
-from gkdplan.shape import FUSED_PROJECTIONS, OF_EXPERTS, PROJECTIONS, parts_of
+from gkdplan.shape import (
+    FUSED_PROJECTIONS,
+    LATENT_PROJECTIONS,
+    OF_EXPERTS,
+    PROJECTIONS,
+    parts_of,
+)
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Kernels
 
 _TARGETS = "student.lora.targets"
+_NAMES = (*PROJECTIONS, *FUSED_PROJECTIONS, *LATENT_PROJECTIONS)
 OF_KV_HEADS = ("qkv_proj", "q_proj", "k_proj", "v_proj")
 """The parts of the fused projection, which Megatron orders by kv head."""
 
@@ -24,7 +31,7 @@ def targets_are_projections(plan: Plan) -> Iterator[Finding]:
     """Targets are the names that PEFT takes for these models, whole."""
     if plan.student.tuning != "lora":
         return
-    names = (ALL_LINEAR, *PROJECTIONS, *FUSED_PROJECTIONS)
+    names = (ALL_LINEAR, *_NAMES)
     for index, target in enumerate(lora_of(plan.student).targets):
         if target not in names:
             near = get_close_matches(target.rpartition(".")[2], names, n=2) or names
@@ -45,8 +52,9 @@ def targets_are_of_the_family(plan: Plan, facts: Facts) -> Iterator[Finding]:
     shape = facts.student.shape
     own = projections_of(shape)
     for index, target in enumerate(lora_of(plan.student).targets):
-        if target in (*PROJECTIONS, *FUSED_PROJECTIONS) and target not in own:
+        if target in _NAMES and target not in own:
             near = [name for name in own if set(parts_of(name)) & set(parts_of(target))]
+            near = near or [name for name in own if name not in OF_EXPERTS]
             yield Finding(
                 f'"{target}" is no projection of {shape.family}',
                 f"{_TARGETS}[{index}]",
@@ -89,7 +97,7 @@ def experts_have_adapters_that_peft_loads(plan: Plan, facts: Facts) -> Iterator[
     megatron/core/transformer/moe/experts.py): no expert has a linear layer that an adapter of ours
     could follow. PEFT 0.21 has no dropout beside transformers' experts (peft/tuners/lora/layer.py,
     ParamWrapper), reads gate and up of a checkpoint's experts as theirs only beside down, and those
-    of qwen2_moe as the shared expert's (peft/utils/transformers_weight_conversion.py)."""
+    beside a shared expert as its (peft/utils/transformers_weight_conversion.py)."""
     moe, targets = student_laid_out(plan, facts).shape.moe, _targets(plan, facts)
     of_experts = [target for target in targets if target in OF_EXPERTS]
     if moe is None or not of_experts:
@@ -113,8 +121,9 @@ def _reasons(
     if kernels_of(plan, facts.device) is Kernels.TRANSFORMER_ENGINE:
         mend = ('set `cluster.kernels` to "torch"',)
         yield "with Transformer Engine, which has them all in one module", mend
-    if facts.student.shape.family == "qwen2_moe":
-        yield "in qwen2_moe: PEFT reads them as the shared expert's", ()
+    shape = facts.student.shape
+    if shape.moe is not None and shape.moe.shared_ffn_hidden_size:
+        yield f"in {shape.family}: PEFT reads them as the shared expert's", ()
     if lora_of(plan.student).dropout > 0:
         mend = ("remove `student.lora.dropout`",)
         yield "with dropout: PEFT has none beside experts", mend

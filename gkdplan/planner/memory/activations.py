@@ -23,7 +23,7 @@ def layer_bytes(model: RankModel, batch: Batch) -> int:
         + norms.mlp_norm_bytes(model, batch)
         + norms.output_norm_bytes(model, batch)
         + _attention_bytes(model, batch)
-        + lora.saved_bytes(model, batch.num_tokens, *lora.ATTENTION)
+        + lora.saved_bytes(model, batch.num_tokens, *lora.attention_layers(model), "linear_proj")
         + saved_mlp_bytes(model, batch)
     )
 
@@ -35,7 +35,16 @@ def forward_bytes(model: RankModel, batch: Batch) -> int:
     norm's input and output, and every intermediate of the MLP, or in the experts; where these are
     narrow, in the norm before them; or in attention that goes block by block.
     """
-    return max(_forward_bytes(kind, batch, last) for kind, last in model.last_layers)
+    passing = max(_forward_bytes(kind, batch, last) for kind, last in model.last_layers)
+    return max(passing, attention_forward_bytes(model, batch))
+
+
+def attention_forward_bytes(model: RankModel, batch: Batch) -> int:
+    """The same in attention from latents, of a chunk's last layer; 0 for other attention."""
+    if model.shape.latent is None:
+        return 0
+    inputs = max(min(2, last + 1) for _, last in model.last_layers)
+    return (inputs + 1) * boundary_bytes(model, batch) + latents.forward_bytes(model, batch)
 
 
 def _forward_bytes(model: RankModel, batch: Batch, layer: int) -> int:
@@ -44,9 +53,6 @@ def _forward_bytes(model: RankModel, batch: Batch, layer: int) -> int:
     boundary = boundary_bytes(model, batch)
     in_mlp = boundary + passing_mlp_bytes(model, batch.num_tokens)
     passing = (num_inputs + 1) * boundary + max(in_mlp, norms.passing_bytes(model, batch))
-    if model.shape.latent is not None:
-        in_attention = boundary + latents.forward_bytes(model, batch)
-        return max(passing, num_inputs * boundary + in_attention)
     scores = blocked_attention.forward_bytes(model, batch.rows, batch.tokens)
     if scores == 0:
         return passing

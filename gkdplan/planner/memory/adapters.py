@@ -12,12 +12,19 @@ from gkdplan.shape import ModelShape, parts_of
 PROJECTIONS_OF = {
     "linear_proj": ("o_proj",),
     "linear_qkv": ("qkv_proj", "q_proj", "k_proj", "v_proj"),
+    "linear_q_proj": ("q_proj",),
+    "linear_q_down_proj": ("q_a_proj",),
+    "linear_q_up_proj": ("q_b_proj",),
+    "linear_kv_down_proj": ("kv_a_proj_with_mqa",),
+    "linear_kv_up_proj": ("kv_b_proj",),
     "linear_fc1": ("gate_up_proj", "gate_proj", "up_proj"),
     "linear_fc2": ("down_proj",),
 }
 """Megatron's linear layers and the checkpoint's projections that each holds."""
 ROW_PARALLEL = ("linear_proj", "linear_fc2")
 """Those whose input is cut over the tensor axis; of the others it is the output."""
+WHOLE = ("linear_q_down_proj", "linear_kv_down_proj")
+"""But of those that every tensor rank has whole neither is."""
 
 
 def with_adapters(
@@ -60,5 +67,5 @@ def _adapter(module: str, shape: ModelShape, lora: LoraPlan, tensor: int) -> Ite
     inputs = shape.projection_size(targets[0])[1] // (tensor if is_row else 1)
     yield Parameter(f"{module}.lora.a", len(targets) * lora.rank * inputs)
     for part in chain.from_iterable(map(parts_of, targets)):
-        outputs = shape.projection_size(part)[0] // (1 if is_row else tensor)
+        outputs = shape.projection_size(part)[0] // (1 if is_row or layer in WHOLE else tensor)
         yield Parameter(f"{module}.lora.b.{part}", lora.rank * outputs)

@@ -19,14 +19,16 @@ def saved_bytes(model: RankModel, batch: Batch) -> int:
     Values as wide as keys stay part of what the latent is mapped to, and context is not copied.
     """
     query = model.query_size
-    elements = 4 * query + context_size(model)
+    elements = 4 * query + (context_size(model) if model.keeps_input_of("o_proj") else 0)
     if not _is_filled_up(model):
         elements = 3 * query + mapped_size(model)
     kept = batch.num_tokens * elements * model.dtype.num_bytes
     latent = _latent(model)
     if latent.query_rank is not None:
-        kept += norms.norm_bytes(model, batch, size=latent.query_rank)
-    kept += norms.norm_bytes(model, batch, size=latent.kv_rank)
+        is_kept = model.keeps_input_of("q_b_proj")
+        kept += norms.norm_bytes(model, batch, size=latent.query_rank, is_output_kept=is_kept)
+    is_kept = model.keeps_input_of("kv_b_proj")
+    kept += norms.norm_bytes(model, batch, size=latent.kv_rank, is_output_kept=is_kept)
     return kept + _beside_latent_bytes(model, batch)
 
 
@@ -55,7 +57,8 @@ def backward_bytes(model: RankModel, batch: Batch) -> int:
         passing = width * 3 * query
     else:
         passing = gathered_attention.backward_bytes(model, batch)
-    elements = query - context if _is_filled_up(model) else context
+    released = context if model.keeps_input_of("o_proj") else 0
+    elements = query - released if _is_filled_up(model) else context
     if "core_attn" in model.recompute.modules:
         elements += 2 * context
         elements += 2 * query if _is_filled_up(model) else 0

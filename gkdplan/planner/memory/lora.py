@@ -5,19 +5,29 @@ parallelism, else 1. What the frozen base no longer keeps is left out where it i
 layer's input and a norm's normalised input serve only the gradients of their weights.
 """
 
-from gkdplan.planner.memory.adapters import ROW_PARALLEL, adapted
+from gkdplan.planner.memory.adapters import ROW_PARALLEL, WHOLE, adapted
 from gkdplan.planner.memory.model import RankModel
 
-ATTENTION = ("linear_qkv", "linear_proj")
 MLP = ("linear_fc1", "linear_fc2")
-"""Megatron's linear layers in the two halves of a layer."""
+"""Megatron's linear layers of a gated MLP."""
+
+
+def attention_layers(model: RankModel) -> tuple[str, ...]:
+    """Megatron's linear layers of attention, but for its output projection."""
+    latent = model.shape.latent
+    if latent is None:
+        return ("linear_qkv",)
+    of_queries = ("linear_q_down_proj", "linear_q_up_proj")
+    if latent.query_rank is None:
+        of_queries = ("linear_q_proj",)
+    return (*of_queries, "linear_kv_down_proj", "linear_kv_up_proj")
 
 
 def saved_bytes(model: RankModel, num_tokens: int, *layers: str) -> int:
     """What the adapters of these linear layers keep for the backward, 0 where there are none.
 
     The narrow middle of each target: N r w where the layer is column-parallel, N r w / s where it
-    is row-parallel. With dropout also its result, N in / s w or N in / t w, and its mask.
+    is row-parallel or whole. With dropout also its result, N in / s w or N in / t w, and its mask.
     """
     lora = model.lora
     if lora is None:
@@ -26,7 +36,7 @@ def saved_bytes(model: RankModel, num_tokens: int, *layers: str) -> int:
     for layer in layers:
         targets = adapted(lora, layer)
         is_row = layer in ROW_PARALLEL
-        middle = num_tokens // (model.sequence_shards if is_row else 1)
+        middle = num_tokens // (model.sequence_shards if is_row or layer in WHOLE else 1)
         total += middle * len(targets) * lora.rank * width
         if targets and lora.dropout > 0.0:
             inputs = num_tokens * model.shape.projection_size(targets[0])[1]

@@ -4,6 +4,8 @@ from gkdplan.planner.memory.batch import Batch, boundary_bytes
 from gkdplan.planner.memory.model import RankModel
 
 FP32_BYTES = 4
+_OF_HIDDEN_STATES = ("q_proj", "k_proj", "v_proj", "q_a_proj", "kv_a_proj_with_mqa")
+"""What multiplies the input of attention."""
 
 
 def final_norm_bytes(model: RankModel, batch: Batch) -> int:
@@ -14,7 +16,7 @@ def final_norm_bytes(model: RankModel, batch: Batch) -> int:
 
 
 def attention_norm_bytes(model: RankModel, batch: Batch) -> int:
-    is_kept = model.keeps_input_of("q_proj", "k_proj", "v_proj")
+    is_kept = model.keeps_input_of(*_OF_HIDDEN_STATES)
     return _input_norm_bytes(model, batch, is_output_kept=is_kept)
 
 

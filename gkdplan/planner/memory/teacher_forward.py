@@ -85,7 +85,8 @@ def _moments(rank: Rank, made: int) -> dict[str, Moment]:
 
 def _first_rows(rank: Rank) -> dict[str, int]:
     """The first micro-batch in the first layer and in the one before the last with experts, beside
-    what later layers hold. Of inputs the first layer has its own, which is the chunk's."""
+    what later layers hold. Of inputs the first layer has its own, which is the chunk's. Attention
+    comes before what its own layer holds is let go."""
     student = rank.student
     model, batch = student.model, student.batch
     passing = activations.forward_bytes(model, batch)
@@ -96,6 +97,9 @@ def _first_rows(rank: Rank) -> dict[str, int]:
         held = held_in_next_forward_bytes(model, batch, num_passed)
         in_first = boundary_bytes(model, batch) if num_passed == 1 else 0
         at_layer[f"first rows, layer {num_passed}"] = passing - in_first + held
+    if in_attention := activations.attention_forward_bytes(model, batch):
+        held = held_in_next_forward_bytes(model, batch, last)
+        at_layer[f"first rows, attention of layer {last}"] = in_attention + held
     return at_layer
 
 

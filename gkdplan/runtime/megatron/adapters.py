@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from gkdplan.families.tensors import names_of
 from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.megatron.full_tensors import full_tensors
-from gkdplan.runtime.megatron.lora import ADAPTER, WHOLE
+from gkdplan.runtime.megatron.lora import ADAPTER, OF_LATENTS, WHOLE
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import stage_of_layer
 from gkdplan.runtime.megatron.parameters import (
@@ -26,7 +26,7 @@ from gkdplan.runtime.megatron.parameters import (
     rank_of_expert,
     sharing_group,
 )
-from gkdplan.shape import OF_EXPERTS, parts_of
+from gkdplan.shape import OF_EXPERTS, ModelShape, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class _Home:
     linear: str
     block: str
     is_row_parallel: bool
+    is_whole: bool = False
 
 
 _QKV = _Home("self_attention.linear_qkv", "self_attn", False)
@@ -51,6 +52,14 @@ _HOMES = {
     "gate_up_proj": _FC1,
     "down_proj": _Home("mlp.linear_fc2", "mlp", True),
 }
+_HOMES_OF_LATENTS = _HOMES | {
+    name: _Home(f"self_attention.{linear}", "self_attn", False, is_whole)
+    for name, (linear, is_whole) in OF_LATENTS.items()
+}
+
+
+def _home(target: str, shape: ModelShape) -> _Home:
+    return (_HOMES if shape.latent is None else _HOMES_OF_LATENTS)[target]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +69,9 @@ class _Adapted:
     name: str
     target: str
     layer: int
+    home: _Home
     linear: str
     expert: int | None = None
-
-    @property
-    def is_row_parallel(self) -> bool:
-        return _HOMES[self.target].is_row_parallel
 
     @property
     def adapter(self) -> str:
@@ -80,16 +86,16 @@ def _adapted_projections(plan: ModelPlan) -> Iterator[_Adapted]:
         moe = shape.experts_of(layer)
         prefix = f"{names.layers}.{layer}"
         for target in plan.lora.targets:
-            home = _HOMES[target]
+            home = _home(target, shape)
             if moe is None or target not in OF_EXPERTS:
                 name = f"{prefix}.{home.block}.{target}"
-                yield _Adapted(name, target, layer, home.linear)
+                yield _Adapted(name, target, layer, home, home.linear)
                 continue
             for expert in range(moe.num_experts):
                 block = f"{prefix}.{names.experts.block}.experts.{expert}"
                 linear = home.linear.replace("mlp", f"mlp.experts.{expert}")
                 name = f"{block}.{names.experts.name_of(target)}"
-                yield _Adapted(name, target, layer, linear, expert)
+                yield _Adapted(name, target, layer, home, linear, expert)
 
 
 @torch.no_grad()
@@ -153,11 +159,12 @@ def _whole_adapter(
     stage = stage_of_layer(plan, adapted.layer)
     if f"{adapted.adapter}.a" in own:
         group = sharing_group(mesh, adapted.adapter)
-        beside = [t for t in plan.lora.targets if _HOMES[t] is _HOMES[target]]
+        beside = [t for t in plan.lora.targets if _home(t, shape) is adapted.home]
         share = own[f"{adapted.adapter}.a"].chunk(len(beside))[beside.index(target)]
-        a = _joined(share, group, 1) if adapted.is_row_parallel else share.contiguous()
+        is_row_parallel = adapted.home.is_row_parallel
+        a = _joined(share, group, 1) if is_row_parallel else share.contiguous()
         factors = [own[f"{adapted.adapter}.b.{part}"] for part in parts_of(target)]
-        if not adapted.is_row_parallel:
+        if not is_row_parallel and not adapted.home.is_whole:
             factors = [_joined(factor, group, 0) for factor in factors]
         b = torch.cat(factors)
     for tensor in (a, b):

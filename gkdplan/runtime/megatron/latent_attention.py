@@ -100,9 +100,8 @@ class LatentAttention(Attention):  # type: ignore[misc]
         positions."""
         still, turning = self._queries(hidden_SBH).split(self._sizes_of_keys, dim=-1)
         query = torch.cat((still, turn(turning)), dim=-1)
-        latent, of_position = self.linear_kv_down_proj(hidden_SBH).split(
-            self._sizes_of_latents, dim=-1
-        )
+        latents, _ = self.linear_kv_down_proj(hidden_SBH)
+        latent, of_position = latents.split(self._sizes_of_latents, dim=-1)
         of_position = turn(self._for_own_heads(of_position)[:, :, None])
         still, value = self._by_head(
             self.linear_kv_up_proj(self.kv_layernorm(latent))[0], sum(self._sizes_of_values)
@@ -118,8 +117,8 @@ class LatentAttention(Attention):  # type: ignore[misc]
         if hasattr(self, "linear_q_proj"):
             queries, _ = self.linear_q_proj(hidden_SBH)
         else:
-            latent = self.q_layernorm(self.linear_q_down_proj(hidden_SBH))
-            queries, _ = self.linear_q_up_proj(latent)
+            latent, _ = self.linear_q_down_proj(hidden_SBH)
+            queries, _ = self.linear_q_up_proj(self.q_layernorm(latent))
         return self._by_head(queries, sum(self._sizes_of_keys))
 
     def _by_head(self, features: Tensor, size: int) -> Tensor:
@@ -154,7 +153,8 @@ class LatentAttention(Attention):  # type: ignore[misc]
 
 class WholeLinear(Module):
     """[..., in] to [..., out] by a weight that every tensor rank has whole: under sequence
-    parallelism each for its tokens, so that Megatron sums up its gradients."""
+    parallelism each for its tokens, so that Megatron sums up its gradients. It has no bias, and
+    says so as Megatron's linear layers do."""
 
     def __init__(self, config: TransformerConfig, size: int, output_size: int) -> None:
         super().__init__()
@@ -162,8 +162,8 @@ class WholeLinear(Module):
         self.weight.sequence_parallel = config.sequence_parallel
         self._forward_impl = linear
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._forward_impl(x, self.weight)
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return self._forward_impl(x, self.weight), None
 
 
 class ContextProjection(RowParallelLinear):  # type: ignore[misc]

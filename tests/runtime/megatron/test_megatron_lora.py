@@ -33,11 +33,13 @@ from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import load_weights
-from gkdplan.shape import PROJECTIONS, parts_of
+from gkdplan.shape import LATENT_PROJECTIONS, PROJECTIONS, parts_of
 from gkdplan.vocab import Dtype
 
 FAMILIES = ("llama-tied", "qwen2", "qwen3", "olmo2", "gemma2-plain", "phi3", "glm4")
-TARGETS = (PROJECTIONS, ("q_proj", "v_proj", "up_proj"), ("o_proj",))
+LATENT = "deepseek-v3-dense"
+EVERY = (*PROJECTIONS, *LATENT_PROJECTIONS)
+TARGETS = (EVERY, ("q_proj", "v_proj", "up_proj"), ("o_proj",))
 NO_RECOMPUTE = Recompute()
 RANK, ALPHA = 3, 5.0
 OF_ROUNDING = 1e-6
@@ -85,6 +87,8 @@ def _check_gradients(checkpoints: Path, layouts: list[AxisDegrees]) -> None:
         for name in FAMILIES:
             for targets in TARGETS:
                 _assert_gradients(checkpoints, name, degrees, mesh, targets)
+        for targets in (EVERY, ("q_a_proj", "kv_b_proj"), ("q_b_proj", "kv_a_proj_with_mqa")):
+            _assert_gradients(checkpoints, LATENT, degrees, mesh, targets)
 
 
 def _check_recomputed(checkpoints: Path) -> None:
@@ -94,6 +98,7 @@ def _check_recomputed(checkpoints: Path) -> None:
     mesh = start_mesh(degrees)
     for recompute in RECOMPUTES:
         _assert_gradients(checkpoints, "qwen2", degrees, mesh, PROJECTIONS, recompute)
+        _assert_gradients(checkpoints, LATENT, degrees, mesh, EVERY, recompute)
 
 
 def _assert_gradients(
@@ -137,26 +142,31 @@ def _adapters(model: Any, mesh: Mesh, *, of_gradients: bool = False) -> dict[str
     rank, size = mesh.tensor_rank, mesh.tensor_size
     found = {}
     for index, layer in enumerate(model.decoder.layers):
-        for prefix, linear, cut_a, cut_b in (
-            ("self_attn", layer.self_attention.linear_qkv, None, 0),
-            ("self_attn", layer.self_attention.linear_proj, 1, None),
-            ("mlp", layer.mlp.linear_fc1, None, 0),
-            ("mlp", layer.mlp.linear_fc2, 1, None),
+        for prefix, block, name, cut_a, cut_b in (
+            ("self_attn", layer.self_attention, "linear_qkv", None, 0),
+            ("self_attn", layer.self_attention, "linear_q_down_proj", None, None),
+            ("self_attn", layer.self_attention, "linear_q_up_proj", None, 0),
+            ("self_attn", layer.self_attention, "linear_kv_down_proj", None, None),
+            ("self_attn", layer.self_attention, "linear_kv_up_proj", None, 0),
+            ("self_attn", layer.self_attention, "linear_proj", 1, None),
+            ("mlp", layer.mlp, "linear_fc1", None, 0),
+            ("mlp", layer.mlp, "linear_fc2", 1, None),
         ):
+            linear = getattr(block, name, None)
             if not hasattr(linear, "lora"):
                 continue
             parts, factors = linear.lora._parts, linear.lora.b
             a = linear.lora.a.main_grad if of_gradients else linear.lora.a
             targets = dict.fromkeys(part.target for part in parts)
             for target, rows in zip(targets, a.split(RANK), strict=True):
-                name = f"model.layers.{index}.{prefix}.{target}.weight"
-                found[f"{name}.A"] = rows, _cutter(cut_a, rank, size)
+                tensor = f"model.layers.{index}.{prefix}.{target}.weight"
+                found[f"{tensor}.A"] = rows, _cutter(cut_a, rank, size)
                 own, start = [part.name for part in parts if part.target == target], 0
                 for part in own:
                     b = factors[part].main_grad if of_gradients else factors[part]
                     stop = start + len(b) * (1 if cut_b is None else size)
                     cut = _cutter(cut_b, rank, size, start, stop)
-                    found[f"{name}.B:{part}"] = b, cut
+                    found[f"{tensor}.B:{part}"] = b, cut
                     start = stop
     return found
 
@@ -221,8 +231,8 @@ def _check_drawn(checkpoints: Path) -> None:
     degrees = AxisDegrees(tensor=size, sequence=size > 1, data=1)
     mesh = start_mesh(degrees)
     tokens_BS = _micro_batches()[0]
-    for name in FAMILIES:
-        plan = _plan(name, degrees, PROJECTIONS)
+    for name in (*FAMILIES, LATENT):
+        plan = _plan(name, degrees, EVERY)
         model = build_model(plan, degrees, mesh, trainable=True)
         base_plan = plan_of(name, degrees.tensor)
         base = build_model(base_plan, degrees, mesh, trainable=False)
@@ -257,7 +267,7 @@ def _whole(key: str, factor: Tensor, mesh: Mesh) -> Tensor:
     """A factor that the tensor axis cuts, put together."""
     dim = 1 if key.endswith(".A") else 0
     is_row = "o_proj" in key or "down_proj" in key
-    if is_row != (dim == 1):
+    if is_row != (dim == 1) or "_a_proj" in key:
         return factor.detach()
     pieces = [torch.empty_like(factor) for _ in range(mesh.tensor_size)]
     torch.distributed.all_gather(pieces, factor.detach().contiguous(), group=mesh.tensor_group)

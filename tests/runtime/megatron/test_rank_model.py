@@ -14,18 +14,20 @@ from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import LoraPlan
 from gkdplan.runtime.megatron import generate
 from gkdplan.runtime.megatron.model import build_model
-from gkdplan.shape import PROJECTIONS, parts_of
+from gkdplan.shape import LATENT_PROJECTIONS, PROJECTIONS, parts_of
 from gkdplan.vocab import Dtype
 
 LATENT = ("deepseek-v3-dense",)
 NORMED = ("olmo2", "gemma2-plain")
 FAMILIES = ("llama", "llama-tied", "llama-one-kv-head", "qwen2", "qwen3", *LATENT, *NORMED)
+ADAPTED = ("llama", "qwen2", "qwen3", "phi3", *LATENT)
 BATCH = Batch(rows=3, tokens=64)
+EVERY = (*PROJECTIONS, *LATENT_PROJECTIONS)
 ADAPTERS = {
-    "all-linear": LoraPlan(4, 8.0, 0.0, PROJECTIONS, num_parameters=0),
-    "dropout": LoraPlan(4, 8.0, 0.1, PROJECTIONS, num_parameters=0),
-    "q and v": LoraPlan(5, 8.0, 0.0, ("q_proj", "v_proj"), num_parameters=0),
-    "some, dropout": LoraPlan(3, 8.0, 0.2, ("o_proj", "up_proj"), num_parameters=0),
+    "all-linear": LoraPlan(4, 8.0, 0.0, EVERY, num_parameters=0),
+    "dropout": LoraPlan(4, 8.0, 0.1, EVERY, num_parameters=0),
+    "q and v": LoraPlan(5, 8.0, 0.0, ("q_proj", "v_proj", "q_b_proj"), num_parameters=0),
+    "some, dropout": LoraPlan(3, 8.0, 0.2, ("o_proj", "up_proj", "q_a_proj"), num_parameters=0),
 }
 
 
@@ -79,7 +81,7 @@ def _check_adapters(lora: LoraPlan, tensor: int) -> None:
     for sequence in {False, tensor > 1}:
         degrees = AxisDegrees(tensor=tensor, sequence=sequence, data=1)
         mesh = start_mesh(degrees)
-        for family, dtype in ((f, d) for f in ("llama", "qwen2", "qwen3", "phi3") for d in Dtype):
+        for family, dtype in ((f, d) for f in ADAPTED for d in Dtype):
             plan = plan_of(family, tensor)
             own = projections_of(plan.shape)
             holding = tuple(t for t in own if not set(parts_of(t)).isdisjoint(lora.targets))

@@ -1,9 +1,13 @@
 """Models whose queries, keys and values come from latents."""
 
 from trace_grid.models import DEEPSEEK_V2_LITE, DEEPSEEK_V3, TINY_LATENTS
-from trace_grid.plan import BLOCK, SELECTIVE, UNIFORM
+from trace_grid.plan import BLOCK, LORA, SELECTIVE, UNIFORM
 
 BF16 = {"dtype": "bf16"}
+LORA_OF_ATTENTION = LORA.format(
+    'targets = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]\nrank = 16'
+)
+LORA_OF_LITE = LORA.format('targets = ["q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]')
 LITE = {"models": DEEPSEEK_V2_LITE, **BF16, "prompt": 992}
 
 CONFIGURATIONS = {
@@ -23,6 +27,19 @@ CONFIGURATIONS = {
     "tiny latents context 2 pipeline 2 attention and norms again": {"models": TINY_LATENTS}
     | {"context": 2, "pipeline": 2, "num_micro_batches": 3}
     | {"recompute": SELECTIVE.format('"core_attn", "layernorm"')},
+    "tiny latents lora": {"models": TINY_LATENTS, "tuning": LORA_OF_ATTENTION},
+    "tiny latents lora, dropout, tensor 2 expert 2": {"models": TINY_LATENTS, **BF16, "tensor": 2}
+    | {"parallel": "expert = 2", "tuning": LORA_OF_ATTENTION + "\ndropout = 0.1"},
+    "tiny latents lora of down, context 2 pipeline 2": {"models": TINY_LATENTS, "context": 2}
+    | {"tuning": LORA.format('targets = ["q_a_proj", "kv_a_proj_with_mqa"]'), "pipeline": 2}
+    | {"num_micro_batches": 3},
+    "tiny latents lora of up, attention and norms again": {"models": TINY_LATENTS}
+    | {"tuning": LORA.format('targets = ["q_b_proj", "kv_b_proj"]')}
+    | {"recompute": SELECTIVE.format('"core_attn", "layernorm"')},
+    "deepseek v2 lite lora expert 4": {**LITE, "prompt": 3968, "data": 4}
+    | {"parallel": "expert = 4", "tuning": LORA_OF_LITE},
+    "deepseek v3 lora tensor 8 expert 8": {"models": DEEPSEEK_V3, **BF16, "tensor": 8}
+    | {"parallel": "expert = 8", "prompt": 992, "tuning": LORA_OF_ATTENTION},
     "deepseek v2 lite fp32": {"models": DEEPSEEK_V2_LITE, "prompt": 480},
     "deepseek v2 lite expert 4": {**LITE, "prompt": 3968, "data": 4, "parallel": "expert = 4"},
     "deepseek v2 lite uniform 1": {**LITE, "recompute": UNIFORM.format(1)},

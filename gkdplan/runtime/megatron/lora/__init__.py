@@ -3,6 +3,7 @@
 from gkdplan.runtime.megatron.lora.experts import WHOLE
 from gkdplan.runtime.megatron.lora.placing import (
     ADAPTER,
+    OF_LATENTS,
     adapters_off,
     add_adapters,
     is_adapter,
@@ -11,6 +12,7 @@ from gkdplan.runtime.megatron.lora.placing import (
 
 __all__ = [
     "ADAPTER",
+    "OF_LATENTS",
     "WHOLE",
     "adapters_off",
     "add_adapters",

@@ -1,10 +1,11 @@
 """Adapters of layers that the tensor ranks share.
 
 Where a layer is column-parallel A is replicated and B is cut as the layer's weight is; where it is
-row-parallel A is cut and B replicated. What the tensor ranks exchange is the adapter's narrow
-middle, rank features wide. Under sequence parallelism a replicated factor sees this rank's tokens
-only, so that its gradient is partial: `.sequence_parallel` tells Megatron to sum it, as it does for
-norms (megatron/core/distributed/finalize_model_grads.py).
+row-parallel A is cut and B replicated; where every rank has all of it so is its adapter. What the
+tensor ranks exchange is the adapter's narrow middle, rank features wide. Under sequence parallelism
+a replicated factor sees this rank's tokens only, so that its gradient is partial:
+`.sequence_parallel` tells Megatron to sum it, as it does for norms
+(megatron/core/distributed/finalize_model_grads.py).
 
 Legend: S positions, B rows, R rank, W width of a layer's output on this rank.
 """
@@ -76,6 +77,22 @@ class ColumnAdapter(Adapter):
         else:
             narrow_SBR = copy_to_tensor_model_parallel_region(narrow)
         return AddToParts.apply(output_SBW, narrow_SBR, self._parts, *self.b.values())
+
+
+class WholeAdapter(Adapter):
+    """Of a layer whose weight every tensor rank has whole: input [S / t, B, in] and output
+    [S / t, B, W] under sequence parallelism, else of all S."""
+
+    def __init__(
+        self, weight: Parameter, config: TransformerConfig, lora: LoraPlan, parts: tuple[Part, ...]
+    ) -> None:
+        super().__init__(weight, config, lora, parts)
+        for factor in self.parameters():
+            factor.sequence_parallel = config.sequence_parallel
+
+    def forward(self, input: Tensor, output: Tensor) -> Tensor:
+        narrow = self._narrow(input, is_cut=self.sequence_parallel)
+        return AddToParts.apply(output, narrow, self._parts, *self.b.values())
 
 
 class RowAdapter(Adapter):

@@ -11,14 +11,28 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 from torch.nn import Module
 
+from gkdplan.families.tensors import projections_of
 from gkdplan.runplan.model import LoraPlan
-from gkdplan.runtime.megatron.lora.dense import Adapter, ColumnAdapter, RowAdapter
+from gkdplan.runtime.megatron.lora.dense import (
+    Adapter,
+    ColumnAdapter,
+    RowAdapter,
+    WholeAdapter,
+)
 from gkdplan.runtime.megatron.lora.experts import ExpertColumnAdapter, ExpertRowAdapter
 from gkdplan.runtime.megatron.lora.parts import Part, parts_of
 from gkdplan.shape import ModelShape
 
 ADAPTER = "lora"
 """The name under which a linear layer holds its adapter."""
+OF_LATENTS = {
+    "q_proj": ("linear_q_proj", False),
+    "q_a_proj": ("linear_q_down_proj", True),
+    "q_b_proj": ("linear_q_up_proj", False),
+    "kv_a_proj_with_mqa": ("linear_kv_down_proj", True),
+    "kv_b_proj": ("linear_kv_up_proj", False),
+}
+"""The layers of attention from latents, and whether every tensor rank has all of them."""
 
 
 def add_adapters(model: GPTModel, lora: LoraPlan, shape: ModelShape) -> None:
@@ -56,17 +70,10 @@ def _linear_layers(
     """Those that can have an adapter, the kind of it, and the projections that they hold; a shared
     expert has none."""
     attention, mlp = layer.self_attention, layer.mlp
-    query = shape.query_size // shape.num_kv_heads
-    yield (
-        attention.linear_qkv,
-        ColumnAdapter,
-        parts_of(
-            shape.num_kv_heads // degree,
-            q_proj=query,
-            k_proj=shape.head_dim,
-            v_proj=shape.head_dim,
-        ),
-    )
+    if shape.latent is None:
+        yield attention.linear_qkv, ColumnAdapter, _parts_of_heads(shape, degree)
+    else:
+        yield from _linear_layers_of_latents(attention, shape, degree)
     yield attention.linear_proj, RowAdapter, parts_of(1, o_proj=shape.hidden_size)
     if shape.moe is None or not layer.is_moe_layer:
         ffn = shape.ffn_hidden_size // degree
@@ -77,6 +84,29 @@ def _linear_layers(
     for expert in mlp.experts.local_experts:
         yield expert.linear_fc1, ExpertColumnAdapter, parts_of(1, gate_proj=ffn, up_proj=ffn)
         yield expert.linear_fc2, ExpertRowAdapter, parts_of(1, down_proj=shape.hidden_size)
+
+
+def _parts_of_heads(shape: ModelShape, degree: int) -> Iterator[Part]:
+    return parts_of(
+        shape.num_kv_heads // degree,
+        q_proj=shape.query_size // shape.num_kv_heads,
+        k_proj=shape.head_dim,
+        v_proj=shape.head_dim,
+    )
+
+
+def _linear_layers_of_latents(
+    attention: Module, shape: ModelShape, degree: int
+) -> Iterator[tuple[Module, type[Adapter], Iterator[Part]]]:
+    """To the latents, whole on every rank, and from them."""
+    for name in projections_of(shape):
+        if name not in OF_LATENTS:
+            continue
+        linear, is_whole = OF_LATENTS[name]
+        num_rows, _ = shape.projection_size(name)
+        width = num_rows if is_whole else num_rows // degree
+        kind = WholeAdapter if is_whole else ColumnAdapter
+        yield getattr(attention, linear), kind, parts_of(1, **{name: width})
 
 
 def is_adapter(parameter: str) -> bool:

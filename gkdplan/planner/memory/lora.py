@@ -17,10 +17,10 @@ def attention_layers(model: RankModel) -> tuple[str, ...]:
     latent = model.shape.latent
     if latent is None:
         return ("linear_qkv",)
-    of_queries = ("linear_q_down_proj", "linear_q_up_proj")
+    of_keys_and_values = ("linear_kv_down_proj", "linear_kv_up_proj")
     if latent.query_rank is None:
-        of_queries = ("linear_q_proj",)
-    return (*of_queries, "linear_kv_down_proj", "linear_kv_up_proj")
+        return ("linear_q_proj", *of_keys_and_values)
+    return ("linear_q_down_proj", "linear_q_up_proj", *of_keys_and_values)
 
 
 def saved_bytes(model: RankModel, num_tokens: int, *layers: str) -> int:

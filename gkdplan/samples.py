@@ -4,7 +4,7 @@ The file is JSON Lines: the manifest, then one sample a line. The runtime writes
 and the planner holds it against a plan.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from types import UnionType
@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 from gkdplan.vocab import Dtype, Engine, Role
 
-SAMPLES_VERSION = 1
+TEXT_VERSION, IMAGES_VERSION = 1, 2
+"""Of a file's format: in the second a prompt's fingerprint covers its images."""
 MANIFEST = "samples"
 """The only key of the first line."""
 
@@ -30,6 +31,7 @@ class SampledFile:
 class Manifest:
     """What decides a file's samples.
 
+    `version` says whether fingerprints of prompts cover images: those of models that see do.
     `weights` is `facts.weights.fingerprint`'s; `tokenizer` and `chat_template` (sha256 of its text,
     None without one) are the student's, which renders every prompt. `seed` is `run.seed`: a row's
     seed is that of step 0 (docs/sampling.md).
@@ -69,8 +71,8 @@ def manifest_of(record: object) -> Manifest:
     content = record.get(MANIFEST) if isinstance(record, Mapping) else None
     if not isinstance(content, Mapping):
         raise NoManifestError("does not begin with what `gkdplan sample` writes")
-    if content.get("version") != SAMPLES_VERSION:
-        raise NoManifestError(f"has samples of format {content.get('version')!r}, not of format 1")
+    if (version := content.get("version")) not in (TEXT_VERSION, IMAGES_VERSION):
+        raise NoManifestError(f"has samples of format {version!r}, not of format 1 or 2")
     files = content.get("data")
     if not isinstance(files, list):
         raise NoManifestError("names no data files")
@@ -78,9 +80,13 @@ def manifest_of(record: object) -> Manifest:
     return _read(Manifest, {**content, "data": data})  # type: ignore[no-any-return]
 
 
-def prompt_fingerprint(prompt: Sequence[int]) -> str:
-    """sha256 of the prompt's token ids, in decimal with commas between."""
-    return sha256(",".join(map(str, prompt)).encode()).hexdigest()
+def prompt_fingerprint(prompt: Sequence[int], images: Iterable[bytes] = ()) -> str:
+    """sha256 of the prompt's token ids, in decimal with commas between, and, of each file of an
+    image that it shows, of a semicolon and the sha256 of the file, in hexadecimal digits."""
+    digest = sha256(",".join(map(str, prompt)).encode())
+    for image in images:
+        digest.update(f";{sha256(image).hexdigest()}".encode())
+    return digest.hexdigest()
 
 
 def text_fingerprint(text: str | None) -> str | None:

@@ -9,7 +9,7 @@ from gkdplan.facts.rows import read_data_file
 from gkdplan.facts.tokenizer import read_tokenizer
 from gkdplan.facts.weights import fingerprint
 from gkdplan.samples import (
-    SAMPLES_VERSION,
+    TEXT_VERSION,
     Manifest,
     SampledFile,
     manifest_record,
@@ -49,7 +49,7 @@ def _manifest(root: Path) -> Manifest:
     assert tokenizer is not None
     assert rows is not None
     return Manifest(
-        version=SAMPLES_VERSION,
+        version=TEXT_VERSION,
         tool=TOOL,
         role=Role.TEACHER,
         model="models/tiny",

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gkdplan import __version__
 from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import Compiled, blamed, compile_file, compile_loaded
 from gkdplan.cli.findings import show_findings
 from gkdplan.cli.models import with_models_at_hand
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json
-from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.diagnostics import UserError, error
 from gkdplan.facts.weights import fingerprint
 from gkdplan.planner.samples import (
     engine_of_samples,
@@ -83,22 +82,10 @@ def decide(path: str | None, source: Role) -> Decided:
                 )
             )
         compiled = with_models_at_hand(compiled, lambda: _compile(path, source))
-        if compiled.require().models.student.shape.vision is not None:
-            raise UserError(_sees())
         run_plan, drawn_as = _drawing(compiled, source)
         manifest = _manifest(compiled, source, engine_of_samples(run_plan, drawn_as))
         renderer = compiled.require().models.student
         return Decided(compiled, run_plan, manifest, drawn_as, renderer)
-
-
-def _sees() -> Diagnostic:
-    return error(
-        "GK591",
-        "`gkdplan sample` does not yet keep samples of models that see images in gkdplan "
-        f"{__version__}",
-        "student.model",
-        label="it sees images",
-    )
 
 
 def _compile(path: str | None, source: Role) -> Compiled:

@@ -5,7 +5,13 @@ from gkdplan.planner.layout import teacher_parallel
 from gkdplan.planner.models import named_teacher
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.steps import Generate
-from gkdplan.samples import SAMPLES_VERSION, Manifest, SampledFile, text_fingerprint
+from gkdplan.samples import (
+    IMAGES_VERSION,
+    TEXT_VERSION,
+    Manifest,
+    SampledFile,
+    text_fingerprint,
+)
 from gkdplan.spec.plan import Plan, Student, Teacher
 from gkdplan.vocab import Engine, Role
 
@@ -66,7 +72,7 @@ def manifest_of_plan(
     model = getattr(run_plan.models, role)
     assert tokenizer is not None
     return Manifest(
-        version=SAMPLES_VERSION,
+        version=TEXT_VERSION if facts.student.shape.vision is None else IMAGES_VERSION,
         tool=run_plan.tool,
         role=role,
         model=model.model,

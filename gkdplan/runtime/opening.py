@@ -61,7 +61,7 @@ def open_session(plan: RunPlan, start_step: int, position: Position, progress: P
 
     phases.enter("load")
     train, held_out = read_rows(plan, chat, student_source, progress)
-    samples = samples_of_run(plan, train)
+    samples = samples_of_run(plan, train, chat, mesh.rank)
     require_global_batch(len(train.examples), plan.batch.global_rows)
 
     student = build_chunks(plan.models.student, plan.layout.student, mesh, trainable=True)

@@ -12,7 +12,7 @@ from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.examples import Examples, Split
 from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.runtime.progress import Progress
-from gkdplan.runtime.samples.taken import Samples, take_samples
+from gkdplan.runtime.samples.taken import Prompts, Samples, take_samples
 from gkdplan.vocab import Source
 
 
@@ -52,10 +52,11 @@ def chat_with_fetched_images(plan: RunPlan, chat: Chat) -> Chat:
     return chat_with_what_is_there(chat, KeptIn.of(plan))
 
 
-def samples_of_run(plan: RunPlan, train: Examples) -> Samples:
+def samples_of_run(plan: RunPlan, train: Examples, chat: Chat, rank: int) -> Samples:
     """The teacher's in the plan's file, by the numbers of their rows."""
     limit = plan.sampling.max_completion_length
-    return take_samples(plan.data.samples, train.examples, limit, plan.models.vocab_size)
+    prompts = Prompts(chat.eyes, rank, plan.layout.world_size)
+    return take_samples(plan.data.samples, train.examples, limit, plan.models.vocab_size, prompts)
 
 
 def log_bad_rows(metrics: MetricsLog, *splits: Examples) -> None:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.average import StudentAverage
-from gkdplan.runtime.data.batch import MicroBatch, Row, collate, micro_batches, row_share
+from gkdplan.runtime.data.batch import MicroBatch, Row, micro_batches, row_share
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.data.examples import Example, Examples
+from gkdplan.runtime.data.sight import images_of, pixels_of, positions_of_prompts
 from gkdplan.runtime.distillation import Distillation
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import TORCH_DTYPES
@@ -28,8 +29,6 @@ from gkdplan.runtime.teacher.server import ServedTeacher
 from gkdplan.runtime.teacher.server_samples import ServedSampler
 from gkdplan.runtime.vision.images import Eyes
 from gkdplan.runtime.vision.pixels import Pixels, PromptImage
-from gkdplan.runtime.vision.positions import positions_of
-from gkdplan.runtime.vision.prompted import images_of_prompt
 from gkdplan.vocab import Role
 
 
@@ -120,31 +119,18 @@ class Session:
         return eyes if eyes is None or mesh.pipeline_rank == 0 else eyes.closed
 
     def look(self, role: Role, examples: Sequence[Example]) -> Pixels | None:
-        """What the tower of a model takes of the examples' images, which stand in their prompts as
-        if these were one sequence; None where there are no images, or no tower on this rank."""
-        eyes = self.eyes_of(role)
-        if eyes is None or not eyes.are_open:
-            return None
-        tokens = [token for example in examples for token in example.prompt]
-        shown = tuple(one for example in examples for one in example.shown)
-        pixels = collate([Row(tokens, (), shown)], self.chat.pad_id, eyes=eyes).sight.pixels
-        return None if pixels is None else pixels.to(self.mesh.device)
+        """What the tower of a model takes of the examples' images; None where there are none, or no
+        tower on this rank."""
+        return pixels_of(examples, self.eyes_of(role), self.mesh.device)
 
     def positions(self, examples: Sequence[Example]) -> list[Tensor] | None:
         """Where the tokens of each prompt stand, [3, tokens], in models whose images have rows and
         columns."""
-        eyes = self.chat.eyes
-        if eyes is None or eyes.shape.num_position_axes == 1:
-            return None
-        return [positions_of(e.prompt, e.shown, eyes.shape.image_token_id) for e in examples]
+        return positions_of_prompts(examples, self.chat.eyes)
 
     def images_of(self, example: Example) -> tuple[PromptImage, ...]:
         """What the student's engine takes of the example's images."""
-        if not example.shown:
-            return ()
-        assert self.chat.eyes is not None
-        dtype = TORCH_DTYPES[self.plan.models.student.dtype]
-        return tuple(images_of_prompt(example.prompt, example.shown, self.chat.eyes, dtype))
+        return images_of(example, self.chat.eyes, TORCH_DTYPES[self.plan.models.student.dtype])
 
     def model(self, role: Role) -> Sequence[Any]:
         return self.student if role is Role.STUDENT else self.teacher

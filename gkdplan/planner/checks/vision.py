@@ -126,7 +126,6 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
     student, teacher = plan.student, plan.teacher
     refused = {
         "teacher.server": (teacher.server is not None, "remove it"),
-        "teacher.samples": (teacher.samples is not None, "remove it"),
         "student.init": (student.init == "random", 'set it to "pretrained"'),
     }
     for path, (is_asked, help) in refused.items():

@@ -12,12 +12,11 @@ from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.examples import Example, Split, load_examples
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.responses import of_all_ranks
-from gkdplan.runtime.rollout.engine import Request, SampleEngine
 from gkdplan.runtime.rollout.sampling import row_seed
-from gkdplan.runtime.samples.engines import sample_engine
+from gkdplan.runtime.samples.engines import Sampler, open_sampler
 from gkdplan.runtime.samples.partial import PartialFile
 from gkdplan.runtime.samples.progress import SampleProgress
-from gkdplan.samples import prompt_fingerprint
+from gkdplan.runtime.samples.prompts import fingerprint_of
 from gkdplan.vocab import Phase, Role
 
 SAMPLE_STEP = 0
@@ -44,12 +43,12 @@ def sample_rows(
     for line in replace(rows, num_cut=0).notes:  # no response of the dataset is read here
         progress.tell(line)
     examples, size = rows.examples, plan.batch.global_rows
-    with sample_engine(plan, role, chat, progress.tell) as engine:
+    with open_sampler(plan, role, chat, progress.tell) as sampler:
         progress.begin(num_done, len(examples))
         for start in range(num_done, len(examples), size):
             batch = examples[start : start + size]
             position.step, position.phase = position.step + 1, Phase.GENERATE
-            responses = _draw(engine, plan, batch, getattr(plan.layout, role).data)
+            responses = _draw(sampler, plan, batch, getattr(plan.layout, role).data)
             if dist.get_rank() == 0:
                 partial.append([_sample(e, responses[e.row], chat) for e in batch])
             num_tokens = sum(map(len, responses.values()))
@@ -57,7 +56,7 @@ def sample_rows(
 
 
 def _draw(
-    engine: SampleEngine, plan: RunPlan, batch: Sequence[Example], num_shares: int
+    sampler: Sampler, plan: RunPlan, batch: Sequence[Example], num_shares: int
 ) -> dict[int, tuple[int, ...]]:
     """A response to each row of the batch, by its number, on every rank.
 
@@ -65,11 +64,10 @@ def _draw(
     """
     num_rows = -(-len(batch) // num_shares) * num_shares
     padded = list(islice(cycle(batch), num_rows))
-    mine = [padded[place] for place in engine.share(num_rows)]
-    seed = plan.training.seed
-    requests = [Request(e.prompt, row_seed(seed, SAMPLE_STEP, e.row), e.teacher) for e in mine]
-    drawn = engine.generate(requests, plan.sampling)
-    return of_all_ranks({e.row: c.tokens for e, c in zip(mine, drawn, strict=True)})
+    mine = [padded[place] for place in sampler.share(num_rows)]
+    seeds = [row_seed(plan.training.seed, SAMPLE_STEP, example.row) for example in mine]
+    drawn = sampler.draw(mine, seeds, plan.sampling)
+    return of_all_ranks({e.row: tuple(r) for e, r in zip(mine, drawn, strict=True)})
 
 
 def _sample(example: Example, response: tuple[int, ...], chat: Chat) -> dict[str, Any]:
@@ -77,7 +75,7 @@ def _sample(example: Example, response: tuple[int, ...], chat: Chat) -> dict[str
     is_ended = response[-1] in chat.stop_ids
     return {
         "row": example.row,
-        "prompt_sha256": prompt_fingerprint(example.prompt),
+        "prompt_sha256": fingerprint_of(example, chat.eyes),
         "response": list(response),
         "text": chat.decode(response),
         "finish_reason": "stop" if is_ended else "length",

@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,41 @@ from typing import Any
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.model import DataSource
 from gkdplan.runtime.data.examples import Example
-from gkdplan.samples import prompt_fingerprint
+from gkdplan.runtime.samples.prompts import fingerprint_of
+from gkdplan.runtime.vision.images import Eyes
 
 KEY = "teacher.samples"
 Samples = Mapping[int, Sequence[int]]
 """Responses as ids, by the numbers of their rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """How one of `num_ranks` ranks holds the prompts of samples against those of rows: those with
+    images, whose files are read for it, it shares with the others. `eyes` are of models that see.
+    """
+
+    eyes: Eyes | None = None
+    rank: int = 0
+    num_ranks: int = 1
+
+    def are_others(self, sample: Any, example: Example) -> bool:
+        """Whether the sample answers another prompt, as far as this rank looks; raises UserError
+        (GK485) where an image cannot be read."""
+        if example.shown and example.row % self.num_ranks != self.rank:
+            return False
+        return bool(sample.get("prompt_sha256") != fingerprint_of(example, self.eyes))
+
+
+TEXTS = Prompts()
+
+
 def take_samples(
-    source: DataSource | None, examples: Sequence[Example], max_tokens: int, vocab_size: int
+    source: DataSource | None,
+    examples: Sequence[Example],
+    max_tokens: int,
+    vocab_size: int,
+    prompts: Prompts = TEXTS,
 ) -> Samples:
     """The response in the file to each example's prompt; none where the plan takes none.
 
@@ -29,10 +56,13 @@ def take_samples(
         return {}
     lines = _read_unchanged(source).splitlines()[1:]
     by_row = {sample.get("row"): sample for sample in map(json.loads, lines)}
-    return {
-        example.row: _response(by_row.get(example.row), example, source, max_tokens, vocab_size)
-        for example in examples
-    }
+    taken = {}
+    for example in examples:
+        sample = by_row.get(example.row)
+        if sample is not None and prompts.are_others(sample, example):
+            raise UserError(_unusable(source, example, "has a sample that answers another prompt"))
+        taken[example.row] = _response(sample, example, source, max_tokens, vocab_size)
+    return taken
 
 
 def _response(
@@ -40,8 +70,6 @@ def _response(
 ) -> Sequence[int]:
     if sample is None:
         raise UserError(_unusable(source, example, "has no sample"))
-    if sample.get("prompt_sha256") != prompt_fingerprint(example.prompt):
-        raise UserError(_unusable(source, example, "has a sample that answers another prompt"))
     response = sample.get("response")
     if not isinstance(response, list) or not 0 < len(response) <= max_tokens:
         reason = f"has a sample that is not of 1 to {max_tokens:,} tokens"

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from gkdplan.runplan.codec import decode
+from gkdplan.runplan.model import ModelPlan
 from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.samples.partial import PartialFile
@@ -29,7 +30,7 @@ def main(
     A failure is written to `failures`/rank_R.json before it ends the process.
     """
     end_with_the_launcher()
-    from gkdplan.runtime.data.chat import load_chat
+    from gkdplan.runtime.data.chat_of_plan import chat_of_plan
     from gkdplan.runtime.megatron import platform
     from gkdplan.runtime.model_files import model_directory
     from gkdplan.runtime.samples.sampling import sample_rows
@@ -45,6 +46,11 @@ def main(
             SampleProgress(shown=rank == 0, terminal=terminal) as progress,
         ):
             partial = PartialFile(Path(file))
-            chat = load_chat(model_directory(Role.STUDENT, *renderer))
+            rendering = model_directory(Role.STUDENT, *renderer)
+            drawn: ModelPlan = getattr(plan.models, role)
+            is_seen_here = drawn.shape.vision is not None and drawn.server is None
+            place = (Role(role), drawn.model, drawn.revision)
+            drawing = model_directory(*place) if is_seen_here else rendering
+            chat = chat_of_plan(plan, rendering, drawing)
             sample_rows(plan, Role(role), chat, partial, num_done, position, progress)
         dist.destroy_process_group()

@@ -70,6 +70,16 @@ class Eyes:
         made = prepared(self.shape, self.processor, images)
         return made["pixel_values"].float(), made.get("image_grid_thw")
 
+    def content(self, shown: Shown) -> bytes:
+        """The bytes of the picture's file. Raises UserError (GK485, or GK497 where its address has
+        no copy)."""
+        try:
+            return shown.picture.read(self.limits)
+        except NotFetchedError as failure:
+            raise UserError(_not_fetched(shown, str(failure))) from None
+        except PictureError as failure:
+            raise UserError(_unusable(shown, str(failure))) from None
+
     def _grid(self, shown: Shown, image: Image.Image) -> tuple[int, int]:
         try:
             return grid_of(self.shape, self.processor, image.height, image.width)
@@ -81,14 +91,10 @@ class Eyes:
             raise UserError(_unusable(shown, reason)) from failure
 
     def _open(self, shown: Shown) -> Image.Image:
+        content = self.content(shown)
         try:
-            content = shown.picture.read(self.limits)
             with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
                 image = Image.open(io.BytesIO(content), formats=FORMATS)
-        except NotFetchedError as failure:
-            raise UserError(_not_fetched(shown, str(failure))) from None
-        except PictureError as failure:
-            raise UserError(_unusable(shown, str(failure))) from None
         except Exception as failure:  # a decoder of hostile bytes may raise anything
             raise UserError(_unusable(shown, _undecodable(shown, failure))) from failure
         num_pixels = image.width * image.height

@@ -41,7 +41,8 @@ def written(reduced: Reduced, home: Path) -> Plan:
     models = runtime("rehearsal.models")
     models.write_model(home / "student", reduced.student, STUDENT_SEED)
     models.write_model(home / "teacher", reduced.teacher, TEACHER_SEED)
-    models.write_rows(home / "rows.jsonl", reduced.plan.batch.global_, ROWS_SEED)
+    sees, num_rows = reduced.student.vision is not None, reduced.plan.batch.global_
+    models.write_rows(home / "rows.jsonl", num_rows, ROWS_SEED, with_images=sees)
     return with_models(
         reduced.plan,
         student=str(home / "student"),

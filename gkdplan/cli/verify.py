@@ -43,8 +43,6 @@ def verify(
     """Hold a plan's step, at reduced size, against one process."""
     compiled = compile_file(path)
     run_plan = _decided(compiled)
-    if run_plan.models.student.shape.vision is not None and not trace:
-        raise UserError(_not_verified())
     if not json:
         show_findings(compiled.diagnostics, sys.stderr)
     with blamed(run_plan), compiled.placing():
@@ -112,12 +110,3 @@ def _decided(compiled: Compiled) -> RunPlan:
     if compiled.run_plan is None or compiled.errors_beside(GK_MEMORY):
         raise UserError(*compiled.diagnostics)
     return compiled.run_plan
-
-
-def _not_verified() -> Diagnostic:
-    return error(
-        "GK591",
-        f"`gkdplan verify` does not yet verify models that see images in gkdplan {__version__}",
-        "student.model",
-        label="it sees images",
-    )

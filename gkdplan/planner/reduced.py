@@ -36,6 +36,8 @@ MAX_RANKS = 8
 """A larger world is made smaller."""
 MICRO_ROWS = 2
 PROMPT_TOKENS, RESPONSE_TOKENS = 24, 12
+IMAGE_TOKENS = 72
+"""More than the images of a row take of a prompt, which is never cut where it has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,10 @@ def reduce_plan(plan: Plan, facts: Facts, run_plan: RunPlan) -> Reduced:
     depths = (2, 3 if shapes[1].num_layers > shapes[0].num_layers else 2)
     scales = (1, 2 if shapes[1].hidden_size > shapes[0].hidden_size else 1)
     student, teacher = map(reduced_shape, shapes, planned, axes, depths, scales)
-    return Reduced(_plan(plan, axes, recomputed, num_ranks, run_plan), student, teacher)
+    small = _plan(plan, axes, recomputed, num_ranks, run_plan)
+    if student.vision is not None:
+        small = _with(small, data={"max_length": PROMPT_TOKENS + IMAGE_TOKENS})
+    return Reduced(small, student, teacher)
 
 
 def with_models(plan: Plan, *, student: str, teacher: str, rows: str, output: str) -> Plan:

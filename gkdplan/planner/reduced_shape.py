@@ -5,10 +5,12 @@ from itertools import islice
 from math import gcd, lcm, sqrt
 
 from gkdplan.latent import LatentShape
-from gkdplan.planner.layout import layers_of_stages
+from gkdplan.planner.layout import layers_of_stages, stage_layers
+from gkdplan.planner.reduced_vision import reduced_vision
 from gkdplan.rope import LongRopeScaling, RopeScaling
 from gkdplan.shape import AttentionShape, ModelShape, MoeShape
 from gkdplan.spec.plan import Parallel
+from gkdplan.vision import QwenVision
 
 HEAD_DIM, FFN, EXPERT_FFN = 8, 24, 16
 LATENT_RANK = 12
@@ -44,9 +46,12 @@ def reduced_shape(
     latent = None if shape.latent is None else _latent(shape.latent, head_dim)
     if latent is not None:
         num_heads = num_kv_heads = lcm(axes.tensor, 2)
-    return replace(
+    hidden_size = num_heads * head_dim * scale
+    if isinstance(shape.vision, QwenVision):  # whose heads share the width, in transformers
+        head_dim = hidden_size // num_heads
+    small = replace(
         shape,
-        hidden_size=num_heads * head_dim * scale,
+        hidden_size=hidden_size,
         num_layers=num_layers,
         num_attention_heads=num_heads,
         num_kv_heads=num_kv_heads,
@@ -58,6 +63,10 @@ def reduced_shape(
         rope_scaling=_scaling(shape.rope_scaling, int(head_dim * shape.attention.rotary_fraction)),
         latent=latent,
     )
+    if shape.vision is None:
+        return small
+    in_first_chunk = stage_layers(num_layers, axes)[0][0]
+    return replace(small, vision=reduced_vision(shape.vision, small, scale, in_first_chunk))
 
 
 def _latent(latent: LatentShape, head_dim: int) -> LatentShape:

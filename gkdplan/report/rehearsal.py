@@ -46,7 +46,8 @@ def rehearsal_json(small: RunPlan, planned: RunPlan, checks: Sequence[Check]) ->
 
 def scope(small: RunPlan, planned: RunPlan) -> list[str]:
     """In what the rehearsal was not the plan."""
-    notes = ["random weights in fp32, rows of random letters, on the cpu; sampling did not run"]
+    rows = "random letters" + ("" if small.models.student.shape.vision is None else " and images")
+    notes = [f"random weights in fp32, rows of {rows}, on the cpu; sampling did not run"]
     wanted, run = planned.layout, small.layout
     if wanted.world_size != run.world_size:
         notes.append(
@@ -69,9 +70,11 @@ def _models(small: RunPlan, width: int) -> list[str]:
 def _sizes(model: ModelPlan) -> str:
     shape = model.shape
     experts = "" if shape.moe is None else f", {shape.moe.num_experts} experts"
+    vision = shape.vision
+    eyes = "" if vision is None else f", a tower of {plural(vision.num_layers, 'layer')}"
     return (
         f"{shape.family}, {layers_of_stages(model)}, hidden {shape.hidden_size}, "
-        f"{shape.num_attention_heads} heads over {shape.num_kv_heads}{experts}"
+        f"{shape.num_attention_heads} heads over {shape.num_kv_heads}{experts}{eyes}"
     )
 
 

@@ -12,9 +12,9 @@ from gkdplan.runtime.megatron.trainer import Trainer
 
 
 def full_gradients(trainer: Trainer, plan: ModelPlan, mesh: Mesh) -> Iterator[tuple[str, Tensor]]:
-    """As `full_tensors`, or of a student with adapters their factors and its eyes; of what learns
-    the gradients that `forward_backward` has left: float32, summed over micro-batches and data
-    ranks, before clipping.
+    """As `full_tensors`, or of a student with adapters their factors and its eyes; the gradients of
+    what learns that `forward_backward` has left: float32, summed over micro-batches and data ranks,
+    before clipping.
 
     Collective. While it runs the parameters' own values are set aside.
     """
@@ -25,12 +25,26 @@ def full_gradients(trainer: Trainer, plan: ModelPlan, mesh: Mesh) -> Iterator[tu
         for parameter in parameters:
             parameter.data = parameter.main_grad
         if plan.lora is None:
-            yield from full_tensors(trainer.chunks, plan, mesh)
+            whole = full_tensors(trainer.chunks, plan, mesh)
+            yield from ((name, tensor) for name, tensor in whole if _learns(plan, name))
             return
         for name, a, b in whole_adapters(trainer.chunks, plan, mesh):
             yield f"{name}.lora_A", a
             yield f"{name}.lora_B", b
-        yield from full_eyes(trainer.chunks, plan, mesh)
+        eyes = full_eyes(trainer.chunks, plan, mesh)
+        yield from ((name, tensor) for name, tensor in eyes if _learns(plan, name))
     finally:
         for parameter, value in zip(parameters, values, strict=True):
             parameter.data = value
+
+
+def _learns(plan: ModelPlan, name: str) -> bool:
+    """Whether the tensor does, as `model.build_chunks` has it."""
+    freeze, vision = plan.freeze, plan.shape.vision
+    if freeze is None or vision is None:
+        return True
+    if not name.startswith(vision.prefixes):
+        return not freeze.language
+    if name.startswith(vision.projector):
+        return not freeze.projector
+    return not freeze.vision and vision.is_read(name)

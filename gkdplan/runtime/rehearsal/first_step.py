@@ -14,6 +14,7 @@ from gkdplan.runtime.opening import open_session
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.progress import Progress
 from gkdplan.runtime.rehearsal.outcome import Outcome
+from gkdplan.vision import InternVision, TiledVision, VisionShape
 
 
 def rehearse(locks: dict[str, str], home: str, position: Position) -> None:
@@ -38,4 +39,13 @@ def _outcome(lock: str, position: Position, *, is_own_teacher: bool) -> Outcome:
         draw_adapters(session.student, student, session.mesh, seed, both=True)
     loss = Executor(session).learn(1).loss
     whole = full_gradients(session.trainer, student, session.mesh)
-    return Outcome(loss, {name: gradient.clone() for name, gradient in whole})
+    vision = student.shape.vision
+    return Outcome(loss, {name: g.clone() for name, g in whole if not _is_unseen(name, vision)})
+
+
+def _is_unseen(name: str, vision: VisionShape | None) -> bool:
+    """The bias of a tower's keys that neither turn nor are normed adds one number to all scores of
+    a query, which a softmax does not see: its gradient is what rounding leaves of nothing."""
+    if not isinstance(vision, TiledVision) or (isinstance(vision, InternVision) and vision.qk_norm):
+        return False
+    return name.startswith(vision.prefixes) and name.endswith("k_proj.bias")

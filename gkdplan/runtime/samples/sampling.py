@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from gkdplan.runplan.model import RunPlan
+from gkdplan.runtime.data.cache.images import chat_with_copies, chat_with_what_is_there
+from gkdplan.runtime.data.cache.owned import KeptIn, Tell
+from gkdplan.runtime.data.cache.shelf import wait_for_rank_0
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.examples import Example, Split, load_examples
 from gkdplan.runtime.phases import Position
@@ -31,15 +35,20 @@ def sample_rows(
     num_done: int,
     position: Position,
     progress: SampleProgress,
+    scratch: Path,
 ) -> None:
     """Append a sample to every row after the first `num_done`, in the order of the rows.
 
     Rows that `data.truncation` leaves out have none. A batch has as many rows as a global batch,
-    whose cache of keys and values the plan has priced. Raises UserError for what the user can mend.
+    whose cache of keys and values the plan has priced. Images of addresses are fetched into
+    `data.cache`, or into `scratch`. Raises UserError for what the user can mend.
     """
     position.phase = "load"
     limit, server = plan.sampling.max_completion_length, plan.models.teacher.server
-    rows = load_examples(Split(plan.data.train, plan.data, limit, server=server), chat)
+    split = Split(plan.data.train, plan.data, limit, server=server)
+    place = KeptIn.of(plan) if plan.data.cache else KeptIn(scratch, "data.cache")
+    chat = _with_what_addresses_give(chat, split, place, progress.tell)
+    rows = load_examples(split, chat)
     for line in replace(rows, num_cut=0).notes:  # no response of the dataset is read here
         progress.tell(line)
     examples, size = rows.examples, plan.batch.global_rows
@@ -53,6 +62,16 @@ def sample_rows(
                 partial.append([_sample(e, responses[e.row], chat) for e in batch])
             num_tokens = sum(map(len, responses.values()))
             progress.finish_batch(start + len(batch), len(examples), num_tokens)
+
+
+def _with_what_addresses_give(chat: Chat, split: Split, place: KeptIn, tell: Tell) -> Chat:
+    """As a run has it: rank 0 fetches what is not there."""
+    if chat.eyes is None or not chat.eyes.limits.hosts:
+        return chat
+    if dist.get_rank() == 0:
+        chat_with_copies(chat, split, place, tell)
+    wait_for_rank_0()
+    return chat_with_what_is_there(chat, place)
 
 
 def _draw(

@@ -52,5 +52,6 @@ def main(
             place = (Role(role), drawn.model, drawn.revision)
             drawing = model_directory(*place) if is_seen_here else rendering
             chat = chat_of_plan(plan, rendering, drawing)
-            sample_rows(plan, Role(role), chat, partial, num_done, position, progress)
+            scratch = Path(failures) / "rows"
+            sample_rows(plan, Role(role), chat, partial, num_done, position, progress, scratch)
         dist.destroy_process_group()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import image_host
 import pytest
 import torch
 from gloo_ranks import launched_as_forks, run_on_ranks
@@ -144,3 +145,25 @@ def _learn(lock: str, file: str) -> None:
     learnt = {e.row: list(r) for e, r in zip(state.examples, state.responses, strict=True)}
     assert learnt == {row: sampled[row] for row in learnt}
     assert len(learnt) == 4
+
+
+@GRID
+def test_samples_of_images_at_addresses_are_those_of_their_files(tmp_path):
+    """By two ranks, the first of which fetches; a run takes the samples, with copies of its own."""
+    home, near, far = (
+        make_home("qwen-vl", tmp_path),
+        tmp_path / "near.jsonl",
+        tmp_path / "far.jsonl",
+    )
+    assert sample_tiny(home, near).exit_code == 0
+    with image_host.image_host() as host:
+        text = (home / "rows.jsonl").read_text()
+        for path in home.glob("rows-*.png"):
+            host.answers[f"/{path.name}"] = image_host.image(path.read_bytes())
+            text = text.replace(str(path), host.url(f"/{path.name}"))
+        (home / "rows.jsonl").write_text(text)
+        held_out = {"held_out": f'[]\nimage_hosts = ["{host.site}"]'}
+        assert sample_tiny(home, far, devices=2, **held_out).exit_code == 0
+        assert far.read_text().splitlines()[1:] == near.read_text().splitlines()[1:]
+        plan = compile_taking(home, far, tmp_path / "run", steps=1, **held_out)
+        assert run(plan).exit_code == 0

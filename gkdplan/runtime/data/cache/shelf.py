@@ -56,7 +56,7 @@ class Shelf:
             place = KeptIn(self.directory, self.key)
             with place.alone(folder.name, self.tell, "tokenises the same rows in"):
                 self._fill(folder, split, place)
-        _wait_for_rank_0()
+        wait_for_rank_0()
         if not folder.is_dir():
             raise UserError(self._elsewhere(folder))
         return _open(folder)
@@ -146,7 +146,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record), encoding="utf-8")
 
 
-def _wait_for_rank_0() -> None:
+def wait_for_rank_0() -> None:
     """By the store in which ranks met: the patience of collectives is that of a step. Ranks count
     alike how often they have waited."""
     if dist.get_world_size() > 1:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from gkdplan import __version__
 from gkdplan.cli.arguments import AsJson, PlanPath, Quiet
 from gkdplan.cli.compiling import (
     Compiled,
@@ -20,7 +19,7 @@ from gkdplan.cli.rehearsing import rehearse
 from gkdplan.cli.runtime import runtime
 from gkdplan.cli.terminal import show, show_json, width
 from gkdplan.cli.waiting import bar
-from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.diagnostics import UserError
 from gkdplan.report.rehearsal import rehearsal_json, rehearsal_report
 from gkdplan.report.trace import compare, trace_json, trace_table
 from gkdplan.report.wrapping import wrap

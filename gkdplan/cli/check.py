@@ -69,8 +69,12 @@ def _require_what_fetching_takes(plan: Plan | None, *, data: bool) -> None:
     """A run's own directory may not hold anything before the run."""
     if not data:
         raise typer.BadParameter("`--fetch` goes with `--data`")
-    if plan is not None and plan.data.cache is None:
-        raise typer.BadParameter("`--fetch` fetches into `data.cache`, which the plan does not set")
+    if plan is None:
+        return
+    for key, way in (("image_hosts", "from"), ("cache", "into")):
+        if not getattr(plan.data, key):
+            unset = f"`--fetch` fetches {way} `data.{key}`, which the plan does not set"
+            raise typer.BadParameter(unset)
 
 
 def _print_json(

@@ -89,10 +89,14 @@ def test_images_of_addresses_are_counted_once_they_were_fetched_and_not_before(t
         assert not [d for d in each["diagnostics"] if d["code"] == "GK497"]
 
 
-def test_fetching_beforehand_needs_a_directory_that_is_no_runs(tmp_path, capsys):
+def test_fetching_beforehand_needs_hosts_and_a_directory_that_is_no_runs(tmp_path, capsys):
     home = make_home("llava", tmp_path / "home")
     plan = tmp_path / "plan.toml"
-    plan.write_text(plan_text(home, tmp_path / "run", **PLAN))
-    for options, reason in ((["--fetch"], "goes with `--data`"), (["--fetch", "--data"], "cache")):
-        assert main.run(["check", *options, str(plan)]) == 2
+    for data, options, reason in (
+        ("", [], "goes with `--data`"),
+        ("", ["--data"], "fetches from `data.image_hosts`"),
+        ('\nimage_hosts = ["a.org"]', ["--data"], "fetches into `data.cache`"),
+    ):
+        plan.write_text(plan_text(home, tmp_path / "run", **PLAN, held_out=f"[]{data}"))
+        assert main.run(["check", "--fetch", *options, str(plan)]) == 2
         assert reason in capsys.readouterr().err

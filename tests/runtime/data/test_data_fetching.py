@@ -118,6 +118,17 @@ def test_what_passes_is_waited_for(host, broken):
     assert len(host.asked) == 3
 
 
+@pytest.mark.parametrize(("asked_for", "least_s"), [("3600", 0.5), ("soon", 0), ("9" * 5000, 0)])
+def test_a_host_that_asks_one_to_wait_is_given_time(host, asked_for, least_s, monkeypatch):
+    monkeypatch.setattr(fetching, "LONGEST_PAUSE_S", 0.5)
+    host.answers["/a.png"] = after(
+        1, lambda handler: handler.send(b"", 429, Retry_After=asked_for), image()
+    )
+    began_s = time.monotonic()
+    assert fetched(host, "/a.png") == ({"/a.png": PNG}, {})
+    assert time.monotonic() - began_s >= least_s
+
+
 def test_a_redirect_to_a_host_that_is_allowed_is_followed(host):
     with image_host.image_host() as other:
         host.answers["/a.png"] = redirect(other.url("/one"), 308)

@@ -21,6 +21,8 @@ CONNECT_S, SILENCE_S, WHOLE_S = 10.0, 30.0, 120.0
 """In which a host has to take a connection, to send something more, and to send all of an image."""
 PAUSES_S = (1.0, 4.0)
 """Before an address is asked for again, of a host that failed in a way that may pass."""
+LONGEST_PAUSE_S = 60.0
+"""However long a host asks one to wait."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAY_PASS = (408, 425, 429)
 _FIRST_FAULT_OF_A_HOST = 500
@@ -33,7 +35,11 @@ class FetchError(Exception):
 
 
 class PassingError(FetchError):
-    """What may be otherwise a moment later."""
+    """What may be otherwise a moment later, for which the host may ask one to wait `pause_s`."""
+
+    def __init__(self, words: str, pause_s: float = 0.0) -> None:
+        super().__init__(words)
+        self.pause_s = pause_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +105,8 @@ async def _patiently(client: httpx2.AsyncClient, address: Address, limits: Pictu
     for pause_s in PAUSES_S:
         try:
             return await _in_time(client, address, limits)
-        except PassingError:
-            await asyncio.sleep(pause_s)
+        except PassingError as failure:
+            await asyncio.sleep(max(pause_s, failure.pause_s))
     return await _in_time(client, address, limits)
 
 
@@ -148,7 +154,7 @@ async def _body(answer: httpx2.Response, limits: PictureLimits) -> bytes:
     """No more than the limits allow is taken, whatever the answer says of its length."""
     status = answer.status_code
     if status >= _FIRST_FAULT_OF_A_HOST or status in _MAY_PASS:
-        raise PassingError(f"answers {status}")
+        raise PassingError(f"answers {status}", _pause_asked_for(answer))
     if status != httpx2.codes.OK:
         raise FetchError(f"answers {status}")
     encoding = answer.headers.get("Content-Encoding", "identity")
@@ -164,6 +170,13 @@ async def _body(answer: httpx2.Response, limits: PictureLimits) -> bytes:
         kind = printable(answer.headers.get("Content-Type", "nothing"))
         raise FetchError(f"sends what is none of {', '.join(FORMATS)}, and says `{kind}`")
     return bytes(content)
+
+
+def _pause_asked_for(answer: httpx2.Response) -> float:
+    """Seconds, where it says them as a number (RFC 9110, section 10.2.3)."""
+    said = answer.headers.get("Retry-After", "")
+    is_number = said.isascii() and said.isdigit() and len(said) < 10
+    return min(float(said), LONGEST_PAUSE_S) if is_number else 0.0
 
 
 def _words(failure: Exception) -> str:

@@ -18,6 +18,7 @@ from gkdplan.facts.model import (
     TeacherColumn,
     TokenizerFacts,
 )
+from gkdplan.facts.preparing import unfit_preparing
 from gkdplan.facts.rows import read_data_file
 from gkdplan.facts.samples import read_samples_file
 from gkdplan.facts.token_map import TokenMap
@@ -148,6 +149,7 @@ def _read_directory(
         return None, findings
     if tokenizer is not None and tokenizer.size > shape.vocab_size:
         findings += (_beyond_embedding(tokenizer, shape, name),)
+    findings += unfit_preparing(directory, shape.vision, name)
     weights, found = read_weights(directory, shape, name)
     findings += found
     return ModelFacts(model, shape, origin, weights, tokenizer), findings

@@ -8,15 +8,20 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from transformers import AutoImageProcessor
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.pictures import FORMATS, NotFetchedError, Picture, PictureError, PictureLimits
 from gkdplan.runtime.data.cache.copies import Copies
-from gkdplan.runtime.vision.processors import grid_of, misfit_of, prepared
+from gkdplan.runtime.vision.processors import grid_of, misfit_of, num_pixels_of, prepared
 from gkdplan.vision import VisionShape
+
+ALWAYS_MADE = 2**24
+"""Pixels that an image may be resized to whatever a plan says: what the largest models make."""
+ON_ITS_SIDE = (5, 6, 7, 8)
+"""Orientations of EXIF by which rows and columns change places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class Eyes:
         if self.copies is not None:
             shown = replace(shown, picture=self.copies.of(shown.picture))
         with self._open(shown) as image:
-            return replace(shown, grid=self._grid(shown, image))
+            return replace(shown, grid=self._grid(shown, _size(shown, image)))
 
     def pixels(self, all_shown: Sequence[Shown]) -> tuple[Tensor, Tensor | None]:
         """What the tower takes of all pictures: numbers, float32, and, where pictures differ by
@@ -80,15 +85,21 @@ class Eyes:
         except PictureError as failure:
             raise UserError(_unusable(shown, str(failure))) from None
 
-    def _grid(self, shown: Shown, image: Image.Image) -> tuple[int, int]:
+    def _grid(self, shown: Shown, size: tuple[int, int]) -> tuple[int, int]:
+        """Of an image of so many rows and columns of pixels."""
+        height, width = size
         try:
-            return grid_of(self.shape, self.processor, image.height, image.width)
+            grid = grid_of(self.shape, self.processor, height, width)
+            made = num_pixels_of(self.shape, self.processor, height, width)
+            if made > _most_made(self.limits):
+                raise ValueError(f"it would make {made:,} pixels of it")
         except ValueError as failure:
             reason = (
-                f"has {shown.picture.name} of {image.width:,} x {image.height:,} pixels, which the "
-                f"image processor does not take: {failure}"
+                f"has {shown.picture.name} of {width:,} x {height:,} pixels, which the image "
+                f"processor does not take: {failure}"
             )
             raise UserError(_unusable(shown, reason)) from failure
+        return grid
 
     def _open(self, shown: Shown) -> Image.Image:
         content = self.content(shown)
@@ -108,13 +119,32 @@ class Eyes:
 
     def _decoded(self, shown: Shown) -> Image.Image:
         with self._open(shown) as image:
-            if self._grid(shown, image) != shown.grid:
-                reason = f"has {shown.picture.name}, which changed since the run began"
-                raise UserError(_unusable(shown, reason))
+            if self._grid(shown, _size(shown, image)) != shown.grid:
+                raise UserError(_unusable(shown, _changed(shown)))
             try:
-                return image.convert("RGB")
+                upright = ImageOps.exif_transpose(image).convert("RGB")
             except Exception as failure:  # as above
                 raise UserError(_unusable(shown, _undecodable(shown, failure))) from failure
+        if self._grid(shown, (upright.height, upright.width)) != shown.grid:
+            raise UserError(_unusable(shown, _changed(shown)))
+        return upright
+
+
+def _most_made(limits: PictureLimits) -> int:
+    """Pixels that an image may be resized to, all its tiles together."""
+    return max(limits.num_pixels, ALWAYS_MADE)
+
+
+def _size(shown: Shown, image: Image.Image) -> tuple[int, int]:
+    """Rows and columns of an image as it is shown: its header may say that it lies on its side.
+    What a PNG has behind its pixels is not looked for."""
+    has_none = image.format == "PNG" and "exif" not in image.info
+    try:
+        orientation = None if has_none else image.getexif().get(ExifTags.Base.Orientation)
+    except Exception as failure:  # a parser of hostile bytes may raise anything
+        raise UserError(_unusable(shown, _undecodable(shown, failure))) from failure
+    lies = orientation in ON_ITS_SIDE
+    return (image.width, image.height) if lies else (image.height, image.width)
 
 
 def load_eyes(directory: Path, shape: VisionShape, limits: PictureLimits) -> Eyes:
@@ -127,7 +157,7 @@ def load_eyes(directory: Path, shape: VisionShape, limits: PictureLimits) -> Eye
         processor = AutoImageProcessor.from_pretrained(
             directory, backend="pil", local_files_only=True, trust_remote_code=False
         )
-        misfit = misfit_of(shape, processor)
+        misfit = misfit_of(shape, processor, _most_made(limits))
     except Exception as failure:
         raise UserError(_no_processor(directory, " ".join(str(failure).split()))) from failure
     if misfit is not None:
@@ -153,6 +183,10 @@ def require_alike(student: Eyes, teacher: Eyes) -> None:
                 help=("take a teacher whose preprocessor_config.json is the student's",),
             )
         )
+
+
+def _changed(shown: Shown) -> str:
+    return f"has {shown.picture.name}, which changed since the run began"
 
 
 def _undecodable(shown: Shown, failure: Exception) -> str:

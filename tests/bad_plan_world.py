@@ -102,6 +102,9 @@ def build_world(root: Path) -> Path:
     vision = SEEING_CONFIG["vision_config"] | {"patch_size": 14}
     coarse = SEEING_CONFIG | {"vision_config": vision}
     _write_model(root / "models" / "coarse", [*TOKENS, "<image>"], coarse)
+    enlarging = _write_model(root / "models" / "enlarging", [*TOKENS, "<image>"], SEEING_CONFIG)
+    settings = {"size": {"shortest_edge": 10**9}, "crop_size": {"height": 32, "width": 32}}
+    (enlarging / "preprocessor_config.json").write_text(json.dumps(settings))
     _write_byte_level(root / "models" / "byte_level")
     truncated = _write_model(root / "models" / "truncated", TOKENS) / "model.safetensors"
     truncated.write_bytes(truncated.read_bytes()[:4096])

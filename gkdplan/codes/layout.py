@@ -76,7 +76,7 @@ _MESH_AND_TENSOR = {
     ),
     "GK242": Code(
         "heads that vllm has no kernel for",
-        "On a cpu vllm's attention is compiled for some sizes of a head only.",
+        "On a cpu vllm's attention is compiled for some sizes of a head or a latent only.",
         'Sample with `generation.engine = "megatron"`, which takes every size.',
     ),
 }

@@ -110,6 +110,7 @@ def _written_routing(routing: Routing) -> dict[str, object]:
     method = "noaux_tc" if routing.has_choice_bias else _IN_GROUPS if is_in_groups else _GREEDY
     return {
         "topk_method": method,
+        "scoring_func": routing.score,
         "n_group": routing.num_groups,
         "topk_group": routing.num_groups_per_token,
         "routed_scaling_factor": routing.scale,

@@ -16,6 +16,8 @@ from gkdplan.vocab import Role
 
 BLOCK_TOKENS = {"gloo": 128, "nccl": 16}
 """Of a block of the kv cache, by backend (vllm/config/cache.py; vllm/platforms/cpu.py)."""
+LATENT_BLOCK_TOKENS = 16
+"""Of a cache of latents, on a CPU too (vllm/v1/attention/backends/mla/cpu_mla.py)."""
 MAX_SEQUENCES = 256
 """Sequences that are worked on at one time, at most: vllm's default on most devices."""
 MAX_BATCHED_TOKENS = 8192
@@ -57,7 +59,7 @@ def decide_vllm(plan: Plan, student: ModelShape, facts: Facts) -> VllmPlan:
         max_num_seqs=max_sequences,
         max_num_batched_tokens=max(max_sequences, min(MAX_BATCHED_TOKENS, max_sequences * length)),
         graph_bytes=GRAPH_BYTES if device.backend == "nccl" else 0,
-        block_tokens=BLOCK_TOKENS[device.backend],
+        block_tokens=_block_tokens(student, device.backend),
         num_blocks=0,
         kv_cache_bytes=0,
         **_images(student, max(1, most_images(facts)), plan.data.max_length),
@@ -68,6 +70,10 @@ def decide_vllm(plan: Plan, student: ModelShape, facts: Facts) -> VllmPlan:
     block_bytes = undecided.block_tokens * kv_token_bytes(model)
     num_blocks = left // block_bytes
     return replace(undecided, num_blocks=num_blocks, kv_cache_bytes=num_blocks * block_bytes)
+
+
+def _block_tokens(shape: ModelShape, backend: str) -> int:
+    return BLOCK_TOKENS[backend] if shape.latent is None else LATENT_BLOCK_TOKENS
 
 
 def _images(student: ModelShape, max_images: int, max_length: int) -> dict[str, int]:
@@ -106,8 +112,9 @@ def server_limits(plan: Plan, run_plan: RunPlan, role: Role) -> ServerLimits:
         limits = replace(limits, max_images=max(1, pictures.number), image_tokens=images)
     if run_plan.layout.backend != "gloo":
         return limits
-    blocks_of_one = -(-limits.max_model_len // BLOCK_TOKENS["gloo"])
-    num_tokens = (1 + limits.max_num_seqs * blocks_of_one) * BLOCK_TOKENS["gloo"]
+    block = _block_tokens(model.shape, run_plan.layout.backend)
+    blocks_of_one = -(-limits.max_model_len // block)
+    num_tokens = (1 + limits.max_num_seqs * blocks_of_one) * block
     token_bytes = kv_token_bytes(EngineModel(model.shape, model.dtype, limits.tensor))
     return replace(limits, kv_cache_bytes=num_tokens * token_bytes)
 

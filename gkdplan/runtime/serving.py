@@ -16,6 +16,7 @@ from gkdplan.runplan.sampling import ServerLimits
 from gkdplan.runtime.http_server import API_KEY
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.rollout.images import options_for_images
+from gkdplan.runtime.rollout.latents import options_for_latents
 from gkdplan.runtime.student_config import DTYPE_NAMES, write_config
 from gkdplan.vocab import Role
 
@@ -71,6 +72,8 @@ def command(
         yield from ("--kv-cache-memory-bytes", str(limits.kv_cache_bytes))
     if backend == "gloo":
         yield "--enforce-eager"
+    has_latents = model.shape.latent is not None
+    yield from _as_options(options_for_latents(has_latents=has_latents, on_gpu=backend == "nccl"))
     if model.shape.vision is not None:
         yield from _sight(
             options_for_images(model.shape.vision, limits.max_images, limits.image_tokens)
@@ -86,12 +89,16 @@ def command(
 def _sight(options: Mapping[str, Any]) -> Iterator[str]:
     """As options of the command, and no address from which its other routes may fetch an image."""
     yield from ("--allowed-media-domains", NOWHERE)
+    yield from _as_options(options)
+
+
+def _as_options(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             yield f"--{option}" if value else f"--no-{option}"
         else:
-            yield from (f"--{option}", json.dumps(value))
+            yield from (f"--{option}", value if isinstance(value, str) else json.dumps(value))
 
 
 def environment(role: Role, run_plan: RunPlan, key: str | None) -> dict[str, str]:
@@ -110,10 +117,12 @@ def environment(role: Role, run_plan: RunPlan, key: str | None) -> dict[str, str
 
 
 def _model(role: Role, model: ModelPlan) -> list[str]:
-    """The model's directory; of a student that begins otherwise, or that sees, one with its shape
-    and no weights, as they travel to the server before it samples."""
+    """The model's directory; of a student that begins otherwise, that sees, or whose config leaves
+    to transformers what vllm reads, one with its shape and no weights, as they travel to the server
+    before it samples."""
     source = model_directory(role, model.model, model.revision)
-    if role is Role.TEACHER or (model.init == "pretrained" and model.shape.vision is None):
+    is_plain = model.shape.vision is None and model.shape.latent is None
+    if role is Role.TEACHER or (model.init == "pretrained" and is_plain):
         return ["--model", str(source)]
     directory = Path(tempfile.mkdtemp(prefix="gkdplan-student-"))
     write_config(model, source, directory)

@@ -67,9 +67,16 @@ def student_config(plan: ModelPlan, source_dir: Path) -> dict[str, Any]:
     student["dtype"] = DTYPE_NAMES[plan.dtype]
     if packs_experts(plan.shape):
         decoder["norm_topk_prob"] = True  # as transformers has it, unwritten; vllm reads it
+    decoder |= _of_routers(plan)
     if kept is not None:
         decoder |= _of_layers(plan, kept, decoder)
     return student
+
+
+def _of_routers(plan: ModelPlan) -> dict[str, object]:
+    """The keys of grouped choices, which transformers may leave unwritten, and vllm reads."""
+    moe, experts = plan.shape.moe, FAMILIES[plan.family].experts
+    return {} if moe is None or experts is None else experts.write_routing(moe.routing)
 
 
 def _without_dtype(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, TINY, facts, plan
 
+from gkdplan.facts.config import read_shape
+from gkdplan.facts.known import find_known
 from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.checks.edits import edits_that_fit
 from gkdplan.planner.compiler import compile_plan
@@ -75,6 +77,20 @@ def test_a_tensor_rank_holds_its_share_of_matrices_and_a_whole_kv_head():
     layer = attention + 3 * 2048 * ffn + 2 * 2048
     elements = 151_936 // 4 * 2048 + 36 * layer + 2048 + 32_768 * 128
     assert weight_bytes(engine(4)) == 2 * elements
+
+
+def test_latents_are_cached_whole_on_every_rank_and_their_map_to_heads_is_there_twice():
+    # 27 layers keep 512 + 64 numbers of a token; 16 heads have 128 + 128 of the latent's 512;
+    # 102,400 ids are a multiple of 64; 163,840 angles of 64; the published count
+    known = find_known("deepseek-ai/DeepSeek-V2-Lite")
+    lite, _ = read_shape(known.config, "config.json")
+    assert kv_token_bytes(engine(1, lite)) == kv_token_bytes(engine(4, lite)) == 27 * 576 * 2
+    mapped = 16 * (128 + 128) * 512
+    assert weight_bytes(engine(1, lite)) == 2 * (15_706_484_224 + 27 * mapped + 163_840 * 64)
+    from_latents = 2048 * 16 * 192 + 2 * mapped + 2048 * 16 * 128
+    of_a_rank = weight_bytes(engine(1, lite)) - weight_bytes(engine(2, lite))
+    mlps = 3 * 2048 * (10_944 + 26 * (64 + 2) * 1408)
+    assert of_a_rank == 102_400 * 2048 * 2 + 27 * from_latents + mlps
 
 
 def test_an_untied_head_and_a_padded_vocabulary_count():

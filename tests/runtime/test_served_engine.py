@@ -384,13 +384,23 @@ def test_a_run_is_that_of_megatrons_own_generation(server, home, tmp_path, monke
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+EXPERTS = {
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    | {"head_dim": 32},
+    "deepseek_v3": {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
+    | {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 4, "topk_group": 2}
+    | {"num_key_value_heads": 4, "qk_nope_head_dim": 16, "qk_rope_head_dim": 64}
+    | {"v_head_dim": 24, "kv_lora_rank": 512, "q_lora_rank": 40, "routed_scaling_factor": 2.5},
+}
+
+
 @pytest.mark.grid
-def test_a_run_with_experts_is_that_of_megatrons_own_generation(tmp_path, monkeypatch):
-    """Experts of a width that vLLM fills up on a CPU."""
-    keys = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-    keys |= {"hidden": 128, "head_dim": 32, "max_position_embeddings": 256}
+@pytest.mark.parametrize("family", EXPERTS)
+def test_a_run_with_experts_is_that_of_megatrons_own_generation(family, tmp_path, monkeypatch):
+    """Experts of a width that vLLM fills up on a CPU, and attention from latents."""
+    keys = EXPERTS[family] | {"hidden": 128, "max_position_embeddings": 256}
     for role, seed in (("teacher", 1), ("student", 2)):
-        tiny.save_family(tmp_path / role, "olmoe", seed=seed, **keys)
+        tiny.save_family(tmp_path / role, family, seed=seed, **keys)
     tiny.save_rows(tmp_path / "rows.jsonl")
     with serving(tmp_path) as started:
         test_a_run_is_that_of_megatrons_own_generation(

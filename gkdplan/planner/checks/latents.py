@@ -10,6 +10,9 @@ from gkdplan.planner.layout import kernels_of
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine, Kernels
 
+LATENT_NORM_EPS = 1e-6
+"""As in runtime/megatron/latent_attention.py."""
+
 
 @rule("GK590")
 def latents_need_kernels_of_torch(plan: Plan, facts: Facts) -> Iterator[Finding]:
@@ -28,16 +31,23 @@ def latents_need_kernels_of_torch(plan: Plan, facts: Facts) -> Iterator[Finding]
 
 
 @rule("GK590")
-def latents_are_not_in_vllm(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """vLLM caches the latent in place of keys and values."""
-    shape = facts.student.shape
-    if shape.latent is not None and plan.generation.engine is Engine.VLLM:
-        yield _not_yet(
-            f"sampling from {shape.family} by vllm is",
-            "generation.engine",
-            "its weights in the engine, and its cache of latents, are not priced",
-            'set it to "megatron"',
-        )
+def latents_in_vllm_have_norms_of_one_kind(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """transformers has 1e-6 in the norms of latents whatever `rms_norm_eps` is, and vLLM has that
+    (vllm/model_executor/models/deepseek_v2.py)."""
+    asked = []
+    if plan.generation.engine is Engine.VLLM:
+        asked.append((facts.student, "generation.engine", 'set it to "megatron"'))
+    if plan.teacher.server is not None:
+        asked.append((facts.teacher, "teacher.server", "remove it"))
+    for model, path, mend in asked:
+        shape = model.shape
+        if shape.latent is not None and shape.norm_eps != LATENT_NORM_EPS:
+            yield _not_yet(
+                f"{shape.family} whose `rms_norm_eps` is {shape.norm_eps:g} in vllm is",
+                path,
+                f"the norms of its latents have {LATENT_NORM_EPS:g}, and in vllm that of the rest",
+                mend,
+            )
 
 
 @rule("GK590")
@@ -58,7 +68,7 @@ def load_balance_knows_the_choice(plan: Plan, facts: Facts) -> Iterator[Finding]
 
 RULES = (
     latents_need_kernels_of_torch,
-    latents_are_not_in_vllm,
+    latents_in_vllm_have_norms_of_one_kind,
     load_balance_knows_the_choice,
 )
 

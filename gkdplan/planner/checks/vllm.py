@@ -18,6 +18,9 @@ from gkdplan.vocab import Engine
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """vllm/v1/attention/backends/cpu_attn.py, get_supported_head_sizes."""
+CPU_LATENT_SIZE = 512, 64
+"""Of a latent of keys and values, and of what turns of the keys
+(vllm/v1/attention/backends/mla/cpu_mla.py)."""
 
 
 @rule("GK240")
@@ -58,9 +61,28 @@ def ranks_divide_into_engines(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 @rule("GK242")
 def heads_have_a_size_that_vllm_knows(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """On a cpu vllm has kernels for some sizes only (vllm/v1/attention/backends/cpu_attn.py)."""
-    size = facts.student.shape.head_dim
-    if _is_colocated(plan) and facts.device.backend == "gloo" and size not in CPU_HEAD_SIZES:
+    """On a cpu vllm has kernels for some sizes only (vllm/v1/attention/backends/cpu_attn.py and
+    mla/cpu_mla.py, of whatever a query of latents has)."""
+    shape = facts.student.shape
+    if plan.generation.engine is not Engine.VLLM or facts.device.backend != "gloo":
+        return
+    size, latent = shape.head_dim, shape.latent
+    if latent is not None:
+        found = latent.kv_rank, latent.rotated_size
+        if found != CPU_LATENT_SIZE:
+            yield Finding(
+                "vllm has no attention on a cpu for latents of {} features beside {} that "
+                "turn".format(*found),
+                "generation.engine",
+                label="it knows {} beside {}".format(*CPU_LATENT_SIZE),
+                notes=(
+                    "kv_lora_rank = {}, qk_rope_head_dim = {}, from {}".format(
+                        *found, facts.student.origin
+                    ),
+                ),
+                help=('set `generation.engine` to "megatron"',),
+            )
+    elif plan.generation.mode == "colocate" and size not in CPU_HEAD_SIZES:
         yield Finding(
             f"vllm has no attention on a cpu for heads of {size}",
             "generation.engine",

@@ -1,12 +1,13 @@
 """Bytes of a vllm engine on one of its tensor ranks, as vllm 0.32 lays them out.
 
 h hidden, F ffn, q and k the query and kv sizes of a rank, T the engine's tensor degree, w bytes of
-an element. Kv heads that are fewer than T are held by several ranks.
+an element. Kv heads that are fewer than T are held by several ranks, and so are latents.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from gkdplan.latent import LatentShape
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype
 
@@ -54,14 +55,20 @@ def weight_bytes(model: EngineModel) -> int:
     shape = model.shape
     matrices = 1 if shape.tied_embeddings else 2
     layers = sum(number * sum(_layer_elements(kind)) for number, kind in _kinds_of_layers(model))
-    angles = shape.max_position_embeddings * shape.head_dim
+    turning = shape.head_dim if shape.latent is None else shape.rotated_size
+    angles = shape.max_position_embeddings * turning
     elements = matrices * model.embedding_elements + layers + shape.hidden_size
     return (elements + angles) * model.dtype.num_bytes
 
 
 def kv_token_bytes(model: EngineModel) -> int:
     """Keys and values of one token: 2 L max(1, g // T) d w
-    (vllm/v1/kv_cache_interface.py, FullAttentionSpec)."""
+    (vllm/v1/kv_cache_interface.py, FullAttentionSpec), or L (Lk + dr) w of the latent that they
+    come from, and of what turns of the keys (MLAAttentionSpec)."""
+    if model.shape.latent is not None:
+        latent = model.shape.latent
+        kept = latent.kv_rank + latent.rotated_size
+        return model.shape.num_layers * kept * model.dtype.num_bytes
     return 2 * model.shape.num_layers * model.kv_size * model.dtype.num_bytes
 
 
@@ -98,17 +105,31 @@ def _layer_elements(model: EngineModel) -> Iterator[int]:
     """Of each module of a layer, with experts where the model has them."""
     shape, moe = model.shape, model.shape.moe
     hidden, query, kv = shape.hidden_size, model.query_size, model.kv_size
-    yield (hidden + (1 if shape.qkv_bias else 0)) * (query + 2 * kv)
-    yield query * hidden
+    if shape.latent is not None:
+        yield from _latent_elements(model, shape.latent)
+    else:
+        yield (hidden + (1 if shape.qkv_bias else 0)) * (query + 2 * kv)
+        yield query * hidden
     yield shape.num_norms_per_layer * hidden + shape.qk_norm_parameters
     if moe is None:
         yield 2 * hidden * (shape.ffn_hidden_size // model.tensor)
         yield hidden * (shape.ffn_hidden_size // model.tensor)
         return
-    yield moe.num_experts * hidden
+    yield moe.num_experts * (hidden + moe.routing.has_choice_bias)
     yield moe.num_experts * 3 * hidden * (moe.expert_ffn_hidden_size // model.tensor)
     yield 3 * hidden * (moe.shared_ffn_hidden_size // model.tensor)
     yield hidden if moe.shared_expert_gate else 0
+
+
+def _latent_elements(model: EngineModel, latent: LatentShape) -> Iterator[int]:
+    """Of attention from latents: the maps to them, whole on every rank, and those from them, of
+    which that of keys and values is there twice, as it is and as it is multiplied by queries and by
+    context (vllm/model_executor/layers/attention/mla_attention.py, W_UK_T and W_UV)."""
+    shape, hidden = model.shape, model.shape.hidden_size
+    yield hidden * (latent.kv_rank + latent.rotated_size + (latent.query_rank or 0))
+    yield model.query_size * (latent.query_rank or hidden)
+    yield 2 * latent.kv_rank * (shape.latent_kv_size // model.tensor)
+    yield hidden * (shape.context_size // model.tensor)
 
 
 def _widest(model: EngineModel) -> int:
@@ -118,6 +139,8 @@ def _widest(model: EngineModel) -> int:
     shape, moe = model.shape, model.shape.moe
     hidden = shape.hidden_size
     attention = hidden + 2 * model.query_size + 2 * model.kv_size
+    if shape.latent is not None:
+        attention += (shape.latent_kv_size + shape.context_size) // model.tensor
     if moe is None:
         mlp = 3 * (shape.ffn_hidden_size // model.tensor)
     else:

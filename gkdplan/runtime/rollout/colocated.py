@@ -20,6 +20,7 @@ from gkdplan.runtime.rollout.images import (
     options_for_images,
     under_names_of_vllm,
 )
+from gkdplan.runtime.rollout.latents import options_for_latents
 from gkdplan.runtime.rollout.packed_experts import pack_experts_anew
 from gkdplan.runtime.rollout.shared_memory import own_shared_memory
 from gkdplan.vision import VisionShape
@@ -200,6 +201,7 @@ def _start(
             enforce_eager=not on_gpu,
             disable_log_stats=True,
             **options_for_images(vision, plan.max_images, plan.image_tokens),
+            **options_for_latents(has_latents="kv_lora_rank" in config, on_gpu=on_gpu),
         )
 
 

@@ -12,10 +12,13 @@ from real_step import check_peaks
 from trace_grid import compile_configuration
 from trace_grid.plan import BLOCK, LORA, SELECTIVE
 
+from gkdplan.planner.draft import draft_of
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.expert_activations import routing_bytes
 from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
+from gkdplan.planner.memory.rank import rank_of_class
+from gkdplan.planner.memory.teacher import body_bytes
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.live_bytes import LiveBytes
@@ -37,6 +40,7 @@ DIVIDED = {
 }
 ADAPTED = {"tuning": LORA.format('targets = ["q_proj", "k_proj", "v_proj", "o_proj"]')}
 """Their attention; experts have no adapters."""
+OF_LATENTS = {"tuning": LORA.format('targets = ["q_a_proj", "kv_b_proj"]')}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,29 @@ def test_parameters_of_experts_have_megatrons_names_sizes_order_and_buffer(
         found = [(n, p.numel(), not getattr(p, "allreduce", True)) for n, p in _named(built)]
     (expected,) = rank_model(student, degrees, TORCH_ON_CPU, stage=0).chunks
     assert found == [(p.name, p.num_elements, p.is_divided) for p in expected]
+
+
+@pytest.mark.parametrize("tuned", [{}, OF_LATENTS], ids=["full", "lora"])
+def test_numbers_of_a_choice_are_counted_in_float32_beside_bf16(tuned, home):
+    run_plan = compile_configuration(home, models=("tiny latents",) * 2, **BF16, **tuned)
+    with fake_world(run_plan.layout, 0, max_nonzero=1) as mesh:
+        built = [
+            build_model(model, degrees, mesh, trainable=trainable)
+            for model, degrees, trainable in (
+                (run_plan.models.student, run_plan.layout.student, True),
+                (run_plan.models.teacher, run_plan.layout.teacher, False),
+            )
+        ]
+    student, teacher = (
+        sum(p.nbytes for p in model.parameters() if not (learns and p.requires_grad))
+        for learns, model in zip((True, False), built, strict=True)
+    )
+    (ranks,) = run_plan.layout.classes
+    rank = rank_of_class(draft_of(run_plan), ranks)
+    assert rank.student.model.frozen_bytes == student
+    head = rank.teacher.model.head_elements * 2
+    assert body_bytes(rank) + head == teacher
+    assert any(p.dtype is torch.float32 for p in built[1].parameters())
 
 
 def _named(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:

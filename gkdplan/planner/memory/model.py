@@ -125,8 +125,10 @@ class RankModel:
         return tuple(tuple(p for p in chunk if p.is_trained) for chunk in self.chunks)
 
     @property
-    def num_frozen_elements(self) -> int:
-        return sum(p.num_elements for chunk in self.chunks for p in chunk if not p.is_trained)
+    def frozen_bytes(self) -> int:
+        """Of the parameters that have no gradient."""
+        frozen = (p for chunk in self.chunks for p in chunk if not p.is_trained)
+        return sum(parameter.num_bytes(self.dtype) for parameter in frozen)
 
     @property
     def trains_base(self) -> bool:

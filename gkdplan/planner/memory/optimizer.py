@@ -73,8 +73,7 @@ def state_of_rank(
             shards = _shards(ranks, sharers)
             buffers.append(GradientBuffer(divided, degrees.expert_data, shards))
     state = training_state(tuple(buffers), model.dtype, distributed=distributed)
-    frozen_bytes = model.num_frozen_elements * model.dtype.num_bytes
-    return replace(state, parameter_bytes=state.parameter_bytes + frozen_bytes)
+    return replace(state, parameter_bytes=state.parameter_bytes + model.frozen_bytes)
 
 
 def _shards(ranks: range | None, num_neighbours: int) -> range | None:

@@ -6,6 +6,7 @@ from math import prod
 from gkdplan.latent import LatentShape
 from gkdplan.planner.memory.experts import ExpertShare, routed_sizes, shared_sizes
 from gkdplan.shape import ModelShape
+from gkdplan.vocab import Dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class Parameter:
 
     `is_shared` marks each copy of a tied embedding whose ends lie on different pipeline stages;
     `is_vector` a norm's weight or a bias, which no weight decay shrinks; `is_divided` an expert
-    that only some ranks of the stage hold. What is not `is_trained` has no gradient.
+    that only some ranks of the stage hold. What is not `is_trained` has no gradient. With
+    `is_float32` it is so whatever the model's dtype.
     """
 
     name: str
@@ -23,10 +25,18 @@ class Parameter:
     is_vector: bool = False
     is_trained: bool = True
     is_divided: bool = False
+    is_float32: bool = False
+
+    def num_bytes(self, dtype: Dtype) -> int:
+        """Of a model in `dtype`."""
+        width = Dtype.FP32 if self.is_float32 else dtype
+        return self.num_elements * width.num_bytes
 
 
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT_LAYER = "output_layer.weight"
+CHOICE_BIAS = "expert_bias"
+"""How the name of a router's numbers that it adds where it chooses ends."""
 VISION = "vision."
 """How the names of a tower's and a projector's parameters begin."""
 
@@ -114,8 +124,9 @@ def _named(
             f"{prefix}.{name}",
             size,
             is_vector=name.endswith(("norm.weight", "bias")),
-            is_trained=not name.endswith("expert_bias"),
+            is_trained=not name.endswith(CHOICE_BIAS),
             is_divided=is_divided,
+            is_float32=name.endswith(CHOICE_BIAS),
         )
         for name, size in sizes.items()
     )

@@ -16,7 +16,6 @@ from gkdplan.planner.memory.parameters import (
     VISION,
     Parameter,
     largest_elements,
-    num_elements,
 )
 from gkdplan.planner.memory.rank import Rank
 from gkdplan.runplan.model import is_head_needed
@@ -55,8 +54,9 @@ def weight_buffers(rank: Rank) -> Iterator[Buffer]:
 def body_bytes(rank: Rank) -> int:
     teacher = rank.teacher.model
     own_head = teacher.head_elements if teacher.stage.is_last else 0
-    elements = sum(map(num_elements, teacher.chunks)) - own_head
-    return elements * teacher.dtype.num_bytes
+    parameters = (parameter for chunk in teacher.chunks for parameter in chunk)
+    held = sum(parameter.num_bytes(teacher.dtype) for parameter in parameters)
+    return held - own_head * teacher.dtype.num_bytes
 
 
 def average_bytes(rank: Rank) -> int:
@@ -94,22 +94,21 @@ def _visitors(rank: Rank) -> dict[str, int]:
         moments[TOWER_UNIT] = (MOMENT_OF_IMAGES,)
     found = dict.fromkeys(MOMENTS_OF_LAYERS, 0)
     for chunk in rank.teacher.model.chunks:
-        units = [*_units(chunk).items()]
+        units = [*_units(chunk, rank.teacher.model.dtype).items()]
         for (name, size), (_, next_size) in zip(units, [*units[1:], ("", 0)], strict=True):
             for moment in moments.get(name, MOMENTS_OF_LAYERS):
                 found[moment] = max(found.get(moment, 0), size + next_size)
-    num_bytes = rank.teacher.model.dtype.num_bytes
-    return {moment: elements * num_bytes for moment, elements in found.items()}
+    return found
 
 
-def _units(chunk: Sequence[Parameter]) -> dict[str, int]:
-    """Elements of each unit of a chunk, in the order in which they run; the head is none, and an
+def _units(chunk: Sequence[Parameter], dtype: Dtype) -> dict[str, int]:
+    """Bytes of each unit of a chunk, in the order in which they run; the head is none, and an
     embedding that is the head has none."""
     head = _head_of(chunk)
     units = {TOWER_UNIT: 0} if any(p.name.startswith(VISION) for p in chunk) else {}
     for parameter in chunk:
         if parameter.name != OUTPUT_LAYER:
-            size = 0 if parameter.name == head else parameter.num_elements
+            size = 0 if parameter.name == head else parameter.num_bytes(dtype)
             unit = _unit_of(parameter.name)
             units[unit] = units.get(unit, 0) + size
     return units

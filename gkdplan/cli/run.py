@@ -153,14 +153,19 @@ def _show_result(compiled: Compiled, result: "RunResult", json: bool) -> None:
     found = (*compiled.diagnostics, *result.diagnostics)
     unwritten = _written(page, "".join(map(diagnostic_line, found)))
     result = replace(result, diagnostics=(*result.diagnostics, *unwritten))
-    places = {"metrics": result.run_dir / "metrics.jsonl", "report": page}
-    if result.student_dir:
-        places = {"student": result.student_dir, **places}
     if json:
         show_json(_answer(compiled, result))
     else:
         show_findings(result.diagnostics, sys.stderr)
-        show(f"\n{ending(result.summary, places, width())}")
+        show(f"\n{ending(result.summary, _places(result, page), width())}")
+
+
+def _places(result: "RunResult", page: Path) -> dict[str, Path]:
+    """What there is: a run that stopped before its first step has no metrics."""
+    places = {"metrics": result.run_dir / "metrics.jsonl", "report": page}
+    if result.student_dir:
+        places = {"student": result.student_dir, **places}
+    return {label: path for label, path in places.items() if path.exists()}
 
 
 def _written(page: Path, diagnostics: str) -> tuple[Diagnostic, ...]:

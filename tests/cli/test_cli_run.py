@@ -49,7 +49,10 @@ class Launcher:
         (directory / "plan.lock.json").write_text(encode(run_plan))
         if self.stops:
             return RunResult(4, directory, None, {}, (STOPPED,))
-        return RunResult(0, directory, directory / "checkpoints/step_3/student", SUMMARY)
+        student = directory / "checkpoints/step_3/student"
+        student.mkdir(parents=True, exist_ok=True)
+        (directory / "metrics.jsonl").touch()
+        return RunResult(0, directory, student, SUMMARY)
 
 
 @pytest.fixture
@@ -76,6 +79,7 @@ def test_a_run_ends_with_what_it_learned_and_where_it_lies(workplace, launcher, 
     assert "JSD                       0.5000    0.2500  -50%" in out
     assert "student   Hello." in out
     assert "student   runs/little/checkpoints/step_3/student" in out
+    assert "metrics   runs/little/metrics.jsonl" in out
     assert "report    runs/little/report.html" in out
     assert Path("runs/little/report.html").read_text().startswith("<!doctype html>")
     assert launcher.resumed == ["never"]
@@ -84,8 +88,10 @@ def test_a_run_ends_with_what_it_learned_and_where_it_lies(workplace, launcher, 
 def test_a_stopped_run_says_why_and_still_has_its_report(workplace, launcher, capsys):
     launcher.stops = True
     assert run(["run"]) == 4
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert "error[GK530]: rank 1 raised in the student phase of step 2" in err
+    assert "report    runs/little/report.html" in out
+    assert "metrics   runs" not in out
     assert Path("runs/little/report.html").exists()
 
 

@@ -100,7 +100,8 @@ def _curve(points: Sequence[tuple[int, float]], dots: Sequence[Markup], title: s
         role="img",
         aria_label=title,
     )
-    y_labels = [tag("span", f"{high - (high - low) * i / 3:.3g}") for i in range(4)]
+    heights = [high - (high - low) * i / 3 for i in range(4)]
+    y_labels = [tag("span", label) for label in _labels(heights)]
     x_labels = [tag("span", f"step {min(steps)}"), tag("span", f"step {max(steps)}")]
     return tag(
         "figure",
@@ -110,6 +111,12 @@ def _curve(points: Sequence[tuple[int, float]], dots: Sequence[Markup], title: s
         tag("div", *x_labels, class_="x-axis"),
         class_="chart",
     )
+
+
+def _labels(heights: Sequence[float]) -> list[str]:
+    """With three digits, or as many as tell them apart."""
+    spellings = ([f"{height:.{digits}g}" for height in heights] for digits in range(3, 17))
+    return next((s for s in spellings if len({*s}) == len(s)), [repr(h) for h in heights])
 
 
 def _places(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:

@@ -36,6 +36,7 @@ def generate(session: Session, ahead: Ahead, action: Generate, state: StepState)
             examples_of_step(session, state.step),
             session.plan.sampling,
             state.step,
+            action.role,
         )
     completions = [sampled[example.row] for example in state.examples]
     state.responses = [completion.tokens for completion in completions]

@@ -150,8 +150,9 @@ def _metrics(
 
 def _chat(plan: RunPlan, student_source: Path) -> Chat:
     """A teacher's directory matters to models that see alone; one behind a server has none."""
-    sees = plan.models.student.shape.vision is not None
-    teacher = _directory_of(Role.TEACHER, plan.models.teacher) if sees else student_source
+    model = plan.models.teacher
+    is_seen_here = model.shape.vision is not None and model.server is None
+    teacher = _directory_of(Role.TEACHER, model) if is_seen_here else student_source
     return chat_of_plan(plan, student_source, teacher)
 
 

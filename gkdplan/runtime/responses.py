@@ -50,21 +50,27 @@ def completions_of_engine(
     examples: Sequence[Example],
     sampling: Sampling,
     step: int,
+    role: Role = Role.STUDENT,
 ) -> dict[int, Completion]:
     """Those of examples that all ranks know, by row; collective over all ranks."""
-    mine, requests = requests_of_share(session, engine, examples, step)
+    mine, requests = requests_of_share(session, engine, examples, step, role)
     completions = engine.generate(requests, sampling)
     return of_all_ranks({e.row: c for e, c in zip(mine, completions, strict=True)})
 
 
 def requests_of_share(
-    session: Session, engine: SampleEngine, examples: Sequence[Example], step: int
+    session: Session,
+    engine: SampleEngine,
+    examples: Sequence[Example],
+    step: int,
+    role: Role = Role.STUDENT,
 ) -> tuple[list[Example], list[Request]]:
-    """Of examples that all ranks know, those that this rank asks for, and what it asks."""
+    """Of examples that all ranks know, those that this rank asks for, and what it asks `role`'s
+    model."""
     mine = [examples[place] for place in engine.share(len(examples))]
     seed = session.plan.training.seed
     return mine, [
-        Request(e.prompt, row_seed(seed, step, e.row), e.teacher, session.images_of(e))
+        Request(e.prompt, row_seed(seed, step, e.row), e.teacher, session.images_of(e, role))
         for e in mine
     ]
 

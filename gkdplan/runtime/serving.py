@@ -80,8 +80,9 @@ def command(
         )
     if is_guarded:
         yield from ("--middleware", f"{ROLLOUT}.server_key.KeyOnEveryRoute")
-    if role is Role.STUDENT:
+    if role is Role.STUDENT or model.shape.vision is not None:
         yield "--enable-scale-out"
+    if role is Role.STUDENT:
         yield from ("--weight-transfer-config", json.dumps({"backend": backend}))
         yield from ("--worker-extension-cls", f"{ROLLOUT}.worker_extension.WorkerExtension")
 

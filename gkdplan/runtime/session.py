@@ -68,7 +68,7 @@ class Session:
         """The teacher of a plan that has it behind servers."""
         server = self.plan.models.teacher.server
         assert server is not None, "this teacher is on the ranks"
-        return ServedTeacher(self.plan, server, self.mesh)
+        return ServedTeacher(self.plan, server, self.mesh, self.chat.eyes)
 
     @property
     def served_sampler(self) -> ServedSampler:
@@ -128,9 +128,10 @@ class Session:
         columns."""
         return positions_of_prompts(examples, self.chat.eyes)
 
-    def images_of(self, example: Example) -> tuple[PromptImage, ...]:
-        """What the student's engine takes of the example's images."""
-        return images_of(example, self.chat.eyes, TORCH_DTYPES[self.plan.models.student.dtype])
+    def images_of(self, example: Example, role: Role) -> tuple[PromptImage, ...]:
+        """What an engine that samples for a model takes of the example's images."""
+        model = getattr(self.plan.models, role)
+        return images_of(example, self.chat.eyes, TORCH_DTYPES[model.dtype])
 
     def model(self, role: Role) -> Sequence[Any]:
         return self.student if role is Role.STUDENT else self.teacher

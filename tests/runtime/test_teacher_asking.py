@@ -10,7 +10,7 @@ import pytest
 from gkdplan.diagnostics import UserError
 from gkdplan.runtime.http_server import ServerGoneError, ServerRefusedError
 from gkdplan.runtime.teacher import asking
-from gkdplan.runtime.teacher.asking import ask_patiently, in_parallel
+from gkdplan.runtime.teacher.asking import Asked, ask_patiently, in_parallel
 
 URL = "http://127.0.0.1:1"
 GONE = ServerGoneError("connection refused")
@@ -37,7 +37,7 @@ def a_server_that(monkeypatch):
 
 def test_a_server_that_comes_back_in_time_has_answered(a_server_that):
     asked_s = a_server_that(GONE, ServerRefusedError(URL, 503, "starting"), GONE)
-    assert ask_patiently(URL, {"a": 1}, patience_s=10.0) == {"answer": {"a": 1}}
+    assert ask_patiently(URL, Asked({"a": 1}), patience_s=10.0) == {"answer": Asked({"a": 1})}
     assert len(asked_s) == 4
     waits = [later - earlier for earlier, later in pairwise(asked_s)]
     assert waits == sorted(waits), "each wait is longer than the one before"
@@ -46,7 +46,7 @@ def test_a_server_that_comes_back_in_time_has_answered(a_server_that):
 def test_a_server_that_stays_away_is_named_when_patience_is_over(a_server_that):
     asked_s = a_server_that(*[GONE] * 100)
     with pytest.raises(UserError) as stopped:
-        ask_patiently(URL, {}, patience_s=1.0)
+        ask_patiently(URL, Asked({}), patience_s=1.0)
     (found,) = stopped.value.diagnostics
     assert found.code == "GK551"
     assert URL in found.message
@@ -57,7 +57,7 @@ def test_a_server_that_stays_away_is_named_when_patience_is_over(a_server_that):
 def test_what_is_refused_is_not_asked_again(a_server_that):
     asked_s = a_server_that(ServerRefusedError(URL, 400, "too long"))
     with pytest.raises(UserError) as stopped:
-        ask_patiently(URL, {}, patience_s=10.0)
+        ask_patiently(URL, Asked({}), patience_s=10.0)
     (found,) = stopped.value.diagnostics
     assert found.code == "GK552"
     assert "too long" in found.notes[0]

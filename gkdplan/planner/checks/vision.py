@@ -123,20 +123,10 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
     """What a plan of models that see would ask of this version in vain."""
     if facts.student.shape.vision is None or facts.teacher.shape.vision is None:
         return
-    student, teacher = plan.student, plan.teacher
-    refused = {
-        "teacher.server": (teacher.server is not None, "remove it"),
-        "student.init": (student.init == "random", 'set it to "pretrained"'),
-    }
-    for path, (is_asked, help) in refused.items():
-        if is_asked:
-            yield Finding(
-                f"`{path}` as it is in this plan is not yet available for models that see images "
-                f"in gkdplan {__version__}",
-                path,
-                label="not yet available",
-                help=(help,),
-            )
+    if plan.student.init == "random":
+        yield _not_yet(
+            "random weights of models that see are", "student.init", 'set it to "pretrained"'
+        )
 
 
 @rule("GK590")

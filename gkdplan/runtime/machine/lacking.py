@@ -16,7 +16,13 @@ from gkdplan.runtime.machine.kernels import (
     no_cpp_compiler,
     no_transformer_engine,
 )
-from gkdplan.runtime.machine.vllm_package import can_see, cannot_see, has_vllm, no_vllm
+from gkdplan.runtime.machine.vllm_package import (
+    can_see,
+    cannot_see,
+    has_vllm,
+    no_vllm,
+    no_vllm_for_pixels,
+)
 from gkdplan.runtime.rollout.servers import not_ready
 from gkdplan.runtime.teacher.server_checks import check_servers
 from gkdplan.vocab import Kernels, LossBackend, Role
@@ -74,6 +80,8 @@ def _not_here(run_plan: RunPlan) -> Iterator[Diagnostic]:
     asks_with_images = sees and sampling.refit_bucket_bytes > 0
     if (sampling.vllm is not None or asks_with_images) and not has_vllm():
         yield no_vllm()
+    elif sees and run_plan.models.teacher.server is not None and not has_vllm():
+        yield no_vllm_for_pixels()
     elif sampling.vllm is not None and sees and not can_see():
         yield cannot_see()
     if "wandb" in run_plan.training.loggers and not has_wandb():

@@ -41,3 +41,13 @@ def no_vllm() -> Diagnostic:
             'or set `generation.engine` to "megatron", which needs nothing more',
         ),
     )
+
+
+def no_vllm_for_pixels() -> Diagnostic:
+    """GK527."""
+    return error(
+        "GK527",
+        "the teacher's servers take images in vllm's own encoding, and vllm is not installed here",
+        "teacher.server",
+        help=("install it: `pip install 'gkdplan[run,vllm]'`",),
+    )

@@ -50,8 +50,8 @@ def ask(
     prompt (GK542) or answers with no completion (GK544), from logits that are not finite (GK570),
     other weights than `version` of `run` (GK571), or with ids outside the vocabulary (GK572).
     """
-    parameters = _parameters(request, sampling, vocabulary)
-    body = {"token_ids": list(request.prompt), "sampling_params": parameters}
+    settings = parameters(request, sampling, vocabulary)
+    body = {"token_ids": list(request.prompt), "sampling_params": settings}
     if request.images:
         body["features"] = features(request.images)
     try:
@@ -77,7 +77,7 @@ def ask(
     return completion
 
 
-def _parameters(request: Request, sampling: Sampling, vocabulary: Vocabulary) -> dict[str, Any]:
+def parameters(request: Request, sampling: Sampling, vocabulary: Vocabulary) -> dict[str, Any]:
     """All that shape the distribution, so that no default of the server's does."""
     padding = range(vocabulary.size, vocabulary.num_rows)
     return {

@@ -1,7 +1,8 @@
 """Questions to a teacher's servers: several at one time, and again where no answer came."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from typing import Any, TypeVar
 
@@ -13,9 +14,13 @@ from gkdplan.runtime.http_server import (
     ServerGoneError,
     ServerRefusedError,
 )
+from gkdplan.runtime.rollout.images import features
 from gkdplan.runtime.server_keys import key_of
+from gkdplan.runtime.vision.pixels import PromptImage
 
-COMPLETIONS = "/v1/completions"
+COMPLETIONS, TOKENS_IN_AND_OUT = "/v1/completions", "/inference/v1/generate"
+"""Routes of vllm's server; the second takes images as pixels, and is there where the server was
+started with --enable-scale-out."""
 CONCURRENT_REQUESTS = 16
 """Of one rank that asks."""
 ANSWER_TIMEOUT_S = 300.0
@@ -26,19 +31,35 @@ BUSY, BROKEN = 429, 500
 """HTTP's status of a server that may answer later: this one, and from this one on."""
 
 
-Asked = TypeVar("Asked")
+One = TypeVar("One")
 Answer = TypeVar("Answer")
 
 
-def in_parallel(answer: Callable[[Asked], Answer], questions: Sequence[Asked]) -> list[Answer]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one request posts, and on which route."""
+
+    body: dict[str, Any]
+    path: str = COMPLETIONS
+
+
+def asked_with_images(
+    tokens: list[int], sampling: Mapping[str, Any], images: Sequence[PromptImage]
+) -> Asked:
+    """Of a prompt that shows images: `sampling` are vllm's SamplingParams by name."""
+    body = {"token_ids": tokens, "sampling_params": sampling, "features": features(images)}
+    return Asked(body, TOKENS_IN_AND_OUT)
+
+
+def in_parallel(answer: Callable[[One], Answer], questions: Sequence[One]) -> list[Answer]:
     """The answers, in order; where one raises, the others are not waited for, nor by the end of the
     process."""
     with ThreadPool(CONCURRENT_REQUESTS) as pool:
         return list(pool.imap(answer, questions))
 
 
-def ask_patiently(url: str, body: dict[str, Any], patience_s: float) -> Any:
-    """The answer to one completion; what failed is asked again for `patience_s` seconds after it
+def ask_patiently(url: str, asked: Asked, patience_s: float) -> Any:
+    """The answer to one request; what failed is asked again for `patience_s` seconds after it
     first failed.
 
     Raises UserError: GK551 where the server has not come back, GK552 where it refuses.
@@ -46,7 +67,7 @@ def ask_patiently(url: str, body: dict[str, Any], patience_s: float) -> Any:
     server, wait_s, deadline_s = server_at(url), FIRST_WAIT_S, None
     while True:
         try:
-            return ask(server, body)
+            return ask(server, asked)
         except (ServerGoneError, ServerRefusedError) as failure:
             if isinstance(failure, ServerRefusedError) and not _may_answer_later(failure):
                 raise refused(url, failure) from failure
@@ -58,9 +79,9 @@ def ask_patiently(url: str, body: dict[str, Any], patience_s: float) -> Any:
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
-def ask(server: HttpServer, body: dict[str, Any]) -> Any:
+def ask(server: HttpServer, asked: Asked) -> Any:
     """One answer, asked for once; raises as HttpServer.post does."""
-    return server.post(COMPLETIONS, body, ANSWER_TIMEOUT_S)
+    return server.post(asked.path, asked.body, ANSWER_TIMEOUT_S)
 
 
 def server_at(url: str) -> HttpServer:

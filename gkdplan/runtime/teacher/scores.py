@@ -1,8 +1,9 @@
 """What vllm answers of a prompt's tokens, read strictly.
 
-With `prompt_logprobs` = K an answer has, for each token of the prompt but the first, the K
-likeliest ids at its place and the token itself: K entries, or K + 1 where the token is none of them
-(vllm/logprobs.py, append_logprobs_for_next_position).
+A prompt of tokens alone goes to the route of completions, one that shows images, with their pixels,
+to that of tokens in and out. With `prompt_logprobs` = K an answer of either has, for each token of
+the prompt but the first, the K likeliest ids at its place and the token itself: K entries, or K + 1
+where the token is none of them (vllm/logprobs.py, append_logprobs_for_next_position).
 """
 
 import math
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
+from gkdplan.runtime.teacher.asking import Asked, asked_with_images
+from gkdplan.runtime.vision.images import Shown
+from gkdplan.runtime.vision.pixels import PromptImage
 
 ROUNDING = 1e-3
 """By how much float32 log-probabilities may add up to more than 1."""
@@ -23,21 +27,21 @@ Likeliest = list[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt and its response as tokens, and the value that names its teacher."""
+    """A prompt and its response as tokens, the value that names its teacher, and the pictures whose
+    tokens the prompt holds, in order."""
 
     prompt: Sequence[int]
     response: Sequence[int]
     teacher: str | None = None
+    shown: tuple[Shown, ...] = ()
 
-    def body(self, num_ids: int) -> dict[str, Any]:
-        """The completion that scores the response, `num_ids` likeliest ids a token."""
-        return {
-            "prompt": [*self.prompt, *self.response],
-            "prompt_logprobs": num_ids,
-            "max_tokens": LEAST,
-            "temperature": 0.0,
-            "return_tokens_as_token_ids": True,
-        }
+    def asked(self, num_ids: int, images: Sequence[PromptImage] = ()) -> Asked:
+        """What scores the response, `num_ids` likeliest ids a token; `images` are all it shows."""
+        tokens = [*self.prompt, *self.response]
+        scoring = {"prompt_logprobs": num_ids, "max_tokens": LEAST, "temperature": 0.0}
+        if images:
+            return asked_with_images(tokens, {**scoring, "detokenize": False}, images)
+        return Asked({"prompt": tokens, **scoring, "return_tokens_as_token_ids": True})
 
 
 def likeliest_of_response(
@@ -50,7 +54,7 @@ def likeliest_of_response(
     where the answer is not of this question, or its numbers are no log-probabilities.
     """
     try:
-        positions = answer["choices"][0]["prompt_logprobs"]
+        positions = (answer if question.shown else answer["choices"][0])["prompt_logprobs"]
         found = [
             _likeliest(position, token, num_asked)
             for position, token in zip(

@@ -17,6 +17,7 @@ from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.loss import TopK, with_tail
 from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.model import TORCH_DTYPES
 from gkdplan.runtime.teacher.asking import ask_patiently, in_parallel, url_of
 from gkdplan.runtime.teacher.payload import TeacherPayload
 from gkdplan.runtime.teacher.scores import (
@@ -25,22 +26,28 @@ from gkdplan.runtime.teacher.scores import (
     likeliest_of_response,
     other_vocabulary,
 )
+from gkdplan.runtime.vision.images import Eyes
+from gkdplan.runtime.vision.pixels import PromptImage
+from gkdplan.runtime.vision.prompted import images_of_prompt
 
 
 @dataclass(frozen=True, slots=True)
 class ServedTeacher:
-    """A teacher's servers, as one rank of the student's mesh asks them."""
+    """A teacher's servers, as one rank of the student's mesh asks them; one that sees is sent what
+    `eyes` make of pictures."""
 
     plan: RunPlan
     server: TeacherServer
     mesh: Mesh
+    eyes: Eyes | None = None
 
     def payloads(self, batches: Sequence[Sequence[Question]]) -> list[TeacherPayload | None]:
         """For each micro-batch of this data rank the teacher's likeliest ids of the response tokens
         in this rank's share, [N, K]; None where the rank has no loss.
 
         Collective over the ranks of the last stage that hold the same rows, of which the first asks
-        for all of them. Raises UserError there: GK551 to GK553 and GK556.
+        for all of them. Raises UserError there: GK551 to GK553 and GK556, and GK485 where a picture
+        cannot be shown.
         """
         if self.mesh.pipeline_rank != self.mesh.pipeline_size - 1:
             return [None] * len(batches)
@@ -103,9 +110,10 @@ class ServedTeacher:
         """
         models = self.plan.models
         num_unused = models.teacher.shape.vocab_size - models.vocab_size
-        url = url_of(self.server, question.teacher)
+        url, images = url_of(self.server, question.teacher), self._images(question)
         for num_asked in (self._top_k, self._top_k + num_unused):
-            answer = ask_patiently(url, question.body(num_asked), self.server.patience_s)
+            asked = question.asked(num_asked, images)
+            answer = ask_patiently(url, asked, self.server.patience_s)
             found = likeliest_of_response(
                 answer,
                 question,
@@ -118,6 +126,13 @@ class ServedTeacher:
                 return found
         raise UserError(other_vocabulary(url, models.vocab_size))
 
+    def _images(self, question: Question) -> list[PromptImage]:
+        if not question.shown:
+            return []
+        assert self.eyes is not None, "text models have no rows with images"
+        dtype = TORCH_DTYPES[self.plan.models.teacher.dtype]
+        return [*images_of_prompt(question.prompt, question.shown, self.eyes, dtype)]
+
     @property
     def _top_k(self) -> int:
         assert self.plan.objective.top_k is not None, "a server gives its likeliest ids"
@@ -126,4 +141,4 @@ class ServedTeacher:
 
 def question_of(example: Example, response: Sequence[int]) -> Question:
     """A response to an example's prompt, for the example's teacher."""
-    return Question(example.prompt, response, example.teacher)
+    return Question(example.prompt, response, example.teacher, example.shown)

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.http_server import HttpServer, ServerGoneError, ServerRefusedError
-from gkdplan.runtime.teacher.asking import ask, refused, server_at
+from gkdplan.runtime.teacher.asking import (
+    TOKENS_IN_AND_OUT,
+    Asked,
+    ask,
+    refused,
+    server_at,
+)
 from gkdplan.runtime.teacher.scores import LEAST, Question, likeliest_of_response
 
 HELLO_TIMEOUT_S = 30.0
@@ -31,6 +37,7 @@ def _findings(run_plan: RunPlan, url: str) -> Iterator[Diagnostic]:
         max_model_len = _max_model_len(server.get(MODELS, HELLO_TIMEOUT_S))
         yield from _length(run_plan, url, max_model_len)
         yield from tuple(_vocabulary(run_plan, server)) or _top_k(run_plan, server)
+        yield from _images(run_plan, server)
     except ServerGoneError as failure:
         yield _not_there(url, failure)
     except ServerRefusedError as refusal:
@@ -92,7 +99,7 @@ def _vocabulary(run_plan: RunPlan, server: HttpServer) -> Iterator[Diagnostic]:
 
 def _takes(server: HttpServer, token: int) -> bool:
     try:
-        ask(server, {"prompt": [token], "max_tokens": LEAST})
+        ask(server, Asked({"prompt": [token], "max_tokens": LEAST}))
     except ServerRefusedError as refusal:
         if refusal.status != BAD_REQUEST:
             raise
@@ -106,7 +113,7 @@ def _top_k(run_plan: RunPlan, server: HttpServer) -> Iterator[Diagnostic]:
     assert top_k is not None, "a server gives its likeliest ids"
     question = Question([vocab_size - 1], [vocab_size - 1])
     try:
-        answer = ask(server, question.body(top_k))
+        answer = ask(server, question.asked(top_k))
     except ServerRefusedError as refusal:
         if refusal.status != BAD_REQUEST:
             raise
@@ -122,6 +129,24 @@ def _top_k(run_plan: RunPlan, server: HttpServer) -> Iterator[Diagnostic]:
     likeliest_of_response(
         answer, question, url=server.url, num_asked=top_k, top_k=top_k, vocab_size=vocab_size
     )
+
+
+def _images(run_plan: RunPlan, server: HttpServer) -> Iterator[Diagnostic]:
+    """A teacher that sees has a route that takes images."""
+    if run_plan.models.teacher.shape.vision is None:
+        return
+    tokens = [run_plan.models.vocab_size - 1]
+    body = {"token_ids": tokens, "sampling_params": {"max_tokens": LEAST}}
+    try:
+        ask(server, Asked(body, TOKENS_IN_AND_OUT))
+    except ServerRefusedError as refusal:
+        yield error(
+            "GK552",
+            f"the teacher's server at {server.url} refuses prompts with images: {refusal.status}",
+            "teacher.server",
+            notes=(f"its {TOKENS_IN_AND_OUT} says: {refusal.words}",),
+            help=("start it with `gkdplan serve PLAN --role teacher`",),
+        )
 
 
 def _not_there(url: str, failure: ServerGoneError) -> Diagnostic:

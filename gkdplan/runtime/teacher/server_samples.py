@@ -7,8 +7,15 @@ from typing import Any
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.model import RunPlan, TeacherServer
 from gkdplan.runplan.sampling import Sampling
+from gkdplan.runtime.rollout.asking import Vocabulary, parameters
 from gkdplan.runtime.rollout.engine import Completion, Request
-from gkdplan.runtime.teacher.asking import ask_patiently, in_parallel, url_of
+from gkdplan.runtime.teacher.asking import (
+    Asked,
+    ask_patiently,
+    asked_with_images,
+    in_parallel,
+    url_of,
+)
 from gkdplan.runtime.teacher.scores import other_vocabulary, senseless
 
 NEVER = -100.0
@@ -42,7 +49,7 @@ class ServedSampler:
 
     def _sample(self, request: Request, sampling: Sampling) -> Completion:
         url = url_of(self.server, request.teacher)
-        answer = ask_patiently(url, self._body(request, sampling), self.server.patience_s)
+        answer = ask_patiently(url, self._asked(request, sampling), self.server.patience_s)
         try:
             tokens = tuple(int(token) for token in answer["choices"][0]["token_ids"])
         except (KeyError, IndexError, TypeError, ValueError) as failure:
@@ -54,6 +61,14 @@ class ServedSampler:
         if not is_ended and len(tokens) != sampling.max_completion_length:
             raise UserError(_ended_early(url, len(tokens)))
         return Completion(tokens, weights_version=0)
+
+    def _asked(self, request: Request, sampling: Sampling) -> Asked:
+        if not request.images:
+            return Asked(self._body(request, sampling))
+        models, unused = self.plan.models, self._unused_ids()
+        vocabulary = Vocabulary(models.vocab_size, models.vocab_size + len(unused), self.stop_ids)
+        settings = parameters(request, sampling, vocabulary)
+        return asked_with_images(list(request.prompt), settings, request.images)
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         """Every setting of a sampler is named: what a request leaves out, a server takes from the

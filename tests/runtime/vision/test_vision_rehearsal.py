@@ -69,6 +69,13 @@ def test_the_step_of_a_layout_is_that_of_one_process(name, layout, tmp_path):
     _verify(name, LEARNING + LAYOUTS[layout], tmp_path, _nothing, set())
 
 
+@GRID
+@pytest.mark.parametrize("eyes", ["", LEARNING])
+def test_adapters_beside_eyes_are_held_against_one_process(eyes, tmp_path):
+    adapters = "tuning = 'lora'\nlora = { rank = 4, dropout = 0.1 }\n"
+    _verify("qwen3-vl", eyes + adapters + LAYOUTS["tensor 2"], tmp_path, _nothing, set())
+
+
 def _leave_what_a_tower_says_partial() -> None:
     from gkdplan.runtime.megatron import forward
 

@@ -132,8 +132,8 @@ def test_an_address_is_asked_once_of_all_rows_splits_and_runs(shelf, host, rows)
     assert again == first
     assert len(host.asked) == 3
     lines = told(shelf)
-    assert lines[0] == f"fetching 2 images into {shelf.directory}/images"
-    assert lines[1].startswith("fetched 2 of 2 images, ")
+    assert lines[0] == f"images to fetch: 2, into {shelf.directory}/images"
+    assert lines[1].startswith("images fetched: 2 of 2, ")
     assert [line.split(",")[0] for line in lines[4:]] == [
         "`data.train` is tokenised already",
         "`data.eval` is tokenised already",
@@ -172,7 +172,7 @@ def test_a_damaged_copy_is_told_and_fetched_anew(shelf, host, rows, damage):
     assert sorted(host.asked) == ["/0.png", "/0.png", "/1.png"]
     anew, fetched, *_ = told(shelf)
     assert f"is tokenised anew: in {folder(shelf)} the copy of `{host.url('/0.png')}`" in anew
-    assert "1 are fetched anew" in fetched
+    assert "images to fetch anew: 1" in fetched
     shelf.chat.eyes.pixels(before[0].shown)
 
 

@@ -117,7 +117,7 @@ def _fetch_missing(
     kept = {url: copies.digests[url] for url in wanted if url in copies.digests}
     flaws = {url: flaw for url in kept if (flaw := flaw_of(copies.directory, url, kept[url]))}
     if flaws:
-        tell(f"{next(iter(flaws.values()))}: {len(flaws):,} are fetched anew")
+        tell(f"{next(iter(flaws.values()))}; images to fetch anew: {len(flaws):,}")
     missing = [one for url, one in wanted.items() if url in flaws or url not in kept]
     if not missing:
         return
@@ -141,7 +141,7 @@ class _News:
         self._num_wanted, self._copies, self._tell = num_wanted, copies, tell
         self.num_kept = self._num_bytes = 0
         self._told_s = time.monotonic()
-        tell(f"fetching {num_wanted:,} images into {copies.directory}")
+        tell(f"images to fetch: {num_wanted:,}, into {copies.directory}")
 
     def keep(self, address: Address, content: bytes) -> None:
         self._copies.add(address.url, content)
@@ -153,7 +153,7 @@ class _News:
 
     def end(self) -> None:
         size = format_bytes(self._num_bytes)
-        self._tell(f"fetched {self.num_kept:,} of {self._num_wanted:,} images, {size}")
+        self._tell(f"images fetched: {self.num_kept:,} of {self._num_wanted:,}, {size}")
 
 
 def _not_fetched(faults: list[_Fault], help: tuple[str, ...], *notes: str) -> Diagnostic:

@@ -50,26 +50,9 @@ def latents_in_vllm_have_norms_of_one_kind(plan: Plan, facts: Facts) -> Iterator
             )
 
 
-@rule("GK590")
-def load_balance_knows_the_choice(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Megatron counts what a router would choose by scores alone
-    (megatron/core/transformer/moe/moe_utils.py, compute_routing_scores_for_aux_loss)."""
-    shape, coefficient = facts.student.shape, plan.student.router_aux_loss_coef
-    if shape.moe is None or coefficient == 0:
-        return
-    if shape.moe.routing.num_groups > 1 or shape.moe.routing.has_choice_bias:
-        yield _not_yet(
-            f"a load balancing loss for the routers of {shape.family} is",
-            "student.router_aux_loss_coef",
-            "it would count what their scores alone would choose, and not what they choose",
-            "remove it",
-        )
-
-
 RULES = (
     latents_need_kernels_of_torch,
     latents_in_vllm_have_norms_of_one_kind,
-    load_balance_knows_the_choice,
 )
 
 

@@ -24,9 +24,10 @@ class Router(TopKRouter):
 
     Of a micro-batch of T tokens, each with k of E experts, that is
     E sum_i f_i P_i, f_i = 1 / (k T) sum over tokens of [i is chosen], P_i = 1 / T sum of p_i, with
-    p the softmax over all experts (Fedus et al., "Switch Transformers", 2021, equations 4 to 6,
-    and for k > 1 megatron/core/transformer/moe/moe_utils.py): 1 where the load is equal. T counts
-    the tokens of all tensor and context ranks; the loss here is the part of this rank's.
+    p the softmax over all experts, or their sigmoids scaled to a sum of 1 (Fedus et al., "Switch
+    Transformers", 2021, equations 4 to 6, for k > 1 megatron/core/transformer/moe/moe_utils.py, and
+    in groups DeepSeek-AI, arXiv 2405.04434, equations 23 to 25): 1 where the load is equal. T
+    counts the tokens of all tensor and context ranks; the loss here is the part of this rank's.
 
     Where losses are sums over tokens Megatron multiplies it by the rank's tokens, and divides by
     all of them when gradients are reduced, which this project does not: its losses hold their
@@ -39,10 +40,28 @@ class Router(TopKRouter):
     def __init__(self, *args: Any, routing: Routing = PLAIN_ROUTING, **options: Any) -> None:
         super().__init__(*args, **options)
         self.sum_of_losses = torch.zeros((), device=torch.cuda.current_device())
+        self._chooses_by_scores = routing.num_groups == 1 and not routing.has_choice_bias
         if routing.num_groups > 1:
             self.router_replay = GroupChoice(routing)
         if routing.has_choice_bias:
             self.expert_bias = Parameter(torch.zeros(len(self.weight)), requires_grad=False)
+
+    def _apply_aux_loss(
+        self,
+        probs: Tensor,
+        scores_for_aux_loss: Tensor,
+        routing_map: Tensor,
+        with_padding_mask: bool = False,
+    ) -> Tensor:
+        """Of what is chosen: Megatron's `routing_map` is of the best scores of each token, in
+        whatever group, and of none of padding. An expert that a token has weighs more than 0."""
+        if not self._chooses_by_scores:
+            is_counted = routing_map.any(dim=1, keepdim=True)
+            routing_map = (probs.detach() != 0) & is_counted
+        activation: Tensor = super()._apply_aux_loss(
+            probs, scores_for_aux_loss, routing_map, with_padding_mask
+        )
+        return activation
 
     def attach_and_log_load_balancing_loss(
         self, activation: Tensor, aux_loss_coeff: float, aux_loss: Tensor, *_: Any, **others: Any

@@ -27,6 +27,8 @@ CONFIGURATIONS = {
     "tiny latents context 2 pipeline 2 attention and norms again": {"models": TINY_LATENTS}
     | {"context": 2, "pipeline": 2, "num_micro_batches": 3}
     | {"recompute": SELECTIVE.format('"core_attn", "layernorm"')},
+    "tiny latents load balanced": {"models": TINY_LATENTS}
+    | {"tuning": "router_aux_loss_coef = 0.01"},
     "tiny latents lora": {"models": TINY_LATENTS, "tuning": LORA_OF_ATTENTION},
     "tiny latents lora, dropout, tensor 2 expert 2": {"models": TINY_LATENTS, **BF16, "tensor": 2}
     | {"parallel": "expert = 2", "tuning": LORA_OF_ATTENTION + "\ndropout = 0.1"},

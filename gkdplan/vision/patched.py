@@ -1,16 +1,15 @@
 """Eyes of which an image keeps its proportions and takes as many tokens as they ask for."""
 
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar
 
-from gkdplan.vision.tensors import Shapes
+from gkdplan.vision.whole import Vision
 
 TOWER = "visual."
 
 
 @dataclass(frozen=True, slots=True)
-class PatchedVision:
+class PatchedVision(Vision):
     """What the towers of Qwen's models share.
 
     An image is cut into patches of `patch_size` pixels a side over `temporal_patch_size` frames,
@@ -19,10 +18,6 @@ class PatchedVision:
     `rotary_sections` pairs of each.
     """
 
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    ffn_hidden_size: int
     patch_size: int
     temporal_patch_size: int
     merge_size: int
@@ -35,9 +30,6 @@ class PatchedVision:
     projector: ClassVar[tuple[str, ...]] = ("visual.merger.",)
     """How those of the projector begin: the merger is part of the tower's module."""
     num_position_axes: ClassVar[int] = 3
-    """Numbers that say where a token stands."""
-    has_marks: ClassVar[bool] = False
-    """Whether the tokens of an image stand between two marks that no chat template writes."""
     has_interleaved_sections: ClassVar[bool] = False
     """Whether pairs turn by time, row and column in turn, and not one section after the other."""
 
@@ -72,25 +64,3 @@ class PatchedVision:
             "patches a side of an image's token": self.merge_size,
             "as the id of the image token": self.image_token_id,
         }
-
-    def tensors(self) -> Shapes:
-        """Names and shapes, in the order of the modules' parameters."""
-        raise NotImplementedError
-
-    def is_read(self, name: str) -> bool:
-        """Whether the features of an image depend on the tensor."""
-        return True
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(map(prod, self.tensors().values()))
-
-    @classmethod
-    def canonical_name(cls, name: str) -> str:
-        """Of a name in a checkpoint's file."""
-        return name
-
-    @classmethod
-    def name_on_disk(cls, name: str) -> str:
-        """Of a name in this project."""
-        return name

@@ -1,24 +1,19 @@
 """Eyes that look at tiles of one size: an image is one of them, or several."""
 
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar
 
-from gkdplan.vision.tensors import Shapes
+from gkdplan.vision.whole import Vision
 
 TOWER, PROJECTOR = "vision_tower.", "multi_modal_projector."
 _DECODER = "language_model."
 
 
 @dataclass(frozen=True, slots=True)
-class TiledVision:
+class TiledVision(Vision):
     """What towers share that look at tiles of `image_size` pixels a side, in patches of
     `patch_size`: each tile has as many states, and takes as many tokens of the decoder."""
 
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    ffn_hidden_size: int
     image_size: int
     patch_size: int
     activation: str
@@ -30,10 +25,6 @@ class TiledVision:
     """How the names of tensors begin that are not the decoder's."""
     projector: ClassVar[tuple[str, ...]] = (PROJECTOR,)
     """How those of the projector begin."""
-    num_position_axes: ClassVar[int] = 1
-    """Numbers that say where a token stands."""
-    has_marks: ClassVar[bool] = False
-    """Whether the tokens of an image stand between two marks that no chat template writes."""
 
     @property
     def num_states(self) -> int:
@@ -52,18 +43,6 @@ class TiledVision:
     def num_states_of(self, num_tokens: int) -> int:
         """States in the tower for so many tokens of images."""
         return num_tokens // self.tokens_per_tile * self.num_states
-
-    def tensors(self) -> Shapes:
-        """Names and shapes, in the order of the modules' parameters."""
-        raise NotImplementedError
-
-    def is_read(self, name: str) -> bool:
-        """Whether the features of an image depend on the tensor."""
-        return True
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(map(prod, self.tensors().values()))
 
     @classmethod
     def canonical_name(cls, name: str) -> str:

@@ -131,8 +131,7 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
 
 @rule("GK590")
 def towers_that_speak_to_layers_are_available(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """What a tower says to the decoder's first layers is added where the tower is, layer by
-    layer, and is not there when layers are computed again."""
+    """What a tower says to the decoder's first layers is added where the tower is."""
     for model in each_model(plan, facts):
         spoken, num_layers = deep_layers_of(model.shape.vision), model.shape.num_layers
         num_chunks = model.parallel.pipeline * model.parallel.virtual_pipeline
@@ -146,15 +145,6 @@ def towers_that_speak_to_layers_are_available(plan: Plan, facts: Facts) -> Itera
                 model.path("pipeline"),
                 f"give the first chunk {spoken} layers or more",
             )
-    student = plan.student
-    if not deep_layers_of(facts.student.shape.vision):
-        return
-    if student.recompute.granularity == "full":
-        yield _not_yet(
-            "recomputing whole layers that a tower speaks to is",
-            "student.recompute.granularity",
-            'set it to "selective" or "none"',
-        )
 
 
 def _not_yet(what: str, path: str, help: str) -> Finding:

@@ -50,8 +50,10 @@ class Share:
 
     @property
     def seen_bytes(self) -> int:
-        """What is kept of a micro-batch's images for the backward."""
-        return kept_bytes(self.model, self.batch.rows * self.seen_of_row)
+        """What is kept of a micro-batch's images for the backward; where whole layers are made
+        again also what the tower says to them."""
+        kept = kept_bytes(self.model, self.batch.rows * self.seen_of_row)
+        return kept + (self._said_bytes if self._hears_again else 0)
 
     @property
     def seen_backward_bytes(self) -> int:
@@ -60,8 +62,17 @@ class Share:
 
     @property
     def said_bytes(self) -> int:
-        """What a tower says to the layers of a micro-batch, held until they have run."""
+        """What a tower says to the layers of a micro-batch, held until they have run, where it is
+        not kept."""
+        return 0 if self._hears_again else self._said_bytes
+
+    @property
+    def _said_bytes(self) -> int:
         return said_bytes(self.model, self.batch.rows * self.seen_of_row)
+
+    @property
+    def _hears_again(self) -> bool:
+        return self.model.recompute.granularity == "full"
 
     @property
     def looking_bytes(self) -> int:

@@ -15,9 +15,10 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
 from gkdplan.runtime.loss import bound_
-from gkdplan.runtime.megatron.forward import Deepen, logit_softcap, output_head, with_images
+from gkdplan.runtime.megatron.forward import logit_softcap, output_head, with_images
 from gkdplan.runtime.megatron.products import multiply
 from gkdplan.runtime.megatron.rotary import Rotation
+from gkdplan.runtime.megatron.said import Said
 from gkdplan.runtime.vision.pixels import Pixels
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -59,17 +60,17 @@ class Decoder:
             rotation: (self._at(cos, positions), self._at(sin, positions))
             for rotation, (cos, sin) in self._rotary.items()
         }
-        place, deep = 0, ()
+        place, said = 0, None
         for chunk in self._chunks:
             if chunk.pre_process:
-                hidden, deep = _embedded(chunk, tokens_T[None], pixels)
+                hidden, said = _embedded(chunk, tokens_T[None], pixels)
             else:
                 hidden = self._receive(len(tokens_T))
             for layer in chunk.decoder.layers:
                 turn = turns.get(layer.self_attention.rotation)
                 hidden = _run_layer(layer, place, hidden, turn, attend)
-                if place < len(deep):
-                    hidden = deep[place](hidden)
+                if said is not None:
+                    hidden = said.added(chunk, place, hidden)
                 place += 1
             if not chunk.post_process:
                 self._send(hidden)
@@ -124,9 +125,9 @@ class Decoder:
 
 def _embedded(
     chunk: GPTModel, tokens_1T: Tensor, pixels: Pixels | None
-) -> tuple[Tensor, Sequence[Deepen]]:
+) -> tuple[Tensor, Said | None]:
     if pixels is None:
-        return chunk.embedding(tokens_1T, position_ids=None), ()
+        return chunk.embedding(tokens_1T, position_ids=None), None
     return with_images(chunk, tokens_1T, tokens_1T.size(1), pixels)
 
 

@@ -4,10 +4,7 @@ Legend: S tokens of a row, B rows, H hidden size, N chosen tokens, V this rank's
 vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-
+import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
@@ -18,10 +15,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gkdplan.runtime.megatron.said import Said
 from gkdplan.runtime.vision.pixels import NO_SIGHT, Pixels, Sight
-
-Deepen = Callable[[Tensor], Tensor]
-"""From a layer's hidden states to those with what a tower says to it."""
 
 
 def response_hidden(
@@ -109,28 +104,21 @@ def _decode(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, sight
     if positions_3BS is not None:
         positions_3BS = _padded(model, positions_3BS, value=0)
     sees = model.pre_process and hasattr(model, "vision")
-    embedded, deep = with_images(model, tokens_BS, num_tokens, sight.pixels) if sees else (None, ())
+    pixels = sight.pixels
+    embedded, said = with_images(model, tokens_BS, num_tokens, pixels) if sees else (None, None)
+    told = None if said is None else said.as_context
     is_last, model.post_process = model.post_process, False
     try:
-        with _speaking(model, deep):
-            return model(tokens_BS, positions_3BS, None, embedded, padding_mask=padding_BS)
+        return model(
+            tokens_BS,
+            positions_3BS,
+            None,
+            embedded,
+            padding_mask=padding_BS,
+            extra_block_kwargs=told,
+        )
     finally:
         model.post_process = is_last
-
-
-@contextmanager
-def _speaking(model: GPTModel, deep: Sequence[Deepen]) -> Iterator[None]:
-    """Let what is `deep` be added after each of the first layers."""
-    hooks = [
-        layer.register_forward_hook(lambda _, __, output, add=add: (add(output[0]), *output[1:]))
-        for layer, add in zip(model.decoder.layers, deep, strict=False)
-    ]
-    assert len(hooks) == len(deep), "the layers that a tower speaks to are in the first chunk"
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _padding_share(model: GPTModel, padding_BS: Tensor) -> Tensor:
@@ -144,35 +132,18 @@ def _padding_share(model: GPTModel, padding_BS: Tensor) -> Tensor:
 
 def with_images(
     model: GPTModel, tokens_BS: Tensor, num_tokens: int, pixels: Pixels | None
-) -> tuple[Tensor, Sequence[Deepen]]:
+) -> tuple[Tensor, Said | None]:
     """The embedding [S, B, H] with the features of images in their places, which count rows of
-    `num_tokens`; under sequence parallelism this rank's S / t tokens of it. And what adds those of
-    each of the first layers that the tower speaks to."""
+    `num_tokens`; under sequence parallelism this rank's S / t tokens of it. And what the tower says
+    to the first layers, where it does."""
     if pixels is None:
-        return _scattered(model, model.embedding(tokens_BS, position_ids=None)), ()
+        return _scattered(model, model.embedding(tokens_BS, position_ids=None)), None
     features_FH, *deep = (of_all[pixels.features_F] for of_all in model.vision(pixels))
     embedded_SBH = model.embedding(tokens_BS, position_ids=None)
     places_F = pixels.places_F % num_tokens * len(tokens_BS) + pixels.places_F // num_tokens
     whole_TH = embedded_SBH.flatten(0, 1).index_copy(0, places_F, features_FH)
-    adding = [partial(_add_features, model, places_F, said_FH) for said_FH in deep]
-    return _scattered(model, whole_TH.view_as(embedded_SBH)), adding
-
-
-def _add_features(
-    model: GPTModel, places_F: Tensor, features_FH: Tensor, hidden_SBH: Tensor
-) -> Tensor:
-    """In their places among this rank's tokens, whose gradients are joined over the tensor axis;
-    what comes is no view, so that a pipeline may free it."""
-    num_places, num_rows = hidden_SBH.size(0) * hidden_SBH.size(1), hidden_SBH.size(1)
-    if model.config.sequence_parallel:
-        features_FH = copy_to_tensor_model_parallel_region(
-            features_FH, group=model.pg_collection.tp
-        )
-        places_F = places_F - model.pg_collection.tp.rank() * num_places
-        here = ((places_F >= 0) & (places_F < num_places)).long().nonzero().flatten()
-        places_F, features_FH = places_F[here], features_FH[here]
-    where = (places_F // num_rows, places_F % num_rows)
-    return hidden_SBH.index_put(where, features_FH, accumulate=True)
+    said = Said(places_F, torch.stack(deep)) if deep else None
+    return _scattered(model, whole_TH.view_as(embedded_SBH)), said
 
 
 def _scattered(model: GPTModel, embedded_SBH: Tensor) -> Tensor:

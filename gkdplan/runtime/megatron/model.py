@@ -28,6 +28,7 @@ from gkdplan.runtime.megatron.lora import add_adapters, let_gradients_pass
 from gkdplan.runtime.megatron.mesh import Mesh, num_chunks_of_stages, pipeline_of
 from gkdplan.runtime.megatron.norms import add_output_norms, join_heads
 from gkdplan.runtime.megatron.rotary import RotaryAngles, SectionedAngles
+from gkdplan.runtime.megatron.said import hear
 from gkdplan.runtime.vision.tower import build_tower
 from gkdplan.shape import AttentionShape, ModelShape
 from gkdplan.vision import PatchedVision, VisionShape
@@ -104,6 +105,7 @@ def _ready(model: GPTModel, plan: ModelPlan, mesh: Mesh, *, trainable: bool) -> 
     _mark_shards(model)
     if shape.vision is not None and model.pre_process:
         model.vision = build_tower(shape.vision, TORCH_DTYPES[plan.dtype])
+        hear(model, shape.vision)
         for buffer in model.vision.buffers():
             buffer.data = buffer.data.to(mesh.device)
     model.requires_grad_(trainable).train(trainable)

@@ -15,6 +15,7 @@ from test_vision_runs import (
     LEARNING_EYES,
     MIX,
     PLAN,
+    RECOMPUTE,
     TOWER_ALONE,
     learns,
     make_home,
@@ -55,6 +56,16 @@ def test_what_learns_needs_what_the_ledger_says(kind, student, layout, tmp_path)
     changes = {**PLAN, **LAYOUTS[layout], "student": student}
     with launched_as_forks():
         ratios = measured_peaks(make_home(kind, tmp_path), tmp_path, **changes)
+    assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("student", [LEARNING_EYES, ""])
+def test_layers_that_hear_a_tower_again_need_what_the_ledger_says(student, tmp_path):
+    again = RECOMPUTE.format(method="uniform", num_layers=1)
+    changes = {**PLAN, **LAYOUTS["pipeline 2"], "recompute": again, "student": student}
+    with launched_as_forks():
+        ratios = measured_peaks(make_home("qwen3-vl", tmp_path), tmp_path, **changes)
     assert ratios == pytest.approx(dict.fromkeys(ratios, 1.0), rel=0.1)
 
 

@@ -152,6 +152,33 @@ def test_what_a_tower_says_to_layers_is_learnt_over_a_tensor_axis(tmp_path):
     _check_learning(make_home("qwen3-vl", tmp_path), tmp_path, WITH_SEQUENCE, LEARNING_EYES)
 
 
+RECOMPUTE = """granularity = "full"
+method = "{method}"
+num_layers = {num_layers}"""
+MADE_AGAIN = [
+    ("qwen3-vl", LEARNING_EYES, "uniform", 1, {"devices": 2, "tensor": 2}),
+    ("qwen3-vl", "", "uniform", 2, {}),
+    ("qwen3-vl", "", "block", 1, {"devices": 2, "tensor": 2}),
+    ("qwen3-vl", LEARNING_EYES, "block", 1, {}),
+    ("qwen3-vl", EYES_ALONE, "uniform", 1, {"devices": 2, "parallel": "context = 2"}),
+    ("qwen3-vl", LEARNING_EYES, "uniform", 1, {"devices": 2, "parallel": "pipeline = 2"}),
+    ("qwen3-vl-moe", LEARNING_EYES, "uniform", 1, {"devices": 2, "parallel": "expert = 2"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "student", "method", "num_layers", "layout"),
+    [MADE_AGAIN[0], *(pytest.param(*case, marks=pytest.mark.grid) for case in MADE_AGAIN[1:])],
+)
+def test_layers_that_are_made_again_hear_the_tower_again(
+    kind, student, method, num_layers, layout, tmp_path
+):
+    recompute = RECOMPUTE.format(method=method, num_layers=num_layers)
+    changes = {**PLAN, **layout, "recompute": recompute, "student": student}
+    run_plan = compile_tiny(make_home(kind, tmp_path), tmp_path / "run", **changes)
+    run_on_ranks(check_step, run_plan.layout.world_size, encode(run_plan))
+
+
 def _check_learning(home: Path, tmp_path: Path, layout: str, student: str) -> None:
     changes = {**PLAN, **(LAYOUTS | INTERLEAVED)[layout], "student": student}
     run_plan = compile_tiny(home, tmp_path / "run", **changes)

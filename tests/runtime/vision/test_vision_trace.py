@@ -37,6 +37,9 @@ LORA = """tuning = "lora"
 rank = 8
 alpha = 16.0
 targets = ["all-linear"]"""
+RECOMPUTE = """granularity = "full"
+method = "uniform"
+num_layers = 1"""
 LAYOUTS = {
     "one process": {},
     "eyes that learn": LEARNING,
@@ -44,6 +47,7 @@ LAYOUTS = {
     "pipeline 2": {"devices": 2, "parallel": "pipeline = 2"},
     "adapters": {"student": LORA},
     "eyes beside adapters": {"student": f"{LEARNING['student']}\n{LORA}"},
+    "made again": {**LEARNING, "recompute": RECOMPUTE},
     "interleaved": {
         **LEARNING,
         "devices": 2,

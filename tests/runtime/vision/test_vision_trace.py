@@ -61,7 +61,7 @@ OF_EXPERTS = {
 }
 EVERY_RUN = {
     ("llava", "tensor 2"),
-    ("qwen-vl", "one process"),
+    ("qwen-vl", "interleaved"),
     ("qwen3-vl", "eyes beside adapters"),
 }
 """The others are in the grid."""

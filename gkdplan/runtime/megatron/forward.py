@@ -106,7 +106,7 @@ def _decode(model: GPTModel, tokens_BS: Tensor, padding_BS: Tensor | None, sight
     sees = model.pre_process and hasattr(model, "vision")
     pixels = sight.pixels
     embedded, said = with_images(model, tokens_BS, num_tokens, pixels) if sees else (None, None)
-    told = None if said is None else said.as_context
+    told = None if said is None else said.to_layers_of(model)
     is_last, model.post_process = model.post_process, False
     try:
         return model(

@@ -23,12 +23,13 @@ class Said:
     places_F: Tensor
     features_DFH: Tensor
 
-    @property
-    def as_context(self) -> dict[str, Tensor]:
+    def to_layers_of(self, model: GPTModel) -> dict[str, Tensor]:
         """As arguments of a block of layers, for the `hear`ing ones: those of an attention to
         another sequence, which no decoder here has. They reach a layer that is made again too, and
         what comes second gets its gradients back (megatron/core/tensor_parallel/random.py,
         CheckpointFunction)."""
+        hearing = len(model.decoder.layers)
+        assert len(self.features_DFH) <= hearing, "they are all in the first chunk"
         return {"context": self.places_F, "context_mask": self.features_DFH}
 
     def added(self, model: GPTModel, layer: int, hidden_SBH: Tensor) -> Tensor:
@@ -40,9 +41,7 @@ class Said:
 
 def hear(model: GPTModel, vision: VisionShape) -> None:
     """Let the first layers of a model's first chunk add what a tower says to them."""
-    num_layers = deep_layers_of(vision)
-    assert num_layers <= len(model.decoder.layers), "they are all in the first chunk"
-    for layer in range(num_layers):
+    for layer in range(min(deep_layers_of(vision), len(model.decoder.layers))):
 
         def add(_: Module, __: Any, told: dict[str, Any], output: Any, layer: int = layer) -> Any:
             places_F, features_DFH = told.get("context"), told.get("context_mask")

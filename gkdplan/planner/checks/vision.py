@@ -123,10 +123,14 @@ def what_sight_goes_with_is_available(plan: Plan, facts: Facts) -> Iterator[Find
     """What a plan of models that see would ask of this version in vain."""
     if facts.student.shape.vision is None or facts.teacher.shape.vision is None:
         return
-    if plan.student.init == "random":
-        yield _not_yet(
-            "random weights of models that see are", "student.init", 'set it to "pretrained"'
-        )
+    student = plan.student
+    for key, part in (("freeze_vision", "tower"), ("freeze_projector", "projector")):
+        if student.init == "random" and getattr(student, key) is not False:
+            yield _not_yet(
+                f"random weights of a {part} that stays as it is are",
+                "student.init",
+                f'set `student.{key}` to false, or `init` to "pretrained"',
+            )
 
 
 @rule("GK590")

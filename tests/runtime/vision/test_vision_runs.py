@@ -12,7 +12,7 @@ import pytest
 import torch
 from gloo_ranks import launched_as_forks, run_on_ranks
 from one_step import learn_once
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from silent_session import open_silently
 from tiny_plans import compile_tiny
 from tiny_vision import (
@@ -35,6 +35,7 @@ from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.chat_of_plan import chat_of_plan
 from gkdplan.runtime.data.examples import Example, Split, load_examples
 from gkdplan.runtime.launch import run
+from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.gradients import full_gradients
 from gkdplan.runtime.responses import sample_responses
 from gkdplan.runtime.saved.run_directory import read_metrics
@@ -449,3 +450,41 @@ def test_a_corrupt_image_is_named_with_its_row(home, tmp_path, forks):
     (found,) = [d for d in result.diagnostics if d.code == "GK485"]
     assert f"{rows}/rows.jsonl:2" in found.message
     assert "rows-1-0.png" in found.message
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param("tensor 2 with sequence", marks=pytest.mark.grid), "pipeline 2"]
+)
+def test_random_eyes_are_the_same_in_every_layout(layout, home, tmp_path):
+    """And learn: norms and scales of layers begin where transformers' do, the rest is drawn."""
+    random, drawn = PLAN | {"student": 'init = "random"\n' + LEARNING_EYES}, []
+    for number, name in enumerate(("one process", layout)):
+        output = tmp_path / str(number)
+        run_plan = compile_tiny(home, output, **random, **LAYOUTS[name])
+        run_on_ranks(_keep_drawn, run_plan.layout.world_size, encode(run_plan), str(output))
+        drawn.append(load_file(output / "drawn"))
+    first, second = drawn
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    vision = run_plan.models.student.shape.vision
+    for name, size in vision.tensors().items():
+        tensor = first[name]
+        if ".lambda_" in name:
+            assert (tensor == 0.1).all(), name
+        elif len(size) == 1 and name.endswith(("weight", "bias")):
+            assert (tensor == float(name.endswith("weight"))).all(), name
+        elif tensor.numel() > 200:
+            assert 0.015 < float(tensor.std()) < 0.025, name
+
+
+def _keep_drawn(lock: str, output: str) -> None:
+    session = open_silently(lock)
+    model = session.plan.models.student
+    whole = full_tensors(session.student, model, session.mesh)
+    tensors = {name: tensor.clone() for name, tensor in whole}
+    if session.mesh.rank == 0:
+        save_file(tensors, f"{output}/drawn")
+    state = learn_once(session, 0.5, 1.0)
+    assert torch.isfinite(torch.tensor(state.loss))
+    gradients = dict(full_gradients(session.trainer, model, session.mesh))
+    assert any(name.startswith(model.shape.vision.prefixes) for name in gradients)

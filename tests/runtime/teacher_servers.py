@@ -37,21 +37,22 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def served(model: Path) -> Iterator[str]:
-    """The address of a server of `model`, which ends with the block, whatever happens in it."""
-    with running(model, free_port()) as (url, _):
+def served(model: Path, *more: str) -> Iterator[str]:
+    """The address of a server of `model`, with `more` options, which ends with the block, whatever
+    happens in it."""
+    with running(model, free_port(), *more) as (url, _):
         yield url
 
 
 @contextmanager
-def running(model: Path, port: int) -> Iterator[tuple[str, subprocess.Popen]]:
+def running(model: Path, port: int, *more: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """The same at a port of its own, with its process, the first of its session."""
     options = [part for name, value in LIMITS.items() for part in (f"--{name}", value)]
     where = ["--host", "127.0.0.1", "--port", str(port)]
     log = model.with_name(f"server_{port}.log")
     with log.open("w") as out:
         process = subprocess.Popen(
-            (*SERVE, "--model", str(model), *where, "--enforce-eager", *options),
+            (*SERVE, "--model", str(model), *where, "--enforce-eager", *options, *more),
             stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, **ENVIRONMENT},
         )  # fmt: skip

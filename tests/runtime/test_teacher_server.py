@@ -1,5 +1,6 @@
 """A teacher behind a real server of vLLM gives what the same teacher on the ranks gives."""
 
+import json
 import subprocess
 import threading
 import time
@@ -21,6 +22,7 @@ from gkdplan.cli.sample import decide
 from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan, TeacherAddress, TeacherServer
+from gkdplan.runplan.sampling import ServerLimits
 from gkdplan.runtime import launch
 from gkdplan.runtime.data.batch import Row
 from gkdplan.runtime.data.chat import load_chat
@@ -31,6 +33,7 @@ from gkdplan.runtime.loss import TopK
 from gkdplan.runtime.rollout.engine import Request
 from gkdplan.runtime.rollout.sampling import row_seed
 from gkdplan.runtime.saved.run_directory import RunDirectory, read_metrics
+from gkdplan.runtime.serving import command
 from gkdplan.runtime.teacher.payload import teacher_payloads
 from gkdplan.runtime.teacher.scores import Question
 from gkdplan.runtime.teacher.server import ServedTeacher
@@ -330,6 +333,42 @@ def _kill_after(process: subprocess.Popen, is_so: Callable[[], bool]) -> None:
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.01)
     kill(process)
+
+
+LATENTS = {
+    "num_key_value_heads": 4,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 24,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 40,
+    "moe_intermediate_size": 32,
+    "n_shared_experts": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 2.5,
+    "n_group": 4,
+    "topk_group": 2,
+}
+
+
+@pytest.mark.grid
+def test_a_teacher_of_latents_is_asked_as_one_on_the_ranks_is(tmp_path):
+    keys = LATENTS | {"hidden": 64, "vocab_size": NUM_TOKENS, "max_position_embeddings": 256}
+    teacher = tiny.save_family(tmp_path / "teacher", "deepseek_v3", seed=1, **keys)
+    config = json.loads((teacher / "config.json").read_text())
+    config |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}  # as DeepSeek publishes it
+    (teacher / "config.json").write_text(json.dumps(config))
+    tiny.save_llama(tmp_path / "student", seed=2)
+    tiny.save_rows(tmp_path / "rows.jsonl")
+    plan = compile_plan_text(behind(tmp_path, tmp_path / "behind", 'url = "http://127.0.0.1:9"'))
+    limits = ServerLimits(96, 16, 24, 1, None, 16 << 20)
+    asked = [*command(plan, Role.TEACHER, "http://127.0.0.1:9", limits, is_guarded=False)]
+    named = asked[asked.index("--attention-backend") :]
+    with served(teacher, *named) as url:
+        lock = encode(beside(tmp_path, tmp_path / "run"))
+        run_on_ranks(_compare_payloads, 1, url, [lock])
 
 
 @pytest.mark.grid

@@ -1,13 +1,11 @@
 """Towers and projectors that learn: what they need, what is saved of them, and how they go on."""
 
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from gloo_ranks import launched_as_forks, run_on_ranks
+from gloo_ranks import launched_as_forks
+from resumed_run import ends_in_the_same_bytes
 from safetensors.torch import load_file
-from silent_session import open_silently
 from test_vision_runs import (
     EYES_ALONE,
     INTERLEAVED,
@@ -24,9 +22,7 @@ from test_vision_runs import (
 from tiny_plans import compile_tiny
 from tiny_vision import load_reference
 
-from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import ModelPlan
-from gkdplan.runtime.executor import Executor
 from gkdplan.vision import canonical_name
 
 IN_THE_GRID = ("llava", "qwen3-vl", "internvl")
@@ -115,10 +111,7 @@ def test_a_run_goes_on_in_the_same_bytes_and_saves_what_learnt(kind, student, tm
         steps=4,
         save_interval=2,
     )
-    run_on_ranks(_run_and_resume, 2, encode(run_plan))
-    first, again = (_files(home / "run/checkpoints" / name) for name in ("first", "step_4"))
-    assert again == first
-    saved = home / "run/checkpoints/step_4/student"
+    saved = ends_in_the_same_bytes(run_plan) / "student"
     model = run_plan.models.student
     before, after = (load_file(path / "model.safetensors") for path in (home / "student", saved))
     assert before.keys() == after.keys()
@@ -133,24 +126,3 @@ def _moves(name: str, model: ModelPlan) -> bool:
     is_of_decoder = not name.startswith(model.shape.vision.prefixes)
     is_adapted = model.lora is None or name.endswith("_proj.weight")
     return learns(name, model.freeze, model.shape.vision) and (is_adapted or not is_of_decoder)
-
-
-def _run_and_resume(lock: str) -> None:
-    session = open_silently(lock)
-    _run(session, (1, 2, 3, 4))
-    if session.is_main:
-        finished = session.directory.checkpoint(4)
-        finished.rename(finished.with_name("first"))
-    dist.barrier()
-    _run(open_silently(lock, start_step=2), (3, 4))
-
-
-def _run(session, steps: tuple[int, ...]) -> None:
-    for step in steps:
-        Executor(session)._run_step(step)
-    session.metrics.close()
-
-
-def _files(directory: Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}

@@ -1,6 +1,5 @@
 """Towers and projectors that learn: what they need, what is saved of them, and how they go on."""
 
-
 import pytest
 import torch
 from gloo_ranks import launched_as_forks

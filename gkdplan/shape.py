@@ -3,88 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from gkdplan.attention import PLAIN_ATTENTION, AttentionShape
+from gkdplan.experts import MoeShape
 from gkdplan.latent import LatentShape
+from gkdplan.projections import FUSED_PROJECTIONS, parts_of
 from gkdplan.rope import RopeScaling
-from gkdplan.routing import PLAIN_ROUTING, Routing
 from gkdplan.vision import VisionShape
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear maps of a dense layer, by the names that Hugging Face gives them."""
 LATENT_PROJECTIONS = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
 """Those to and from latents, where queries, keys and values come from such."""
-FUSED_PROJECTIONS = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-}
-"""Matrices in which some families lay several of them, one below the other."""
-
-
-OF_EXPERTS = ("gate_proj", "up_proj", "down_proj")
-"""Those that each expert has of its own, where a layer has experts."""
-
-
-def parts_of(projection: str) -> tuple[str, ...]:
-    """Those of PROJECTIONS that a projection of a checkpoint holds."""
-    return FUSED_PROJECTIONS.get(projection, (projection,))
-
-
-@dataclass(frozen=True, slots=True)
-class MoeShape:
-    """The experts of layers: gated MLPs of which a router picks some for each token.
-
-    All layers have them but `dense_layers`, which have one gated MLP, of the model's width.
-    `shared_ffn_hidden_size` is the width of an expert that sees every token, 0 where there is none;
-    `shared_expert_gate` says that its output is scaled by a gate of its own. `weights_sum_to_one`
-    says that the router's weights of a token's experts are scaled to that sum, before the scale of
-    its `routing`.
-    """
-
-    num_experts: int
-    num_experts_per_token: int
-    expert_ffn_hidden_size: int
-    shared_ffn_hidden_size: int = 0
-    shared_expert_gate: bool = False
-    weights_sum_to_one: bool = True
-    dense_layers: tuple[int, ...] = ()
-    routing: Routing = PLAIN_ROUTING
-
-    def keeping(self, layers: Sequence[int]) -> "MoeShape | None":
-        """Of a model that is made of these layers; None where none of them has experts."""
-        dense = tuple(new for new, old in enumerate(layers) if old in self.dense_layers)
-        return replace(self, dense_layers=dense) if len(dense) < len(layers) else None
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
-    """What a family's attention does beside softmax(q k / sqrt(head_dim)) v over all positions.
-
-    `scale` multiplies the scores in place of 1 / sqrt(head_dim); `softcap` c bounds them to
-    c tanh(score / c). In the layers `sliding_layers` a position sees the last `window` positions,
-    itself among them, and rotates by `sliding_rope_theta`, unscaled, where that is given. The
-    layers `unrotated_layers` have no rotary positions. `rotary_fraction` is the share of a head
-    that is rotated, its first coordinates: in halves, or `rotary_in_pairs` of neighbours.
-    """
-
-    scale: float | None = None
-    softcap: float | None = None
-    window: int | None = None
-    sliding_layers: tuple[int, ...] = ()
-    sliding_rope_theta: float | None = None
-    unrotated_layers: tuple[int, ...] = ()
-    rotary_fraction: float = 1.0
-    rotary_in_pairs: bool = False
-
-    def keeping(self, layers: Sequence[int]) -> "AttentionShape":
-        """Of a model that is made of these layers."""
-        sliding, unrotated = (
-            tuple(new for new, old in enumerate(layers) if old in special)
-            for special in (self.sliding_layers, self.unrotated_layers)
-        )
-        window = self.window if sliding else None
-        return replace(self, window=window, sliding_layers=sliding, unrotated_layers=unrotated)
-
-
-PLAIN_ATTENTION = AttentionShape()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from math import prod
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gkdplan.experts import MoeShape
 from gkdplan.families.tensors import expected_tensors
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.shape import ModelShape
 
 EXPERTS = st.builds(
     MoeShape,

@@ -16,7 +16,7 @@ from gkdplan.facts.model import TokenizerFacts
 from gkdplan.planner.sources import dataset_share
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runplan.row_lengths import SplitLengths
-from gkdplan.spec.plan import Student
+from gkdplan.spec.models import Student
 
 ROWS_AT_ONCE = 100
 """Between two moves of the bar."""

@@ -23,7 +23,8 @@ from gkdplan.planner.samples import (
 )
 from gkdplan.report.diagnostics import check_json
 from gkdplan.report.samples import samples_written
-from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.samples import Manifest
 from gkdplan.vocab import Engine, Role
 

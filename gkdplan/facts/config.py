@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from gkdplan.attention import PLAIN_ATTENTION
 from gkdplan.diagnostics import Diagnostic, error
 from gkdplan.families import FAMILIES, Family
 from gkdplan.families.activations import ACTIVATIONS
@@ -11,7 +12,7 @@ from gkdplan.families.keys import Keys
 from gkdplan.families.not_yet import NOT_YET
 from gkdplan.families.rope import MAX_POSITIONS, read_rope
 from gkdplan.families.seeing import ARCHITECTURES, READERS
-from gkdplan.shape import PLAIN_ATTENTION, ModelShape
+from gkdplan.shape import ModelShape
 from gkdplan.text import shown
 
 MAX_CONFIG_BYTES = 8 * 2**20

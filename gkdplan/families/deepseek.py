@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from gkdplan.attention import AttentionShape
 from gkdplan.families.dense_layers import read_first, written_first
 from gkdplan.families.experts import MAX_EXPERTS, ExpertKeys
 from gkdplan.families.family import Family
@@ -15,7 +16,7 @@ from gkdplan.families.windows import refuse_windows
 from gkdplan.latent import LatentShape
 from gkdplan.rope import YarnScaling
 from gkdplan.routing import Routing
-from gkdplan.shape import AttentionShape, ModelShape
+from gkdplan.shape import ModelShape
 
 MAX_SIZE = 2**16
 _GREEDY, _IN_GROUPS = "greedy", "group_limited_greedy"

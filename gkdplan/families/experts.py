@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gkdplan.experts import MoeShape
 from gkdplan.families.dense_layers import (
     no_dense_layers,
     no_keys_of_dense_layers,
@@ -11,7 +12,7 @@ from gkdplan.families.dense_layers import (
 )
 from gkdplan.families.keys import Keys
 from gkdplan.routing import PLAIN_ROUTING, Routing
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.shape import ModelShape
 
 MAX_EXPERTS = 2**14
 MAX_FFN = 2**22

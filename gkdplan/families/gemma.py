@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+from gkdplan.attention import AttentionShape
 from gkdplan.families.family import Family
 from gkdplan.families.keys import Keys
 from gkdplan.families.names import Names
 from gkdplan.families.rope import MAX_THETA, written_rope
 from gkdplan.families.windows import FULL, SLIDING, read_windows, written_windows
-from gkdplan.shape import AttentionShape, ModelShape
+from gkdplan.shape import ModelShape
 
 MAX_SOFTCAP = 1e6
 LOCAL_THETA = 10_000.0

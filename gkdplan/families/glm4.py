@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from gkdplan.attention import AttentionShape
 from gkdplan.families.family import Family
 from gkdplan.families.keys import Keys
 from gkdplan.families.names import Names
 from gkdplan.families.windows import refuse_windows
-from gkdplan.shape import AttentionShape, ModelShape
+from gkdplan.shape import ModelShape
 
 _REQUIRED = ("num_key_value_heads", "head_dim")
 

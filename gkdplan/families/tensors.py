@@ -1,8 +1,10 @@
 """The tensors of a Hugging Face checkpoint by name and shape."""
 
+from gkdplan.experts import MoeShape
 from gkdplan.families import FAMILIES
 from gkdplan.families.names import ExpertNames, Names
-from gkdplan.shape import OF_EXPERTS, PROJECTIONS, ModelShape, MoeShape, parts_of
+from gkdplan.projections import OF_EXPERTS, PROJECTIONS, parts_of
+from gkdplan.shape import ModelShape
 
 Sizes = dict[str, tuple[int, ...]]
 

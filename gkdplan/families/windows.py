@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from gkdplan.attention import AttentionShape
 from gkdplan.families.keys import Keys
-from gkdplan.shape import AttentionShape, ModelShape
+from gkdplan.shape import ModelShape
 
 MAX_WINDOW = 2**31
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -10,7 +10,9 @@ from gkdplan.planner.sources import samples_itself
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.schedule import OffloadChoice
 from gkdplan.runplan.steps import Move
-from gkdplan.spec.plan import Optimizer, Plan, Student, Teacher
+from gkdplan.spec.learning import Optimizer
+from gkdplan.spec.models import Student, Teacher
+from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Verdict
 
 OFFLOADABLE = ("teacher", "optimizer", "student")

@@ -11,12 +11,12 @@ from gkdplan.runplan.model import (
     BatchPlan,
     DataPlan,
     Inputs,
-    Models,
     Objective,
     OptimizerPlan,
     RunPlan,
     Training,
 )
+from gkdplan.runplan.models import Models
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runplan.steps import Draw
 from gkdplan.shape import ModelShape

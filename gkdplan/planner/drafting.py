@@ -19,12 +19,11 @@ from gkdplan.runplan.model import (
     BatchPlan,
     DataPlan,
     DataSource,
-    ModelPlan,
-    Models,
     Objective,
     OptimizerPlan,
     Training,
 )
+from gkdplan.runplan.models import ModelPlan, Models
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine, LossBackend, Payload, Tier

@@ -8,7 +8,8 @@ from gkdplan.facts.model import Device, Facts
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.memory.engine import EngineModel, forward_bytes, kv_token_bytes, weight_bytes
 from gkdplan.planner.memory.engine_vision import eye_weight_bytes, seeing_bytes
-from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runplan.sampling import ServerLimits, VllmPlan
 from gkdplan.shape import ModelShape
 from gkdplan.spec.plan import Plan

@@ -7,7 +7,8 @@ from math import lcm
 from gkdplan.facts.model import Device
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
 from gkdplan.runplan.rendezvous import Rendezvous
-from gkdplan.spec.plan import Cluster, Parallel, Plan
+from gkdplan.spec.models import Parallel
+from gkdplan.spec.plan import Cluster, Plan
 from gkdplan.vocab import Kernels
 
 

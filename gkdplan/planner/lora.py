@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from gkdplan.families.tensors import projections_of
-from gkdplan.runplan.model import LoraPlan
-from gkdplan.shape import OF_EXPERTS, ModelShape
-from gkdplan.spec.plan import Lora, Student
+from gkdplan.projections import OF_EXPERTS
+from gkdplan.runplan.models import LoraPlan
+from gkdplan.shape import ModelShape
+from gkdplan.spec.models import Lora, Student
 
 ALL_LINEAR = "all-linear"
 """The target that means every projection."""

@@ -7,13 +7,12 @@ from gkdplan.facts.model import Facts, ModelFacts
 from gkdplan.planner.layout import stage_layers, teacher_parallel
 from gkdplan.planner.lora import decide_lora
 from gkdplan.runplan.layout import Layout
-from gkdplan.runplan.model import (
+from gkdplan.runplan.model import Inputs, ModelInput
+from gkdplan.runplan.models import (
     NO_RECOMPUTE,
     Freeze,
-    Inputs,
     LoadBalance,
     LoraPlan,
-    ModelInput,
     ModelPlan,
     Models,
     Recompute,
@@ -21,7 +20,7 @@ from gkdplan.runplan.model import (
     TeacherServer,
 )
 from gkdplan.shape import ModelShape
-from gkdplan.spec import plan as spec
+from gkdplan.spec import models as spec
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Dtype, Tier
 

@@ -17,19 +17,9 @@ from gkdplan.planner.reduced_shape import LARGEST_DEGREE, reduced_axes, reduced_
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
 from gkdplan.shape import ModelShape
-from gkdplan.spec.plan import (
-    Batch,
-    Cluster,
-    Data,
-    Distill,
-    Generation,
-    Lora,
-    Parallel,
-    Plan,
-    Recompute,
-    Run,
-    Student,
-)
+from gkdplan.spec.learning import Batch, Data, Distill, Generation, Run
+from gkdplan.spec.models import Lora, Parallel, Recompute, Student
+from gkdplan.spec.plan import Cluster, Plan
 from gkdplan.vocab import Dtype, Engine, LossBackend, Tier
 
 MAX_RANKS = 8

@@ -4,12 +4,14 @@ from dataclasses import replace
 from itertools import islice
 from math import gcd, lcm, sqrt
 
+from gkdplan.attention import AttentionShape
+from gkdplan.experts import MoeShape
 from gkdplan.latent import LatentShape
 from gkdplan.planner.layout import layers_of_stages, stage_layers
 from gkdplan.planner.reduced_vision import reduced_vision
 from gkdplan.rope import LongRopeScaling, RopeScaling
-from gkdplan.shape import AttentionShape, ModelShape, MoeShape
-from gkdplan.spec.plan import Parallel
+from gkdplan.shape import ModelShape
+from gkdplan.spec.models import Parallel
 from gkdplan.vision import QwenVision
 
 HEAD_DIM, FFN, EXPERT_FFN = 8, 24, 16

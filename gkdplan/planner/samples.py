@@ -12,7 +12,8 @@ from gkdplan.samples import (
     SampledFile,
     text_fingerprint,
 )
-from gkdplan.spec.plan import Plan, Student, Teacher
+from gkdplan.spec.models import Student, Teacher
+from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Engine, Role
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from gkdplan.planner.draft import Draft, engine_of, sampling_roles
 from gkdplan.planner.memory.checkpoint import checkpoint_bytes
-from gkdplan.planner.memory.model import fused_of, rank_model
+from gkdplan.planner.memory.fused import fused_of
+from gkdplan.planner.memory.model import rank_model
 from gkdplan.planner.memory.payload import kept_ids, payload_bytes, payload_width
 from gkdplan.planner.memory.stream import streamed_bytes
 from gkdplan.runplan.model import Training

@@ -6,7 +6,8 @@ from typing import Any
 
 from gkdplan.report.words import degrees, layers_of_stages, plural
 from gkdplan.report.wrapping import wrap
-from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runplan.rehearsal import Check, Claim
 
 _CLAIMS = {

@@ -9,7 +9,7 @@ from gkdplan.report.figures import GIB, MIB, Unit
 from gkdplan.report.words import plural
 from gkdplan.report.wrapping import wrap
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import Recompute
+from gkdplan.runplan.models import Recompute
 from gkdplan.runplan.ranking import Dropped, Option, Ranking
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Tier

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+from gkdplan.projections import PROJECTIONS
 from gkdplan.runplan.layout import AxisDegrees, Layout
 from gkdplan.runplan.mixing import rows_of_files
-from gkdplan.runplan.model import Freeze, LoraPlan, ModelPlan, Recompute, RunPlan, TeacherServer
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import Freeze, LoraPlan, ModelPlan, Recompute, TeacherServer
 from gkdplan.runplan.schedule import OffloadChoice
-from gkdplan.shape import PROJECTIONS
 from gkdplan.units import format_bytes, format_count, format_seconds
 from gkdplan.vocab import Kernels, Tier
 

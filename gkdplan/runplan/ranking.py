@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import Recompute
+from gkdplan.runplan.models import Recompute
 from gkdplan.vocab import Phase, Tier, Verdict
 
 Value = str | int | bool | tuple[str | int, ...] | None

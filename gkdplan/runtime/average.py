@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.main_pieces import MainPiece
 from gkdplan.runtime.megatron.trainer import Trainer

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.average import open_average
 from gkdplan.runtime.boards import open_boards
 from gkdplan.runtime.data.chat import Chat

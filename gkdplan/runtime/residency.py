@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runplan.steps import Move
 from gkdplan.runtime.copying import begin_copies, nothing_like, nothing_to_wait_for
 from gkdplan.runtime.layer_stream import stream_layers

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runplan.sampling import ServerLimits
 from gkdplan.runtime.http_server import API_KEY
 from gkdplan.runtime.model_files import model_directory

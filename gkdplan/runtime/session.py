@@ -15,8 +15,8 @@ from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.data.examples import Example, Examples
 from gkdplan.runtime.data.sight import images_of, pixels_of, positions_of_prompts
 from gkdplan.runtime.distillation import Distillation
+from gkdplan.runtime.megatron.config import TORCH_DTYPES
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import TORCH_DTYPES
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.metrics import MetricsLog
 from gkdplan.runtime.phases import Phases

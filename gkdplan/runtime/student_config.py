@@ -8,7 +8,7 @@ from typing import Any
 
 from gkdplan.families import FAMILIES
 from gkdplan.families.packed import packs_experts
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.vocab import Dtype
 
 COPIED_FILES = (

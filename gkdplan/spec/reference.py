@@ -11,7 +11,7 @@ _OPENING = """\
 
 One TOML file. Unknown keys are errors, values are never coerced, and relative paths are relative
 to the working directory. This page is written by `python -m gkdplan.spec.reference` from
-`gkdplan/spec/plan.py`; `gkdplan schema` prints the same as a JSON schema, which an editor finds
+`gkdplan/spec`; `gkdplan schema` prints the same as a JSON schema, which an editor finds
 through a first line such as `#:schema ../schemas/plan.schema.json`. Nothing is ignored: what
 this version cannot plan yet is refused by name, with `GK590`; what it plans and prices and cannot
 run yet, with a warning, `GK591`.

@@ -10,16 +10,21 @@ import json
 from functools import cache
 from typing import Any
 
-from gkdplan.spec import plan
+from gkdplan.spec import learning, models, plan
 from gkdplan.spec.places import Path
 from gkdplan.spec.toml_words import format_path
+from gkdplan.spec.values import LARGEST_COUNT
 
 Node = dict[str, Any]
 
 
+TABLES = (plan, models, learning)
+"""The modules whose classes are the tables of a plan."""
+
+
 @cache
 def plan_schema() -> Node:
-    """The JSON schema of a plan, every key described by its docstring in spec/plan.py."""
+    """The JSON schema of a plan, every key described by its docstring in its table."""
     raw = plan.Plan.model_json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -93,7 +98,7 @@ def _range(node: Node) -> str:
     """
     bounds = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
     lowest, above, highest, below = (
-        None if node.get(bound, plan.LARGEST_COUNT) == plan.LARGEST_COUNT else f"{node[bound]:g}"
+        None if node.get(bound, LARGEST_COUNT) == LARGEST_COUNT else f"{node[bound]:g}"
         for bound in bounds
     )
     if lowest and highest:
@@ -136,9 +141,9 @@ def _description(table: str, key: str) -> dict[str, str]:
 
 @cache
 def _docstrings() -> dict[tuple[str, str], str]:
-    """The strings below the attributes of each class of spec/plan.py, by class and key."""
+    """The strings below the attributes of each table, by class and key."""
     found = {}
-    for table in ast.parse(inspect.getsource(plan)).body:
+    for table in [node for room in TABLES for node in ast.parse(inspect.getsource(room)).body]:
         if not isinstance(table, ast.ClassDef):
             continue
         for attribute, text in zip(table.body, table.body[1:], strict=False):

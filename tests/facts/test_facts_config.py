@@ -4,11 +4,11 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gkdplan.diagnostics import Diagnostic
+from gkdplan.experts import MoeShape
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.known import find_known
 from gkdplan.json_file import UnreadableError, read_object
 from gkdplan.rope import Llama3Scaling
-from gkdplan.shape import MoeShape
 
 LLAMA3 = {
     "rope_type": "llama3",

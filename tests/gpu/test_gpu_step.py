@@ -10,7 +10,8 @@ from tiny_plans import compile_tiny, make_home
 
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch
-from gkdplan.planner.memory.model import TORCH_ON_CUDA, rank_model
+from gkdplan.planner.memory.fused import TORCH_ON_CUDA
+from gkdplan.planner.memory.model import rank_model
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.vocab import Dtype

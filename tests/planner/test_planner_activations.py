@@ -7,9 +7,10 @@ from planner_facts import SMOLLM2
 
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch, gather_bytes
+from gkdplan.planner.memory.fused import Fused
 from gkdplan.planner.memory.generation import cache_bytes
 from gkdplan.planner.memory.loss import Loss
-from gkdplan.planner.memory.model import Fused, RankModel
+from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.stage import whole_model
 from gkdplan.runplan.model import Objective

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from planner_facts import TINY, data_file, facts, model_facts, plan, tokenizer
 
+from gkdplan.attention import AttentionShape
 from gkdplan.codes import CODES
 from gkdplan.diagnostics import Diagnostic, Severity
 from gkdplan.planner.checks.declaration import RULES, check_declaration
 from gkdplan.planner.compiler import compile_plan
-from gkdplan.shape import AttentionShape
 
 
 def ranks(num_ranks: int, tensor: int, **parallel: object) -> dict[str, dict]:

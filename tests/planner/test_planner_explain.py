@@ -11,7 +11,8 @@ from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.draft import draft_of
 from gkdplan.planner.memory.buffer import REPORT_ORDER
 from gkdplan.planner.memory.explain import ORIGINS, explain
-from gkdplan.planner.memory.symbols import ORDER, symbols_of
+from gkdplan.planner.memory.symbol_names import ORDER
+from gkdplan.planner.memory.symbols import symbols_of
 from gkdplan.runplan.model import RunPlan
 from gkdplan.vocab import Phase
 

@@ -8,11 +8,12 @@ from planner_facts import facts, plan
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch
-from gkdplan.planner.memory.model import TORCH_ON_CUDA, TRANSFORMER_ENGINE, RankModel
+from gkdplan.planner.memory.fused import TORCH_ON_CUDA, TRANSFORMER_ENGINE
+from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.recompute import chunk_bytes
 from gkdplan.planner.memory.stage import whole_model
 from gkdplan.runplan.diff import Label, compare
-from gkdplan.runplan.model import Recompute
+from gkdplan.runplan.models import Recompute
 from gkdplan.shape import ModelShape
 from gkdplan.vocab import Dtype, Kernels, Phase
 

@@ -7,14 +7,15 @@ import pytest
 from planner_facts import TINY, facts, plan
 
 from gkdplan.diagnostics import Diagnostic, Severity
+from gkdplan.experts import MoeShape
 from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.checks.degrees import is_possible, nearest, possible_degrees
 from gkdplan.planner.checks.laid_out import each_model
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.layout import stage_layers, token_multiple
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.shape import ModelShape, MoeShape
-from gkdplan.spec.plan import Parallel
+from gkdplan.shape import ModelShape
+from gkdplan.spec.models import Parallel
 
 # 12 layers, 8 heads of which 4 are kv, and an ffn of 160.
 DENSE = replace(TINY, num_layers=12, num_attention_heads=8, num_kv_heads=4)

@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 from planner_facts import QWEN_3B, SMOLLM2, TINY, facts, plan
 
+from gkdplan.experts import MoeShape
 from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.lora import decide_lora
+from gkdplan.planner.memory.fused import TORCH_ON_CPU
 from gkdplan.planner.memory.loss import Loss
-from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
+from gkdplan.planner.memory.model import rank_model
+from gkdplan.projections import PROJECTIONS
 from gkdplan.report.outline import outline
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import RunPlan
-from gkdplan.shape import PROJECTIONS, MoeShape
 from gkdplan.vocab import Payload, Phase
 
 # SmolLM2: in + out of q and o 576 + 576, of k and v 576 + 192, of gate, up and down 576 + 1536:

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_facts import QWEN_7B, TINY, facts, plan
 
+from gkdplan.experts import MoeShape
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.runplan.codec import decode, encode
-from gkdplan.shape import MoeShape
-from gkdplan.spec.plan import LARGEST_COUNT
+from gkdplan.spec.values import LARGEST_COUNT
 
 EXPERTS = MoeShape(
     num_experts=8, num_experts_per_token=2, expert_ffn_hidden_size=48, shared_ffn_hidden_size=32

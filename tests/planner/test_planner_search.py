@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, data_file, facts, plan
 
 from gkdplan.diagnostics import Severity
+from gkdplan.experts import MoeShape
 from gkdplan.planner.checks.edits import broken_rules, edits_that_fit, fits
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.pricing import price
@@ -15,7 +16,6 @@ from gkdplan.planner.search.searching import search
 from gkdplan.planner.search.space import meshes, micro_sizes, savings, with_micro
 from gkdplan.planner.timing.prediction import likely_step_s
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.shape import MoeShape
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Verdict
 

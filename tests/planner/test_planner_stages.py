@@ -5,16 +5,18 @@ from dataclasses import replace
 import pytest
 from planner_facts import SMOLLM2, facts, plan
 
+from gkdplan.experts import MoeShape
 from gkdplan.planner.memory.activations import angle_bytes, layer_bytes
 from gkdplan.planner.memory.batch import Batch, gather_bytes
 from gkdplan.planner.memory.experts import ExpertShare
+from gkdplan.planner.memory.fused import TORCH_ON_CPU, Fused
 from gkdplan.planner.memory.held import Held
 from gkdplan.planner.memory.in_flight import (
     held_in_training,
     num_chunks_in_flight,
     num_held_in_forward,
 )
-from gkdplan.planner.memory.model import TORCH_ON_CPU, Fused, RankModel
+from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.optimizer import state_of_rank
 from gkdplan.planner.memory.parameters import num_elements
 from gkdplan.planner.memory.places import most_by_chunk, places
@@ -22,8 +24,7 @@ from gkdplan.planner.memory.recompute import chunk_bytes, kept_layer_bytes
 from gkdplan.planner.memory.stage import Stage
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import Recompute
-from gkdplan.shape import MoeShape
+from gkdplan.runplan.models import Recompute
 from gkdplan.vocab import Dtype, Phase
 
 LLAMA_8B = replace(

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, facts, plan
 
+from gkdplan.attention import PLAIN_ATTENTION, AttentionShape
+from gkdplan.experts import MoeShape
 from gkdplan.facts.devices import DEVICES
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.drafting import draft
@@ -35,8 +37,8 @@ from gkdplan.planner.timing.terms import (
 )
 from gkdplan.planner.timing.update import optimizer_seconds
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import BatchPlan, Recompute
-from gkdplan.shape import PLAIN_ATTENTION, AttentionShape, MoeShape
+from gkdplan.runplan.model import BatchPlan
+from gkdplan.runplan.models import Recompute
 from gkdplan.vocab import Dtype, Phase
 
 H100 = DEVICES["h100-80gb"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from planner_facts import QWEN_3B, QWEN_7B, SMOLLM2, TINY, facts, plan
 
+from gkdplan.experts import MoeShape
 from gkdplan.facts.config import read_shape
 from gkdplan.facts.known import find_known
 from gkdplan.planner.checks.declaration import check_declaration
@@ -28,7 +29,6 @@ from gkdplan.report.objective import card_rows
 from gkdplan.report.outline import outline
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runplan.steps import Generate, Move, Refit
-from gkdplan.shape import MoeShape
 from gkdplan.vocab import Dtype, Phase, Role, Tier
 
 H100 = facts(QWEN_3B, QWEN_7B, "h100-80gb")

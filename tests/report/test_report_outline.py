@@ -12,7 +12,7 @@ from gkdplan.report.words import layers_of_stages
 from gkdplan.runplan.draw import source_of_step
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.ledger import ClassMemory
-from gkdplan.runplan.model import Recompute
+from gkdplan.runplan.models import Recompute
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runplan.schedule import Obstacle, OffloadChoice
 from gkdplan.runplan.steps import Draw

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from gkdplan.report.search import mesh, offload, ranking_json, ranking_table, recompute
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import Recompute
+from gkdplan.runplan.models import Recompute
 from gkdplan.runplan.ranking import Counts, Dropped, Option, Ranking
 from gkdplan.vocab import Phase, Tier, Verdict
 

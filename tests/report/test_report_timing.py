@@ -4,7 +4,7 @@ import pytest
 
 from gkdplan.report.timing import timing_section
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import LoraPlan
+from gkdplan.runplan.models import LoraPlan
 from gkdplan.runplan.timing import Seconds
 from gkdplan.vocab import Phase
 

@@ -4,6 +4,7 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
+from gkdplan.experts import MoeShape
 from gkdplan.runplan.codec import checksum, fingerprint, seal, to_record
 from gkdplan.runplan.diff import (
     Label,
@@ -17,7 +18,6 @@ from gkdplan.runplan.diff import (
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.model import SCHEMA_VERSION, RunPlan
 from gkdplan.runplan.records import from_json
-from gkdplan.shape import MoeShape
 
 
 def test_equal_run_plans_do_not_differ(run_plan):

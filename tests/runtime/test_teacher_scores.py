@@ -7,7 +7,7 @@ from math import log
 import pytest
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runplan.model import TeacherAddress, TeacherServer
+from gkdplan.runplan.models import TeacherAddress, TeacherServer
 from gkdplan.runtime.rollout.engine import Request
 from gkdplan.runtime.teacher import server_samples
 from gkdplan.runtime.teacher.scores import Question, likeliest_of_response

@@ -21,7 +21,8 @@ from tiny_plans import compile_plan_text, plan_text
 from gkdplan.cli.sample import decide
 from gkdplan.diagnostics import Diagnostic, UserError
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.model import RunPlan, TeacherAddress, TeacherServer
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import TeacherAddress, TeacherServer
 from gkdplan.runplan.sampling import ServerLimits
 from gkdplan.runtime import launch
 from gkdplan.runtime.data.batch import Row

@@ -16,7 +16,8 @@ from tiny_plans import compile_tiny
 
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch
-from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
+from gkdplan.planner.memory.fused import TORCH_ON_CPU
+from gkdplan.planner.memory.model import rank_model
 from gkdplan.runplan.codec import encode
 from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime import traced_step

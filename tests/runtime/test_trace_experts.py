@@ -16,7 +16,8 @@ from gkdplan.planner.draft import draft_of
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch
 from gkdplan.planner.memory.expert_activations import routing_bytes
-from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
+from gkdplan.planner.memory.fused import TORCH_ON_CPU
+from gkdplan.planner.memory.model import rank_model
 from gkdplan.planner.memory.rank import rank_of_class
 from gkdplan.planner.memory.teacher import body_bytes
 from gkdplan.runplan.codec import encode

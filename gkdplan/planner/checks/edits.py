@@ -13,7 +13,9 @@ from gkdplan.planner.layout import axis_degrees, world_size_of
 from gkdplan.planner.models import student_shape
 from gkdplan.planner.pricing import price
 from gkdplan.runplan.ledger import Ledger
-from gkdplan.spec.plan import Plan, Recompute, Section
+from gkdplan.spec.models import Recompute
+from gkdplan.spec.plan import Plan
+from gkdplan.spec.section import Section
 from gkdplan.units import format_bytes
 from gkdplan.vocab import Engine, Verdict
 

@@ -7,7 +7,8 @@ from gkdplan.facts.model import Facts
 from gkdplan.planner.layout import teacher_parallel, world_size_of
 from gkdplan.planner.models import student_shape, teacher_shape
 from gkdplan.shape import ModelShape
-from gkdplan.spec.plan import Parallel, Plan
+from gkdplan.spec.models import Parallel
+from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Role
 
 

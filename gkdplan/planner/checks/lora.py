@@ -10,13 +10,8 @@ from gkdplan.planner.checks.laid_out import student_laid_out
 from gkdplan.planner.checks.rule import Finding, one_of, plan_rule, rule
 from gkdplan.planner.layout import kernels_of
 from gkdplan.planner.lora import ALL_LINEAR, lora_of, targets_of
-from gkdplan.shape import (
-    FUSED_PROJECTIONS,
-    LATENT_PROJECTIONS,
-    OF_EXPERTS,
-    PROJECTIONS,
-    parts_of,
-)
+from gkdplan.projections import FUSED_PROJECTIONS, OF_EXPERTS, PROJECTIONS, parts_of
+from gkdplan.shape import LATENT_PROJECTIONS
 from gkdplan.spec.plan import Plan
 from gkdplan.vocab import Kernels
 

@@ -6,8 +6,9 @@ from itertools import chain, groupby
 
 from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.parameters import VISION, Parameter
-from gkdplan.runplan.model import LoraPlan
-from gkdplan.shape import ModelShape, parts_of
+from gkdplan.projections import parts_of
+from gkdplan.runplan.models import LoraPlan
+from gkdplan.shape import ModelShape
 
 PROJECTIONS_OF = {
     "linear_proj": ("o_proj",),

@@ -6,11 +6,12 @@ from math import prod
 from gkdplan.families.packed import largest_packed_elements, packs_experts
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.experts import ExpertShare
-from gkdplan.planner.memory.model import RankModel, chunks_of_stage, fused_of, rank_model
+from gkdplan.planner.memory.fused import fused_of
+from gkdplan.planner.memory.model import RankModel, chunks_of_stage, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState
 from gkdplan.planner.memory.parameters import largest_elements, num_elements
 from gkdplan.planner.memory.stage import whole_model
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.vocab import Dtype, Tier
 
 FILE_BYTES = 5 * 10**9

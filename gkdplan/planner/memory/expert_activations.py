@@ -8,10 +8,10 @@ megatron/core/transformer/moe/{router,token_dispatcher,moe_utils,experts,shared_
 all-to-all dispatcher without fused permutation.
 """
 
+from gkdplan.experts import MoeShape
 from gkdplan.planner.memory import lora
 from gkdplan.planner.memory.experts import ExpertShare
 from gkdplan.planner.memory.model import RankModel
-from gkdplan.shape import MoeShape
 
 FP32_BYTES = 4
 INT64_BYTES = 8

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from gkdplan.experts import MoeShape
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

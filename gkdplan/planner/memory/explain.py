@@ -8,7 +8,8 @@ from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory import buffer
 from gkdplan.planner.memory.quantity import Monomial, polynomial_of
-from gkdplan.planner.memory.symbols import ORDER, symbols_of, with_named_overhead, with_names
+from gkdplan.planner.memory.symbol_names import ORDER
+from gkdplan.planner.memory.symbols import symbols_of, with_named_overhead, with_names
 from gkdplan.planner.pricing import price_moves
 from gkdplan.runplan.formula import Explanation, Symbol, Term
 from gkdplan.runplan.steps import Move

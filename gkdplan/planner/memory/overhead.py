@@ -6,7 +6,8 @@ from gkdplan.facts.model import Device
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.buffer import COMMUNICATORS, CONTEXT, FIRST, GRAPHS, LAST, Buffer
 from gkdplan.runplan.layout import AxisDegrees, Layout
-from gkdplan.runplan.model import ModelPlan, Models, OptimizerPlan
+from gkdplan.runplan.model import OptimizerPlan
+from gkdplan.runplan.models import ModelPlan, Models
 
 Group = tuple[str | int, ...]
 """A group of Megatron's, and the degrees that say which ranks it holds."""

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.memory.batch import Batch
+from gkdplan.planner.memory.fused import fused_of
 from gkdplan.planner.memory.learning_eyes import backward_bytes, kept_bytes
 from gkdplan.planner.memory.loss import INT64_BYTES, Loss
-from gkdplan.planner.memory.model import RankModel, fused_of, rank_model
+from gkdplan.planner.memory.model import RankModel, rank_model
 from gkdplan.planner.memory.optimizer import TrainingState, state_of_rank
 from gkdplan.planner.memory.vision import (
     joining_bytes,

@@ -13,8 +13,9 @@ from gkdplan.planner.prefetch import Moves, widest, wishes
 from gkdplan.planner.search.space import Saving, with_micro
 from gkdplan.planner.timing.exposure import hidden_s
 from gkdplan.planner.timing.prediction import student_s, with_student, work_beside_student
-from gkdplan.runplan.model import Recompute as DecidedRecompute
-from gkdplan.spec.plan import Plan, Recompute
+from gkdplan.runplan.models import Recompute as DecidedRecompute
+from gkdplan.spec.models import Recompute
+from gkdplan.spec.plan import Plan
 
 ALWAYS = "always"
 """What moves whatever is offloaded: a sleeping engine."""

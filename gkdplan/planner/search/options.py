@@ -9,7 +9,8 @@ from gkdplan.planner.pricing import price
 from gkdplan.planner.timing.prediction import likely_step_s
 from gkdplan.runplan.ledger import Ledger
 from gkdplan.runplan.ranking import Dropped, Option, Value
-from gkdplan.spec.plan import Parallel, Plan, Recompute
+from gkdplan.spec.models import Parallel, Recompute
+from gkdplan.spec.plan import Plan
 
 Changes = tuple[tuple[str, Value], ...]
 

@@ -10,7 +10,8 @@ from gkdplan.planner.auto_offload import STREAM, offloaded_to, place_of, places
 from gkdplan.planner.layout import world_size_of
 from gkdplan.planner.models import student_shape, teacher_shape
 from gkdplan.shape import ModelShape
-from gkdplan.spec.plan import Parallel, Plan, Recompute
+from gkdplan.spec.models import Parallel, Recompute
+from gkdplan.spec.plan import Plan
 
 LARGEST = 4096
 """No axis has a larger degree, and no micro-batch more rows."""

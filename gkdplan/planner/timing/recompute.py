@@ -2,7 +2,7 @@
 
 from gkdplan.planner.timing.flops import active_elements, active_mlp_elements, mean_of_layers
 from gkdplan.planner.timing.stage import Stage
-from gkdplan.runplan.model import Recompute
+from gkdplan.runplan.models import Recompute
 from gkdplan.shape import ModelShape
 
 

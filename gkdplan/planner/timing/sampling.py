@@ -12,7 +12,7 @@ from gkdplan.planner.timing.flops import attention_flops, head_flops, layer_flop
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.vision import looking_s
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.vocab import Role
 

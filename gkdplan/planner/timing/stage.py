@@ -14,7 +14,7 @@ from gkdplan.planner.timing.flops import (
 )
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 
 
 @dataclass(frozen=True, slots=True)

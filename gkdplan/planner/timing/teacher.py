@@ -4,7 +4,8 @@ from dataclasses import replace
 from math import gcd
 
 from gkdplan.planner.draft import Draft
-from gkdplan.planner.memory.model import fused_of, rank_model
+from gkdplan.planner.memory.fused import fused_of
+from gkdplan.planner.memory.model import rank_model
 from gkdplan.planner.memory.payload import payload_bytes
 from gkdplan.planner.memory.stream import streamed_bytes
 from gkdplan.planner.offload import PINNED_EFFICIENCY

@@ -5,7 +5,7 @@ from typing import assert_never
 from gkdplan.planner.draft import Draft
 from gkdplan.planner.timing.machine import Machine
 from gkdplan.planner.timing.stage import Stage
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.vision import ClipVision, InternVision, Qwen3Vision, QwenVision, VisionShape
 
 

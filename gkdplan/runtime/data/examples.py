@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gkdplan.diagnostics import Diagnostic, UserError
-from gkdplan.runplan.model import DataPlan, DataSource, TeacherServer
+from gkdplan.runplan.model import DataPlan, DataSource
+from gkdplan.runplan.models import TeacherServer
 from gkdplan.runtime.data.bad_rows import BadRows
 from gkdplan.runtime.data.refused_rows import (
     all_too_long,

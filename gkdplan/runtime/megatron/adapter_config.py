@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from gkdplan.families.packed import packs_experts
 from gkdplan.families.tensors import names_of
-from gkdplan.runplan.model import LoraPlan, ModelPlan
-from gkdplan.shape import OF_EXPERTS, ModelShape
+from gkdplan.projections import OF_EXPERTS
+from gkdplan.runplan.models import LoraPlan, ModelPlan
+from gkdplan.shape import ModelShape
 
 _WHOLE, _DECODER = "model.", "model.language_model."
 """How paths of modules begin in a model of transformers that sees, and in its decoder."""

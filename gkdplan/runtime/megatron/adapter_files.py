@@ -9,7 +9,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.megatron.adapter_config import adapter_config, module_path, saved_modules
 from gkdplan.runtime.megatron.adapters import whole_adapters
 from gkdplan.runtime.megatron.hf_layout import VISION

@@ -16,7 +16,8 @@ from torch.distributed import ProcessGroup
 from torch.nn import Parameter
 
 from gkdplan.families.tensors import names_of
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.projections import OF_EXPERTS, parts_of
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.megatron.full_tensors import full_tensors
 from gkdplan.runtime.megatron.lora import ADAPTER, OF_LATENTS, WHOLE
 from gkdplan.runtime.megatron.mesh import Mesh
@@ -26,7 +27,7 @@ from gkdplan.runtime.megatron.parameters import (
     rank_of_expert,
     sharing_group,
 )
-from gkdplan.shape import OF_EXPERTS, ModelShape, parts_of
+from gkdplan.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

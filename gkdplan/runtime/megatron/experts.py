@@ -3,7 +3,7 @@
 from typing import Any
 
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 
 
 def expert_fields(plan: ModelPlan, degrees: AxisDegrees) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
 from gkdplan.families.tensors import expected_tensors
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.megatron.hf_layout import VISION, Slice
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.parameters import (

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.megatron.adapters import whole_adapters
 from gkdplan.runtime.megatron.full_tensors import full_eyes, full_tensors
 from gkdplan.runtime.megatron.mesh import Mesh

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gkdplan.routing import PLAIN_ROUTING, Routing
-from gkdplan.runplan.model import LoadBalance
+from gkdplan.runplan.models import LoadBalance
 from gkdplan.runtime.megatron.group_choice import GroupChoice
 
 

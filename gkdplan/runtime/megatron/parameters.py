@@ -7,7 +7,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from torch.distributed import ProcessGroup
 from torch.nn import Parameter
 
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard
 from gkdplan.runtime.megatron.lora import is_adapter
 from gkdplan.runtime.megatron.mesh import Mesh

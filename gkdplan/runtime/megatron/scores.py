@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from gkdplan.shape import AttentionShape
+from gkdplan.attention import AttentionShape
 
 
 @dataclass(frozen=True, slots=True)

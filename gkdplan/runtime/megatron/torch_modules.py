@@ -9,9 +9,9 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from gkdplan.attention import PLAIN_ATTENTION, AttentionShape
 from gkdplan.runtime.megatron.attend import attend
 from gkdplan.runtime.megatron.scores import scores_of
-from gkdplan.shape import PLAIN_ATTENTION, AttentionShape
 
 
 class CoreAttention(torch.nn.Module):

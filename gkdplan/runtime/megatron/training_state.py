@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.average import StudentAverage
 from gkdplan.runtime.megatron.main_pieces import MainPiece
 from gkdplan.runtime.megatron.mesh import Mesh

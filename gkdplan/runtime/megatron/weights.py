@@ -9,7 +9,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
 from gkdplan.families.packed import tensors_in_files
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.megatron.adapters import merged_tensors
 from gkdplan.runtime.megatron.checkpoint_files import Checkpoint
 from gkdplan.runtime.megatron.drawn_weights import drawn_weights

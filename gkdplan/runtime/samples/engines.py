@@ -9,16 +9,18 @@ import torch
 import torch.distributed as dist
 
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.data.chat import Chat
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.data.sight import images_of, pixels_of, positions_of_prompts
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron.adapters import merged_tensors
+from gkdplan.runtime.megatron.config import TORCH_DTYPES
 from gkdplan.runtime.megatron.generate import generate
 from gkdplan.runtime.megatron.mesh import Mesh, init_mesh, init_teacher_mesh
-from gkdplan.runtime.megatron.model import TORCH_DTYPES, build_chunks
+from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.weights import draw_weights, load_weights
 from gkdplan.runtime.model_files import model_directory
 from gkdplan.runtime.residency import Residency

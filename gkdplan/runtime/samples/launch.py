@@ -13,7 +13,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.model import ModelPlan, RunPlan
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.failures import exit_code_of, what_failed
 from gkdplan.runtime.interrupts import Interrupted
 from gkdplan.runtime.machine.lacking import check_machine, check_samplers, planned_only

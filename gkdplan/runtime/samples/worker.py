@@ -6,7 +6,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from gkdplan.runplan.codec import decode
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.interrupts import end_with_the_launcher
 from gkdplan.runtime.phases import Position
 from gkdplan.runtime.samples.partial import PartialFile

@@ -7,7 +7,7 @@ from multiprocessing.pool import ThreadPool
 from typing import Any, TypeVar
 
 from gkdplan.diagnostics import UserError, error
-from gkdplan.runplan.model import TeacherServer
+from gkdplan.runplan.models import TeacherServer
 from gkdplan.runtime.http_server import (
     API_KEY,
     HttpServer,

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from gkdplan.runplan.model import RunPlan, is_head_needed
+from gkdplan.runtime.megatron.config import TORCH_DTYPES
 from gkdplan.runtime.megatron.forward import output_head
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import TORCH_DTYPES
 
 
 def head_of_loss(plan: RunPlan, mesh: Mesh, teacher: Sequence[Any]) -> Tensor | None:

@@ -21,7 +21,7 @@ from gkdplan.runplan.model import RunPlan
 from gkdplan.runtime.data.batch import Row
 from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.loss import TopK
-from gkdplan.runtime.megatron.model import TORCH_DTYPES
+from gkdplan.runtime.megatron.config import TORCH_DTYPES
 from gkdplan.runtime.teacher.payload import TeacherPayload
 from gkdplan.vocab import Payload
 

@@ -11,13 +11,14 @@ import torch
 import torch.distributed as dist
 
 from gkdplan.diagnostics import UserError
-from gkdplan.runplan.model import RunPlan, TeacherServer
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import TeacherServer
 from gkdplan.runtime.data.batch import Row
 from gkdplan.runtime.data.deal import Deal
 from gkdplan.runtime.data.examples import Example
 from gkdplan.runtime.loss import TopK, with_tail
+from gkdplan.runtime.megatron.config import TORCH_DTYPES
 from gkdplan.runtime.megatron.mesh import Mesh
-from gkdplan.runtime.megatron.model import TORCH_DTYPES
 from gkdplan.runtime.teacher.asking import ask_patiently, in_parallel, url_of
 from gkdplan.runtime.teacher.payload import TeacherPayload
 from gkdplan.runtime.teacher.scores import (

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gkdplan.diagnostics import Diagnostic, UserError, error
-from gkdplan.runplan.model import RunPlan, TeacherServer
+from gkdplan.runplan.model import RunPlan
+from gkdplan.runplan.models import TeacherServer
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.rollout.asking import Vocabulary, parameters
 from gkdplan.runtime.rollout.engine import Completion, Request

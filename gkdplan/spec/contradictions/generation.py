@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.spec.contradictions.finding import contradiction
-from gkdplan.spec.plan import Generation
+from gkdplan.spec.learning import Generation
 from gkdplan.spec.source import Source
 
 

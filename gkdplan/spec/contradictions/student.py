@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from gkdplan.diagnostics import Diagnostic
 from gkdplan.spec.contradictions.finding import contradiction
-from gkdplan.spec.plan import Optimizer
+from gkdplan.spec.learning import Optimizer
 from gkdplan.spec.source import Source
 from gkdplan.spec.toml_words import format_value
 

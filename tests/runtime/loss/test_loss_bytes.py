@@ -5,8 +5,9 @@ import torch
 from loss_oracle import BETAS
 from torch import Tensor
 
+from gkdplan.planner.memory.fused import TORCH_ON_CPU
 from gkdplan.planner.memory.loss import Loss
-from gkdplan.planner.memory.model import TORCH_ON_CPU, RankModel
+from gkdplan.planner.memory.model import RankModel
 from gkdplan.planner.memory.stage import whole_model
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.loss import jsd_linear, jsd_logits

@@ -33,7 +33,8 @@ from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.norms import RMSNorm
 from gkdplan.runtime.megatron.torch_modules import CoreAttention
 from gkdplan.shape import ModelShape
-from gkdplan.spec.plan import Batch, Parallel, Recompute
+from gkdplan.spec.learning import Batch
+from gkdplan.spec.models import Parallel, Recompute
 from gkdplan.vocab import Tier
 
 VOCAB_DIVISOR = 128

@@ -11,16 +11,17 @@ from gloo_ranks import run_on_ranks
 from test_attention_models import ONE, SHAPES, TENSOR, _plan
 from tiny_models import deep, saved_bytes, start_mesh
 
+from gkdplan.attention import AttentionShape
 from gkdplan.planner.memory import blocked_attention as planned
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch
-from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
+from gkdplan.planner.memory.fused import TORCH_ON_CPU
+from gkdplan.planner.memory.model import rank_model
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runtime.live_bytes import LiveBytes
 from gkdplan.runtime.megatron import blocked_attention
 from gkdplan.runtime.megatron.attend import attend
 from gkdplan.runtime.megatron.scores import scores_of
-from gkdplan.shape import AttentionShape
 from gkdplan.vocab import Dtype
 
 BATCH = Batch(rows=3, tokens=64)

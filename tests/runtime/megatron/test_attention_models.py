@@ -17,9 +17,10 @@ from tiny_models import SIZES, deep, plan_of, start_mesh
 from tiny_training import CONSTANT_RATE, loss_of_logits
 from torch import Tensor
 
+from gkdplan.attention import AttentionShape
 from gkdplan.rope import LinearScaling, LongRopeScaling, YarnScaling
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import ModelPlan, Recompute
+from gkdplan.runplan.models import ModelPlan, Recompute
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.runtime.data.batch import row_share
 from gkdplan.runtime.megatron import blocked_attention
@@ -31,7 +32,7 @@ from gkdplan.runtime.megatron.model import build_chunks
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import load_weights
 from gkdplan.runtime.rehearsal.models import write_model
-from gkdplan.shape import AttentionShape, ModelShape
+from gkdplan.shape import ModelShape
 from gkdplan.vocab import Engine
 
 VOCAB_SIZE = SIZES["vocab_size"]

@@ -15,14 +15,14 @@ from tiny_models import load_hf, plan_of, start_mesh
 from tiny_training import CONSTANT_RATE, ONE, loss_of_logits
 from torch import Tensor
 
+from gkdplan.projections import PROJECTIONS
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import LoraPlan
+from gkdplan.runplan.models import LoraPlan
 from gkdplan.runtime.megatron.adapters import draw_adapters, whole_adapters
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.parameters import adapter_parameters
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import load_weights
-from gkdplan.shape import PROJECTIONS
 
 FAMILIES = ("mixtral", "qwen3-moe-tied", "qwen3-moe-mixed", "olmoe")
 EXPERT_2 = AxisDegrees(tensor=1, sequence=False, data=2, expert=2)

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from gkdplan.experts import MoeShape
 from gkdplan.families.tensors import expected_tensors
 from gkdplan.runtime.megatron.hf_layout import Slice, TensorShard
-from gkdplan.shape import ModelShape, MoeShape
+from gkdplan.shape import ModelShape
 
 SHAPE = ModelShape(
     family="qwen3",

@@ -19,14 +19,14 @@ from tiny_models import hidden_states, plan_of, start_mesh
 from tiny_training import CONSTANT_RATE, TENSOR_2, TENSOR_2_SEQUENCE, VOCAB_SIZE
 from torch import Tensor
 
+from gkdplan.projections import PROJECTIONS
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import LoraPlan, Recompute
+from gkdplan.runplan.models import LoraPlan, Recompute
 from gkdplan.runtime.megatron.forward import response_hidden
 from gkdplan.runtime.megatron.lora import dense, is_adapter
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import load_weights
-from gkdplan.shape import PROJECTIONS
 from gkdplan.vocab import Dtype
 
 FAMILY = "qwen2"

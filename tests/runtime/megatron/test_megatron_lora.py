@@ -24,8 +24,9 @@ from tiny_training import (
 from torch import Tensor
 
 from gkdplan.families.tensors import projections_of
+from gkdplan.projections import PROJECTIONS, parts_of
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import LoraPlan, ModelPlan, Recompute
+from gkdplan.runplan.models import LoraPlan, ModelPlan, Recompute
 from gkdplan.runtime.megatron.adapters import draw_adapters, merged_tensors
 from gkdplan.runtime.megatron.forward import output_head, response_hidden
 from gkdplan.runtime.megatron.lora import is_adapter
@@ -33,7 +34,7 @@ from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_model
 from gkdplan.runtime.megatron.trainer import Trainer
 from gkdplan.runtime.megatron.weights import load_weights
-from gkdplan.shape import LATENT_PROJECTIONS, PROJECTIONS, parts_of
+from gkdplan.shape import LATENT_PROJECTIONS
 from gkdplan.vocab import Dtype
 
 FAMILIES = ("llama-tied", "qwen2", "qwen3", "olmo2", "gemma2-plain", "phi3", "glm4")

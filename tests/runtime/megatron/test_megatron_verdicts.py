@@ -11,12 +11,14 @@ import pytest
 from megatron_verdict import refusal
 
 from gkdplan.codes import CODES
+from gkdplan.experts import MoeShape
 from gkdplan.facts.devices import DEVICES
 from gkdplan.facts.model import DataFile, Facts, ModelFacts
 from gkdplan.planner.checks.declaration import check_declaration
 from gkdplan.planner.layout import teacher_parallel, world_size_of
-from gkdplan.shape import ModelShape, MoeShape
-from gkdplan.spec.plan import Parallel, Plan
+from gkdplan.shape import ModelShape
+from gkdplan.spec.models import Parallel
+from gkdplan.spec.plan import Plan
 
 NUM_LAYOUTS = 700
 BATCH_CODE = "GK420"

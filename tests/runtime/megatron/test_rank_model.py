@@ -9,12 +9,14 @@ from tiny_models import deep, plan_of, saved_bytes, start_mesh
 from gkdplan.families.tensors import projections_of
 from gkdplan.planner.memory.activations import layer_bytes
 from gkdplan.planner.memory.batch import Batch
-from gkdplan.planner.memory.model import TORCH_ON_CPU, rank_model
+from gkdplan.planner.memory.fused import TORCH_ON_CPU
+from gkdplan.planner.memory.model import rank_model
+from gkdplan.projections import PROJECTIONS, parts_of
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import LoraPlan
+from gkdplan.runplan.models import LoraPlan
 from gkdplan.runtime.megatron import generate
 from gkdplan.runtime.megatron.model import build_model
-from gkdplan.shape import LATENT_PROJECTIONS, PROJECTIONS, parts_of
+from gkdplan.shape import LATENT_PROJECTIONS
 from gkdplan.vocab import Dtype
 
 LATENT = ("deepseek-v3-dense",)

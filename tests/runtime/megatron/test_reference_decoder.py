@@ -21,8 +21,8 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
+from gkdplan.attention import AttentionShape
 from gkdplan.rope import LinearScaling, Llama3Scaling, LongRopeScaling, YarnScaling
-from gkdplan.shape import AttentionShape
 
 UNTIED = SIZES | {"tie_word_embeddings": False}
 YARN = {

@@ -12,7 +12,8 @@ from tiny_models import plan_of, start_mesh
 from torch import Tensor
 
 from gkdplan.runplan.layout import AxisDegrees
-from gkdplan.runplan.model import ModelPlan, OptimizerPlan
+from gkdplan.runplan.model import OptimizerPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.megatron.forward import stage_output
 from gkdplan.runtime.megatron.mesh import Mesh
 from gkdplan.runtime.megatron.model import build_chunks

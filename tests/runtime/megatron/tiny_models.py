@@ -46,7 +46,7 @@ from transformers import (
 from gkdplan.facts.config import read_shape
 from gkdplan.planner.memory.batch import Batch
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.megatron import mesh as mesh_module
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.forward import response_hidden

@@ -21,7 +21,7 @@ from test_vision_runs import (
 from tiny_plans import compile_tiny
 from tiny_vision import load_reference
 
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.vision import canonical_name
 
 IN_THE_GRID = ("llava", "qwen3-vl", "internvl")

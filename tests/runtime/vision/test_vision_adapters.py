@@ -29,7 +29,7 @@ from tiny_vision import load_reference, reference_inputs
 from gkdplan.facts.config import read_shape
 from gkdplan.planner.memory.checkpoint import adapter_bytes
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.executor import Executor
 from gkdplan.runtime.megatron.adapter_files import save_adapters
 from gkdplan.runtime.megatron.adapters import draw_adapters

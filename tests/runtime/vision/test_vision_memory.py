@@ -12,7 +12,7 @@ from gkdplan.planner.memory.learning_eyes import backward_bytes, kept_bytes
 from gkdplan.planner.memory.vision import tower_bytes
 from gkdplan.planner.timing.vision import tower_flops
 from gkdplan.runtime.live_bytes import LiveBytes
-from gkdplan.runtime.megatron.model import TORCH_DTYPES
+from gkdplan.runtime.megatron.config import TORCH_DTYPES
 from gkdplan.runtime.vision.pixels import Pixels
 from gkdplan.runtime.vision.tower import build_tower
 from gkdplan.vision import (

@@ -31,7 +31,7 @@ from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 from gkdplan.facts.config import read_shape
 from gkdplan.pictures import Picture, PictureLimits
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
-from gkdplan.runplan.model import ModelPlan
+from gkdplan.runplan.models import ModelPlan
 from gkdplan.runtime.data.batch import MicroBatch, Row, collate, row_share
 from gkdplan.runtime.megatron import mesh as mesh_module
 from gkdplan.runtime.megatron import platform

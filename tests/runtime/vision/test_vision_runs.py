@@ -30,7 +30,8 @@ from tiny_vision import (
 from gkdplan.facts.config import read_shape
 from gkdplan.pictures import PictureLimits
 from gkdplan.runplan.codec import encode
-from gkdplan.runplan.model import DataPlan, DataSource, Freeze, RunPlan
+from gkdplan.runplan.model import DataPlan, DataSource, RunPlan
+from gkdplan.runplan.models import Freeze
 from gkdplan.runtime.data.chat import Chat, load_chat
 from gkdplan.runtime.data.chat_of_plan import chat_of_plan
 from gkdplan.runtime.data.examples import Example, Split, load_examples

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter, ParameterDict
 from torch.nn.functional import dropout, linear
 
-from gkdplan.runplan.model import LoraPlan
+from gkdplan.runplan.models import LoraPlan
 from gkdplan.runtime.megatron.lora.parts import AddToParts, Part
 
 

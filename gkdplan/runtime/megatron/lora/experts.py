@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import linear
 
-from gkdplan.runplan.model import LoraPlan
+from gkdplan.runplan.models import LoraPlan
 from gkdplan.runtime.megatron.lora.dense import Adapter
 from gkdplan.runtime.megatron.lora.parts import AddToParts, Part
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from gkdplan.families.tensors import projections_of
-from gkdplan.runplan.model import LoraPlan
+from gkdplan.runplan.models import LoraPlan
 from gkdplan.runtime.megatron.lora.dense import (
     Adapter,
     ColumnAdapter,

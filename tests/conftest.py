@@ -5,7 +5,7 @@ import os
 import pytest
 from hypothesis import settings
 
-from gkdplan.runplan import codec, model, steps, timing
+from gkdplan.runplan import codec, model, models, steps, timing
 from gkdplan.runplan.layout import AxisDegrees, Layout, RankClass
 from gkdplan.runplan.ledger import ClassMemory, Ledger, PhaseMemory
 from gkdplan.runplan.sampling import Sampling
@@ -56,8 +56,8 @@ ROWS = {
 PHASES = (Phase.GENERATE, Phase.TEACHER, Phase.STUDENT, Phase.OPTIMIZER, Phase.CHECKPOINT)
 
 
-def model_plan(name: str, shape: ModelShape, offload: Tier) -> model.ModelPlan:
-    return model.ModelPlan(
+def model_plan(name: str, shape: ModelShape, offload: Tier) -> models.ModelPlan:
+    return models.ModelPlan(
         model=name,
         revision=None,
         family=shape.family,
@@ -142,7 +142,7 @@ def run_plan() -> model.RunPlan:
             checksum="",
             name="quickstart",
             inputs=model.Inputs(student=looked_up, teacher=looked_up),
-            models=model.Models(
+            models=models.Models(
                 student=model_plan("models/Little-Instruct", STUDENT_SHAPE, Tier.DEVICE),
                 teacher=model_plan("models/Little-Instruct", TEACHER_SHAPE, Tier.HOST),
                 vocab_size=49152,

@@ -82,8 +82,10 @@ attention, no sequence parallelism beside tensor ranks, `vllm_gpu_memory_utiliza
 
 What a plan does otherwise: a draw has its own seed in every step, also after a resume; seq_kd is
 done by the teacher; a teacher equal to the student of adapters is its base, loaded once; datasets
-are files (a hub's name has to be downloaded first), of which `#N` takes the first N rows; every
-token of a batch weighs the same. There ms-swift repeats, leaves out, draws or refuses it."""
+are files (a hub's name has to be downloaded first), of which `#N` takes the first N rows; images
+that rows name by address are fetched from hosts of `data.image_hosts` alone, which the plan has to
+name; every token of a batch weighs the same. There ms-swift repeats, leaves out, draws, fetches or
+refuses it."""
 
 
 if __name__ == "__main__":

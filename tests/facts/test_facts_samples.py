@@ -55,7 +55,10 @@ def test_the_manifest_the_rows_and_the_files_fingerprint_are_read(tmp_path):
         ("{", "is not JSON at line 1"),
         ("[]\n", "does not begin with what `gkdplan sample` writes"),
         ('{"prompt": "a"}\n', "does not begin with what `gkdplan sample` writes"),
-        (FIRST.replace('"version": 1', '"version": 2'), "has samples of format 2, not of format 1"),
+        (
+            FIRST.replace('"version": 1', '"version": 3'),
+            "samples of format 3, not of format 1 or 2",
+        ),
         (FIRST.replace('"teacher"', '"parrot"', 1), "has a manifest whose `role` is 'parrot'"),
         (FIRST.replace('"top_p": 1.0', '"top_p": true'), "has a manifest whose `top_p` is True"),
         (FIRST.replace('"seed": 42, ', ""), "has a manifest with another set of keys: `seed`"),

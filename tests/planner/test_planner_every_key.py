@@ -13,7 +13,7 @@ from planner_facts import TINY, data_file, facts, plan
 
 import gkdplan
 from gkdplan.planner.compiler import compile_plan
-from gkdplan.runplan import model
+from gkdplan.runplan import model, models
 from gkdplan.runplan.layout import AxisDegrees
 from gkdplan.runplan.sampling import Sampling
 from gkdplan.spec.toml_words import format_path
@@ -135,8 +135,8 @@ def test_what_is_decided_is_read() -> None:
     room = Path(gkdplan.__file__).parent / "runtime"
     source = "\n".join(path.read_text() for path in room.rglob("*.py"))
     nouns = (
-        model.ModelPlan,
-        model.Models,
+        models.ModelPlan,
+        models.Models,
         AxisDegrees,
         model.Objective,
         Sampling,

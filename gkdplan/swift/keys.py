@@ -8,8 +8,6 @@ DIRECT: dict[str, tuple[str, str]] = {
     "student.model": ("model", TEXT),
     "student.revision": ("model_revision", TEXT),
     "student.router_aux_loss_coef": ("moe_aux_loss_coeff", NUMBER),
-    "student.freeze_vision": ("freeze_vit", TRUTH),
-    "student.freeze_projector": ("freeze_aligner", TRUTH),
     "student.freeze_language": ("freeze_llm", TRUTH),
     "student.parallel.tensor": ("tensor_model_parallel_size", COUNT),
     "student.parallel.pipeline": ("pipeline_model_parallel_size", COUNT),

@@ -12,6 +12,7 @@ SAVE_STEPS = 500
 def learning(given: Given) -> Iterator[Said | Loss]:
     """The tables of the student, the data, the optimizer and the run, but for single keys."""
     yield from _tuning(given)
+    yield from _eyes(given)
     yield from _sequence(given)
     yield from _recompute(given)
     yield from _data(given)
@@ -40,6 +41,24 @@ def _tuning(given: Given) -> Iterator[Said | Loss]:
         yield Said("student.lora.targets", list(targets), given.flag("target_modules"))
     if given.flag("lr") is None:
         yield Said("optimizer.lr", 1e-4, f"{DEFAULT} for LoRA")
+
+
+def _eyes(given: Given) -> Iterator[Said | Loss]:
+    """What learns there beside adapters has adapters itself."""
+    for name, key, part in (
+        ("freeze_vit", "student.freeze_vision", "tower"),
+        ("freeze_aligner", "student.freeze_projector", "projector"),
+    ):
+        flag, is_frozen = given.flag(name), given.truth(name)
+        if flag is None:
+            continue
+        if is_frozen or given.text("tuner_type") != "lora":
+            yield Said(key, is_frozen, flag)
+        else:
+            yield Loss(
+                flag,
+                f"adapters are the decoder's; with `{key} = false` the {part} would learn whole",
+            )
 
 
 def _sequence(given: Given) -> Iterator[Said]:

@@ -24,6 +24,7 @@ TOGETHER: tuple[tuple[str, str], ...] = (
     ("offload_model, offload_optimizer", "student.offload and optimizer.offload"),
     ("optimizer_cpu_offload", "optimizer.offload"),
     ("tuner_type, lora_rank, lora_alpha, lora_dropout, target_modules", "student.tuning and lora"),
+    ("freeze_vit, freeze_aligner", "student.freeze_vision and freeze_projector, in full tuning"),
     ("sequence_parallel", "student.parallel.sequence, with tensor ranks"),
     ("recompute_granularity, recompute_modules", "student.recompute, ms-swift's defaults included"),
     ("recompute_method, recompute_num_layers", "student.recompute, for full recompute"),

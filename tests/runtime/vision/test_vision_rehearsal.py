@@ -77,9 +77,9 @@ def test_adapters_beside_eyes_are_held_against_one_process(eyes, tmp_path):
 
 
 def _leave_what_a_tower_says_partial() -> None:
-    from gkdplan.runtime.megatron import forward
+    from gkdplan.runtime.megatron import said
 
-    patch.object(forward, "copy_to_tensor_model_parallel_region", lambda x, **_: x).start()
+    patch.object(said, "copy_to_tensor_model_parallel_region", lambda x, **_: x).start()
 
 
 @pytest.mark.parametrize("eyes", [LEARNING, pytest.param("", marks=GRID)])

@@ -6,6 +6,7 @@ from typing import Any
 
 import tomlkit
 from tiny import save_family, save_llama, save_olmoe, save_qwen2, save_qwen3_moe, save_rows
+from tiny_latents import GROUPS, LATENTS
 from tiny_vision import (
     save_internvl,
     save_llava,
@@ -34,20 +35,6 @@ SEEING = {
     "internvl": save_internvl,
 }
 """The models that see: of each kind a large one and a small one."""
-LATENTS = {
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 12,
-    "kv_lora_rank": 12,
-    "q_lora_rank": 20,
-    "moe_intermediate_size": 16,
-    "n_shared_experts": 1,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-    "n_group": 4,
-    "topk_group": 2,
-}
 PARALLEL = {
     "tensor": [1, 2],
     "sequence": [True, False],
@@ -138,7 +125,7 @@ def save_models(root: Path) -> None:
     save_olmoe(root / "models" / "olmoe")
     save_qwen3_moe(root / "models" / "qwen3_moe_of_some", num_layers=4, dense=(0, 2))
     save_family(root / "models" / "gemma2", "gemma2", head_dim=8)
-    save_family(root / "models" / "deepseek_v3", "deepseek_v3", num_layers=3, **LATENTS)
+    save_family(root / "models" / "deepseek_v3", "deepseek_v3", num_layers=3, **LATENTS, **GROUPS)
     save_rows(root / "rows.jsonl")
 
 

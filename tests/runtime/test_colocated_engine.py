@@ -13,6 +13,7 @@ import torch
 from gloo_ranks import run_on_ranks
 from safetensors.torch import load_file, save_file
 from silent_session import open_silently
+from tiny_latents import GROUPS, OF_VLLM, yarn
 from tiny_plans import compile_tiny, make_home_for_vllm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -45,29 +46,6 @@ LAYOUTS = {
     "data, an engine on both": {"devices": 2, "generation": f"{VLLM}\ntensor = 2"},
 }  # fmt: skip
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-LATENTS = {
-    "num_key_value_heads": 4,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 24,
-    "kv_lora_rank": 512,
-    "q_lora_rank": 40,
-    "moe_intermediate_size": 32,
-    "n_shared_experts": 1,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-    "routed_scaling_factor": 2.5,
-}
-GROUPS = {"n_group": 4, "topk_group": 2}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10_000.0,
-    "factor": 8.0,
-    "original_max_position_embeddings": 32,
-    "mscale": 0.9,
-    "mscale_all_dim": 0.7,
-}
 FAMILIES = {
     "mistral": {"sliding_window": 8},
     "gemma2": {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8},
@@ -82,11 +60,11 @@ FAMILIES = {
     "qwen3_moe": EXPERTS | {"norm_topk_prob": True, "head_dim": 32},
     "qwen3_moe, each second layer": EXPERTS | {"decoder_sparse_step": 2, "head_dim": 32},
     "olmoe": EXPERTS,
-    "deepseek_v2": LATENTS
+    "deepseek_v2": OF_VLLM
     | {"q_lora_rank": None, "topk_method": "greedy", "n_group": 1, "topk_group": 1},
-    "deepseek_v2, in groups": LATENTS | {"topk_method": "group_limited_greedy"} | GROUPS,
-    "deepseek_v3": LATENTS | GROUPS,
-    "deepseek_v3, stretched": LATENTS | GROUPS | {"rope_parameters": YARN},
+    "deepseek_v2, in groups": OF_VLLM | {"topk_method": "group_limited_greedy"} | GROUPS,
+    "deepseek_v3": OF_VLLM | GROUPS,
+    "deepseek_v3, stretched": OF_VLLM | GROUPS | {"rope_parameters": yarn(8.0)},
 }
 IN_EVERY_RUN = {
     "one process, a tied head",

@@ -8,33 +8,11 @@ import tiny
 from gloo_ranks import run_on_ranks
 from one_step import Reference
 from silent_session import open_silently
+from tiny_latents import GROUPS, LATENTS, yarn
 from tiny_plans import compile_tiny
 
 from gkdplan.runplan.codec import encode
 
-LATENTS = {
-    "num_key_value_heads": 4,
-    "qk_nope_head_dim": 6,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-    "kv_lora_rank": 12,
-    "q_lora_rank": 20,
-    "moe_intermediate_size": 16,
-    "n_shared_experts": 1,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-    "routed_scaling_factor": 2.5,
-}
-GROUPS = {"n_group": 4, "topk_group": 2}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10_000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 32,
-    "mscale": 0.9,
-    "mscale_all_dim": 0.7,
-}
 FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"head_dim": 16, "sliding_window": 8},
     "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 8},
@@ -45,7 +23,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "glm4": {"head_dim": 8, "attention_bias": False},
     "olmo2": {},
     "deepseek_v2": LATENTS | {"topk_method": "greedy", "q_lora_rank": None},
-    "deepseek_v3": LATENTS | GROUPS | {"rope_parameters": YARN},
+    "deepseek_v3": LATENTS | GROUPS | {"rope_parameters": yarn(4.0)},
 }
 LAYOUTS = {
     "tensor 2": {"devices": 2, "tensor": 2},

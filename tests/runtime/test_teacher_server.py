@@ -16,6 +16,7 @@ from hf_reference import load
 from sampled import sample_decided
 from silent_session import open_silently
 from teacher_servers import Gate, free_port, kill, running, served
+from tiny_latents import GROUPS, OF_VLLM
 from tiny_plans import compile_plan_text, plan_text
 
 from gkdplan.cli.sample import decide
@@ -336,27 +337,11 @@ def _kill_after(process: subprocess.Popen, is_so: Callable[[], bool]) -> None:
     kill(process)
 
 
-LATENTS = {
-    "num_key_value_heads": 4,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 24,
-    "kv_lora_rank": 512,
-    "q_lora_rank": 40,
-    "moe_intermediate_size": 32,
-    "n_shared_experts": 1,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-    "routed_scaling_factor": 2.5,
-    "n_group": 4,
-    "topk_group": 2,
-}
-
-
 @pytest.mark.grid
 def test_a_teacher_of_latents_is_asked_as_one_on_the_ranks_is(tmp_path):
-    keys = LATENTS | {"hidden": 64, "vocab_size": NUM_TOKENS, "max_position_embeddings": 256}
+    keys = (
+        OF_VLLM | GROUPS | {"hidden": 64, "vocab_size": NUM_TOKENS, "max_position_embeddings": 256}
+    )
     teacher = tiny.save_family(tmp_path / "teacher", "deepseek_v3", seed=1, **keys)
     config = json.loads((teacher / "config.json").read_text())
     config |= {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}  # as DeepSeek publishes it

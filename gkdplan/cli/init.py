@@ -53,6 +53,12 @@ def init(
     devices: Annotated[int, typer.Option(min=1, metavar="N", help="Devices of a node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, metavar="N", help="Nodes.")] = 1,
     lora: Annotated[bool, typer.Option("--lora", help="Train adapters.")] = False,
+    image_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST", help="Rows may name images there; may be given several times."
+        ),
+    ] = None,
     quiet: Quiet = False,
     json: AsJson = False,
 ) -> None:
@@ -70,6 +76,7 @@ def init(
         num_nodes=nodes,
         devices_per_node=devices,
         lora=lora,
+        image_hosts=tuple(image_host or ()),
     )
     text, compiled = _first(path, known)
     assert compiled.plan is not None

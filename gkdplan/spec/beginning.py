@@ -20,6 +20,7 @@ class Beginning:
     devices_per_node: int
     lora: bool = False
     kernels: str | None = None
+    image_hosts: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -62,7 +63,7 @@ max_completion_length = 512  # tokens of a response
 {"" if on_cpu else _VLLM}
 [data]
 train = [{", ".join(map(_quoted, known.train))}]  # rows of messages, or of prompt and completion
-max_length = 1024  # tokens of a prompt
+{_hosts(known)}max_length = 1024  # tokens of a prompt
 truncation = "delete"  # of a row with a longer one; "left", "right" or "error"
 
 [batch]
@@ -90,6 +91,11 @@ sleep_level = 2  # which it gives back between uses; 0 keeps it
 
 def _kernels(known: Beginning) -> str:
     return f"kernels = {_quoted(known.kernels)}\n" if known.kernels else ""
+
+
+def _hosts(known: Beginning) -> str:
+    hosts = ", ".join(map(_quoted, known.image_hosts))
+    return f"image_hosts = [{hosts}]  # from which images are fetched\n" if hosts else ""
 
 
 def _quoted(text: str) -> str:

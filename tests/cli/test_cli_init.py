@@ -122,3 +122,18 @@ def test_no_plan_is_overwritten(capsys) -> None:
     assert run(["init", *options(*PAIRS[0][:4])]) == 1
     assert "GK520" in capsys.readouterr().err
     assert Path("plan.toml").read_text() == "mine"
+
+
+def test_rows_with_images_at_addresses_need_their_host_named(capsys) -> None:
+    asked = {"role": "user", "content": "<image>What is it?"}
+    answered = {"role": "assistant", "content": "A cat."}
+    images = ["https://images.example.org/cat.png"]
+    pictures = {"messages": [asked, answered], "images": images}
+    Path("rows.jsonl").write_text(f"{json.dumps(pictures)}\n" * 64)
+    seeing = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "h100-80gb", 2)
+    assert run(["init", *options(*seeing)]) == 1
+    assert "let a run fetch images from there" in capsys.readouterr().err
+    assert run(["init", *options(*seeing), "--image-host", "images.example.org"]) == 0
+    plan = tomllib.loads(Path("plan.toml").read_text())
+    assert plan["data"]["image_hosts"] == ["images.example.org"]
+    assert run(["check"]) == 0

@@ -10,7 +10,7 @@ from test_planner_eyes import CLIP, INTERN, QWEN, QWEN3
 
 from gkdplan.planner.compiler import compile_plan
 from gkdplan.planner.engine import server_limits
-from gkdplan.planner.memory.engine import EngineModel
+from gkdplan.planner.memory.engine import EngineModel, weight_bytes
 from gkdplan.planner.memory.engine_vision import eye_weight_bytes, seeing_bytes, waiting_bytes
 from gkdplan.runplan.sampling import VllmPlan
 from gkdplan.runtime import serving
@@ -47,6 +47,12 @@ def test_a_tower_that_speaks_to_layers_keeps_rows_for_a_forwards_tokens():
     # of each of two layers: a merger with its norm over 64, and 100 rows of the decoder's width
     merger = 2 * 64 + (64 * 64 + 64) + (64 * 96 + 96)
     assert difference == 4 * 2 * (merger + 100 * 96)
+
+
+@pytest.mark.parametrize(("vision", "more"), [(QWEN, 3), (QWEN3, 0), (CLIP, 0), (INTERN, 0)])
+def test_angles_are_of_as_many_positions_as_vllm_makes(vision, more):
+    difference = weight_bytes(model(vision)) - weight_bytes(model(None))
+    assert difference == more * TINY.max_position_embeddings * TINY.head_dim * 4
 
 
 def test_images_are_looked_at_and_kept_as_many_as_a_forward_has_tokens():

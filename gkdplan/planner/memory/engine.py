@@ -9,11 +9,16 @@ from dataclasses import dataclass, replace
 
 from gkdplan.latent import LatentShape
 from gkdplan.shape import ModelShape
+from gkdplan.vision import QwenVision
 from gkdplan.vocab import Dtype
 
 VOCAB_MULTIPLE = 64
 """vllm pads the rows of an embedding to it, whatever the degree
 (vllm/model_executor/layers/vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE)."""
+POSITIONS_OF_VIDEOS = 4
+"""As many times the positions of Qwen2.5-VL are in its table of rotary angles, for long videos
+(vllm/model_executor/layers/rotary_embedding/mrope.py); of Qwen3-VL they are in it once, as nothing
+that is seen is pruned (vllm/model_executor/models/qwen3_vl.py, mrope_positions_factor)."""
 SAMPLER_BYTES = 28
 """A sequence and an id of the vocabulary while a token is drawn: float32 logits, sorted with int64
 ids, their softmax and its running sum, masks (vllm/v1/sample/ops/topk_topp_sampler.py)."""
@@ -56,9 +61,15 @@ def weight_bytes(model: EngineModel) -> int:
     matrices = 1 if shape.tied_embeddings else 2
     layers = sum(number * sum(_layer_elements(kind)) for number, kind in _kinds_of_layers(model))
     turning = shape.head_dim if shape.latent is None else shape.rotated_size
-    angles = shape.max_position_embeddings * turning
+    angles = _positions_of_table(shape) * turning
     elements = matrices * model.embedding_elements + layers + shape.hidden_size
     return (elements + angles) * model.dtype.num_bytes
+
+
+def _positions_of_table(shape: ModelShape) -> int:
+    """Those of the model, or more."""
+    factor = POSITIONS_OF_VIDEOS if isinstance(shape.vision, QwenVision) else 1
+    return factor * shape.max_position_embeddings
 
 
 def kv_token_bytes(model: EngineModel) -> int:

@@ -5,20 +5,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from megatron.core.distributed import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    finalize_model_grads,
-)
+from megatron.core.distributed import finalize_model_grads
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from gkdplan.runplan.model import OptimizerPlan
 from gkdplan.runtime.megatron import platform
 from gkdplan.runtime.megatron.main_pieces import MainPiece, main_pieces
 from gkdplan.runtime.megatron.mesh import Mesh
+from gkdplan.runtime.megatron.optimizing import adam_of, reduced, schedule_of
 from gkdplan.runtime.megatron.schedule import run_schedule
 
 T = TypeVar("T")
@@ -39,51 +34,12 @@ class Trainer:
     ) -> None:
         self.chunks = tuple(chunks)
         self._mesh = mesh
-        config = chunks[0].config
-        with platform.megatron_calls():
-            self._ddps = [
-                DistributedDataParallel(
-                    config,
-                    DistributedDataParallelConfig(
-                        grad_reduce_in_fp32=True, use_distributed_optimizer=plan.distributed
-                    ),
-                    chunk,
-                )
-                for chunk in chunks
-            ]
-            self._optimizer = get_megatron_optimizer(
-                OptimizerConfig(
-                    optimizer="adam",
-                    lr=plan.lr,
-                    min_lr=plan.min_lr,
-                    weight_decay=plan.weight_decay,
-                    adam_beta1=plan.betas[0],
-                    adam_beta2=plan.betas[1],
-                    adam_eps=plan.eps,
-                    clip_grad=plan.clip_grad,
-                    bf16=config.bf16,
-                    params_dtype=config.params_dtype,
-                    use_distributed_optimizer=plan.distributed,
-                ),
-                self._ddps,
-                use_gloo_process_groups=False,
-            )
+        self._ddps = reduced(chunks, plan)
+        self._optimizer = adam_of(self._ddps, plan)
         for adam in self._adams:
             platform.fuse_updates(adam)
-        self._scheduler = OptimizerParamScheduler(
-            self._optimizer,
-            init_lr=0.0,
-            max_lr=plan.lr,
-            min_lr=plan.min_lr,
-            lr_warmup_steps=plan.warmup_steps,
-            lr_decay_steps=max(num_steps, plan.warmup_steps + 1),
-            lr_decay_style=plan.schedule,
-            start_wd=plan.weight_decay,
-            end_wd=plan.weight_decay,
-            wd_incr_steps=num_steps,
-            wd_incr_style="constant",
-        )
-        config.finalize_model_grads_func = _finalize_sums
+        self._scheduler = schedule_of(self._optimizer, plan, num_steps)
+        chunks[0].config.finalize_model_grads_func = _finalize_sums
 
     @property
     def lr(self) -> float:

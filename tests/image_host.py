@@ -17,7 +17,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 20
 
     def do_GET(self) -> None:
-        host: ImageHost = self.server.host  # type: ignore[attr-defined]
+        host = self.server.host
         host.asked.append(self.path)
         host.headers.append(dict(self.headers))
         try:
@@ -36,13 +36,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-class Server(ThreadingHTTPServer):
-    """Keeps none of many waiting."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-
 class ImageHost:
     """`answers` are by path; `asked` are the paths of all requests, `headers` theirs."""
 
@@ -56,15 +49,25 @@ class ImageHost:
         return f"http://{self.site}{path}"
 
 
+class Server(ThreadingHTTPServer):
+    """Of a host on a port of its own; keeps none of many waiting."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.host = ImageHost(self.server_address[1])
+
+
 @contextmanager
 def image_host() -> Iterator[ImageHost]:
     """Up until the block ends."""
-    server = Server(("127.0.0.1", 0), Handler)
-    server.host = host = ImageHost(server.server_address[1])  # type: ignore[attr-defined]
+    server = Server()
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield host
+        yield server.host
     finally:
         server.shutdown()
         server.server_close()

@@ -14,6 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from settled_collectives import settled
 from silent_session import open_silently
+from tiny_latents import GROUPS, LATENTS
 from tiny_plans import compile_plan_text, compile_tiny, plan_text
 from transformers import AutoModelForCausalLM
 
@@ -138,19 +139,6 @@ def test_peft_loads_the_adapters_of_fused_projections(family, layout, tmp_path):
     _assert_peft_gives_the_merged_logits(saved, tmp_path / "student")
 
 
-LATENTS = {
-    "num_key_value_heads": 4,
-    "qk_nope_head_dim": 6,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 8,
-    "kv_lora_rank": 12,
-    "moe_intermediate_size": 16,
-    "n_shared_experts": 1,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-    "routed_scaling_factor": 2.5,
-}
 V2_LITE = {"q_lora_rank": None, "topk_method": "greedy", "n_group": 1, "topk_group": 1}
 
 
@@ -159,7 +147,7 @@ V2_LITE = {"q_lora_rank": None, "topk_method": "greedy", "n_group": 1, "topk_gro
     [
         (
             "deepseek_v3",
-            {"q_lora_rank": 20, "n_group": 4, "topk_group": 2},
+            GROUPS,
             ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
             TWO | {"tensor": 2, "parallel": "expert = 2"},
         ),

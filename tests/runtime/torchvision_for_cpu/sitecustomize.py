@@ -17,11 +17,11 @@ class Declares(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name, path=None, target=None):
         if name == "torchvision":
-            import torch
+            from torch import library
 
             sys.meta_path.remove(self)
             for operator in OPERATORS:
-                torch.library.define(f"torchvision::{operator}", SCHEMA)
+                library.define(f"torchvision::{operator}", SCHEMA)
 
 
 sys.meta_path.insert(0, Declares())

@@ -95,7 +95,8 @@ def rows(host, tmp_path) -> Callable[..., Split]:
 
 
 def told(shelf: Shelf) -> list[str]:
-    return shelf.tell.__self__  # type: ignore[attr-defined,no-any-return]
+    """The list to which it appends what it says."""
+    return shelf.tell.__self__
 
 
 def test_what_an_address_gives_is_what_its_file_would(shelf, host, rows, home, tmp_path):
